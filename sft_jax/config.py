@@ -1,0 +1,184 @@
+"""What an experiment is made of: frozen dataclasses that check themselves.
+
+Every default of the project stands here and nowhere else. A value of the wrong type, an
+unknown key or a value out of range raises `pydantic.ValidationError`, which lists every
+problem at once; `sft_jax.config_io` words it for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from sft_jax.structs import Pool
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+People = tuple[Annotated[int, Field(ge=1, le=10)], ...]
+
+_STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelConfig:
+    """The network (Ding et al. 2021; see `sft_jax.SparseFusionTransformer`).
+
+    Attributes:
+      name: which model.
+      width: features of a token; `num_heads` must divide it.
+      num_heads: attention heads.
+      n_pre: transformer blocks on each modality before pooling.
+      n_post: transformer blocks on the fused tokens.
+      pool: how each modality's tokens are cut down.
+      k: tokens kept of each modality; a mapping gives each modality its own.
+      dropout: rate inside the blocks and the pre-pooling attention.
+      dtype: what the activations are computed in; parameters stay float32.
+    """
+
+    name: Literal["sft"] = "sft"
+    width: Count = 40
+    num_heads: Count = 5
+    n_pre: Annotated[int, Field(ge=0)] = 1
+    n_post: Annotated[int, Field(ge=0)] = 11
+    pool: Pool = "attn_topk"
+    k: Count | dict[str, Count] = 4
+    dropout: Fraction = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataConfig:
+    """The smartwatch exercises (Burns et al. 2018), windowed and split by person.
+
+    Attributes:
+      name: which dataset.
+      data_dir: where prepared data is kept; empty for the default of TensorFlow Datasets
+        (`TFDS_DATA_DIR`, or `tensorflow_datasets` in the home directory).
+      window_seconds: length of a window.
+      stride_seconds: from the start of one window to the start of the next.
+      patch_size: consecutive samples (at 50 Hz) that make one token.
+      train_people: whose recordings are trained on; normalisation statistics are theirs.
+      valid_people: whose recordings select the checkpoint.
+      test_people: whose recordings the result is reported on.
+    """
+
+    name: Literal["watch"] = "watch"
+    data_dir: str = ""
+    window_seconds: Positive = 4.0
+    stride_seconds: Positive = 1.0
+    patch_size: Count = 10
+    train_people: People = (1, 2, 3, 4, 5, 6)
+    valid_people: People = (7,)
+    test_people: People = (8, 9, 10)
+
+    def __post_init__(self) -> None:
+        splits = {
+            "train_people": self.train_people,
+            "valid_people": self.valid_people,
+            "test_people": self.test_people,
+        }
+        people = [person for split in splits.values() for person in split]
+        empty = [name for name, split in splits.items() if not split]
+        if empty:
+            raise ValueError(
+                f"empty split: {', '.join(empty)} must name at least one person (1-10)"
+            )
+        repeated = sorted({person for person in people if people.count(person) > 1})
+        if repeated:
+            raise ValueError(
+                f"people {repeated} are in more than one split; a person may be in one only"
+            )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OptimConfig:
+    """The optimiser and its learning rate.
+
+    Attributes:
+      name: any optimiser of optax that is made from a learning rate, such as adamw or sgd.
+      lr: peak learning rate.
+      weight_decay: decoupled weight decay of the kernels (not of biases, norms, positions);
+        only for optimisers that take it.
+      options: further keyword arguments of the optax optimiser.
+      schedule: after the warm-up: constant, cosine to 0, or plateau (the authors' choice),
+        which multiplies the rate by `plateau_factor` whenever the validation loss has not
+        fallen for `plateau_patience` evaluations.
+      warmup_epochs: over which the rate rises linearly from 0.
+      plateau_factor: see schedule.
+      plateau_patience: see schedule.
+      clip_norm: largest global 2-norm of the gradient; 0 for no clipping.
+    """
+
+    name: str = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    warmup_epochs: NonNegative = 1.0
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    plateau_patience: Count = 10
+    clip_norm: NonNegative = 0.8
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainConfig:
+    """How long, on what batches, and what is kept.
+
+    Attributes:
+      epochs: passes over the training examples.
+      batch_size: examples per optimiser step, over all devices and hosts.
+      accumulate: micro-batches that a step is computed in, to save memory; must divide
+        `batch_size`.
+      label_smoothing: mass spread evenly over the classes.
+      ema_decay: decay of the running mean of the parameters that is evaluated in their
+        place; 0 evaluates the parameters themselves.
+      evaluate_every_epochs: epochs between validations; each is followed by a checkpoint.
+      best_metric: validation metric that selects the best checkpoint.
+      log_every_steps: steps between the lines of the log.
+      keep_latest: how many of the latest checkpoints stay on disk.
+    """
+
+    epochs: Count = 20
+    batch_size: Count = 64
+    accumulate: Count = 1
+    label_smoothing: Fraction = 0.0
+    ema_decay: Fraction = 0.0
+    evaluate_every_epochs: Count = 1
+    best_metric: Literal["accuracy", "loss"] = "loss"
+    log_every_steps: Count = 10
+    keep_latest: Count = 2
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
+            )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ExperimentConfig:
+    """One experiment; everything about a run that is not the machine.
+
+    Attributes:
+      seed: of parameters, shuffling and dropout.
+      data: what it is trained on.
+      model: the network.
+      optim: the optimiser.
+      train: the loop.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

@@ -1,0 +1,55 @@
+"""Multi-head self-attention."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype, Initializer
+from jaxtyping import Array, Float
+
+from sft_jax.modules.linear import bounded_uniform
+from sft_jax.ops.attention import apply_weights, attention_weights
+from sft_jax.structs import Tokens
+
+
+class SelfAttention(nn.Module):
+    """Each real token attends to the real tokens of its example (Vaswani et al. 2017).
+
+    Attributes:
+      num_heads: heads; must divide the width of the tokens.
+      dtype: of the computation; None for that of inputs and parameters.
+      qkv_bias_init: of the biases of query, key and value.
+      out_kernel_init: of the output projection; by default U(±1/sqrt(width)).
+    """
+
+    num_heads: int
+    dtype: Dtype | None = None
+    qkv_bias_init: Initializer = nn.initializers.zeros
+    out_kernel_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> tuple[Float[Array, "b n d"], Float[Array, "b h n n"]]:
+        """Returns the attended values and the attention weights.
+
+        Under `jit` the weights cost nothing beyond the attention where they are not used.
+        """
+        width = tokens.values.shape[-1]
+        # One Xavier-uniform matrix for all three, as in PyTorch: U(±sqrt(6 / (4 width))).
+        qkv = nn.Dense(
+            3 * width,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+            bias_init=self.qkv_bias_init,
+            name="qkv",
+        )(tokens.values)
+        heads = qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, width // self.num_heads)
+        query, key, value = jnp.moveaxis(heads, -3, 0)
+        weights = attention_weights(query, key, tokens.mask)
+        attended = apply_weights(weights, value)
+        out = nn.Dense(
+            width,
+            dtype=self.dtype,
+            kernel_init=self.out_kernel_init or bounded_uniform(width**-0.5),
+            name="out",
+        )(attended.reshape(*attended.shape[:-2], width))
+        return out, weights

@@ -1,0 +1,43 @@
+"""The transformer block that every model of the library is made of."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+from flax.typing import Dtype
+
+from sft_jax.modules.attention import SelfAttention
+from sft_jax.modules.linear import layer_norm, linear
+from sft_jax.structs import Tokens
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: self-attention, then an MLP as wide as the tokens.
+
+    As in the authors' code, the norm before the attention has no parameters, the MLP does
+    not expand, and dropout comes before its ReLU.
+
+    Attributes:
+      num_heads: attention heads.
+      dropout: rate, of both residual branches and inside the MLP.
+      dtype: of the computation; None for that of inputs and parameters.
+    """
+
+    num_heads: int
+    dropout: float = 0.0
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, tokens: Tokens, *, train: bool = False) -> Tokens:
+        """Maps tokens to tokens of the same shape and mask."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        width = tokens.values.shape[-1]
+        normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
+        attended, _ = SelfAttention(self.num_heads, self.dtype, name="attention")(
+            tokens.replace(values=normed)
+        )
+        values = tokens.values + drop(attended)
+        hidden = layer_norm(self.dtype, "mlp_norm")(values)
+        hidden = linear(width, width, self.dtype, "mlp_in")(hidden)
+        hidden = nn.relu(drop(hidden))
+        hidden = linear(width, width, self.dtype, "mlp_out")(hidden)
+        return tokens.replace(values=values + drop(hidden))

@@ -1,0 +1,89 @@
+"""Checks of what a model is given, with errors that name what is wrong and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from sft_jax.structs import AnyArray, ModalitySpec
+
+
+def check_modalities(modalities: Mapping[str, ModalitySpec]) -> None:
+    """Raises ValueError unless there is at least one modality and each has a usable name."""
+    if not modalities:
+        raise ValueError("a model needs at least one modality")
+    for name in modalities:
+        if not name.isidentifier():
+            raise ValueError(
+                f"modality {name!r}: a name is made of letters, digits and underscores"
+            )
+
+
+def check_inputs(
+    modalities: Mapping[str, ModalitySpec],
+    inputs: Mapping[str, AnyArray],
+    masks: Mapping[str, AnyArray],
+    *,
+    every: bool,
+) -> dict[str, Bool[Array, "b _"]]:
+    """Checks names and shapes, and gives each input a mask.
+
+    Args:
+      modalities: what the model was made for.
+      inputs: what it is given.
+      masks: masks of some or all of the inputs.
+      every: whether every modality must be there, as it must to create parameters.
+
+    Returns:
+      A mask for each input; all True where none was given.
+
+    Raises:
+      ValueError: naming every problem found.
+    """
+    known = sorted(modalities)
+    problems = [
+        f"unknown modality {name!r} in {what}, known are {known}"
+        for what, mapping in (("inputs", inputs), ("masks", masks))
+        for name in sorted(set(mapping) - set(modalities))
+    ]
+    problems += [
+        f"modality {name!r} has a mask but no input"
+        for name in sorted(set(masks) & set(modalities) - set(inputs))
+    ]
+    if missing := sorted(set(modalities) - set(inputs)):
+        if every:
+            problems.append(f"init needs every modality, missing {missing}")
+        elif not inputs:
+            problems.append(f"no modality given, known are {known}")
+    for name in sorted(set(inputs) & set(modalities)):
+        problems += _shape_problems(name, modalities[name], inputs[name], masks.get(name))
+    sizes = {name: array.shape[0] for name, array in sorted(inputs.items()) if array.ndim}
+    if len(set(sizes.values())) > 1:
+        problems.append(f"modalities differ in batch size: {sizes}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return {
+        name: jnp.asarray(masks.get(name, np.ones(array.shape[:2], bool)))
+        for name, array in inputs.items()
+    }
+
+
+def _shape_problems(
+    name: str, spec: ModalitySpec, array: AnyArray, mask: AnyArray | None
+) -> list[str]:
+    expected = f"[batch, 1 to {spec.length}, {spec.features}]"
+    if array.ndim != 3 or array.shape[2] != spec.features or not 1 <= array.shape[1] <= spec.length:
+        return [f"modality {name!r}: expected an array of {expected}, got {list(array.shape)}"]
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return [f"modality {name!r}: expected floats, got {array.dtype}"]
+    if mask is None:
+        return []
+    if mask.dtype != bool or mask.shape != array.shape[:2]:
+        return [
+            f"mask of modality {name!r}: expected booleans of {list(array.shape[:2])},"
+            f" got {mask.dtype} of {list(mask.shape)}"
+        ]
+    return []

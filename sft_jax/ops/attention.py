@@ -1,0 +1,59 @@
+"""Multi-head attention over padded sequences, and the saliency that pooling takes from it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def attention_weights(
+    query: Float[Array, "b q h e"],
+    key: Float[Array, "b n h e"],
+    key_mask: Bool[Array, "b n"],
+) -> Float[Array, "b h q n"]:
+    """Scaled dot-product attention weights, `softmax(query keyᵀ / sqrt(e))` over the keys.
+
+    Args:
+      query: queries of `h` heads of size `e`.
+      key: keys.
+      key_mask: False marks a key that gets no weight.
+
+    Returns:
+      Weights that sum to 1 over the real keys, in float32 or, for float64 inputs, float64.
+      Where an example has no real key at all they are 0, not NaN.
+    """
+    logits = jnp.einsum("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    mask = key_mask[:, None, None, :]
+    # The lowest finite number, not -inf: a row without a real key must stay finite, in the
+    # gradient too, until it is set to 0.
+    weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
+    return jnp.where(mask, weights, 0)
+
+
+def apply_weights(
+    weights: Float[Array, "b h q n"], value: Float[Array, "b n h e"]
+) -> Float[Array, "b q h e"]:
+    """The weighted sum of the values, per head, in the type of `value`."""
+    return jnp.einsum("bhqn,bnhe->bqhe", weights.astype(value.dtype), value)
+
+
+def saliency(weights: Float[Array, "b h n n"], mask: Bool[Array, "b n"]) -> Float[Array, "b n-1"]:
+    """How much attention each token but the first receives (Ding et al. 2021, section 3.2).
+
+    With `w` the weights averaged over the heads, `s_j = mean_i w[i, j]` over the real
+    queries `i >= 1`: the first token, CLS, is neither a query nor a key here. The
+    saliencies are not renormalised, so they sum to less than 1.
+
+    Args:
+      weights: attention weights of a sequence over itself, CLS first.
+      mask: False marks padding, whose saliency is 0.
+
+    Returns:
+      The saliency of the tokens after CLS.
+    """
+    queries = mask[:, 1:].astype(weights.dtype)
+    received = jnp.einsum("bhqn,bq->bn", weights[:, :, 1:, 1:], queries)
+    count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1)
+    return jnp.where(mask[:, 1:], received / (count * weights.shape[1]), 0)

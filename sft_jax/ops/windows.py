@@ -1,0 +1,88 @@
+"""Which tokens a windowed pool reduces to one: adaptive windows, and the authors' fixed ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+
+class Windows(flax.struct.PyTreeNode):
+    """The members of `k` windows over a sequence.
+
+    Attributes:
+      index: `[b, k, w]` positions in the sequence, any valid position where not a member.
+      member: `[b, k, w]`; False marks an entry that belongs to no window. A window without
+        members has no token to give.
+    """
+
+    index: Int[Array, "b k w"]
+    member: Bool[Array, "b k w"]
+
+
+def adaptive_windows(mask: Bool[Array, "b n"], k: int) -> Windows:
+    """Splits the real tokens of each example into `k` contiguous windows of equal size (±1).
+
+    Window `j` of an example with `v` real tokens holds those of rank
+    `floor(j v / k) .. floor((j + 1) v / k) - 1`, wherever in the sequence they stand; so
+    padding is in no window, every real token is in exactly one, and no window is empty
+    unless `v < k`. Then each token is a window of its own and the last `k - v` are empty.
+
+    Args:
+      mask: False marks padding.
+      k: number of windows, at least 1.
+
+    Returns:
+      Windows of `w = ceil(n / k)` entries.
+    """
+    length = mask.shape[1]
+    real = mask.sum(axis=1, dtype=jnp.int32)[:, None]
+    used = jnp.clip(real, 1, k)
+    edge = jnp.minimum(jnp.arange(k + 1), used) * real // used
+    rank = edge[:, :-1, None] + jnp.arange(-(-length // k))
+    member = rank < edge[:, 1:, None]
+    # A stable sort puts the positions of the real tokens first, in their order.
+    position = jnp.argsort(~mask, axis=1, stable=True)
+    index = jnp.take_along_axis(position[:, None], jnp.minimum(rank, length - 1), axis=2)
+    return Windows(index=index, member=member)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceWindows:
+    """The fixed windows of the authors' code, kept for comparison with it.
+
+    They give `(length + 2 padding - kernel) // stride + 1` tokens, which need not be the
+    number asked for, and drop the steps after the last whole window.
+
+    Attributes:
+      kernel: tokens in a window.
+      stride: from the start of one window to the start of the next.
+      padding: positions added on both sides, which no token fills.
+    """
+
+    kernel: int
+    stride: int
+    padding: int = 0
+
+    @classmethod
+    def from_k(cls, length: int, k: int) -> ReferenceWindows:
+        """The windows that the authors' code derives from `k`."""
+        stride = -(-length // k)
+        return cls(stride, stride, min((stride * k - length) // 2, stride // 2))
+
+    def num_windows(self, length: int) -> int:
+        """Tokens that a sequence of `length` is pooled to."""
+        return (length + 2 * self.padding - self.kernel) // self.stride + 1
+
+    def __call__(self, mask: Bool[Array, "b n"]) -> Windows:
+        """The windows over each sequence of the batch; masked tokens are not members."""
+        batch, length = mask.shape
+        start = np.arange(self.num_windows(length)) * self.stride - self.padding
+        index = start[:, None] + np.arange(self.kernel)
+        inside = (index >= 0) & (index < length)
+        index = np.broadcast_to(np.clip(index, 0, length - 1), (batch, *index.shape))
+        flat = jnp.take_along_axis(mask, jnp.asarray(index.reshape(batch, -1)), axis=1)
+        return Windows(index=jnp.asarray(index), member=flat.reshape(index.shape) & inside)

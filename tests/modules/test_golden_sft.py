@@ -1,0 +1,127 @@
+"""The Sparse Fusion Transformer against what the authors' code computed.
+
+| file | what it checks |
+| --- | --- |
+| `sft_{poolk,ks,kspad}_{max,avg,attn,attn_topk}` | all intermediate tensors, logits and loss |
+| those of `poolk` and `ks` | the gradient of every parameter too |
+| `pools` | each pool alone, on two shapes and three k |
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+
+from sft_jax import ReferenceWindows, Tokens
+from sft_jax.modules.reducer import Reducer
+from sft_jax.ops.attention import saliency
+
+POOLS = ("max", "avg", "attn", "attn_topk")
+FILES = [f"sft_{config}_{pool}" for config in ("poolk", "ks", "kspad") for pool in POOLS]
+
+
+def ours_under_their_names(intermediates):
+    """What our model computed, under the names and in the layout of the golden arrays."""
+
+    def sequence_first(name):
+        return intermediates[name]["__call__"][0].values.swapaxes(0, 1)
+
+    found = {
+        "logits": intermediates["__call__"][0],
+        "cls_final": intermediates["cls"][0],
+        "fused_input": intermediates["fused_input"][0].values.swapaxes(0, 1),
+    }
+    for name in intermediates:
+        match name.split("_"):
+            case ["tokenizer", modality]:
+                found[f"tokens/{modality}"] = sequence_first(name)
+            case ["unimodal", modality, i]:
+                found[f"unimodal{i}/{modality}"] = sequence_first(name)
+            case ["fused", i] if i.isdigit():
+                found[f"fused{i}"] = sequence_first(name)
+            case ["pooling", modality]:
+                pooling = intermediates[name]
+                found[f"sparse/{modality}"] = pooling["attended"][0].swapaxes(0, 1)
+                found[f"saliency/{modality}"] = pooling["saliency"][0]
+                _, pooled = pooling["__call__"][0]
+                found[f"pooled_bdk/{modality}"] = pooled.values.swapaxes(1, 2)
+                found[f"pool_idx/{modality}"] = pooling["reducer"].get("index", [None])[0]
+    return found
+
+
+@pytest.mark.parametrize("precision", ["f32", "f64"])
+@pytest.mark.parametrize("name", FILES)
+def test_golden_forward(name, precision):
+    arrays, config = reference.load(name)
+    dtype, tolerance = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}[precision]
+    with jax.enable_x64(precision == "f64"):
+        model = reference.sft_model(config)
+        params = reference.sft_parameters(reference.under(arrays, "param/"), config)
+        params, inputs = jax.tree.map(
+            lambda a: a.astype(dtype),
+            (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES}),
+        )
+        apply = jax.jit(functools.partial(model.apply, capture_intermediates=True, mutable=True))
+        logits, state = apply({"params": params}, inputs)
+        found = ours_under_their_names(state["intermediates"])
+        found["ce_loss"] = optax.softmax_cross_entropy_with_integer_labels(
+            logits, arrays["in/labels"]
+        ).mean()
+    expected = reference.under(arrays, f"{precision}/")
+    # The weights themselves stand in one file only; the saliency is made from them.
+    expected = {k: v for k, v in expected.items() if not k.startswith("sparse_attn_weights")}
+    assert len(expected) >= 10
+    for tensor, value in expected.items():
+        np.testing.assert_allclose(
+            found[tensor], value, rtol=tolerance, atol=tolerance, err_msg=tensor
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "kspad" not in name])
+def test_golden_gradients(name):
+    arrays, config = reference.load(name)
+    model = reference.sft_model(config)
+    expected = reference.sft_parameters(reference.under(arrays, "grad/"), config)
+    with jax.enable_x64(True):
+        params = reference.sft_parameters(reference.under(arrays, "param/"), config)
+        params, inputs = jax.tree.map(
+            lambda a: a.astype(np.float64),
+            (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES}),
+        )
+
+        def loss(params):
+            logits = model.apply({"params": params}, inputs)
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, arrays["in/labels"]
+            ).mean()
+
+        gradients = jax.tree.map(
+            lambda g: np.asarray(g, np.float32), jax.jit(jax.grad(loss))(params)
+        )
+    chex.assert_trees_all_close(gradients, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_golden_pool_alone(case, k, pool):
+    arrays, _ = reference.load("pools")
+    kernel, padding = (int(i) for i in arrays[f"{case}/k{k}/kernel_pad"])
+    values, weights = arrays[f"{case}/x"].swapaxes(1, 2), arrays[f"{case}/w"]
+    with jax.enable_x64(True):
+        # The file holds weights without CLS: give them a CLS that attends to nothing.
+        batch, length = values.shape[:2]
+        with_cls = np.pad(weights, ((0, 0), (1, 0), (1, 0)))[:, None].astype(np.float64)
+        received = saliency(jnp.asarray(with_cls), jnp.ones((batch, length + 1), bool))
+        tokens = Tokens(jnp.asarray(values, jnp.float64), jnp.ones((batch, length), bool))
+        assert ReferenceWindows.from_k(length, k) == ReferenceWindows(kernel, kernel, padding)
+        reducer = Reducer(pool, k, ReferenceWindows(kernel, kernel, padding))
+        pooled = reducer.apply({}, tokens, received)
+    np.testing.assert_allclose(
+        pooled.values.swapaxes(1, 2), arrays[f"{case}/k{k}/{pool}"], rtol=1e-10, atol=1e-10
+    )
