@@ -1,0 +1,129 @@
+"""Batches of examples, by Grain: shuffled without end for training, in order for evaluation.
+
+Grain shuffles, shares out and batches positions; the examples themselves are in memory.
+
+Several processes share each batch. They count through one and the same order of examples, and
+process `i` of `n` takes every n-th from the i-th on. So the shares are disjoint, together they
+are what one process would have had, and it doesn't matter whether `n` divides the number of
+examples. (To cut the examples into `n` fixed shares first would leave epochs of unequal length.)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import grain
+import numpy as np
+
+from sft_jax.data.datasets import Example
+from sft_jax.structs import Batch
+
+BatchAndIds = tuple[Batch, np.ndarray]
+
+# One thread makes batches while the last one is computed with. More would only compete, since
+# the examples are in memory already.
+_READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+
+
+def train_iterator(
+    source: Sequence[Example],
+    batch_size: int,
+    seed: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[BatchAndIds]:
+    """Batches without end, of every example once per epoch, in another order each time.
+
+    An epoch may end within a batch; the next begins there. The state of the iterator (Grain's
+    `get_state` and `set_state`, or its checkpoint handler) is the number of batches taken, not
+    counting what has been read ahead, and goes on exactly where it was.
+
+    Args:
+      source: examples, at least one.
+      batch_size: examples per batch, over all processes.
+      seed: of the order; it must be the same on every process.
+      process_index: which of the processes this is.
+      process_count: over how many processes a batch is divided.
+
+    Returns:
+      An iterator of `(batch, ids)`: `batch` holds numpy arrays for
+      `batch_size / process_count` examples, all of weight 1, and `ids` their ids.
+
+    Raises:
+      ValueError: if `source` is empty, or `process_count` does not divide `batch_size`.
+    """
+    share = _share(source, batch_size, process_index, process_count)
+    # Grain numbers the seeds of epochs upwards from the seed of `shuffle`. Given the seed
+    # itself, seed 1 would begin with the second epoch of seed 0; `seed` scatters it first.
+    positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    return iter(
+        positions[process_index::process_count]
+        .batch(share, drop_remainder=True, batch_fn=functools.partial(_collate, source))
+        .to_iter_dataset(_READ_AHEAD)
+    )
+
+
+def eval_batches(
+    source: Sequence[Example],
+    batch_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterable[BatchAndIds]:
+    """Batches of every example once and in order, filled up to equal sizes.
+
+    What fills up the last batch is a copy of the first example, of weight 0 and id "": as
+    finite as a real one. Every process gets the same number of batches.
+
+    Args:
+      source: examples, at least one.
+      batch_size: examples per batch, over all processes.
+      process_index: which of the processes this is.
+      process_count: over how many processes a batch is divided.
+
+    Returns:
+      An iterable of `(batch, ids)`, as from `train_iterator`, that can be gone through any
+      number of times.
+
+    Raises:
+      ValueError: if `source` is empty, or `process_count` does not divide `batch_size`.
+    """
+    share = _share(source, batch_size, process_index, process_count)
+    padded = -(-len(source) // batch_size) * batch_size
+    return (
+        grain.MapDataset.range(padded)[process_index::process_count]
+        .batch(share, batch_fn=functools.partial(_collate, source))
+        .to_iter_dataset(_READ_AHEAD)
+    )
+
+
+def _share(
+    source: Sequence[Example], batch_size: int, process_index: int, process_count: int
+) -> int:
+    """Checks the arguments; returns how many examples of a batch this process has."""
+    if not len(source):
+        raise ValueError("there are no examples to make batches of")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index={process_index} is not one of {process_count} processes")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size={batch_size} must be a positive multiple of the number of "
+            f"processes, {process_count}"
+        )
+    return batch_size // process_count
+
+
+def _collate(source: Sequence[Example], positions: Sequence[int]) -> BatchAndIds:
+    """Stacks the examples at some positions; one beyond the end gives a copy of weight 0."""
+    real = np.asarray(positions) < len(source)
+    examples = [source[i] if i < len(source) else source[0] for i in positions]
+    first = examples[0]
+    batch = Batch(
+        inputs={name: np.stack([e["inputs"][name] for e in examples]) for name in first["inputs"]},
+        masks={name: np.stack([e["masks"][name] for e in examples]) for name in first["masks"]},
+        labels=np.asarray([e["label"] for e in examples], np.int32),
+        weights=real.astype(np.float32),
+    )
+    return batch, np.where(real, [e["id"] for e in examples], "")

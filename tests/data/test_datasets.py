@@ -1,0 +1,271 @@
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sft_jax.config import DataConfig
+from sft_jax.data import watch
+from sft_jax.data.datasets import (
+    Dataset,
+    DatasetInfo,
+    Standardisation,
+    compute_statistics,
+    open_dataset,
+)
+from sft_jax.structs import ModalitySpec
+
+
+@pytest.fixture
+def config(data_dir):
+    return DataConfig(data_dir=data_dir)
+
+
+@pytest.fixture(scope="module")
+def dataset(data_dir):
+    return open_dataset(DataConfig(data_dir=data_dir))
+
+
+def _example(number, length=6, real=4, label=0):
+    rng = np.random.default_rng(number)
+    mask = np.arange(length) < real
+    values = rng.normal(3.0, 2.0, (length, 2)).astype(np.float32)
+    return {"id": f"no{number}", "inputs": {"a": values}, "masks": {"a": mask}, "label": label}
+
+
+def _dataset(examples, statistics=None):
+    info = DatasetInfo(
+        modalities={"a": ModalitySpec(length=6, features=2)},
+        class_names=("no", "yes"),
+        statistics=statistics or {"a": Standardisation(mean=(0.0, 0.0), std=(1.0, 1.0))},
+        num_examples={"train": len(examples)},
+    )
+    return Dataset(info, {"train": examples}.__getitem__)
+
+
+def _people(examples):
+    return {int(example["id"][6:8]) for example in examples}
+
+
+def test_no_person_is_in_two_splits(dataset):
+    splits = {split: dataset.source(split) for split in ("train", "valid", "test")}
+    assert {split: _people(examples) for split, examples in splits.items()} == {
+        "train": {1, 2, 3, 4, 5, 6},
+        "valid": {7},
+        "test": {8, 9, 10},
+    }
+    assert dataset.info.num_examples == {split: len(of) for split, of in splits.items()}
+    ids = [example["id"] for examples in splits.values() for example in examples]
+    assert len(set(ids)) == len(ids) == 4397
+
+
+def test_info_describes_the_examples(config):
+    info = open_dataset(dataclasses.replace(config, patch_size=7)).info
+    assert info.class_names == ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
+    spec = ModalitySpec(length=200, features=3, patch_size=7)
+    assert info.modalities == {"accelerometer": spec, "gyroscope": spec}
+
+
+def test_training_inputs_are_standardised(dataset):
+    examples = dataset.source("train")
+    for modality in ("accelerometer", "gyroscope"):
+        steps = np.concatenate([e["inputs"][modality] for e in examples])
+        assert steps.dtype == np.float32
+        np.testing.assert_allclose(steps.mean(0, dtype=np.float64), 0, atol=1e-5)
+        np.testing.assert_allclose(steps.std(0, dtype=np.float64), 1, atol=1e-5)
+
+
+def test_statistics_are_of_the_training_people_alone(config, dataset, monkeypatch):
+    read = watch.read_examples
+
+    def spoilt(builder, people):
+        examples = read(builder, people)
+        if set(people) & {7, 8, 9, 10}:
+            for example in examples:
+                example["inputs"] = {k: v + 1000 for k, v in example["inputs"].items()}
+        return examples
+
+    expected = dataset.info.statistics
+    monkeypatch.setattr(watch, "read_examples", spoilt)
+    again = open_dataset(config)
+    assert again.source("test")[0]["inputs"]["gyroscope"].min() > 100  # It was spoilt.
+    assert again.info.statistics == expected
+    others = dataclasses.replace(config, train_people=(1, 2))
+    assert open_dataset(others).info.statistics != expected
+
+
+def test_given_statistics_are_used_and_nothing_else_read(config, monkeypatch):
+    read, calls = watch.read_examples, []
+    monkeypatch.setattr(
+        watch,
+        "read_examples",
+        lambda builder, people: calls.append(people) or read(builder, people),
+    )
+    raw = read(watch.prepare(4.0, 1.0, config.data_dir), [7])[0]
+    given = {
+        name: Standardisation(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
+        for name in ("accelerometer", "gyroscope")
+    }
+    dataset = open_dataset(config, given)
+    example = dataset.source("valid")[0]
+    dataset.source("valid")
+    assert calls == [(7,)]
+    assert dataset.info.statistics == given
+    for name, values in raw["inputs"].items():
+        expected = (values - np.float32([1, 2, 3])) / np.float32([2, 4, 8])
+        np.testing.assert_array_equal(example["inputs"][name], expected)
+
+
+def test_the_training_split_is_decoded_once(config, monkeypatch):
+    read, calls = watch.read_examples, []
+    monkeypatch.setattr(
+        watch,
+        "read_examples",
+        lambda builder, people: calls.append(people) or read(builder, people),
+    )
+    dataset = open_dataset(config)
+    dataset.source("train")
+    dataset.source("valid")
+    dataset.source("train")
+    assert calls == [config.train_people, config.valid_people]
+
+
+def test_info_survives_json_exactly(dataset):
+    info = dataset.info
+    values = info.to_json()
+    text = json.dumps(values)
+    assert json.loads(text) == values
+    assert DatasetInfo.from_json(json.loads(text)) == info
+
+
+def test_statistics_leave_padding_out():
+    examples = [_example(0, real=4), _example(1, real=2), _example(2, real=0)]
+    for example in examples:
+        example["inputs"]["a"][~example["masks"]["a"]] = np.nan
+    real = np.concatenate([e["inputs"]["a"][e["masks"]["a"]] for e in examples]).astype(np.float64)
+    assert len(real) == 6
+    statistics = compute_statistics(examples)["a"]
+    np.testing.assert_array_equal(statistics.mean, np.float32(real.mean(0)))
+    np.testing.assert_array_equal(statistics.std, np.float32(real.std(0)))
+
+
+def test_statistics_are_accumulated_in_float64():
+    examples = [_example(n) for n in range(2000)]
+    for example in examples:
+        example["inputs"]["a"] = example["inputs"]["a"] * 0.01 + np.float32(1000)
+    real = np.concatenate([e["inputs"]["a"][e["masks"]["a"]] for e in examples])
+    expected = real.astype(np.longdouble).std(0)
+    np.testing.assert_allclose(compute_statistics(examples)["a"].std, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e6])
+def test_a_constant_feature_becomes_zero(value):
+    examples = [_example(n) for n in range(100)]
+    for example in examples:
+        example["inputs"]["a"][:, 1] = value
+    statistics = compute_statistics(examples)
+    assert statistics["a"].std[1] == 1.0
+    for example in _dataset(examples, statistics).source("train"):
+        np.testing.assert_array_equal(example["inputs"]["a"][:, 1], 0.0)
+
+
+def test_padding_becomes_zero_and_may_be_anything():
+    example = _example(0, real=3)
+    example["inputs"]["a"][3:] = np.inf
+    before = example["inputs"]["a"].copy()
+    (prepared,) = _dataset([example]).source("train")
+    np.testing.assert_array_equal(prepared["inputs"]["a"][3:], 0.0)
+    np.testing.assert_array_equal(prepared["inputs"]["a"][:3], before[:3])
+    np.testing.assert_array_equal(example["inputs"]["a"], before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_named(value):
+    examples = [_example(0), _example(1)]
+    examples[1]["inputs"]["a"][2, 1] = value
+    for load in (lambda: compute_statistics(examples), lambda: _dataset(examples).source("train")):
+        with pytest.raises(ValueError, match="example 'no1': a is not finite at step 2"):
+            load()
+
+
+def test_a_bad_number_in_the_data_is_named(config, monkeypatch):
+    read = watch.read_examples
+
+    def spoilt(builder, people):
+        examples = read(builder, people)
+        values = examples[5]["inputs"]["gyroscope"].copy()
+        values[17, 1] = np.nan
+        examples[5]["inputs"]["gyroscope"] = values
+        return examples
+
+    monkeypatch.setattr(watch, "read_examples", spoilt)
+    message = r"'person01/right/TRAP/@250': gyroscope is not finite at step 17"
+    with pytest.raises(ValueError, match=message):
+        open_dataset(config)
+
+
+def test_an_empty_split_is_named(config):
+    object.__setattr__(config, "valid_people", ())  # DataConfig itself would refuse.
+    with pytest.raises(ValueError, match=r"split 'valid' has no examples: its people are \(\)"):
+        open_dataset(config)
+    with pytest.raises(ValueError, match="split 'train' has no examples"):
+        _dataset([]).source("train")
+
+
+def test_an_unknown_split_is_named(dataset):
+    with pytest.raises(ValueError, match="no split 'validation': there are train, valid, test"):
+        dataset.source("validation")
+
+
+def test_shapes_and_labels_must_be_those_of_the_info():
+    bad_length, bad_mask, bad_label, bad_type = (_example(n) for n in range(4))
+    bad_length["inputs"]["a"] = np.zeros((7, 2), np.float32)
+    bad_mask["masks"]["a"] = np.ones(5, bool)
+    bad_label["label"] = 2
+    bad_type["masks"]["a"] = np.ones(6, np.int32)
+    for example, message in (
+        (bad_length, "'no0': inputs of"),
+        (bad_mask, "'no1': masks of"),
+        (bad_label, "'no2': label 2 is not one of the 2"),
+        (bad_type, "'no3': mask of a is int32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _dataset([example]).source("train")
+
+
+def test_statistics_must_fit_the_modalities(config):
+    wrong = {"accelerometer": Standardisation(mean=(0.0,), std=(1.0,))}
+    with pytest.raises(ValueError, match="statistics are given for features"):
+        open_dataset(config, wrong)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.0,), (1.0, 1.0)), ((0.0,), (0.0,)), ((float("nan"),), (1.0,))]
+)
+def test_statistics_must_be_usable(mean, std):
+    with pytest.raises(ValueError, match="deviations"):
+        Standardisation(mean=mean, std=std)
+
+
+def test_a_modality_without_a_step_cannot_be_standardised():
+    with pytest.raises(ValueError, match="no example has any step of a"):
+        compute_statistics([_example(0, real=0)])
+
+
+def test_a_patch_must_fit_the_window(config):
+    with pytest.raises(ValueError, match="patch_size=201 exceeds length=200"):
+        open_dataset(dataclasses.replace(config, patch_size=201))
+
+
+def test_importing_is_cheap_and_quiet():
+    program = "import sys, sft_jax.data.datasets; sys.exit('tensorflow_datasets' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
