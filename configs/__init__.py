@@ -1,0 +1,1 @@
+"""Experiments: each module's `get_config(arg)` returns a locked ConfigDict."""

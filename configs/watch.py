@@ -1,0 +1,33 @@
+"""Smartwatch shoulder exercises: accelerometer and gyroscope, 7 exercises, 10 people."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.common import parse_arg
+from sft_jax.config import ExperimentConfig
+from sft_jax.config_io import to_config_dict
+
+PEOPLE = tuple(range(1, 11))
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The default experiment.
+
+    Args:
+      arg: `model`, `pool` and `k` by name, such as `pool=max,k=1`; and `leave_out=P` to
+        test on person P alone, validate on the next person and train on the others.
+    """
+    args = parse_arg(arg, model="sft", pool="attn_topk", k=4, leave_out=0)
+    config = to_config_dict(ExperimentConfig())
+    config.model.name = args["model"]
+    config.model.pool = args["pool"]
+    config.model.k = args["k"]
+    config.model.n_post = 3
+    if args["leave_out"]:
+        test = args["leave_out"]
+        valid = test % len(PEOPLE) + 1
+        config.data.test_people = (test,)
+        config.data.valid_people = (valid,)
+        config.data.train_people = tuple(p for p in PEOPLE if p not in (test, valid))
+    return config

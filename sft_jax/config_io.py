@@ -1,0 +1,109 @@
+"""Between command lines, ConfigDicts, JSON files and the dataclasses of `sft_jax.config`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import pydantic
+
+from sft_jax.config import ExperimentConfig
+
+_ADAPTER = pydantic.TypeAdapter(ExperimentConfig)
+
+
+class ConfigError(ValueError):
+    """A config that can't be used; the message lists every problem and what is allowed."""
+
+
+def to_config_dict(config: ExperimentConfig) -> ml_collections.ConfigDict:
+    """The config as a locked ConfigDict, which rejects keys that it does not have."""
+    return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
+
+
+def to_json(config: ExperimentConfig) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return _ADAPTER.dump_python(config, mode="json")
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> ExperimentConfig:
+    """Checks nested mappings and makes them a config.
+
+    Args:
+      mapping: a dict, as from JSON, or a ConfigDict. Keys left out take their defaults.
+
+    Raises:
+      ConfigError: listing every unknown key, wrong type and value out of range.
+    """
+    if isinstance(mapping, ml_collections.ConfigDict):
+        mapping = mapping.to_dict()
+    try:
+        # By way of JSON, whose strict types are those that a config file can hold.
+        text = json.dumps(mapping)
+    except TypeError as error:
+        raise ConfigError(f"invalid config: it must be saved as JSON, but: {error}") from None
+    try:
+        return _ADAPTER.validate_json(text)
+    except pydantic.ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors(include_url=False)]
+        raise ConfigError("\n".join(["invalid config:", *dict.fromkeys(problems)])) from None
+
+
+def differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
+    """The fields in which two configs differ, as `key: old value -> new value`."""
+    before, after = _flatten(to_json(old)), _flatten(to_json(new))
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before | after)
+        if before.get(key) != after.get(key)
+    ]
+
+
+def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -> list[str]:
+    """Names the keys that a config lacks among flags of the form `--config.KEY.KEY=VALUE`."""
+    problems = []
+    for flag in flags:
+        path = flag.split("=", 1)[0].split(".")[1:]
+        section: Any = config
+        for key in path:
+            known = list(section) if isinstance(section, ml_collections.ConfigDict) else []
+            if key not in known:
+                problems.append(f"unknown config key {'.'.join(path)!r}: {_suggest(key, known)}")
+                break
+            section = section[key]
+    return problems
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    *parents, last = location = [str(part) for part in problem["loc"]] or [""]
+    if problem["type"] == "unexpected_keyword_argument":
+        section: Any = ExperimentConfig()
+        for parent in parents:
+            section = getattr(section, parent)
+        names = [field.name for field in dataclasses.fields(section)]
+        return f"  {'.'.join(location)}: unknown key; {_suggest(last, names)}"
+    if problem["type"] == "value_error":
+        return f"  {'.'.join(location)}: {problem['ctx']['error']}".replace(" : ", " ")
+    # pydantic appends the branch of a union to the location: not a key that anyone wrote.
+    keys = [part for part in location if part.isidentifier()]
+    return f"  {'.'.join(keys)}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _suggest(wrong: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed here: {', '.join(sorted(known)) or 'nothing'}"
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

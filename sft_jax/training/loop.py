@@ -1,0 +1,242 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from sft_jax import config_io
+from sft_jax.config import ExperimentConfig
+from sft_jax.structs import Batch
+from sft_jax.training import distributed, optim, state, step
+from sft_jax.training.checkpoint import Checkpoints
+from sft_jax.training.reporting import Reporter
+
+Validate = Callable[[Any], Mapping[str, float]]
+"""Computes named metrics, `loss` among them, from parameters."""
+
+
+class BatchIterator(Protocol):
+    """An endless iterator of batches and the ids of their examples, whose state can be saved."""
+
+    def __next__(self) -> tuple[Batch, np.ndarray]:
+        """The next batch."""
+
+    def get_state(self) -> Any:
+        """JSON values that say which batch is next."""
+
+    def set_state(self, state: Any) -> None:
+        """Goes to where `state` was taken."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient that is NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+      state: after the last step.
+      best_step: step of the best checkpoint, None if no evaluation gave a finite metric.
+      best_value: its validation metric.
+      train_compiles: how often the training step was compiled in this process.
+    """
+
+    state: state.TrainState
+    best_step: int | None
+    best_value: float | None
+    train_compiles: int
+
+
+def fit(
+    config: ExperimentConfig,
+    model: Any,
+    batches: BatchIterator,
+    validate: Validate,
+    *,
+    num_examples: int,
+    workdir: pathlib.Path,
+    description: Mapping[str, Any],
+    mesh: Mesh,
+) -> Result:
+    """Trains a model, from the latest checkpoint of `workdir` if there is one.
+
+    Args:
+      config: of the experiment.
+      model: a module as `sft_jax.modules.factory.build_model` makes it.
+      batches: of this process's share of the training examples.
+      validate: evaluates parameters.
+      num_examples: training examples in an epoch, over all processes.
+      workdir: the run directory, which `run_directory.prepare` has made.
+      description: what to save with each checkpoint beside the config and metrics.
+      mesh: the devices.
+
+    Raises:
+      NonFiniteError: at the first loss or gradient that is not finite; the state before
+        that step is not overwritten.
+      ValueError: if batch, accumulation and devices don't divide, or the optimiser's
+        options don't fit it.
+    """
+    distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+    plan = _Plan.of(config, num_examples)
+    schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    plateau = optim.make_plateau(config.optim)
+
+    train_state = state.create_state(
+        model, optimizer, plateau, seed=config.seed, ema=config.train.ema_decay > 0, mesh=mesh
+    )
+    train_step = step.compile_train_step(model, optimizer, config.train, config.seed, mesh)
+
+    checkpoints = Checkpoints(workdir, config.train.keep_latest)
+    best = _Best.of(checkpoints, config.train.best_metric)
+    if checkpoints.steps("latest"):
+        train_state, saved = checkpoints.restore("latest", train_state)
+        batches.set_state(saved["iterator"])
+        # Both are saved at once, the latest first: a kill may have left the best unsaved.
+        if best.update(int(train_state.step), saved["metrics"]):
+            checkpoints.save("best", train_state, saved)
+    reporter = Reporter(workdir, int(train_state.step), plan.total_steps)
+    if train_state.step:
+        reporter.say(f"going on from step {train_state.step} of {plan.total_steps}")
+
+    pending: _Pending | None = None
+    try:
+        for number in range(int(train_state.step) + 1, plan.total_steps + 1):
+            batch, ids = next(batches)
+            train_state, metrics = train_step(train_state, distributed.put_batch(batch, mesh))
+            # The step before is looked at while this one is computed.
+            if pending:
+                pending.check()
+            pending = _Pending(number, metrics, ids)
+            reporter.advance(number)
+            if number % config.train.log_every_steps == 0 or number == plan.total_steps:
+                pending.check()
+                scale = float(train_state.plateau.scale)
+                reporter.scalars(number, pending.scalars(float(schedule(number - 1)) * scale))
+                reporter.note(f"loss {float(metrics.loss):.3f}")
+            if number in plan.evaluate_at:
+                pending.check()
+                values = dict(validate(train_state.eval_params))
+                train_state = _observe(plateau, config, train_state, values["loss"])
+                reporter.scalars(number, {f"valid/{k}": v for k, v in values.items()})
+                about = {
+                    **description,
+                    "config": config_io.to_json(config),
+                    "metrics": values,
+                    "iterator": batches.get_state(),
+                }
+                checkpoints.save("latest", train_state, about)
+                improved = best.update(number, values)
+                if improved:
+                    checkpoints.save("best", train_state, about)
+                epoch = number / plan.steps_per_epoch
+                reporter.say(
+                    f"epoch {epoch:5.1f}  step {number:6d}  "
+                    + "  ".join(f"valid {k} {v:.4g}" for k, v in values.items())
+                    + ("  (best so far)" if improved else "")
+                )
+        checkpoints.wait()
+    finally:
+        reporter.close()
+        checkpoints.close()
+    return Result(train_state, best.step, best.value, train_step._cache_size())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """How many steps there are and after which of them to evaluate."""
+
+    steps_per_epoch: float
+    total_steps: int
+    evaluate_at: frozenset[int]
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, num_examples: int) -> _Plan:
+        per_epoch = num_examples / config.train.batch_size
+        total = math.ceil(config.train.epochs * per_epoch)
+        every = config.train.evaluate_every_epochs
+        ends = range(every, config.train.epochs + 1, every)
+        return cls(per_epoch, total, frozenset({math.ceil(e * per_epoch) for e in ends} | {total}))
+
+
+@dataclasses.dataclass
+class _Best:
+    """The best validation metric so far; NaN is never better than anything."""
+
+    metric: str
+    step: int | None = None
+    value: float | None = None
+
+    @classmethod
+    def of(cls, checkpoints: Checkpoints, metric: str) -> _Best:
+        best = cls(metric)
+        if checkpoints.steps("best"):
+            best.step = checkpoints.steps("best")[-1]
+            best.value = checkpoints.description("best")["metrics"][metric]
+        return best
+
+    def update(self, step: int, values: Mapping[str, float]) -> bool:
+        new = values[self.metric]
+        sign = -1 if self.metric == "loss" else 1
+        if not math.isfinite(new) or (self.value is not None and sign * new <= sign * self.value):
+            return False
+        self.step, self.value = step, new
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """What a step reported, still on its way from the device."""
+
+    step: int
+    metrics: step.StepMetrics
+    ids: np.ndarray
+
+    def check(self) -> None:
+        """Raises NonFiniteError if the loss or a gradient is not finite."""
+        groups = [
+            name for name, finite in jax.device_get(self.metrics.finite).items() if not finite
+        ]
+        if np.isfinite(self.metrics.loss) and not groups:
+            return
+        shards = self.metrics.example_loss.addressable_shards
+        loss = np.concatenate([s.data for s in sorted(shards, key=lambda s: s.index[0].start or 0)])
+        bad = self.ids[~np.isfinite(loss)]
+        where = "loss of examples" if len(bad) else "gradient of a batch with examples"
+        ids = ", ".join(map(str, bad if len(bad) else self.ids))
+        raise NonFiniteError(
+            f"step {self.step}: not finite: {where} {ids}; parameter groups with a gradient"
+            f" that is not finite: {', '.join(groups) or 'none'}"
+        )
+
+    def scalars(self, learning_rate: float) -> dict[str, float]:
+        names = ("loss", "accuracy", "gradient_norm")
+        values = {f"train/{name}": float(getattr(self.metrics, name)) for name in names}
+        return {**values, "train/learning_rate": learning_rate}
+
+
+def _observe(
+    plateau: optax.GradientTransformationExtraArgs,
+    config: ExperimentConfig,
+    train_state: state.TrainState,
+    loss: float,
+) -> state.TrainState:
+    """Tells the plateau schedule the validation loss."""
+    if config.optim.schedule != "plateau" or not math.isfinite(loss):
+        return train_state
+    observe = functools.partial(plateau.update, {})
+    _, new = jax.jit(observe)(train_state.plateau, value=np.float32(loss))
+    new = jax.tree.map(lambda a, b: jax.device_put(a, b.sharding), new, train_state.plateau)
+    return train_state.replace(plateau=new)

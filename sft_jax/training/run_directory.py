@@ -1,0 +1,88 @@
+"""The files of a run directory beside its checkpoints."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+from typing import Any
+
+import jax
+
+from sft_jax import config_io
+from sft_jax.config import ExperimentConfig
+from sft_jax.version import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that can't be used for what was asked."""
+
+
+def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
+    """Makes a run directory, or checks that it was made by the same config.
+
+    Writes `config.json`, and adds the command, versions and devices to `starts.jsonl`.
+
+    Raises:
+      RunDirectoryError: if it can't be written to, or is another config's.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise RunDirectoryError(f"can't write to workdir {workdir}: {error.strerror}") from None
+    path = workdir / "config.json"
+    if path.exists():
+        if changed := config_io.differences(read_config(workdir), config):
+            raise RunDirectoryError(
+                f"workdir {workdir} was made by another config. Give another --workdir, or"
+                " undo these changes:\n  " + "\n  ".join(changed)
+            )
+    else:
+        write_json(path, config_io.to_json(config))
+    with (workdir / "starts.jsonl").open("a") as file:
+        file.write(json.dumps(_start()) + "\n")
+
+
+def read_config(workdir: pathlib.Path) -> ExperimentConfig:
+    """The config that a run was made by.
+
+    Raises:
+      RunDirectoryError: if `workdir` is not a run directory.
+    """
+    path = workdir / "config.json"
+    try:
+        return config_io.from_mapping(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise RunDirectoryError(
+            f"{workdir} is not a run directory: it has no config.json"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+    """Writes a JSON file that is either whole or not there, whatever happens meanwhile."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _start() -> dict[str, Any]:
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "sft_jax": __version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+    }

@@ -1,0 +1,79 @@
+"""Everything that training changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from sft_jax.training import distributed, rngs
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """What a checkpoint holds of the model and the optimiser.
+
+    Attributes:
+      step: optimiser steps taken.
+      params: the parameters.
+      opt_state: of the optimiser.
+      plateau: state of the plateau schedule; its `scale` multiplies every update.
+      ema_params: running mean of the parameters, or None without one.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: optax.OptState
+    plateau: optax.OptState
+    ema_params: Any
+
+    @property
+    def eval_params(self) -> Any:
+        """The parameters to evaluate."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    plateau: optax.GradientTransformation,
+    *,
+    seed: int,
+    ema: bool,
+    mesh: Mesh,
+    abstract: bool = False,
+) -> TrainState:
+    """The state before the first step, created where it will live.
+
+    Args:
+      model: whose parameters are drawn; it has a method `example_inputs`.
+      optimizer: whose state is made.
+      plateau: see `sft_jax.training.optim.make_plateau`.
+      seed: of the parameters.
+      ema: whether to keep a running mean of the parameters.
+      mesh: the devices.
+      abstract: return shapes, types and shardings in place of arrays, as restoring needs.
+    """
+
+    def create() -> TrainState:
+        params = model.init(rngs.stream(seed, "params"), model.example_inputs())["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            plateau=plateau.init(params),
+            # A copy: a donated buffer may stand in the state only once.
+            ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        )
+
+    sharding = distributed.replicated(mesh)
+    if not abstract:
+        return jax.jit(create, out_shardings=sharding)()
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(create)
+    )

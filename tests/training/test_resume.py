@@ -1,0 +1,94 @@
+"""A run that was killed and started again ends exactly as one that never was."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import synthetic
+
+# 50 examples in batches of 8 over 4 epochs: 25 steps, evaluated after 7, 13, 19 and 25.
+STEPS = 25
+PROGRAM = """
+import os, pathlib, signal, sys
+import conftest, synthetic
+from test_resume import fingerprint
+
+workdir, kill_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+def look(number, batch, ids):
+    if number == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch, ids
+result, evaluator = synthetic.run(
+    workdir,
+    synthetic.config(train__epochs=4, train__ema_decay=0.5, optim__schedule="plateau"),
+    wrap=lambda batches: synthetic.Batches(batches, look))
+print("compiles", result.train_compiles, evaluator.compiles)
+print("fingerprint", fingerprint(result.state))
+"""
+
+
+def fingerprint(state):
+    leaves = jax.tree.leaves(jax.device_get(state))
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+
+
+def start(workdir, kill_at=0):
+    tests = pathlib.Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests.parent), str(tests), str(tests / "training")])
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(workdir), str(kill_at)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    done = start(workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+# While the checkpoint of step 13 is being written; before there is one.
+@pytest.mark.parametrize("kill_at", [14, 3])
+def test_a_killed_run_goes_on_bit_for_bit(unbroken, tmp_path, kill_at):
+    killed = start(tmp_path, kill_at)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = start(tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    workdir, output = unbroken
+    assert resumed.stdout.splitlines()[-2:] == output.splitlines()[-2:]
+    assert metrics(tmp_path) == metrics(workdir)
+    assert "compiles 1 1" in output
+
+
+def test_a_finished_run_does_nothing_more(unbroken, tmp_path):
+    workdir, output = unbroken
+    shutil.copytree(workdir, tmp_path / "run")
+    again = start(tmp_path / "run")
+    assert f"going on from step {STEPS} of {STEPS}" in again.stdout
+    assert again.stdout.splitlines()[-1] == output.splitlines()[-1]
+    assert metrics(tmp_path / "run") == metrics(workdir)
+
+
+def test_a_best_checkpoint_that_a_kill_left_unsaved_is_saved(tmp_path):
+    experiment = synthetic.config(train__epochs=1)
+    synthetic.run(tmp_path, experiment)
+    shutil.rmtree(tmp_path / "checkpoints" / "best" / "7")
+    result, _ = synthetic.run(tmp_path, experiment)
+    assert result.best_step == 7
+    assert (tmp_path / "checkpoints" / "best" / "7").is_dir()

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import synthetic
+
+from sft_jax.training import run_directory
+from sft_jax.training.reporting import Reporter
+from sft_jax.training.run_directory import RunDirectoryError
+
+
+def test_a_run_directory_tells_how_it_was_made(tmp_path):
+    for _ in range(2):
+        run_directory.prepare(tmp_path, synthetic.config())
+    assert run_directory.read_config(tmp_path) == synthetic.config()
+    starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
+    assert len(starts) == 2
+    assert starts[0]["packages"]["jax"]
+    assert starts[0]["command"]
+
+
+def test_another_config_is_refused_with_the_differences(tmp_path):
+    run_directory.prepare(tmp_path, synthetic.config())
+    other = synthetic.config(optim__lr=0.5, model__k=3)
+    with pytest.raises(RunDirectoryError) as error:
+        run_directory.prepare(tmp_path, other)
+    assert str(error.value).splitlines()[1:] == ["  model.k: 2 -> 3", "  optim.lr: 0.01 -> 0.5"]
+    assert run_directory.read_config(tmp_path) == synthetic.config()
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match=r"can't write to workdir .*file/run"):
+        run_directory.prepare(tmp_path / "file" / "run", synthetic.config())
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"not a run directory: it has no config\.json"):
+        run_directory.read_config(tmp_path)
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    run_directory.prepare(tmp_path, synthetic.config())
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(RunDirectoryError, match=r"config\.json is damaged"):
+        run_directory.prepare(tmp_path, synthetic.config())
+
+
+def test_metrics_of_steps_to_be_taken_again_are_dropped(tmp_path):
+    first = Reporter(tmp_path, 0, 10)
+    for step in range(1, 6):
+        first.scalars(step, {"loss": step})
+    first.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 6, "lo')  # Killed while writing.
+    Reporter(tmp_path, 3, 10).close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
