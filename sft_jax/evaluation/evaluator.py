@@ -1,0 +1,96 @@
+"""Predictions for all examples of a split."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sft_jax.data import pipeline
+from sft_jax.data.datasets import Example
+from sft_jax.training import distributed, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model gives for each example of a split, in the order of the split.
+
+    Attributes:
+      ids: `[n]` strings.
+      labels: `[n]` true classes.
+      logits: `[n, c]` floats.
+      loss: `[n]` cross-entropies.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    loss: np.ndarray
+
+
+class Evaluator:
+    """Evaluates parameters on a split; compiles once, however often it is called."""
+
+    def __init__(
+        self, model: nn.Module, source: Sequence[Example], batch_size: int, mesh: Mesh
+    ) -> None:
+        """Prepares the evaluation.
+
+        Args:
+          model: as `sft_jax.modules.factory.build_model` makes it.
+          source: the examples of the split.
+          batch_size: examples per batch, over all devices and processes.
+          mesh: the devices.
+        """
+        self._source = source
+        self._mesh = mesh
+        self._step = step.compile_eval_step(model, mesh)
+        self._batches = pipeline.eval_batches(
+            source,
+            batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def predict(self, params: Any) -> Predictions:
+        """Predictions for every example, each once."""
+        outputs = [
+            self._step(params, distributed.put_batch(batch, self._mesh))
+            for batch, _ in self._batches
+        ]
+        return Predictions(
+            ids=np.array([example["id"] for example in self._source]),
+            labels=np.array([example["label"] for example in self._source]),
+            logits=self._in_order([output.logits for output in outputs]),
+            loss=self._in_order([output.loss for output in outputs]),
+        )
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """The mean loss and the accuracy, as training watches them."""
+        predictions = self.predict(params)
+        return {
+            "loss": float(predictions.loss.mean()),
+            "accuracy": float((predictions.logits.argmax(-1) == predictions.labels).mean()),
+        }
+
+    @property
+    def compiles(self) -> int:
+        """How often the evaluation step was compiled."""
+        return self._step._cache_size()
+
+    def _in_order(self, batches: list[jax.Array]) -> np.ndarray:
+        """Joins batches, in which one process's examples come before the next's."""
+        count = jax.process_count()
+        ordered = [
+            np.asarray(batch, np.float32)
+            .reshape(count, -1, *batch.shape[1:])
+            .swapaxes(0, 1)
+            .reshape(batch.shape)
+            for batch in batches
+        ]
+        return np.concatenate(ordered)[: len(self._source)]
