@@ -22,14 +22,18 @@ from sft_jax.evaluation.evaluator import Predictions
 
 def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     """Prints the metrics of a split, and those of each class."""
-    title = f"{result['split']}: {result['n_examples']} examples, step {result['step']}"
-    summary = Table(title=f"{title} ({result['checkpoint']} checkpoint)", title_justify="left")
+    console.print(
+        f"{result['split']}: {result['n_examples']} examples,"
+        f" {result['checkpoint']} checkpoint, step {result['step']}",
+        highlight=False,
+    )
+    summary = Table()
     summary.add_column("metric")
     summary.add_column("value", justify="right")
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss"):
         summary.add_row(name, f"{result[name]:.4f}")
     console.print(summary)
-    classes = Table(title="by class", title_justify="left")
+    classes = Table()
     classes.add_column("class")
     for name in ("precision", "recall", "f1", "examples"):
         classes.add_column(name, justify="right")
