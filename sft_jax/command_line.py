@@ -61,19 +61,17 @@ class _ConfigFileParser(flags.ArgumentParser):
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    parser = None
     if "config" in flags.FLAGS:
-        flags.FLAGS["config"].parser = _ConfigFileParser(flags.FLAGS["config"].parser)
+        flag = flags.FLAGS["config"]
+        flag.parser = parser = _ConfigFileParser(flag.parser)
     try:
         return app.parse_flags_with_usage(list(argv))
     except (AttributeError, KeyError):
         # How ml_collections answers to an override of a key that the config lacks.
-        unknown = _unknown_overrides(argv)
+        config = parser and parser.config
+        overrides = [flag for flag in argv if flag.startswith(("-config.", "--config."))]
+        unknown = config_io.unknown_overrides(config, overrides) if config else []
         if not unknown:
             raise
         sys.exit("\n".join(f"error: {problem}" for problem in unknown))
-
-
-def _unknown_overrides(argv: Sequence[str]) -> list[str]:
-    config = flags.FLAGS["config"].parser.config if "config" in flags.FLAGS else None
-    overrides = [argument for argument in argv if argument.startswith(("-config.", "--config."))]
-    return config_io.unknown_overrides(config, overrides) if config else []

@@ -28,7 +28,8 @@ class RunDirectoryError(ValueError):
 def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     """Makes a run directory, or checks that it was made by the same config.
 
-    Writes `config.json`, and adds the command, versions and devices to `starts.jsonl`.
+    Writes `config.json`, and adds the command, versions and devices to `starts.jsonl`. A run
+    that ended before its first checkpoint has nothing to lose, so its config may be changed.
 
     Raises:
       RunDirectoryError: if it can't be written to, or is another config's.
@@ -39,15 +40,14 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
             pass
     except OSError as error:
         raise RunDirectoryError(f"can't write to workdir {workdir}: {error.strerror}") from None
-    path = workdir / "config.json"
-    if path.exists():
+    if any(workdir.glob("checkpoints/latest/[0-9]*")):
         if changed := config_io.differences(read_config(workdir), config):
             raise RunDirectoryError(
                 f"workdir {workdir} was made by another config. Give another --workdir, or"
                 " undo these changes:\n  " + "\n  ".join(changed)
             )
     else:
-        write_json(path, config_io.to_json(config))
+        write_json(workdir / "config.json", config_io.to_json(config))
     with (workdir / "starts.jsonl").open("a") as file:
         file.write(json.dumps(_start()) + "\n")
 

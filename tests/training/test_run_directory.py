@@ -18,13 +18,27 @@ def test_a_run_directory_tells_how_it_was_made(tmp_path):
     assert starts[0]["command"]
 
 
-def test_another_config_is_refused_with_the_differences(tmp_path):
+@pytest.fixture
+def begun(tmp_path):
+    """A run that has a checkpoint to lose."""
     run_directory.prepare(tmp_path, synthetic.config())
+    (tmp_path / "checkpoints" / "latest" / "7").mkdir(parents=True)
+    return tmp_path
+
+
+def test_another_config_is_refused_with_the_differences(begun):
     other = synthetic.config(optim__lr=0.5, model__k=3)
     with pytest.raises(RunDirectoryError) as error:
-        run_directory.prepare(tmp_path, other)
+        run_directory.prepare(begun, other)
     assert str(error.value).splitlines()[1:] == ["  model.k: 2 -> 3", "  optim.lr: 0.01 -> 0.5"]
-    assert run_directory.read_config(tmp_path) == synthetic.config()
+    assert run_directory.read_config(begun) == synthetic.config()
+
+
+def test_a_run_without_a_checkpoint_may_be_changed(tmp_path):
+    # A first start that failed, on a k too large, say, must not lock its directory.
+    run_directory.prepare(tmp_path, synthetic.config())
+    run_directory.prepare(tmp_path, synthetic.config(model__k=3))
+    assert run_directory.read_config(tmp_path) == synthetic.config(model__k=3)
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
@@ -38,12 +52,11 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
         run_directory.read_config(tmp_path)
 
 
-def test_a_damaged_config_is_named(tmp_path):
-    run_directory.prepare(tmp_path, synthetic.config())
-    path = tmp_path / "config.json"
+def test_a_damaged_config_is_named(begun):
+    path = begun / "config.json"
     path.write_text(path.read_text()[:-20])
     with pytest.raises(RunDirectoryError, match=r"config\.json is damaged"):
-        run_directory.prepare(tmp_path, synthetic.config())
+        run_directory.prepare(begun, synthetic.config())
 
 
 def test_metrics_of_steps_to_be_taken_again_are_dropped(tmp_path):

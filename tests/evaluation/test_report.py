@@ -1,0 +1,69 @@
+"""Tables, pictures and files of predictions hold what they were given."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import scipy.special
+from matplotlib import image
+from rich.console import Console
+
+from sft_jax.evaluation import report
+from sft_jax.evaluation.evaluator import Predictions
+from sft_jax.evaluation.metrics import classification_metrics
+
+NAMES = ("lift", 'pull, "hard"', "[none]")
+PREDICTIONS = Predictions(
+    ids=np.array(["person1/3", "a,b", "x"]),
+    labels=np.array([0, 1, 1]),
+    logits=np.array([[2.0, 1.0, 0.0], [0.0, 0.5, 3.0], [-1.0, 800.0, 0.0]], np.float32),
+    loss=np.array([0.5, 2.0, 0.25], np.float32),
+)
+
+
+def test_predictions_survive_their_file(tmp_path):
+    path = tmp_path / "predictions.csv"
+    report.write_predictions(path, PREDICTIONS, NAMES)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == PREDICTIONS.ids.tolist()
+    assert [row["label"] for row in rows] == [NAMES[0], NAMES[1], NAMES[1]]
+    assert [row["prediction"] for row in rows] == [NAMES[0], NAMES[2], NAMES[1]]
+    probabilities = [[float(row[f"p({name})"]) for name in NAMES] for row in rows]
+    np.testing.assert_allclose(
+        probabilities, scipy.special.softmax(PREDICTIONS.logits, axis=-1), atol=1e-6
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+@pytest.mark.parametrize("classes", [2, 12])
+def test_the_confusion_matrix_is_drawn(tmp_path, classes):
+    path = tmp_path / "matrix.png"
+    matrix = np.zeros((classes, classes), int)  # One class without examples, too.
+    matrix[0] = np.arange(classes)
+    names = [f"a class with the number {i}" for i in range(classes)]
+    report.draw_confusion_matrix(path, matrix.tolist(), names, "test: accuracy 0.5 of 3")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    height, width, _ = image.imread(path).shape
+    assert 300 < height < 2000
+    assert 300 < width < 2000
+    pixels = image.imread(path)[..., :3]
+    assert (pixels < 0.9).any(axis=-1).mean() > 0.02, "nothing is drawn"
+
+
+def test_tables_show_the_numbers():
+    metrics = classification_metrics(PREDICTIONS, NAMES)
+    result = {"split": "test", "step": 120, "checkpoint": "best", **metrics}
+    console = Console(file=io.StringIO(), width=80)
+    report.print_tables(console, result)
+    text = console.file.getvalue()
+    assert "test: 3 examples, best checkpoint, step 120" in " ".join(text.split())
+    rows = [line.replace("│", " ").split() for line in text.splitlines()]
+    assert ["accuracy", "0.6667"] in rows
+    assert ["balanced_accuracy", "0.7500"] in rows
+    assert ["macro_f1", "0.8333"] in rows
+    assert ["loss", "0.9167"] in rows
+    assert ["lift", "1.000", "1.000", "1.000", "1"] in rows
+    assert ["pull,", '"hard"', "1.000", "0.500", "0.667", "2"] in rows
+    assert ["[none]", "-", "-", "-", "0"] in rows

@@ -1,0 +1,145 @@
+"""What a Sparse Fusion Transformer computes: numbers of tokens, dropout, types, NNX."""
+
+import functools
+
+import flax.errors
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_sft
+from flax import nnx
+from flax.nnx import bridge
+
+from sft_jax import ModalitySpec
+
+
+def _fused_input(model, inputs, masks=None):
+    """Shapes and types of the fused tokens."""
+    apply = functools.partial(model.apply, mutable=["intermediates"])
+    _, state = jax.eval_shape(apply, tiny_sft.variables(model), inputs, masks)
+    return state["intermediates"]["fused_input"][0]
+
+
+@pytest.mark.parametrize("length", [1, 4, 7])
+@pytest.mark.parametrize("pool", tiny_sft.POOLS[:-1])
+@pytest.mark.parametrize("k", [1, 5])
+def test_every_pool_keeps_exactly_k_tokens(pool, k, length):
+    inputs = {name: values[:, :length] for name, values in tiny_sft.inputs().items()}
+    fused = _fused_input(tiny_sft.sft(pool=pool, k=k), inputs)
+    assert fused.values.shape == (tiny_sft.BATCH, 1 + 2 * k, 8)
+    assert fused.mask.shape == (tiny_sft.BATCH, 1 + 2 * k)
+
+
+@pytest.mark.parametrize("pool", tiny_sft.POOLS)
+def test_padded_slots_are_marked(pool):
+    model = tiny_sft.sft(pool=pool)
+    apply = jax.jit(functools.partial(model.apply, mutable=["intermediates"]))
+    _, state = apply(tiny_sft.variables(model), tiny_sft.inputs(), tiny_sft.masks())
+    mask = np.asarray(state["intermediates"]["fused_input"][0].mask)
+    # Real tokens of sight and of sound in the three examples, as tiny_sft.masks leaves them.
+    real = np.array([[6, 7], [5, 5], [2, 0]])
+    kept = real if pool == "none" else np.minimum(real, tiny_sft.K)
+    assert mask[:, 0].all()
+    assert mask.sum(axis=1).tolist() == (1 + kept.sum(axis=1)).tolist()
+
+
+def test_k_may_differ_by_modality():
+    fused = _fused_input(tiny_sft.sft(k={"sight": 2, "sound": 5}), tiny_sft.inputs())
+    assert fused.mask.shape[1] == 1 + 2 + 5
+
+
+def test_pool_none_keeps_all_tokens_and_ignores_k():
+    fused = _fused_input(tiny_sft.sft(pool="none", k=100), tiny_sft.inputs())
+    assert fused.mask.shape[1] == 1 + 6 + 7
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_any_number_of_modalities(count):
+    modalities = dict(list((tiny_sft.MODALITIES | {"touch": ModalitySpec(5, 1)}).items())[:count])
+    model = tiny_sft.sft(modalities=modalities)
+    inputs = tiny_sft.inputs(modalities=modalities)
+    logits = jax.eval_shape(model.apply, tiny_sft.variables(model), inputs)
+    assert (logits.shape, logits.dtype) == ((tiny_sft.BATCH, 4), np.float32)
+    assert _fused_input(model, inputs).mask.shape[1] == 1 + count * tiny_sft.K
+
+
+def test_dropout_is_drawn_from_its_stream_in_training_alone():
+    inputs = tiny_sft.inputs()
+    model = tiny_sft.sft(dropout=0.5)
+    variables = tiny_sft.variables(model)
+    jax.eval_shape(model.apply, variables, inputs)  # Needs no stream.
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        jax.eval_shape(functools.partial(model.apply, train=True), variables, inputs)
+
+    @jax.jit
+    def train(key):
+        return model.apply(
+            variables,
+            inputs,
+            train=True,
+            rngs={"dropout": key},
+            capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+            mutable=["intermediates"],
+        )
+
+    (first, state), (same, _), (other, _) = (train(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert (np.asarray(first) != np.asarray(other)).any(axis=1).all()
+    calls = flax.traverse_util.flatten_dict(state["intermediates"])
+    dropped = [array for path, of in calls.items() if "Dropout_0" in path for array in of]
+    # Three in each block, of which there are two before and one after pooling; one in each pooling.
+    assert len(dropped) == 3 * (2 + 1) + 2
+    for array in dropped:
+        assert 0.2 < np.mean(array == 0) < 0.8
+
+
+@pytest.mark.parametrize("pool", tiny_sft.POOLS)
+def test_bfloat16_tokens_stay_bfloat16_and_logits_are_float32(pool):
+    model = tiny_sft.sft(pool=pool, dtype=jnp.bfloat16)
+    variables = tiny_sft.variables(model)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+    assert _fused_input(model, tiny_sft.inputs()).values.dtype == jnp.bfloat16
+    logits = jax.eval_shape(model.apply, variables, tiny_sft.inputs())
+    assert logits.dtype == jnp.float32
+
+
+def test_bfloat16_is_close_to_float32():
+    variables, inputs = tiny_sft.variables(tiny_sft.sft()), (tiny_sft.inputs(), tiny_sft.masks())
+    exact, rounded = (
+        jax.jit(tiny_sft.sft(pool="attn", dtype=dtype).apply)(variables, *inputs)
+        for dtype in (None, jnp.bfloat16)
+    )
+    error = np.abs(exact - rounded).max()
+    assert 0 < error < 0.05 * np.abs(exact).max()
+
+
+def test_bfloat16_inputs_do_not_change_the_type():
+    inputs = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), tiny_sft.inputs())
+    assert _fused_input(tiny_sft.sft(), inputs).values.dtype == jnp.float32
+
+
+def test_within_an_nnx_model():
+    inputs = tiny_sft.inputs()
+    linen = tiny_sft.sft(n_pre=0, n_post=0)
+
+    class Doubled(nnx.Module):
+        def __init__(self, rngs):
+            self.sft = bridge.ToNNX(linen, rngs=rngs).lazy_init(inputs)
+
+        def __call__(self, inputs):
+            return 2 * self.sft(inputs)
+
+    @nnx.jit
+    def build_and_differentiate():
+        model = Doubled(nnx.Rngs(0))
+        gradient = nnx.grad(lambda model: model(inputs).sum())(model)
+        return model, model(inputs), gradient
+
+    model, logits, gradient = build_and_differentiate()
+    params = nnx.to_pure_dict(nnx.state(model.sft, nnx.Param))
+    expected = jax.jit(linen.apply)({"params": params}, inputs)
+    np.testing.assert_allclose(logits, 2 * expected, rtol=1e-5, atol=1e-6)
+    assert jax.tree.structure(nnx.to_pure_dict(gradient)["sft"]) == jax.tree.structure(params)

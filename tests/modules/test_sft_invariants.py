@@ -1,0 +1,119 @@
+"""What must not change the logits of a Sparse Fusion Transformer, nor its gradients."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_sft
+
+from sft_jax import ModalitySpec
+
+every_pool = pytest.mark.parametrize("pool", tiny_sft.POOLS)
+COTANGENT = np.random.default_rng(9).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)
+
+
+def _all_finite(tree):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+@every_pool
+def test_masked_steps_have_no_effect(pool):
+    run, inputs, masks = tiny_sft.compiled(pool), tiny_sft.inputs(), tiny_sft.masks()
+    logits, gradients = run(inputs, masks, COTANGENT)
+    assert _all_finite((logits, gradients))
+    for name, of_inputs in gradients[1].items():
+        assert (of_inputs[~masks[name]] == 0).all()
+        # Every real step could matter to some logit, but for those that attn_topk drops.
+        assert (of_inputs[masks[name]] != 0).any()
+    for garbage in (np.nan, np.inf, -3e38, 0.0):
+        spoiled = {
+            name: np.where(masks[name][..., None], values, np.float32(garbage))
+            for name, values in inputs.items()
+        }
+        chex.assert_trees_all_equal(run(spoiled, masks, COTANGENT), (logits, gradients))
+
+
+@every_pool
+def test_other_examples_have_no_effect(pool):
+    run, inputs, masks = tiny_sft.compiled(pool), tiny_sft.inputs(), tiny_sft.masks()
+    cotangent = COTANGENT * np.float32([[0], [1], [0]])
+    logits, gradients = run(inputs, masks, cotangent)
+    others = {name: values.copy() for name, values in tiny_sft.inputs(seed=1).items()}
+    reversed_masks = {name: mask[::-1].copy() for name, mask in masks.items()}
+    for name in others:
+        others[name][1] = inputs[name][1]
+        reversed_masks[name][1] = masks[name][1]
+    again, of_others = run(others, reversed_masks, cotangent)
+    np.testing.assert_array_equal(again[1], logits[1])
+    assert (again[[0, 2]] != logits[[0, 2]]).all()
+    chex.assert_trees_all_close(of_others, gradients, rtol=1e-5, atol=1e-6)
+
+
+def test_the_size_of_the_batch_has_no_effect():
+    inputs, masks = tiny_sft.inputs(), tiny_sft.masks()
+    logits, _ = tiny_sft.compiled("attn_topk")(inputs, masks, COTANGENT)
+    alone = jax.tree.map(lambda a: a[1:2], (inputs, masks))
+    model = tiny_sft.sft()
+    found = jax.jit(model.apply)(tiny_sft.variables(model), *alone)
+    np.testing.assert_allclose(found, logits[1:2], rtol=1e-5, atol=1e-6)
+
+
+@every_pool
+def test_an_absent_modality_is_as_if_left_out(pool):
+    inputs, masks = tiny_sft.inputs(), tiny_sft.masks()
+    masks["sound"][:] = False
+    logits, gradients = tiny_sft.compiled(pool)(inputs, masks, COTANGENT)
+    assert _all_finite((logits, gradients))
+    model = tiny_sft.sft(pool=pool)
+    found = jax.jit(model.apply)(
+        tiny_sft.variables(model), {"sight": inputs["sight"]}, {"sight": masks["sight"]}
+    )
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+    of_parameters = gradients[0]["params"]
+    for part in ("tokenizer_sound", "unimodal_sound_0", "pooling_sound"):
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(of_parameters[part]))
+
+
+@every_pool
+def test_an_example_without_any_modality_is_finite(pool):
+    inputs, masks = tiny_sft.inputs(), tiny_sft.masks()
+    for mask in masks.values():
+        mask[0] = False
+    result = tiny_sft.compiled(pool)(inputs, masks, COTANGENT)
+    assert _all_finite(result)
+    others = {name: values + 1 for name, values in inputs.items()}
+    logits, _ = tiny_sft.compiled(pool)(others, masks, COTANGENT)
+    np.testing.assert_array_equal(logits[0], result[0][0])
+
+
+def _both_orders(mapping):
+    return mapping, dict(reversed(mapping.items()))
+
+
+def test_the_order_of_the_modalities_does_not_change_the_initial_parameters():
+    # This kind of key is quick to compile.
+    key = jax.random.key(0, impl="rbg")
+    models = [
+        tiny_sft.sft(modalities=modalities, n_pre=0, n_post=0)
+        for modalities in _both_orders(tiny_sft.MODALITIES)
+    ]
+    chex.assert_trees_all_equal(
+        *(jax.jit(lambda key, m=model: m.init(key, m.example_inputs()))(key) for model in models)
+    )
+
+
+def test_the_order_of_the_modalities_does_not_change_the_logits():
+    # Three: the sum of two CLS tokens is the same in either order.
+    three = tiny_sft.MODALITIES | {"touch": ModalitySpec(5, 1)}
+    drawn = tiny_sft.inputs(modalities=three)
+
+    def logits(modalities):
+        model = tiny_sft.sft(modalities=modalities, n_pre=0)
+        variables = tiny_sft.variables(tiny_sft.sft(modalities=three, n_pre=0))
+        # Not an argument of the compiled function: JAX would sort it.
+        inputs = {name: jnp.asarray(drawn[name]) for name in modalities}
+        return jax.jit(lambda variables: model.apply(variables, inputs))(variables)
+
+    forwards, backwards = map(logits, _both_orders(three))
+    np.testing.assert_array_equal(forwards, backwards)

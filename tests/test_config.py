@@ -1,0 +1,200 @@
+"""Configs: exact round trips, and every problem named at once."""
+
+import dataclasses
+import json
+import math
+
+import ml_collections
+import pydantic
+import pytest
+
+from sft_jax import config_io
+from sft_jax.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
+
+DEFAULT = ExperimentConfig()
+# Every field differs from its default.
+OTHER = ExperimentConfig(
+    seed=7,
+    data=DataConfig(
+        data_dir="somewhere",
+        window_seconds=3.5,
+        stride_seconds=0.1,
+        patch_size=7,
+        train_people=(3, 1),
+        valid_people=(2,),
+        test_people=(10,),
+    ),
+    model=ModelConfig(
+        width=12,
+        num_heads=3,
+        n_pre=0,
+        n_post=2,
+        pool="avg",
+        k={"accelerometer": 2, "gyroscope": 3},
+        dropout=0.1,
+        dtype="bfloat16",
+    ),
+    optim=OptimConfig(
+        name="sgd",
+        lr=1 / 3,
+        weight_decay=1e-4,
+        options={"momentum": 0.9, "nesterov": True},
+        schedule="plateau",
+        warmup_epochs=0.0,
+        plateau_factor=0.3,
+        plateau_patience=2,
+        clip_norm=0.0,
+    ),
+    train=TrainConfig(
+        epochs=3,
+        batch_size=12,
+        accumulate=3,
+        label_smoothing=0.1,
+        ema_decay=0.9,
+        evaluate_every_epochs=2,
+        best_metric="accuracy",
+        log_every_steps=1,
+        keep_latest=1,
+    ),
+)
+
+
+def test_the_other_config_differs_in_every_field():
+    changed = {line.split(":")[0] for line in config_io.differences(DEFAULT, OTHER)}
+    sections = {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "optim": OptimConfig,
+        "train": TrainConfig,
+    }
+    expected = {"seed"} | {
+        f"{name}.{field.name}"
+        for name, section in sections.items()
+        for field in dataclasses.fields(section)
+    }
+    # Of these there is one choice only; and options are compared one by one.
+    expected -= {"data.name", "model.name", "optim.options"}
+    assert expected <= changed
+
+
+@pytest.mark.parametrize("config", [DEFAULT, OTHER])
+def test_round_trip_through_json(config):
+    text = json.dumps(config_io.to_json(config))
+    assert config_io.from_mapping(json.loads(text)) == config
+
+
+@pytest.mark.parametrize("config", [DEFAULT, OTHER])
+def test_round_trip_through_a_config_dict(config):
+    assert config_io.from_mapping(config_io.to_config_dict(config)) == config
+
+
+def test_a_config_dict_is_locked():
+    config = config_io.to_config_dict(DEFAULT)
+    with pytest.raises(AttributeError, match="lr"):
+        config.optim.lrr = 1.0
+    with pytest.raises(TypeError):
+        config.model.width = "wide"
+
+
+def test_keys_left_out_take_their_defaults():
+    assert config_io.from_mapping({}) == DEFAULT
+    assert config_io.from_mapping({"model": {"k": 2}}).model == ModelConfig(k=2)
+
+
+def _problems(mapping):
+    with pytest.raises(config_io.ConfigError) as caught:
+        config_io.from_mapping(mapping)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        ({"modle": {}}, "modle: unknown key; did you mean 'model'? allowed here: data, model,"),
+        ({"model": {"widht": 8}}, "model.widht: unknown key; did you mean 'width'?"),
+        ({"data": {"windows": 1}}, "data.windows: unknown key; did you mean 'window_seconds'?"),
+        ({"optim": {"learning_rate": 1}}, "optim.learning_rate: unknown key; allowed here: clip"),
+        ({"train": {"batchsize": 8}}, "train.batchsize: unknown key; did you mean 'batch_size'?"),
+        ({"seed": "0"}, "seed: Input should be a valid integer, got '0'"),
+        ({"seed": True}, "seed: Input should be a valid integer, got True"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
+        ({"seed": 2**31}, "seed: Input should be less than 2147483648"),
+        ({"model": 3}, "model: Input should be an object, got 3"),
+        ({"model": {"width": 8.5}}, "model.width: Input should be a valid integer, got 8.5"),
+        (
+            {"model": {"pool": "mean"}},
+            "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk'",
+        ),
+        ({"model": {"k": 0}}, "model.k: Input should be greater than or equal to 1, got 0"),
+        (
+            {"model": {"k": {"a": 0}}},
+            "model.k.a: Input should be greater than or equal to 1, got 0",
+        ),
+        ({"model": {"dropout": 1.0}}, "model.dropout: Input should be less than 1, got 1.0"),
+        ({"model": {"num_heads": 7}}, "model: width=40 is not divisible by num_heads=7"),
+        ({"optim": {"lr": 0.0}}, "optim.lr: Input should be greater than 0, got 0.0"),
+        ({"optim": {"lr": math.nan}}, "optim.lr: Input should be a finite number, got nan"),
+        ({"optim": {"lr": math.inf}}, "optim.lr: Input should be a finite number, got inf"),
+        ({"optim": {"clip_norm": math.nan}}, "optim.clip_norm: Input should be a finite number"),
+        ({"model": {"dropout": math.nan}}, "model.dropout: Input should be "),
+        ({"optim": {"plateau_factor": math.nan}}, "optim.plateau_factor: Input should be "),
+        ({"train": {"batch_size": 10, "accumulate": 4}}, "batch_size=10 is not divisible by accum"),
+        ({"data": {"train_people": []}}, "data: empty split: train_people must name at least one"),
+        (
+            {"data": {"test_people": [11]}},
+            "data.test_people: Input should be less than or equal to",
+        ),
+        ({"data": {"valid_people": [1]}}, "data: people [1] are in more than one split"),
+        ({"data": {"valid_people": [7, 7]}}, "data: people [7] are in more than one split"),
+        ({"optim": {"options": {"mask": len}}}, "builtin_function_or_method is not JSON"),
+    ],
+)
+def test_each_problem_is_named(mapping, expected):
+    assert expected in _problems(mapping)
+
+
+def test_all_problems_are_reported_at_once():
+    problems = _problems(
+        {
+            "sed": 0,
+            "data": {"train_people": [], "patch": 1},
+            "model": {"pool": "mean", "heads": 1},
+            "optim": {"lr": "fast"},
+        }
+    )
+    found = [line.split(":")[0].strip() for line in problems.splitlines()[1:]]
+    assert {"sed", "data.patch", "model.pool", "model.heads", "optim.lr"} <= set(found)
+    assert len(found) == len(set(found))
+
+
+def test_the_dataclasses_check_themselves():
+    with pytest.raises(pydantic.ValidationError, match="width=9 is not divisible by num_heads=2"):
+        ModelConfig(width=9, num_heads=2)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DEFAULT.seed = 1
+
+
+def test_differences_name_the_fields():
+    new = dataclasses.replace(
+        DEFAULT, seed=1, model=ModelConfig(k={"a": 2}), optim=OptimConfig(options={"b1": 0.8})
+    )
+    assert config_io.differences(DEFAULT, DEFAULT) == []
+    assert config_io.differences(DEFAULT, new) == [
+        "model.k: 4 -> None",
+        "model.k.a: None -> 2",
+        "optim.options.b1: None -> 0.8",
+        "seed: 0 -> 1",
+    ]
+
+
+def test_unknown_overrides_are_named():
+    config = config_io.to_config_dict(DEFAULT)
+    assert isinstance(config, ml_collections.ConfigDict)
+    flags = ["--config.model.k=1", "--config.modle.k=1", "--config.model.pol", "--config.seed.x=1"]
+    assert config_io.unknown_overrides(config, flags[:1]) == []
+    modle, pol, seed = config_io.unknown_overrides(config, flags)
+    assert modle.startswith(
+        "unknown config key 'modle.k': did you mean 'model'? allowed here: data"
+    )
+    assert pol.startswith("unknown config key 'model.pol': did you mean 'pool'? allowed here: drop")
+    assert seed == "unknown config key 'seed.x': allowed here: nothing"

@@ -1,0 +1,88 @@
+"""Every config file is loaded, built and stepped forward once."""
+
+import importlib
+import pkgutil
+
+import jax
+import numpy as np
+import pytest
+
+import configs
+from configs import watch
+from sft_jax import ModalitySpec, config_io
+from sft_jax.modules.factory import build_model
+
+MODALITIES = dict.fromkeys(("accelerometer", "gyroscope"), ModalitySpec(200, 3, 10))
+FILES = [
+    module.name
+    for module in pkgutil.iter_modules(configs.__path__)
+    if hasattr(importlib.import_module(f"configs.{module.name}"), "get_config")
+]
+
+
+def test_there_are_config_files():
+    assert "watch" in FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_file_makes_a_model_that_runs(name):
+    config_dict = importlib.import_module(f"configs.{name}").get_config()
+    assert config_dict.is_locked
+    config = config_io.from_mapping(config_dict)
+    model = build_model(config.model, MODALITIES, num_classes=7)
+
+    @jax.jit
+    def initialise_and_apply(key):
+        inputs = model.example_inputs()
+        return model.apply(model.init(key, inputs), inputs)
+
+    # This kind of key is quick to compile.
+    logits = initialise_and_apply(jax.random.key(0, impl="rbg"))
+    assert logits.shape == (1, 7)
+    assert np.isfinite(logits).all()
+
+
+def test_arguments_change_the_model():
+    default, changed = (
+        config_io.from_mapping(watch.get_config(arg)) for arg in (None, "pool=max,k=1")
+    )
+    assert config_io.differences(default, changed) == [
+        "model.k: 4 -> 1",
+        "model.pool: 'attn_topk' -> 'max'",
+    ]
+
+
+@pytest.mark.parametrize(("person", "validated_on"), [(3, 4), (10, 1)])
+def test_one_person_may_be_left_out(person, validated_on):
+    data = config_io.from_mapping(watch.get_config(f"leave_out={person}")).data
+    assert (data.test_people, data.valid_people) == ((person,), (validated_on,))
+    assert sorted(data.train_people + data.valid_people + data.test_people) == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "pol=max",
+            r"'pol=max': expected KEY=VALUE with a key of \['k', 'leave_out', 'model', 'pool'",
+        ),
+        ("max", "'max': expected KEY=VALUE"),
+        ("pool=max,k=one", "'k=one': expected a value of type int"),
+    ],
+)
+def test_a_wrong_argument_is_named(argument, message):
+    with pytest.raises(ValueError, match=message):
+        watch.get_config(argument)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("pool=mean", "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk' or 'none'"),
+        ("model=mbt", "model.name: Input should be 'sft', got 'mbt'"),
+        ("leave_out=11", "data.test_people: Input should be less than or equal to 10, got 11"),
+    ],
+)
+def test_a_wrong_value_is_named(argument, message):
+    with pytest.raises(config_io.ConfigError, match=message):
+        config_io.from_mapping(watch.get_config(argument))

@@ -1,0 +1,73 @@
+"""A tiny SFT of two modalities, with parameters and inputs that need no compilation to make."""
+
+import functools
+
+import jax
+import numpy as np
+
+from sft_jax import ModalitySpec, SparseFusionTransformer
+
+MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
+POOLS = ("max", "avg", "attn", "attn_topk", "none")
+K = 3
+BATCH = 3
+
+
+def sft(**attributes):
+    defaults = {"num_classes": 4, "modalities": MODALITIES, "width": 8, "num_heads": 2, "k": K}
+    return SparseFusionTransformer(**defaults | {"n_pre": 1, "n_post": 1} | attributes)
+
+
+def variables(model):
+    """Normal values for every parameter, biases too; `init` would take seconds to compile."""
+    modalities = tuple(model.modalities.items())
+    return _variables(modalities, model.num_classes, model.n_pre, model.n_post)
+
+
+@functools.cache
+def _variables(modalities, num_classes, n_pre, n_post):
+    model = sft(modalities=dict(modalities), num_classes=num_classes, n_pre=n_pre, n_post=n_post)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda a: random.normal(size=a.shape).astype(a.dtype) * 0.5, shapes)
+
+
+def inputs(seed=0, batch=BATCH, modalities=MODALITIES):
+    random = np.random.default_rng(seed)
+    return {
+        name: random.normal(size=(batch, spec.length, spec.features)).astype(np.float32)
+        for name, spec in modalities.items()
+    }
+
+
+def masks():
+    """All real; holes, one of them within a patch; one modality short, the other absent."""
+    found = {name: np.ones((BATCH, spec.length), bool) for name, spec in MODALITIES.items()}
+    found["sight"][1, [2, 5, 6, 7]] = False
+    found["sound"][1, [0, 3]] = False
+    found["sight"][2, 3:] = False
+    found["sound"][2] = False
+    return found
+
+
+@functools.cache
+def compiled(pool):
+    """Compiles the forward pass and gradients once for all tests of a process.
+
+    Returns:
+      A function of inputs, masks and a cotangent `[b, c]` that gives the logits, and the
+      gradient of `sum(logits * cotangent)` in the parameters and the inputs.
+    """
+    model = sft(pool=pool)
+
+    def total(params, inputs, masks, cotangent):
+        logits = model.apply(params, inputs, masks)
+        return (logits * cotangent).sum(), logits
+
+    step = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+
+    def run(inputs, masks, cotangent):
+        (_, logits), gradients = step(variables(model), inputs, masks, cotangent)
+        return jax.device_get((logits, gradients))
+
+    return run
