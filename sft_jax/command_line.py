@@ -34,7 +34,7 @@ def run(main: Callable[[], None]) -> None:
         except (ValueError, OSError, ModuleNotFoundError, ArithmeticError) as error:
             if flags.FLAGS.debug:
                 raise
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {error}\n(--debug shows where)")
 
     app.run(guarded, flags_parser=_parse)
 
