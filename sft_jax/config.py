@@ -38,6 +38,7 @@ class ModelConfig:
       pool: how each modality's tokens are cut down.
       k: tokens kept of each modality; a mapping gives each modality its own.
       dropout: rate inside the blocks and the pre-pooling attention.
+      embedding_std: standard deviation that CLS and positions are initialised with.
       dtype: what the activations are computed in; parameters stay float32.
     """
 
@@ -49,6 +50,7 @@ class ModelConfig:
     pool: Pool = "attn_topk"
     k: Count | dict[str, Count] = 4
     dropout: Fraction = 0.0
+    embedding_std: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:

@@ -30,5 +30,6 @@ def build_model(
         pool=config.pool,
         k=config.k,
         dropout=config.dropout,
+        embedding_std=config.embedding_std,
         dtype=jnp.dtype(config.dtype),
     )

@@ -87,6 +87,9 @@ class SparseFusionTransformer(nn.Module):
       pool: how tokens are cut down; see `Reducer`.
       k: tokens kept of each modality, in all or by name; no effect with pool `none`.
       dropout: rate inside blocks and pooling.
+      embedding_std: standard deviation that CLS and positions are initialised with. 1 is
+        the authors'; where the place of a token in the sequence says little, a smaller one
+        lets what the token holds count from the start.
       reference_windows: by name, the authors' fixed windows in place of adaptive ones.
       dtype: of the computation; None for that of inputs and parameters. Parameters are
         float32, and the logits are never less than float32.
@@ -104,6 +107,7 @@ class SparseFusionTransformer(nn.Module):
     pool: Pool = "attn_topk"
     k: int | Mapping[str, int] = 4
     dropout: float = 0.0
+    embedding_std: float = 1.0
     reference_windows: Mapping[str, ReferenceWindows] | None = None
     dtype: Dtype | None = None
 
@@ -137,7 +141,11 @@ class SparseFusionTransformer(nn.Module):
         # Sorted, so that neither parameters nor logits depend on the order of the mapping.
         for name in sorted(inputs):
             tokens = Tokenizer(
-                self.modalities[name], self.width, self.dtype, name=f"tokenizer_{name}"
+                self.modalities[name],
+                self.width,
+                self.embedding_std,
+                self.dtype,
+                name=f"tokenizer_{name}",
             )(jnp.asarray(inputs[name]), masks[name])
             for i in range(self.n_pre):
                 tokens = block(name=f"unimodal_{name}_{i}")(tokens, train=train)
@@ -185,6 +193,8 @@ class SparseFusionTransformer(nn.Module):
         ]
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout={self.dropout} must be at least 0 and below 1")
+        if self.embedding_std <= 0:
+            problems.append(f"embedding_std={self.embedding_std} must be above 0")
         if self.num_heads >= 1 and self.width % self.num_heads:
             problems.append(f"num_heads={self.num_heads} does not divide width={self.width}")
         if self.pool not in POOLS:

@@ -39,11 +39,13 @@ class Tokenizer(nn.Module):
     Attributes:
       spec: of the modality.
       width: features of a token.
+      embedding_std: standard deviation that CLS and positions are drawn with.
       dtype: of the computation; None for that of inputs and parameters.
     """
 
     spec: ModalitySpec
     width: int
+    embedding_std: float = 1.0
     dtype: Dtype | None = None
 
     @nn.compact
@@ -52,7 +54,7 @@ class Tokenizer(nn.Module):
         patches = patchify(values, mask, self.spec.patch_size)
         batch, count, features = patches.values.shape
         projected = linear(features, self.width, self.dtype, "projection")(patches.values)
-        normal = nn.initializers.normal(1.0)
+        normal = nn.initializers.normal(self.embedding_std)
         cls = self.param("cls", normal, (1, 1, self.width))
         position = self.param("position", normal, (1, self.spec.num_tokens + 1, self.width))
         tokens = jnp.concatenate(

@@ -5,16 +5,17 @@ each kind of parameter of their model of this size (its query, key and value in 
 """
 
 import json
+import pathlib
 
 import flax.traverse_util
 import jax
 import numpy as np
 import pytest
-import reference
 
 from sft_jax import ModalitySpec, SparseFusionTransformer
 
-EXPECTED = json.loads((reference.FOLDER / "sft_initial_parameters.json").read_text())
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+EXPECTED = json.loads((GOLDEN / "sft_initial_parameters.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,11 @@ def test_initial_parameters_are_distributed_as_theirs(drawn, name):
 def test_parameters_differ_by_key_and_from_each_other(drawn):
     assert (drawn["fused_0/mlp_in/kernel"][0] != drawn["fused_0/mlp_in/kernel"][1]).any()
     assert (drawn["fused_0/mlp_in/kernel"][0] != drawn["fused_0/mlp_out/kernel"][0]).any()
+
+
+def test_cls_and_positions_can_be_drawn_smaller():
+    modalities = {"rgb": ModalitySpec(38, 1024)}
+    model = SparseFusionTransformer(10, modalities, n_pre=0, n_post=0, embedding_std=0.02)
+    tokenizer = model.init(jax.random.key(0), model.example_inputs())["params"]["tokenizer_rgb"]
+    assert np.std(tokenizer["position"]) == pytest.approx(0.02, rel=0.1)
+    assert np.std(tokenizer["cls"]) == pytest.approx(0.02, rel=0.5)
