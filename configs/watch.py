@@ -26,10 +26,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Chosen by leaving out people 2, 4, 5 and 7 in turn; people 8 to 10 had no part in it.
     config.model.n_post = 3
     config.model.dropout = 0.3
+    config.model.embedding_std = 0.02
     config.optim.weight_decay = 0.1
     config.train.label_smoothing = 0.1
     config.train.ema_decay = 0.99
-    config.train.epochs = 16
+    config.train.epochs = 12
     if args["leave_out"]:
         test = args["leave_out"]
         valid = test % len(PEOPLE) + 1
