@@ -107,13 +107,37 @@ def fit(
         # Both are saved at once, the latest first: a kill may have left the best unsaved.
         if best.update(int(train_state.step), saved["metrics"]):
             checkpoints.save("best", train_state, saved)
-    reporter = Reporter(workdir, int(train_state.step), plan.total_steps)
-    if train_state.step:
-        reporter.say(f"going on from step {train_state.step} of {plan.total_steps}")
+    first = int(train_state.step) + 1
+    reporter = Reporter(workdir, first - 1, plan.total_steps)
+    if first > 1:
+        reporter.say(f"going on from step {first - 1} of {plan.total_steps}")
+
+    def evaluate_and_save(number: int, train_state: state.TrainState) -> state.TrainState:
+        values = dict(validate(train_state.eval_params))
+        train_state = _observe(plateau, config, train_state, values["loss"])
+        about = {
+            **description,
+            "config": config_io.to_json(config),
+            "metrics": values,
+            "iterator": batches.get_state(),
+        }
+        # Before the checkpoint, from which on a later start reports nothing again.
+        reporter.scalars(number, {f"valid/{name}": value for name, value in values.items()})
+        reporter.flush()
+        checkpoints.save("latest", train_state, about)
+        improved = best.update(number, values)
+        if improved:
+            checkpoints.save("best", train_state, about)
+        reporter.say(
+            f"epoch {number / plan.steps_per_epoch:5.1f}  step {number:6d}  "
+            + "  ".join(f"valid {name} {value:.4g}" for name, value in values.items())
+            + ("  (best so far)" if improved else "")
+        )
+        return train_state
 
     pending: _Pending | None = None
     try:
-        for number in range(int(train_state.step) + 1, plan.total_steps + 1):
+        for number in range(first, plan.total_steps + 1):
             batch, ids = next(batches)
             train_state, metrics = train_step(train_state, distributed.put_batch(batch, mesh))
             # The step before is looked at while this one is computed.
@@ -121,32 +145,16 @@ def fit(
                 pending.check()
             pending = _Pending(number, metrics, ids)
             reporter.advance(number)
-            if number % config.train.log_every_steps == 0 or number == plan.total_steps:
+            evaluate = number in plan.evaluate_at
+            log = number % config.train.log_every_steps == 0 or number == plan.total_steps
+            if evaluate or log:
                 pending.check()
-                scale = float(train_state.plateau.scale)
-                reporter.scalars(number, pending.scalars(float(schedule(number - 1)) * scale))
+            if log:
+                rate = float(schedule(number - 1)) * float(train_state.plateau.scale)
+                reporter.scalars(number, pending.scalars(rate))
                 reporter.note(f"loss {float(metrics.loss):.3f}")
-            if number in plan.evaluate_at:
-                pending.check()
-                values = dict(validate(train_state.eval_params))
-                train_state = _observe(plateau, config, train_state, values["loss"])
-                reporter.scalars(number, {f"valid/{k}": v for k, v in values.items()})
-                about = {
-                    **description,
-                    "config": config_io.to_json(config),
-                    "metrics": values,
-                    "iterator": batches.get_state(),
-                }
-                checkpoints.save("latest", train_state, about)
-                improved = best.update(number, values)
-                if improved:
-                    checkpoints.save("best", train_state, about)
-                epoch = number / plan.steps_per_epoch
-                reporter.say(
-                    f"epoch {epoch:5.1f}  step {number:6d}  "
-                    + "  ".join(f"valid {k} {v:.4g}" for k, v in values.items())
-                    + ("  (best so far)" if improved else "")
-                )
+            if evaluate:
+                train_state = evaluate_and_save(number, train_state)
         checkpoints.wait()
     finally:
         reporter.close()

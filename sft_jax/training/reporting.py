@@ -53,9 +53,13 @@ class Reporter:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes scalars of a step."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Hands everything written so far to the operating system."""
+        self._lines.flush()
+        self._events.flush()
 
     def note(self, text: str) -> None:
         """Shows a few words beside the bar."""

@@ -40,7 +40,7 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
             pass
     except OSError as error:
         raise RunDirectoryError(f"can't write to workdir {workdir}: {error.strerror}") from None
-    if any(workdir.glob("checkpoints/latest/[0-9]*")):
+    if any(path.name.isdecimal() for path in workdir.glob("checkpoints/latest/*")):
         if changed := config_io.differences(read_config(workdir), config):
             raise RunDirectoryError(
                 f"workdir {workdir} was made by another config. Give another --workdir, or"

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import synthetic
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 # 50 examples in batches of 8 over 4 epochs: 25 steps, evaluated after 7, 13, 19 and 25.
 STEPS = 25
@@ -55,6 +56,12 @@ def metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def events(workdir):
+    read = EventAccumulator(str(workdir / "tensorboard")).Reload()
+    names = read.Tags()["scalars"]
+    return {name: [(e.step, e.value) for e in read.Scalars(name)] for name in names}
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken")
@@ -73,6 +80,7 @@ def test_a_killed_run_goes_on_bit_for_bit(unbroken, tmp_path, kill_at):
     workdir, output = unbroken
     assert resumed.stdout.splitlines()[-2:] == output.splitlines()[-2:]
     assert metrics(tmp_path) == metrics(workdir)
+    assert events(tmp_path) == events(workdir)
     assert "compiles 1 1" in output
 
 
