@@ -106,7 +106,9 @@ def main(_: list[str]) -> None:
         "test_people": "each in turn" if _LEAVE_ONE_OUT.value else "8, 9, 10",
         "models": {name: summary(results) for name, results in table.items()},
     }
-    pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+    path = pathlib.Path(_JSON.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
     for name, values in result["models"].items():
         print(name, values)
 
