@@ -32,6 +32,7 @@ OTHER = ExperimentConfig(
         pool="avg",
         k={"accelerometer": 2, "gyroscope": 3},
         dropout=0.1,
+        embedding_std=0.5,
         dtype="bfloat16",
     ),
     optim=OptimConfig(
