@@ -172,7 +172,7 @@ class ExperimentConfig:
     """One experiment; everything about a run that is not the machine.
 
     Attributes:
-      seed: of parameters, shuffling and dropout.
+      seed: of parameters, shuffling, dropout and random pools.
       data: what it is trained on.
       model: the network.
       optim: the optimiser.

@@ -13,7 +13,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 AnyArray = jax.Array | np.ndarray
 
-Pool = Literal["max", "avg", "attn", "attn_topk", "none"]
+Pool = Literal[
+    "max",
+    "avg",
+    "attn",
+    "attn_topk",
+    "attn_wkmedoids",
+    "channel_topk",
+    "random",
+    "attn_random",
+    "strided_random",
+    "none",
+]
 """The ways to cut tokens down; `sft_jax.modules.reducer.Reducer` says what each does."""
 
 

@@ -78,7 +78,7 @@ def test_a_wrong_argument_is_named(argument, message):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("pool=mean", "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk' or 'none'"),
+        ("pool=mean", "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk'"),
         ("model=mbt", "model.name: Input should be 'sft', got 'mbt'"),
         ("leave_out=11", "data.test_people: Input should be less than or equal to 10, got 11"),
     ],

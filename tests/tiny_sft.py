@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from sft_jax import ModalitySpec, SparseFusionTransformer
+from sft_jax.modules.reducer import POOLS as POOLS
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
-POOLS = ("max", "avg", "attn", "attn_topk", "none")
 K = 3
 BATCH = 3
 

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from typing import get_args
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from sft_jax.ops import pooling
-from sft_jax.ops.windows import ReferenceWindows, adaptive_windows
+from sft_jax.ops import cluster, pooling, select
+from sft_jax.ops.windows import ReferenceWindows, Windows, adaptive_windows
 from sft_jax.structs import Pool, Tokens
 
 POOLS: Sequence[str] = get_args(Pool)
+WINDOWED_POOLS = ("max", "avg", "attn", "strided_random")
+"""The pools that give one token per window."""
 
 
 class Reducer(nn.Module):
@@ -24,33 +28,80 @@ class Reducer(nn.Module):
     | `avg` | the mean over each of `k` windows |
     | `attn` | the mean over each of `k` windows, weighted by saliency |
     | `attn_topk` | the `k` tokens of largest saliency, unchanged |
+    | `attn_wkmedoids` | the centres of `k` clusters of tokens, weighted by saliency |
+    | `channel_topk` | the `k` largest values of each feature, in descending order |
+    | `random` | `k` tokens drawn at random |
+    | `attn_random` | `k` tokens drawn at random, with probability by saliency |
+    | `strided_random` | one token drawn at random from each of `k` windows |
     | `none` | all tokens |
+
+    The pools that select whole tokens sow their positions, `[b, k]`, as "index" among the
+    intermediates. The random ones draw from the stream "pool" in training. In evaluation
+    they use one fixed draw for every example, so that neither a key nor the rest of the
+    batch has any effect.
 
     Attributes:
       pool: one of the above.
       k: tokens kept.
       reference_windows: take the authors' fixed windows, divisors and epsilon in place of
         `k` adaptive windows.
+      iterations: how often `attn_wkmedoids` moves its centres.
     """
 
     pool: Pool
     k: int
     reference_windows: ReferenceWindows | None = None
+    iterations: int = 5
 
     @nn.compact
-    def __call__(self, tokens: Tokens, saliency: Float[Array, "b n"]) -> Tokens:
+    def __call__(
+        self, tokens: Tokens, saliency: Float[Array, "b n"], *, train: bool = False
+    ) -> Tokens:
         """Returns `[b, k, d]` tokens; a slot that an example has no token for is masked."""
-        if self.pool == "none":
-            return tokens
-        if self.pool == "attn_topk":
-            selected, index = pooling.select_top_k(tokens, saliency, self.k)
-            self.sow("intermediates", "index", index)
-            return selected
         reference = self.reference_windows
-        windows = reference(tokens.mask) if reference else adaptive_windows(tokens.mask, self.k)
-        if self.pool == "max":
-            return pooling.window_max(tokens, windows)
-        if self.pool == "avg":
-            return pooling.window_mean(tokens, windows, reference.kernel if reference else None)
-        epsilon = 1e-5 * reference.kernel if reference else None
-        return pooling.window_weighted_mean(tokens, saliency, windows, epsilon)
+        match self.pool:
+            case "none":
+                return tokens
+            case "max":
+                return pooling.window_max(tokens, self._windows(tokens.mask))
+            case "avg":
+                divisor = reference.kernel if reference else None
+                return pooling.window_mean(tokens, self._windows(tokens.mask), divisor)
+            case "attn":
+                epsilon = 1e-5 * reference.kernel if reference else None
+                windows = self._windows(tokens.mask)
+                return pooling.window_weighted_mean(tokens, saliency, windows, epsilon)
+            case "channel_topk":
+                return select.channel_top_k(tokens, self.k)
+            case "attn_topk":
+                kept, index = select.select_top_k(tokens, saliency, self.k)
+            case "attn_wkmedoids":
+                kept, index = cluster.weighted_k_medoids(tokens, saliency, self.k, self.iterations)
+            case "random":
+                equal = jnp.ones_like(saliency)
+                kept, index = select.draw_tokens(tokens, equal, self._noise(equal, train), self.k)
+            case "attn_random":
+                noise = self._noise(saliency, train)
+                kept, index = select.draw_tokens(tokens, saliency, noise, self.k)
+            case "strided_random":
+                noise = self._noise(saliency, train)
+                kept, index = select.draw_from_windows(tokens, self._windows(tokens.mask), noise)
+        self.sow("intermediates", "index", index)
+        return kept
+
+    @nn.nowrap
+    def _windows(self, mask: Bool[Array, "b n"]) -> Windows:
+        reference = self.reference_windows
+        return reference(mask) if reference else adaptive_windows(mask, self.k)
+
+    @nn.nowrap
+    def _noise(self, like: Float[Array, "b n"], train: bool) -> Float[Array, "b n"]:
+        """Gumbel noise: of each example in training, one for all in evaluation."""
+        batch, length = like.shape
+        # Drawn in float32 whatever the precision, so that the draw does not depend on it.
+        if train:
+            noise = jax.random.gumbel(self.make_rng("pool"), (batch, length), jnp.float32)
+        else:
+            fixed = jax.random.key(0, impl="threefry2x32")
+            noise = jax.random.gumbel(fixed, (1, length), jnp.float32)
+        return jnp.broadcast_to(noise, (batch, length)).astype(like.dtype)

@@ -15,7 +15,7 @@ from sft_jax.modules.attention import SelfAttention
 from sft_jax.modules.block import Block
 from sft_jax.modules.inputs import check_inputs, check_modalities
 from sft_jax.modules.linear import bounded_uniform, layer_norm, linear
-from sft_jax.modules.reducer import POOLS, Reducer
+from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS, Reducer
 from sft_jax.modules.tokenizer import Tokenizer
 from sft_jax.ops.attention import saliency
 from sft_jax.ops.windows import ReferenceWindows
@@ -63,7 +63,8 @@ class SparsePooling(nn.Module):
         self.sow("intermediates", "attended", values)
         self.sow("intermediates", "saliency", received)
         reducer = Reducer(self.pool, self.k, self.reference_windows, name="reducer")
-        return values[:, 0], reducer(Tokens(values[:, 1:], tokens.mask[:, 1:]), received)
+        others = Tokens(values[:, 1:], tokens.mask[:, 1:])
+        return values[:, 0], reducer(others, received, train=train)
 
 
 class SparseFusionTransformer(nn.Module):
@@ -126,7 +127,8 @@ class SparseFusionTransformer(nn.Module):
             than the modality's, never more.
           masks: modality name to `[b, length]` booleans, False for padding; a modality
             without an entry has no padding.
-          train: applies dropout, drawn from the random stream "dropout".
+          train: applies dropout, drawn from the random stream "dropout", and has the
+            random pools draw from the stream "pool" rather than always the same tokens.
 
         Returns:
           `[b, num_classes]` logits. Applied with `mutable=["intermediates"]` and
@@ -210,7 +212,7 @@ class SparseFusionTransformer(nn.Module):
                 f"k={kept[name]} for modality {name!r}, which has {spec.num_tokens} tokens"
                 f" to choose from: k must be from 1 to {spec.num_tokens}"
                 for name, spec in self.modalities.items()
-                if (name not in fixed or self.pool == "attn_topk")
+                if (name not in fixed or self.pool not in WINDOWED_POOLS)
                 and not 1 <= kept[name] <= spec.num_tokens
             ]
         if problems:

@@ -1,15 +1,14 @@
-"""From many tokens to `k`: pooling within windows, and selection of whole tokens.
+"""From many tokens to `k` by pooling within windows (Ding et al. 2021, section 3.2).
 
-SPEC numbers refer to Ding et al. 2021, section 3.2. Everywhere a token whose mask is False
-is padding: it is in no mean or maximum and is selected only to fill up an example that has
-fewer than `k` real tokens, in a slot whose own mask is then False and whose value is 0.
+A token whose mask is False is padding and is in no mean or maximum. A window without members
+gives a slot whose own mask is False and whose value is 0.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sft_jax.ops.windows import Windows
 from sft_jax.structs import Tokens
@@ -81,34 +80,6 @@ def window_weighted_mean(
     norm = weights.sum(axis=2) + epsilon
     mean = total / jnp.where(norm > 0, norm, 1)[..., None]
     return _only_filled(mean.astype(tokens.values.dtype), windows)
-
-
-def select_top_k(
-    tokens: Tokens, saliency: Float[Array, "b n"], k: int
-) -> tuple[Tokens, Int[Array, "b k"]]:
-    """The `k` whole tokens of largest saliency, in descending order of it.
-
-    No gradient flows through the choice. Among equals the earlier token comes first.
-
-    Returns:
-      The tokens and their positions; those of slots that are not filled mean nothing.
-    """
-    short = max(k - saliency.shape[1], 0)
-    if short:
-        tokens = Tokens(
-            jnp.pad(tokens.values, ((0, 0), (0, short), (0, 0))),
-            jnp.pad(tokens.mask, ((0, 0), (0, short))),
-        )
-        saliency = jnp.pad(saliency, ((0, 0), (0, short)))
-    _, index = jax.lax.top_k(jnp.where(tokens.mask, saliency, -jnp.inf), k)
-    return take_tokens(tokens, index), index
-
-
-def take_tokens(tokens: Tokens, index: Int[Array, "b k"]) -> Tokens:
-    """The tokens at the given positions, with their masks; padding is returned as 0."""
-    mask = jnp.take_along_axis(tokens.mask, index, axis=1)
-    values = jnp.take_along_axis(tokens.values, index[..., None], axis=1)
-    return Tokens(jnp.where(mask[..., None], values, 0), mask)
 
 
 def _only_filled(pooled: Float[Array, "b k d"], windows: Windows) -> Tokens:

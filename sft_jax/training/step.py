@@ -18,6 +18,9 @@ from sft_jax.structs import Batch
 from sft_jax.training import distributed, rngs
 from sft_jax.training.state import TrainState
 
+STREAMS = ("dropout", "pool")
+"""The random streams that a model may draw from in training."""
+
 
 class StepMetrics(flax.struct.PyTreeNode):
     """What a training step reports.
@@ -57,14 +60,14 @@ def make_train_step(
     """Builds the function that takes one optimiser step.
 
     With `accumulate` the batch is worked through in as many parts, one after the other;
-    the gradient is that of the whole batch either way, dropout aside. A step whose loss or
-    gradient is not finite leaves the state as it was, the step count included.
+    the gradient is that of the whole batch either way, dropout and random pools aside. A step
+    whose loss or gradient is not finite leaves the state as it was, the step count included.
     """
 
-    def summed_loss(params: Any, batch: Batch, key: Array) -> tuple[Array, tuple[Array, Array]]:
-        logits = model.apply(
-            {"params": params}, batch.inputs, batch.masks, train=True, rngs={"dropout": key}
-        )
+    def summed_loss(
+        params: Any, batch: Batch, keys: dict[str, Array]
+    ) -> tuple[Array, tuple[Array, Array]]:
+        logits = model.apply({"params": params}, batch.inputs, batch.masks, train=True, rngs=keys)
         loss = cross_entropy(logits, batch.labels, config.label_smoothing)
         correct = (logits.argmax(axis=-1) == batch.labels) * batch.weights
         return jnp.sum(loss * batch.weights), (loss, correct)
@@ -78,8 +81,10 @@ def make_train_step(
 
         def part(total: Any, part: tuple[Array, Batch]) -> tuple[Any, Any]:
             index, batch = part
-            key = jax.random.fold_in(rngs.stream(seed, "dropout", step), index)
-            (_, aux), gradient = jax.value_and_grad(summed_loss, has_aux=True)(params, batch, key)
+            keys = {
+                name: jax.random.fold_in(rngs.stream(seed, name, step), index) for name in STREAMS
+            }
+            (_, aux), gradient = jax.value_and_grad(summed_loss, has_aux=True)(params, batch, keys)
             return jax.tree.map(jnp.add, total, gradient), aux
 
         zeros = jax.tree.map(jnp.zeros_like, params)

@@ -2,9 +2,14 @@
 
 | file | what it checks |
 | --- | --- |
-| `sft_{poolk,ks,kspad}_{max,avg,attn,attn_topk}` | all intermediate tensors, logits and loss |
+| `sft_{poolk,ks,kspad}_{max,avg,attn,topk,attn_topk,attn_wkmedoids}` | all intermediate tensors, \
+logits and loss, and the positions that `attn_topk` and `attn_wkmedoids` select |
 | those of `poolk` and `ks` | the gradient of every parameter too |
-| `pools` | each pool alone, on two shapes and three k |
+| `pools` | each pool alone, on two shapes and three k; `attn_wkmedoids` after 0, 1 and 2 \
+iterations too |
+
+The authors' `topk` is our `channel_topk`. Their random pools draw from torch's generator, and so
+have no arrays.
 """
 
 import functools
@@ -21,7 +26,8 @@ from sft_jax import ReferenceWindows, Tokens
 from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.attention import saliency
 
-POOLS = ("max", "avg", "attn", "attn_topk")
+POOLS = ("max", "avg", "attn", "topk", "attn_topk", "attn_wkmedoids")
+PRECISIONS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
 FILES = [f"sft_{config}_{pool}" for config in ("poolk", "ks", "kspad") for pool in POOLS]
 
 
@@ -58,7 +64,7 @@ def ours_under_their_names(intermediates):
 @pytest.mark.parametrize("name", FILES)
 def test_golden_forward(name, precision):
     arrays, config = reference.load(name)
-    dtype, tolerance = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}[precision]
+    dtype, tolerance = PRECISIONS[precision]
     with jax.enable_x64(precision == "f64"):
         model = reference.sft_model(config)
         params = reference.sft_parameters(reference.under(arrays, "param/"), config)
@@ -106,22 +112,26 @@ def test_golden_gradients(name):
     chex.assert_trees_all_close(gradients, expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", [*POOLS, *(f"attn_wkmedoids_iters{i}" for i in range(3))])
 @pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("case", ["a", "b"])
-def test_golden_pool_alone(case, k, pool):
+def test_golden_pool_alone(case, k, pool, precision):
     arrays, _ = reference.load("pools")
     kernel, padding = (int(i) for i in arrays[f"{case}/k{k}/kernel_pad"])
     values, weights = arrays[f"{case}/x"].swapaxes(1, 2), arrays[f"{case}/w"]
-    with jax.enable_x64(True):
+    dtype, tolerance = PRECISIONS[precision]
+    name, _, iterations = pool.partition("_iters")
+    with jax.enable_x64(precision == "f64"):
         # The file holds weights without CLS: give them a CLS that attends to nothing.
         batch, length = values.shape[:2]
-        with_cls = np.pad(weights, ((0, 0), (1, 0), (1, 0)))[:, None].astype(np.float64)
+        with_cls = np.pad(weights, ((0, 0), (1, 0), (1, 0)))[:, None].astype(dtype)
         received = saliency(jnp.asarray(with_cls), jnp.ones((batch, length + 1), bool))
-        tokens = Tokens(jnp.asarray(values, jnp.float64), jnp.ones((batch, length), bool))
+        tokens = Tokens(jnp.asarray(values, dtype), jnp.ones((batch, length), bool))
         assert ReferenceWindows.from_k(length, k) == ReferenceWindows(kernel, kernel, padding)
-        reducer = Reducer(pool, k, ReferenceWindows(kernel, kernel, padding))
+        windows = ReferenceWindows(kernel, kernel, padding)
+        reducer = Reducer(reference.pool(name), k, windows, iterations=int(iterations or 5))
         pooled = reducer.apply({}, tokens, received)
     np.testing.assert_allclose(
-        pooled.values.swapaxes(1, 2), arrays[f"{case}/k{k}/{pool}"], rtol=1e-10, atol=1e-10
+        pooled.values.swapaxes(1, 2), arrays[f"{case}/k{k}/{pool}"], rtol=tolerance, atol=tolerance
     )

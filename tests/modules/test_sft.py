@@ -96,6 +96,23 @@ def test_dropout_is_drawn_from_its_stream_in_training_alone():
         assert 0.2 < np.mean(array == 0) < 0.8
 
 
+@pytest.mark.parametrize("pool", ["random", "attn_random", "strided_random"])
+def test_random_pools_draw_from_their_stream_in_training_alone(pool):
+    inputs = tiny_sft.inputs()
+    model = tiny_sft.sft(pool=pool)
+    variables = tiny_sft.variables(model)
+    jax.eval_shape(model.apply, variables, inputs)  # Needs no stream.
+    train = functools.partial(model.apply, train=True)
+    with pytest.raises(flax.errors.InvalidRngError, match="pool"):
+        jax.eval_shape(train, variables, inputs)
+    train = jax.jit(train)
+    first, same, other = (
+        train(variables, inputs, rngs={"pool": jax.random.key(seed)}) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert (np.asarray(first) != np.asarray(other)).any()
+
+
 @pytest.mark.parametrize("pool", tiny_sft.POOLS)
 def test_bfloat16_tokens_stay_bfloat16_and_logits_are_float32(pool):
     model = tiny_sft.sft(pool=pool, dtype=jnp.bfloat16)

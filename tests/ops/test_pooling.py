@@ -1,4 +1,4 @@
-"""Pooling against plain loops, and what no pool may do whatever the mask."""
+"""Pooling within windows against plain loops."""
 
 import itertools
 
@@ -36,14 +36,7 @@ def _attn(tokens, saliency):
     return pooling.window_weighted_mean(tokens, saliency, adaptive_windows(tokens.mask, K))
 
 
-def _attn_topk(tokens, saliency):
-    return pooling.select_top_k(tokens, saliency, K)[0]
-
-
-POOLS = {
-    name: jax.jit(pool)
-    for name, pool in {"max": _max, "avg": _avg, "attn": _attn, "attn_topk": _attn_topk}.items()
-}
+POOLS = {name: jax.jit(pool) for name, pool in {"max": _max, "avg": _avg, "attn": _attn}.items()}
 every_pool = pytest.mark.parametrize("pool", POOLS)
 
 
@@ -59,9 +52,7 @@ def _case():
 def _by_loops(pool, values, mask, saliency):
     """The pooled tokens and mask of one example."""
     real = np.flatnonzero(mask)
-    if pool == "attn_topk":
-        groups = [[i] for i in sorted(real, key=lambda i: -saliency[i])[:K]]
-    elif len(real) >= K:
+    if len(real) >= K:
         edges = [j * len(real) // K for j in range(K + 1)]
         groups = [real[a:b] for a, b in itertools.pairwise(edges)]
     else:
@@ -89,33 +80,6 @@ def test_pools_agree_with_loops(pool):
 
 
 @every_pool
-def test_gradients_are_finite_and_pass_padding_by(pool):
-    tokens, saliency = _case()
-
-    def total(values, saliency):
-        return (POOLS[pool](Tokens(values, tokens.mask), saliency).values ** 2).sum()
-
-    of_values, of_saliency = jax.jit(jax.grad(total, argnums=(0, 1)))(tokens.values, saliency)
-    assert np.isfinite(of_values).all()
-    assert np.isfinite(of_saliency).all()
-    assert (np.asarray(of_values)[~MASK] == 0).all()
-    assert (np.asarray(of_saliency)[~MASK] == 0).all()
-    # The first example has windows of several tokens: only there can a saliency matter.
-    assert (of_saliency[0] != 0).any() == (pool == "attn")
-    assert (of_values[:3] != 0).any(axis=(1, 2)).all()
-
-
-@every_pool
-def test_pools_work_under_vmap(pool):
-    tokens, saliency = _case()
-    expected = POOLS[pool](tokens, saliency)
-    one_by_one = jax.tree.map(lambda a: a[:, None], (tokens, saliency))
-    mapped = jax.vmap(POOLS[pool])(*one_by_one)
-    np.testing.assert_array_equal(mapped.mask[:, 0], expected.mask)
-    np.testing.assert_allclose(mapped.values[:, 0], expected.values, rtol=1e-6)
-
-
-@pytest.mark.parametrize("pool", ["max", "avg", "attn"])
 def test_the_order_within_a_window_does_not_matter(pool):
     tokens, saliency = _case()
     # The windows of the first example are 0-1, 2-3 and 4-6.
@@ -154,40 +118,3 @@ def test_a_constant_stays_what_it_is_at_any_length():
         tokens, saliency, windows(tokens.mask), epsilon=1e-5 * windows.kernel
     )
     np.testing.assert_allclose(theirs.values, np.full((1, k, 1), 0.9881), atol=5e-5)
-
-
-def test_top_k_is_in_descending_order_and_ties_go_to_the_earlier():
-    saliency = jnp.asarray([[0.1, 0.3, 0.2, 0.3, 0.1, 0.3]])
-    tokens = Tokens(jnp.arange(6.0)[None, :, None], jnp.ones((1, 6), bool))
-    selected, index = pooling.select_top_k(tokens, saliency, 5)
-    assert index.tolist() == [[1, 3, 5, 2, 0]]
-    assert selected.values[..., 0].tolist() == index.tolist()
-
-
-def test_top_k_never_takes_padding():
-    mask = jnp.asarray([[False, True, True, False, True]])
-    tokens = Tokens(jnp.arange(5.0)[None, :, None], mask)
-    saliency = jnp.asarray([[9.0, 0.0, 0.0, 9.0, 0.5]])
-    selected, index = pooling.select_top_k(tokens, saliency, 3)
-    assert index.tolist() == [[4, 1, 2]]
-    assert selected.mask.all()
-
-
-@every_pool
-@pytest.mark.parametrize("length", [1, 2])
-def test_a_sequence_shorter_than_k_is_filled_up(pool, length):
-    tokens = Tokens(jnp.ones((2, length, 2)), jnp.asarray([[True] * length, [False] * length]))
-    pooled = POOLS[pool](tokens, jnp.full((2, length), 0.5))
-    assert pooled.mask.tolist() == [[slot < length for slot in range(K)], [False] * K]
-    np.testing.assert_array_equal(pooled.values, np.broadcast_to(pooled.mask[..., None], (2, K, 2)))
-
-
-def test_top_k_passes_no_gradient_to_dropped_tokens():
-    tokens, saliency = _case()
-    _, index = pooling.select_top_k(tokens, saliency, K)
-    gradient = jax.grad(lambda v: _attn_topk(Tokens(v, tokens.mask), saliency).values.sum())(
-        tokens.values
-    )
-    kept = np.zeros(MASK.shape, bool)
-    np.put_along_axis(kept, np.asarray(index), True, axis=1)
-    np.testing.assert_array_equal(gradient[..., 0], kept & MASK)

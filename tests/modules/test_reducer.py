@@ -1,0 +1,249 @@
+"""What holds for every pool: its number of tokens, its masks, its gradients and its memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sft_jax import Tokens
+from sft_jax.modules.reducer import POOLS, Reducer
+from sft_jax.ops.windows import adaptive_windows
+
+K = 3
+MASK = np.array(
+    [
+        [1, 1, 1, 1, 1, 1, 1],
+        [1, 0, 1, 1, 0, 1, 0],
+        [0, 0, 0, 1, 0, 1, 0],  # Fewer than k.
+        [0, 0, 0, 0, 0, 0, 0],  # Absent.
+    ],
+    bool,
+)
+RANDOM = ("random", "attn_random", "strided_random")
+SELECTING = ("attn_topk", "attn_wkmedoids", *RANDOM)
+
+every_pool = pytest.mark.parametrize("pool", POOLS)
+every_shortening_pool = pytest.mark.parametrize("pool", [pool for pool in POOLS if pool != "none"])
+every_selecting_pool = pytest.mark.parametrize("pool", SELECTING)
+every_random_pool = pytest.mark.parametrize("pool", RANDOM)
+
+
+@functools.cache
+def compiled(pool, k=K, train=False):
+    """A function of tokens, saliency and a key: the pooled tokens and the sown index."""
+
+    def run(tokens, saliency, key):
+        rngs = {"pool": key} if train else {}
+        kept, state = Reducer(pool, k).apply(
+            {}, tokens, saliency, train=train, rngs=rngs, mutable=["intermediates"]
+        )
+        return kept, state.get("intermediates", {}).get("index", [None])[0]
+
+    return jax.jit(run)
+
+
+def _pool(pool, tokens, saliency, *, k=K, train=False, seed=0):
+    # This kind of key is quick to compile.
+    return compiled(pool, k, train)(tokens, saliency, jax.random.key(seed, impl="rbg"))
+
+
+def _case():
+    """Tokens with something impossible at every padded position, and saliencies."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=(*MASK.shape, 3)).astype(np.float32)
+    values = np.where(MASK[..., None], values, np.float32([np.nan, np.inf, -1e30]))
+    saliency = np.where(MASK, random.random(MASK.shape), 0).astype(np.float32)
+    return Tokens(jnp.asarray(values), jnp.asarray(MASK)), jnp.asarray(saliency)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@every_shortening_pool
+def test_exactly_k_slots_filled_from_real_tokens(pool, train):
+    tokens, saliency = _case()
+    kept, index = _pool(pool, tokens, saliency, train=train)
+    assert kept.mask.tolist() == [[slot < min(n, K) for slot in range(K)] for n in MASK.sum(axis=1)]
+    # The padding is all NaN, infinite or huge.
+    assert (abs(kept.values) < 10).all()
+    assert (kept.values[~np.asarray(kept.mask)] == 0).all()
+    assert (index is not None) == (pool in SELECTING)
+    if index is not None:
+        for example, filled in enumerate(np.asarray(kept.mask)):
+            chosen = np.asarray(index[example])[filled]
+            assert len(set(chosen.tolist())) == len(chosen)
+            assert MASK[example, chosen].all()
+            expected = tokens.values[example, chosen]
+            np.testing.assert_array_equal(kept.values[example][filled], expected)
+
+
+@pytest.mark.parametrize("k", [7, 9])
+@every_shortening_pool
+def test_k_of_the_length_or_more_keeps_every_token(pool, k):
+    tokens, saliency = _case()
+    kept, _ = _pool(pool, tokens, saliency, k=k)
+    for example, mask in enumerate(MASK):
+        filled = np.asarray(kept.mask[example])
+        assert filled.tolist() == [slot < mask.sum() for slot in range(k)]
+        found, expected = kept.values[example][filled], tokens.values[example][mask]
+        # As sets: of tokens or, where features are sorted apart, of the values of each.
+        by_feature = pool == "channel_topk"
+        order = (lambda a: np.sort(a, axis=0)) if by_feature else (lambda a: a[np.argsort(a[:, 0])])
+        np.testing.assert_allclose(order(found), order(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+@every_shortening_pool
+def test_a_sequence_shorter_than_k_is_filled_up(pool, length):
+    tokens = Tokens(jnp.ones((2, length, 2)), jnp.asarray([[True] * length, [False] * length]))
+    kept, _ = _pool(pool, tokens, jnp.full((2, length), 0.5))
+    assert kept.mask.tolist() == [[slot < length for slot in range(K)], [False] * K]
+    np.testing.assert_array_equal(kept.values, np.broadcast_to(kept.mask[..., None], (2, K, 2)))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@every_shortening_pool
+def test_gradients_are_finite_and_pass_padding_and_dropped_tokens_by(pool, train):
+    tokens, saliency = _case()
+
+    def total(values, saliency):
+        kept, index = _pool(pool, Tokens(values, tokens.mask), saliency, train=train)
+        return (kept.values**2).sum(), index
+
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    (of_values, of_saliency), index = gradient(tokens.values, saliency)
+    assert np.isfinite(of_values).all()
+    assert np.isfinite(of_saliency).all()
+    assert (np.asarray(of_values)[~MASK] == 0).all()
+    assert (np.asarray(of_saliency)[~MASK] == 0).all()
+    assert (of_values[:3] != 0).any(axis=(1, 2)).all()
+    # The first example has windows of several tokens: only there can a saliency matter.
+    assert (of_saliency[0] != 0).any() == (pool == "attn")
+    if pool in SELECTING:
+        kept = np.zeros(MASK.shape, bool)
+        np.put_along_axis(kept, np.asarray(index), True, axis=1)
+        np.testing.assert_array_equal((of_values != 0).all(axis=2)[:2], (kept & MASK)[:2])
+        np.testing.assert_array_equal((of_values != 0).any(axis=2)[:2], (kept & MASK)[:2])
+
+
+@every_pool
+def test_pools_work_under_vmap(pool):
+    tokens, saliency = _case()
+    expected, _ = _pool(pool, tokens, saliency)
+    one_by_one = jax.tree.map(lambda a: a[:, None], (tokens, saliency))
+    mapped = jax.jit(jax.vmap(lambda *args: _pool(pool, *args)[0]))(*one_by_one)
+    np.testing.assert_array_equal(mapped.mask[:, 0], expected.mask)
+    real = np.asarray(expected.mask)
+    np.testing.assert_allclose(mapped.values[:, 0][real], expected.values[real], rtol=1e-6)
+
+
+@every_random_pool
+def test_training_draws_by_key_and_for_each_example(pool):
+    batch, length = 16, 40
+    random = np.random.default_rng(0)
+    values = jnp.broadcast_to(
+        random.normal(size=(length, 2)).astype(np.float32), (batch, length, 2)
+    )
+    tokens = Tokens(values, jnp.ones((batch, length), bool))
+    saliency = jnp.full((batch, length), 1 / length)
+    first, same, other = (
+        np.asarray(_pool(pool, tokens, saliency, train=True, seed=seed)[1]) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any(axis=1).mean() > 0.9
+    assert len(np.unique(first, axis=0)) > batch / 2
+
+
+@every_random_pool
+def test_evaluation_uses_one_draw_whatever_the_batch_and_the_padding(pool):
+    batch, length = 6, 40
+    random = np.random.default_rng(0)
+    values = random.normal(size=(length, 2)).astype(np.float32)
+    saliency = random.random(length).astype(np.float32)
+    tokens = Tokens(jnp.tile(values, (batch, 1, 1)), jnp.ones((batch, length), bool))
+    _, index = _pool(pool, tokens, jnp.tile(saliency, (batch, 1)))
+    assert (np.asarray(index) == np.asarray(index[0])).all()
+    # Alone, and padded to another length.
+    padded = Tokens(jnp.pad(values, ((0, 9), (0, 0)))[None], jnp.arange(length + 9)[None] < length)
+    _, alone = _pool(pool, padded, jnp.pad(saliency, (0, 9))[None])
+    np.testing.assert_array_equal(alone[0], index[0])
+
+
+@every_random_pool
+def test_evaluation_draws_the_same_in_every_precision(pool):
+    tokens, saliency = _case()
+    _, expected = _pool(pool, tokens, saliency)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda a: a.astype(np.float64), (tokens.values, saliency))
+        kept, index = _pool(pool, Tokens(double[0], tokens.mask), double[1])
+    filled = np.asarray(kept.mask)
+    np.testing.assert_array_equal(np.asarray(index)[filled], np.asarray(expected)[filled])
+
+
+def test_saliency_matters_to_attn_random_alone():
+    batch, length, salient = 500, 40, 17
+    tokens = Tokens(jnp.zeros((batch, length, 1)), jnp.ones((batch, length), bool))
+    saliency = jnp.full((batch, length), 1e-3).at[:, salient].set(0.1)
+    share = {
+        pool: (np.asarray(_pool(pool, tokens, saliency, train=True)[1]) == salient).any(1).mean()
+        for pool in ("random", "attn_random")
+    }
+    assert share["random"] < 0.15  # 3 / 40.
+    assert share["attn_random"] > 0.9
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_strided_random_stays_within_its_window(train):
+    tokens, saliency = _case()
+    kept, index = _pool("strided_random", tokens, saliency, train=train)
+    windows = adaptive_windows(tokens.mask, K)
+    inside = ((windows.index == index[..., None]) & windows.member).any(axis=2)
+    np.testing.assert_array_equal(inside | ~kept.mask, True)
+
+
+def _sizes(jaxpr):
+    """The bytes of every intermediate, in the bodies of loops and calls as well."""
+    for equation in jaxpr.eqns:
+        yield from (
+            variable.aval.size * variable.aval.dtype.itemsize for variable in equation.outvars
+        )
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)  # Closed or not.
+            if hasattr(inner, "eqns"):
+                yield from _sizes(inner)
+
+
+def _largest(function, *args):
+    return max(_sizes(jax.make_jaxpr(function)(*args).jaxpr))
+
+
+LENGTH, WIDTH = 1200, 40
+WEIGHTS = 2 * 5 * (LENGTH + 1) ** 2 * 4  # Bytes of two examples' attention weights, five heads.
+
+
+@every_shortening_pool
+@pytest.mark.parametrize("k", [4, 100])
+def test_no_intermediate_is_above_four_times_the_attention_weights(pool, k):
+    def pooled(values, saliency, mask, key):
+        reducer = Reducer(pool, k)
+        kept = reducer.apply({}, Tokens(values, mask), saliency, train=True, rngs={"pool": key})
+        return (kept.values**2).sum()
+
+    args = (
+        jax.ShapeDtypeStruct((2, LENGTH, WIDTH), np.float32),
+        jax.ShapeDtypeStruct((2, LENGTH), np.float32),
+        jax.ShapeDtypeStruct((2, LENGTH), bool),
+        jax.eval_shape(jax.random.key, 0),
+    )
+    assert 0 < _largest(jax.grad(pooled, argnums=(0, 1)), *args) <= 4 * WEIGHTS
+
+
+def test_the_measure_finds_differences_of_all_pairs():
+    def in_a_loop(values):
+        def body(_, total):
+            return total + abs(values[:, :, None] - values[:, None]).sum(axis=-1)
+
+        return jax.lax.fori_loop(0, 2, body, jnp.zeros((2, LENGTH, LENGTH)))
+
+    values = jax.ShapeDtypeStruct((2, LENGTH, WIDTH), np.float32)
+    assert _largest(in_a_loop, values) > 4 * WEIGHTS
