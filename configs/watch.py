@@ -15,12 +15,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The default experiment.
 
     Args:
-      arg: `model`, `pool` and `k` by name, such as `pool=max,k=1`; and `leave_out=P` to
-        test on person P alone, validate on the next person and train on the others.
+      arg: `model`, `modality`, `pool` and `k` by name, such as `pool=max,k=1` or
+        `model=unimodal,modality=gyroscope`; and `leave_out=P` to test on person P alone,
+        validate on the next person and train on the others.
     """
-    args = parse_arg(arg, model="sft", pool="attn_topk", k=4, leave_out=0)
+    args = parse_arg(arg, model="sft", modality="", pool="attn_topk", k=4, leave_out=0)
     config = to_config_dict(ExperimentConfig())
     config.model.name = args["model"]
+    config.model.modality = args["modality"]
     config.model.pool = args["pool"]
     config.model.k = args["k"]
     # Chosen by leaving out people 2, 4, 5 and 7 in turn; people 8 to 10 had no part in it.

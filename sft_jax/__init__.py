@@ -1,15 +1,23 @@
 """Sparse Fusion Transformers for multimodal classification, in JAX and Flax."""
 
+from sft_jax.modules.bottleneck import BottleneckTransformer
+from sft_jax.modules.crossmodal import CrossmodalTransformer
 from sft_jax.modules.sft import SparseFusionTransformer
+from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 from sft_jax.ops.windows import ReferenceWindows
 from sft_jax.structs import Batch, ModalitySpec, Tokens
 from sft_jax.version import __version__
 
 __all__ = [
     "Batch",
+    "BottleneckTransformer",
+    "ConcatFusion",
+    "CrossmodalTransformer",
+    "LateFusion",
     "ModalitySpec",
     "ReferenceWindows",
     "SparseFusionTransformer",
     "Tokens",
+    "Unimodal",
     "__version__",
 ]

@@ -27,28 +27,32 @@ _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
 @dataclass(frozen=True, config=_STRICT)
 class ModelConfig:
-    """The network (Ding et al. 2021; see `sft_jax.SparseFusionTransformer`).
+    """The network.
 
     Attributes:
-      name: which model.
+      name: which model: sft (`sft_jax.SparseFusionTransformer`) or one of those to compare it
+        with: late, concat, unimodal (`sft_jax.modules.simple_fusion`), mbt
+        (`sft_jax.modules.bottleneck`), mult (`sft_jax.modules.crossmodal`).
       width: features of a token; `num_heads` must divide it.
       num_heads: attention heads.
       n_pre: transformer blocks on each modality before pooling.
       n_post: transformer blocks on the fused tokens.
-      pool: how each modality's tokens are cut down.
+      pool: how each modality's tokens are cut down; only for sft, like k.
       k: tokens kept of each modality; a mapping gives each modality its own.
+      modality: which one unimodal classifies; only for that model.
       dropout: rate inside the blocks and the pre-pooling attention.
       embedding_std: standard deviation that CLS and positions are initialised with.
       dtype: what the activations are computed in; parameters stay float32.
     """
 
-    name: Literal["sft"] = "sft"
+    name: Literal["sft", "late", "concat", "unimodal", "mbt", "mult"] = "sft"
     width: Count = 40
     num_heads: Count = 5
     n_pre: Annotated[int, Field(ge=0)] = 1
     n_post: Annotated[int, Field(ge=0)] = 11
     pool: Pool = "attn_topk"
     k: Count | dict[str, Count] = 4
+    modality: str = ""
     dropout: Fraction = 0.0
     embedding_std: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"

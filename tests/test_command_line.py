@@ -50,7 +50,7 @@ def _assert_fails(result, *messages):
         ),
         pytest.param(
             [f"{CONFIG}:pol=max"],
-            ["'pol=max': expected KEY=VALUE with a key of ['k', 'leave_out', 'model', 'pool']"],
+            ["'pol=max': expected KEY=VALUE with a key of ['k', 'leave_out', 'modality',"],
             id="wrong config argument",
         ),
         pytest.param(

@@ -33,6 +33,7 @@ OTHER = ExperimentConfig(
         k={"accelerometer": 2, "gyroscope": 3},
         dropout=0.1,
         embedding_std=0.5,
+        modality="gyroscope",
         dtype="bfloat16",
     ),
     optim=OptimConfig(

@@ -24,9 +24,15 @@ def test_there_are_config_files():
     assert "watch" in FILES
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_config_file_makes_a_model_that_runs(name):
-    config_dict = importlib.import_module(f"configs.{name}").get_config()
+EXPERIMENTS = [(name, "") for name in FILES] + [
+    ("watch", f"model={model}")
+    for model in ("late", "concat", "unimodal,modality=gyroscope", "mbt", "mult")
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), EXPERIMENTS)
+def test_a_config_makes_a_model_that_runs(name, argument):
+    config_dict = importlib.import_module(f"configs.{name}").get_config(argument)
     assert config_dict.is_locked
     config = config_io.from_mapping(config_dict)
     model = build_model(config.model, MODALITIES, num_classes=7)
@@ -64,7 +70,7 @@ def test_one_person_may_be_left_out(person, validated_on):
     [
         (
             "pol=max",
-            r"'pol=max': expected KEY=VALUE with a key of \['k', 'leave_out', 'model', 'pool'",
+            r"'pol=max': expected KEY=VALUE with a key of \['k', 'leave_out', 'modality', 'model'",
         ),
         ("max", "'max': expected KEY=VALUE"),
         ("pool=max,k=one", "'k=one': expected a value of type int"),
@@ -79,7 +85,7 @@ def test_a_wrong_argument_is_named(argument, message):
     ("argument", "message"),
     [
         ("pool=mean", "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk'"),
-        ("model=mbt", "model.name: Input should be 'sft', got 'mbt'"),
+        ("model=mbp", "model.name: Input should be 'sft', 'late', .* got 'mbp'"),
         ("leave_out=11", "data.test_people: Input should be less than or equal to 10, got 11"),
     ],
 )

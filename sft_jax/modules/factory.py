@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from sft_jax.config import ModelConfig
+from sft_jax.modules.bottleneck import BottleneckTransformer
+from sft_jax.modules.crossmodal import CrossmodalTransformer
+from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.modules.sft import SparseFusionTransformer
+from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 from sft_jax.structs import ModalitySpec
 
 
 def build_model(
     config: ModelConfig, modalities: Mapping[str, ModalitySpec], num_classes: int
-) -> nn.Module:
+) -> MultimodalClassifier:
     """Builds the module that `config` describes.
 
     Every model is called as `module.apply(variables, inputs, masks, train=...)` and
     returns `[b, num_classes]` logits.
     """
-    return SparseFusionTransformer(
-        num_classes=num_classes,
-        modalities=modalities,
-        width=config.width,
-        num_heads=config.num_heads,
-        n_pre=config.n_pre,
-        n_post=config.n_post,
-        pool=config.pool,
-        k=config.k,
-        dropout=config.dropout,
-        embedding_std=config.embedding_std,
-        dtype=jnp.dtype(config.dtype),
-    )
+    shared: dict[str, Any] = {
+        "num_classes": num_classes,
+        "modalities": modalities,
+        "width": config.width,
+        "num_heads": config.num_heads,
+        "n_pre": config.n_pre,
+        "n_post": config.n_post,
+        "dropout": config.dropout,
+        "embedding_std": config.embedding_std,
+        "dtype": jnp.dtype(config.dtype),
+    }
+    match config.name:
+        case "sft":
+            return SparseFusionTransformer(**shared, pool=config.pool, k=config.k)
+        case "late":
+            return LateFusion(**shared)
+        case "concat":
+            return ConcatFusion(**shared)
+        case "unimodal":
+            return Unimodal(**shared, modality=config.modality or None)
+        case "mbt":
+            return BottleneckTransformer(**shared)
+        case "mult":
+            return CrossmodalTransformer(**shared)

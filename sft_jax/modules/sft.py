@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from sft_jax.modules.attention import SelfAttention
-from sft_jax.modules.block import Block
-from sft_jax.modules.inputs import check_inputs, check_modalities
-from sft_jax.modules.linear import bounded_uniform, layer_norm, linear
+from sft_jax.modules.linear import bounded_uniform, layer_norm
+from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_present
 from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS, Reducer
-from sft_jax.modules.tokenizer import Tokenizer
 from sft_jax.ops.attention import saliency
 from sft_jax.ops.windows import ReferenceWindows
-from sft_jax.structs import AnyArray, ModalitySpec, Pool, Tokens
-
-_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0}
+from sft_jax.structs import AnyArray, Pool, Tokens
 
 
 class SparsePooling(nn.Module):
@@ -67,7 +61,7 @@ class SparsePooling(nn.Module):
         return values[:, 0], reducer(others, received, train=train)
 
 
-class SparseFusionTransformer(nn.Module):
+class SparseFusionTransformer(MultimodalClassifier):
     """Classifies examples of one or more modalities from a few tokens of each.
 
     Each modality is tokenized and passes through `n_pre` blocks of its own and one more
@@ -79,38 +73,16 @@ class SparseFusionTransformer(nn.Module):
     no pooled token: the two give the same logits.
 
     Attributes:
-      num_classes: classes.
-      modalities: name to shape of each modality.
-      width: features of a token.
-      num_heads: attention heads; must divide `width`.
-      n_pre: blocks on each modality before pooling.
-      n_post: blocks on the fused tokens.
       pool: how tokens are cut down; see `Reducer`.
       k: tokens kept of each modality, in all or by name; no effect with pool `none`.
-      dropout: rate inside blocks and pooling.
-      embedding_std: standard deviation that CLS and positions are initialised with. 1 is
-        the authors'; where the place of a token in the sequence says little, a smaller one
-        lets what the token holds count from the start.
       reference_windows: by name, the authors' fixed windows in place of adaptive ones.
-      dtype: of the computation; None for that of inputs and parameters. Parameters are
-        float32, and the logits are never less than float32.
 
-    Raises (on `init` and `apply`):
-      ValueError: for an attribute out of range or an input of the wrong name or shape.
+    See `MultimodalClassifier` for the others.
     """
 
-    num_classes: int
-    modalities: Mapping[str, ModalitySpec]
-    width: int = 40
-    num_heads: int = 5
-    n_pre: int = 1
-    n_post: int = 11
     pool: Pool = "attn_topk"
     k: int | Mapping[str, int] = 4
-    dropout: float = 0.0
-    embedding_std: float = 1.0
     reference_windows: Mapping[str, ReferenceWindows] | None = None
-    dtype: Dtype | None = None
 
     @nn.compact
     def __call__(
@@ -134,24 +106,12 @@ class SparseFusionTransformer(nn.Module):
           `[b, num_classes]` logits. Applied with `mutable=["intermediates"]` and
           `capture_intermediates=True`, every tensor on the way can be had as well.
         """
-        self._check_attributes()
-        masks = check_inputs(self.modalities, inputs, masks or {}, every=self.is_initializing())
-        block = functools.partial(Block, self.num_heads, self.dropout, self.dtype)
-
-        summed_cls: jax.Array | float = 0.0
-        pooled = []
-        # Sorted, so that neither parameters nor logits depend on the order of the mapping.
-        for name in sorted(inputs):
-            tokens = Tokenizer(
-                self.modalities[name],
-                self.width,
-                self.embedding_std,
-                self.dtype,
-                name=f"tokenizer_{name}",
-            )(jnp.asarray(inputs[name]), masks[name])
+        masks = self._check(inputs, masks)
+        cls, pooled = [], []
+        for name, tokens in self._tokenize_all(inputs, masks).items():
             for i in range(self.n_pre):
-                tokens = block(name=f"unimodal_{name}_{i}")(tokens, train=train)
-            cls, kept = SparsePooling(
+                tokens = self._block(f"unimodal_{name}_{i}")(tokens, train=train)
+            of_modality, kept = SparsePooling(
                 pool=self.pool,
                 k=self._kept_tokens()[name],
                 reference_windows=(self.reference_windows or {}).get(name),
@@ -160,45 +120,22 @@ class SparseFusionTransformer(nn.Module):
                 dtype=self.dtype,
                 name=f"pooling_{name}",
             )(tokens, train=train)
-            present = masks[name].any(axis=1)
-            summed_cls += jnp.where(present[:, None], cls, 0)
+            cls.append(of_modality)
             pooled.append(kept)
-
-        cls = jnp.asarray(summed_cls)[:, None]
-        real = jnp.ones((cls.shape[0], 1), bool)
-        tokens = Tokens(
-            jnp.concatenate([cls, *(kept.values for kept in pooled)], axis=1),
-            jnp.concatenate([real, *(kept.mask for kept in pooled)], axis=1),
-        )
+        summed = sum_over_present(cls, [masks[name].any(axis=1) for name in sorted(inputs)])
+        real = jnp.ones((summed.shape[0], 1), bool)
+        tokens = join(Tokens(summed[:, None], real), *pooled)
         self.sow("intermediates", "fused_input", tokens)
         for i in range(self.n_post):
-            tokens = block(name=f"fused_{i}")(tokens, train=train)
+            tokens = self._block(f"fused_{i}")(tokens, train=train)
         self.sow("intermediates", "cls", tokens.values[:, 0])
-        return ClassifierHead(self.num_classes, self.dtype, name="head")(tokens.values[:, 0])
-
-    def example_inputs(self) -> dict[str, Float[Array, "1 _ _"]]:
-        """Zeros of the right shapes, to initialise from."""
-        return {
-            name: jnp.zeros((1, spec.length, spec.features))
-            for name, spec in self.modalities.items()
-        }
+        return self._head()(tokens.values[:, 0])
 
     def _kept_tokens(self) -> Mapping[str, int]:
         return dict.fromkeys(self.modalities, self.k) if isinstance(self.k, int) else self.k
 
-    def _check_attributes(self) -> None:
-        check_modalities(self.modalities)
-        problems = [
-            f"{name}={getattr(self, name)} must be at least {least}"
-            for name, least in _LEAST.items()
-            if getattr(self, name) < least
-        ]
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout={self.dropout} must be at least 0 and below 1")
-        if self.embedding_std <= 0:
-            problems.append(f"embedding_std={self.embedding_std} must be above 0")
-        if self.num_heads >= 1 and self.width % self.num_heads:
-            problems.append(f"num_heads={self.num_heads} does not divide width={self.width}")
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
         if self.pool not in POOLS:
             problems.append(f"pool={self.pool!r} is not one of {', '.join(POOLS)}")
         if unknown := sorted(set(fixed := self.reference_windows or {}) - set(self.modalities)):
@@ -215,24 +152,4 @@ class SparseFusionTransformer(nn.Module):
                 if (name not in fixed or self.pool not in WINDOWED_POOLS)
                 and not 1 <= kept[name] <= spec.num_tokens
             ]
-        if problems:
-            raise ValueError("SparseFusionTransformer: " + "; ".join(problems))
-
-
-class ClassifierHead(nn.Module):
-    """Layer norm and a linear layer, from a token to logits.
-
-    Attributes:
-      num_classes: classes.
-      dtype: of the computation.
-    """
-
-    num_classes: int
-    dtype: Dtype | None = None
-
-    @nn.compact
-    def __call__(self, token: Float[Array, "b d"]) -> Float[Array, "b c"]:
-        """Returns logits, in float32 at least."""
-        normed = layer_norm(self.dtype, "norm")(token)
-        logits = linear(token.shape[-1], self.num_classes, self.dtype, "classifier")(normed)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return problems

@@ -1,0 +1,110 @@
+"""The Multimodal Bottleneck Transformer (Nagrani et al. 2021, arXiv 2107.00135)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from sft_jax.modules.multimodal import MultimodalClassifier, join, mean_over_present
+from sft_jax.structs import AnyArray, Tokens
+
+
+class BottleneckTransformer(MultimodalClassifier):
+    """Modalities that exchange information through a few bottleneck tokens only.
+
+    Each modality `m` has `n_pre + n_post` blocks of its own. In the last `n_post` it attends
+    to its tokens `z_m` and the bottleneck `f` (equations 8 and 9 of the paper):
+
+        [z_m, f_m] <- Block_m([z_m, f])
+        f <- mean_m f_m
+
+    over the modalities that an example has. One head, shared, classifies the CLS of each
+    modality, and the logits are averaged, again over the modalities that an example has.
+
+    Nothing that a mask marks as padding has any effect. A modality that is masked
+    throughout an example and one that is left out of `inputs` give the same logits; without
+    any modality, they are 0.
+
+    Attributes:
+      num_bottlenecks: bottleneck tokens, learned, drawn from N(0, 0.02²) as in the paper.
+      faithful: compute what the code of Ding et al. 2021 does: the bottleneck starts at 0
+        without parameters, so that its tokens stay equal; fusion starts one layer late; and
+        the modalities take turns in the order of their names, each given the bottleneck
+        that the one before has left.
+
+    See `MultimodalClassifier` for the others.
+    """
+
+    num_bottlenecks: int = 4
+    faithful: bool = False
+
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
+        if self.num_bottlenecks < 1:
+            problems.append(f"num_bottlenecks={self.num_bottlenecks} must be at least 1")
+        return problems
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Mapping[str, AnyArray],
+        masks: Mapping[str, AnyArray] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b c"]:
+        """Computes the logits; arguments as those of `SparseFusionTransformer`."""
+        masks = self._check(inputs, masks)
+        streams = self._tokenize_all(inputs, masks)
+        present = {name: masks[name].any(axis=1) for name in streams}
+        like = next(iter(streams.values())).values
+        first_fused = self.n_pre + 1 if self.faithful else self.n_pre
+        bottleneck = None
+        for i in range(self.n_pre + self.n_post):
+            if i < first_fused:
+                for name, tokens in streams.items():
+                    streams[name] = self._block(f"unimodal_{name}_{i}")(tokens, train=train)
+                continue
+            if bottleneck is None:
+                bottleneck = self._bottleneck(like)
+            streams, bottleneck = self._fused_layer(i, streams, bottleneck, present, train=train)
+        head = self._head()
+        logits = []
+        for tokens in streams.values():
+            self.sow("intermediates", "cls", tokens.values[:, 0])
+            logits.append(head(tokens.values[:, 0]))
+        return mean_over_present(logits, list(present.values()))
+
+    def _bottleneck(self, like: Float[Array, "b n d"]) -> Float[Array, "b f d"]:
+        """The bottleneck that fusion starts from, in the type of `like`."""
+        shape = (like.shape[0], self.num_bottlenecks, self.width)
+        if self.faithful:
+            return jnp.zeros(shape, like.dtype)
+        learned = self.param("bottleneck", nn.initializers.normal(0.02), (1, *shape[1:]))
+        return jnp.broadcast_to(learned, shape).astype(like.dtype)
+
+    def _fused_layer(
+        self,
+        i: int,
+        streams: Mapping[str, Tokens],
+        bottleneck: Float[Array, "b f d"],
+        present: Mapping[str, Bool[Array, " b"]],
+        *,
+        train: bool,
+    ) -> tuple[dict[str, Tokens], Float[Array, "b f d"]]:
+        """Block `i` of every modality with the bottleneck; returns the new state of both."""
+        real = jnp.ones(bottleneck.shape[:2], bool)
+        updated, updates = {}, []
+        for name, tokens in streams.items():
+            block = self._block(f"unimodal_{name}_{i}")
+            joined = block(join(tokens, Tokens(bottleneck, real)), train=train)
+            length = tokens.mask.shape[1]
+            updated[name] = tokens.replace(values=joined.values[:, :length])
+            updates.append(joined.values[:, length:])
+            if self.faithful:
+                bottleneck = jnp.where(present[name][:, None, None], updates[-1], bottleneck)
+        if not self.faithful:
+            bottleneck = mean_over_present(updates, list(present.values()))
+        return updated, bottleneck

@@ -1,0 +1,163 @@
+"""What all models have in common: attributes, checks, tokenizing and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Bool, Float
+
+from sft_jax.modules.block import Block
+from sft_jax.modules.head import ClassifierHead
+from sft_jax.modules.inputs import check_inputs, check_modalities
+from sft_jax.modules.tokenizer import Tokenizer
+from sft_jax.structs import AnyArray, ModalitySpec, Tokens
+
+_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0}
+
+
+def mean_over_present(
+    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
+) -> Float[Array, "b ..."]:
+    """The mean over the modalities that each example has.
+
+    Args:
+      values: one array for each modality.
+      present: for each modality, the examples that have it.
+
+    Returns:
+      `sum_m present_m values_m / sum_m present_m`; 0 for an example without any modality.
+    """
+    count = jnp.maximum(sum(there.astype(jnp.int32) for there in present), 1)
+    total = sum_over_present(values, present)
+    return total / count.reshape(-1, *[1] * (total.ndim - 1)).astype(total.dtype)
+
+
+def sum_over_present(
+    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
+) -> Float[Array, "b ..."]:
+    """The sum over the modalities that each example has; 0 where it has none."""
+    total = jnp.zeros_like(values[0])
+    for of_modality, there in zip(values, present, strict=True):
+        total += jnp.where(there.reshape(-1, *[1] * (total.ndim - 1)), of_modality, 0)
+    return total
+
+
+def join(*parts: Tokens) -> Tokens:
+    """Puts sequences one after the other."""
+    return Tokens(
+        jnp.concatenate([part.values for part in parts], axis=1),
+        jnp.concatenate([part.mask for part in parts], axis=1),
+    )
+
+
+class MultimodalClassifier(nn.Module):
+    """The attributes, checks and parts that the models share; each adds its `__call__`.
+
+    Attributes:
+      num_classes: classes.
+      modalities: name to shape of each modality.
+      width: features of a token.
+      num_heads: attention heads; must divide `width`.
+      n_pre: blocks before fusion.
+      n_post: blocks from fusion on.
+      dropout: rate inside blocks.
+      embedding_std: standard deviation that CLS and positions are initialised with. 1 is
+        the authors'; where the place of a token in the sequence says little, a smaller one
+        lets what the token holds count from the start.
+      dtype: of the computation; None for that of inputs and parameters. Parameters are
+        float32, and the logits are never less than float32.
+
+    Raises (on `init` and `apply`):
+      ValueError: for an attribute out of range or an input of the wrong name or shape.
+    """
+
+    num_classes: int
+    modalities: Mapping[str, ModalitySpec]
+    width: int = 40
+    num_heads: int = 5
+    n_pre: int = 1
+    n_post: int = 11
+    dropout: float = 0.0
+    embedding_std: float = 1.0
+    dtype: Dtype | None = None
+
+    def example_inputs(self) -> dict[str, Float[Array, "1 _ _"]]:
+        """Zeros of the right shapes, to initialise from."""
+        return {
+            name: jnp.zeros((1, spec.length, spec.features))
+            for name, spec in self.modalities.items()
+        }
+
+    def _problems(self) -> list[str]:
+        """Everything that is wrong with the attributes; subclasses add theirs."""
+        problems = [
+            f"{name}={getattr(self, name)} must be at least {least}"
+            for name, least in _LEAST.items()
+            if getattr(self, name) < least
+        ]
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout={self.dropout} must be at least 0 and below 1")
+        if self.embedding_std <= 0:
+            problems.append(f"embedding_std={self.embedding_std} must be above 0")
+        if self.num_heads >= 1 and self.width % self.num_heads:
+            problems.append(f"num_heads={self.num_heads} does not divide width={self.width}")
+        return problems
+
+    def _check(
+        self,
+        inputs: Mapping[str, AnyArray],
+        masks: Mapping[str, AnyArray] | None,
+        *,
+        every: bool | None = None,
+    ) -> dict[str, Bool[Array, "b _"]]:
+        """Raises ValueError for wrong attributes or inputs; returns a mask for each input, sorted.
+
+        Args:
+          inputs: modality name to values.
+          masks: masks of some or all of the inputs.
+          every: whether every modality must be there; by default, if initialising.
+        """
+        check_modalities(self.modalities)
+        if problems := self._problems():
+            raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
+        every = self.is_initializing() if every is None else every
+        in_order = {name: inputs[name] for name in sorted(inputs)}
+        return check_inputs(self.modalities, in_order, masks or {}, every=every)
+
+    def _tokenize(self, name: str, values: AnyArray, mask: Bool[Array, "b _"]) -> Tokens:
+        """The tokens of one modality, CLS first and real in every example."""
+        tokenizer = Tokenizer(
+            self.modalities[name],
+            self.width,
+            self.embedding_std,
+            self.dtype,
+            name=f"tokenizer_{name}",
+        )
+        return tokenizer(jnp.asarray(values), mask)
+
+    def _tokenize_all(
+        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, Bool[Array, "b _"]]
+    ) -> dict[str, Tokens]:
+        """The tokens of every modality given.
+
+        Sorted by name, so that neither parameters nor logits depend on the order of the
+        mapping.
+        """
+        return {name: self._tokenize(name, inputs[name], masks[name]) for name in sorted(inputs)}
+
+    def _fill(self, name: str, tokens: Tokens) -> Tokens:
+        """Adds padding up to the modality's full length: fixed windows count positions."""
+        short = self.modalities[name].num_tokens + 1 - tokens.mask.shape[1]
+        return Tokens(
+            jnp.pad(tokens.values, ((0, 0), (0, short), (0, 0))),
+            jnp.pad(tokens.mask, ((0, 0), (0, short))),
+        )
+
+    def _block(self, name: str) -> Block:
+        return Block(self.num_heads, self.dropout, self.dtype, name=name)
+
+    def _head(self) -> ClassifierHead:
+        return ClassifierHead(self.num_classes, self.dtype, name="head")

@@ -1,0 +1,89 @@
+"""The baselines, in the mode that reproduces them, against what the authors' code computed.
+
+| file | what it checks |
+| --- | --- |
+| `latefuse_{poolk,ks}` | `LateFusion(faithful=True)`: all blocks, CLS, logits |
+| `concat_{poolk,ks}` | `ConcatFusion(reference_windows=...)`: all blocks, CLS, logits |
+| `unimodal_{rgb,spec,text}_{poolk,ks}` | `Unimodal(reference_windows=...)`: the same |
+| `mbt_{poolk,ks}` | `BottleneckTransformer(faithful=True)`: all blocks, CLS, logits |
+| `MulT_{1_0,2_2}` | `CrossmodalTransformer`: all layers, the joined and final CLS, logits |
+| those of `poolk`, and `MulT_2_2` | the loss, and the gradient of every parameter too |
+"""
+
+import functools
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+import reference
+import reference_baselines
+
+WITH_GRADIENTS = [
+    *(f"{model}_poolk" for model in ("latefuse", "concat", "mbt")),
+    *(f"unimodal_{modality}_poolk" for modality in reference.MODALITIES),
+    "MulT_2_2",
+]
+FILES = [
+    *WITH_GRADIENTS,
+    *(name.replace("poolk", "ks") for name in WITH_GRADIENTS[:-1]),
+    "MulT_1_0",
+]
+
+
+def _load(name, dtype):
+    """Config, parameters, inputs and all else that a file holds."""
+    arrays, config = reference.load(name)
+    params = reference_baselines.parameters(reference.under(arrays, "param/"), config)
+    inputs = {
+        reference_baselines.name_of(modality, config): arrays[f"in/{modality}"]
+        for modality in reference.MODALITIES
+    }
+    return config, *jax.tree.map(lambda a: a.astype(dtype), (params, inputs)), arrays
+
+
+@pytest.mark.parametrize("precision", ["f32", "f64"])
+@pytest.mark.parametrize("name", FILES)
+def test_golden_forward(name, precision):
+    dtype, tolerance = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}[precision]
+    config, params, inputs, arrays = _load(name, dtype)
+    with jax.enable_x64(precision == "f64"):
+        model = reference_baselines.model(config)
+        apply = jax.jit(functools.partial(model.apply, capture_intermediates=True, mutable=True))
+        logits, state = apply({"params": params}, inputs)
+        found = reference_baselines.tensors(state["intermediates"], config)
+        found["ce_loss"] = optax.softmax_cross_entropy_with_integer_labels(
+            logits, arrays["in/labels"]
+        ).mean()
+        found["last_hs"] = state["intermediates"].get("joined", [None])[0]
+    assert logits.dtype == dtype
+    # The tensors that a file holds in float64 only are exact enough for float32 as well.
+    expected = reference.under(arrays, "f64/")
+    if precision == "f32":
+        expected |= reference.under(arrays, "f32/")
+    blocks = [tensor for tensor in expected if "block" in tensor or "trans_" in tensor]
+    assert len(blocks) >= config["n_layers_pre_fusion"] + config["n_layers_post_fusion"]
+    for tensor, value in expected.items():
+        np.testing.assert_allclose(
+            found[tensor], value, rtol=tolerance, atol=tolerance, err_msg=tensor
+        )
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
+def test_golden_gradients(name):
+    config, params, inputs, arrays = _load(name, np.float64)
+    model = reference_baselines.model(config)
+    expected = reference_baselines.parameters(reference.under(arrays, "grad/"), config)
+    with jax.enable_x64(True):
+
+        def loss(params):
+            logits = model.apply({"params": params}, inputs)
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, arrays["in/labels"]
+            ).mean()
+
+        gradients = jax.tree.map(
+            lambda g: np.asarray(g, np.float32), jax.jit(jax.grad(loss))(params)
+        )
+    chex.assert_trees_all_close(gradients, expected, rtol=1e-5, atol=1e-8)
