@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from sft_jax import config_io
@@ -93,6 +92,10 @@ def fit(
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
     plateau = optim.make_plateau(config.optim)
+    # Compiled once, like the steps.
+    observe = jax.jit(
+        functools.partial(plateau.update, {}), out_shardings=distributed.replicated(mesh)
+    )
 
     train_state = state.create_state(
         model, optimizer, plateau, seed=config.seed, ema=config.train.ema_decay > 0, mesh=mesh
@@ -114,7 +117,9 @@ def fit(
 
     def evaluate_and_save(number: int, train_state: state.TrainState) -> state.TrainState:
         values = dict(validate(train_state.eval_params))
-        train_state = _observe(plateau, config, train_state, values["loss"])
+        if config.optim.schedule == "plateau" and math.isfinite(values["loss"]):
+            _, seen = observe(train_state.plateau, value=np.float32(values["loss"]))
+            train_state = train_state.replace(plateau=seen)
         about = {
             **description,
             "config": config_io.to_json(config),
@@ -233,18 +238,3 @@ class _Pending:
         names = ("loss", "accuracy", "gradient_norm")
         values = {f"train/{name}": float(getattr(self.metrics, name)) for name in names}
         return {**values, "train/learning_rate": learning_rate}
-
-
-def _observe(
-    plateau: optax.GradientTransformationExtraArgs,
-    config: ExperimentConfig,
-    train_state: state.TrainState,
-    loss: float,
-) -> state.TrainState:
-    """Tells the plateau schedule the validation loss."""
-    if config.optim.schedule != "plateau" or not math.isfinite(loss):
-        return train_state
-    observe = functools.partial(plateau.update, {})
-    _, new = jax.jit(observe)(train_state.plateau, value=np.float32(loss))
-    new = jax.tree.map(lambda a, b: jax.device_put(a, b.sharding), new, train_state.plateau)
-    return train_state.replace(plateau=new)

@@ -76,14 +76,5 @@ def test_golden_gradients(name):
     model = reference_baselines.model(config)
     expected = reference_baselines.parameters(reference.under(arrays, "grad/"), config)
     with jax.enable_x64(True):
-
-        def loss(params):
-            logits = model.apply({"params": params}, inputs)
-            return optax.softmax_cross_entropy_with_integer_labels(
-                logits, arrays["in/labels"]
-            ).mean()
-
-        gradients = jax.tree.map(
-            lambda g: np.asarray(g, np.float32), jax.jit(jax.grad(loss))(params)
-        )
+        gradients = reference.gradients(model, params, inputs, arrays["in/labels"])
     chex.assert_trees_all_close(gradients, expected, rtol=1e-5, atol=1e-8)
