@@ -34,10 +34,13 @@ class Tokens(flax.struct.PyTreeNode):
     Attributes:
       values: `[b, n, d]` floats. What stands at a padded position carries no meaning.
       mask: `[b, n]` booleans; False marks padding, which no result may depend on.
+      sizes: `[b, n]` floats, how many tokens each was merged from; None where none was.
+        Attention counts a token as that many (Bolya et al. 2023, section 3).
     """
 
     values: Float[Array, "b n d"]
     mask: Bool[Array, "b n"]
+    sizes: Float[Array, "b n"] | None = None
 
 
 class Batch(flax.struct.PyTreeNode):

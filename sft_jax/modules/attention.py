@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         )(tokens.values)
         heads = qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, width // self.num_heads)
         query, key, value = jnp.moveaxis(heads, -3, 0)
-        weights = attention_weights(query, key, tokens.mask)
+        weights = attention_weights(query, key, tokens.mask, tokens.sizes)
         attended = apply_weights(weights, value)
         out = nn.Dense(
             width,

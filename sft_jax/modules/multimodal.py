@@ -46,10 +46,16 @@ def sum_over_present(
 
 
 def join(*parts: Tokens) -> Tokens:
-    """Puts sequences one after the other."""
+    """Puts sequences one after the other; a token without a size has size 1 beside others."""
+    sizes = None
+    if any(part.sizes is not None for part in parts):
+        dtype = jnp.promote_types(parts[0].values.dtype, jnp.float32)
+        each = [jnp.ones(p.mask.shape, dtype) if p.sizes is None else p.sizes for p in parts]
+        sizes = jnp.concatenate(each, axis=1)
     return Tokens(
         jnp.concatenate([part.values for part in parts], axis=1),
         jnp.concatenate([part.mask for part in parts], axis=1),
+        sizes,
     )
 
 

@@ -8,6 +8,7 @@ from typing import get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.ops import cluster, pooling, select
@@ -43,15 +44,19 @@ class Reducer(nn.Module):
     Attributes:
       pool: one of the above.
       k: tokens kept.
+      num_heads: attention heads, of the pools that attend.
       reference_windows: take the authors' fixed windows, divisors and epsilon in place of
         `k` adaptive windows.
       iterations: how often `attn_wkmedoids` moves its centres.
+      dtype: of the computation, of the pools that have parameters.
     """
 
     pool: Pool
     k: int
+    num_heads: int = 1
     reference_windows: ReferenceWindows | None = None
     iterations: int = 5
+    dtype: Dtype | None = None
 
     @nn.compact
     def __call__(

@@ -11,13 +11,18 @@ def attention_weights(
     query: Float[Array, "b q h e"],
     key: Float[Array, "b n h e"],
     key_mask: Bool[Array, "b n"],
+    key_sizes: Float[Array, "b n"] | None = None,
 ) -> Float[Array, "b h q n"]:
     """Scaled dot-product attention weights, `softmax(query keyᵀ / sqrt(e))` over the keys.
+
+    A key of size `s` counts as `s` equal keys: `log s` is added to its logits (proportional
+    attention; Bolya et al. 2023, arXiv 2210.09461, section 3).
 
     Args:
       query: queries of `h` heads of size `e`.
       key: keys.
       key_mask: False marks a key that gets no weight.
+      key_sizes: above 0 at real keys; None for 1 everywhere.
 
     Returns:
       Weights that sum to 1 over the real keys, in float32 or, for float64 inputs, float64.
@@ -26,6 +31,9 @@ def attention_weights(
     logits = jnp.einsum("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     mask = key_mask[:, None, None, :]
+    if key_sizes is not None:
+        sizes = jnp.where(key_mask, key_sizes, 1).astype(logits.dtype)
+        logits += jnp.log(sizes)[:, None, None, :]
     # The lowest finite number, not -inf: a row without a real key must stay finite, in the
     # gradient too, until it is set to 0.
     weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)

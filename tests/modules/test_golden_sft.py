@@ -121,7 +121,9 @@ def test_golden_pool_alone(case, k, pool, precision):
         tokens = Tokens(jnp.asarray(values, dtype), jnp.ones((batch, length), bool))
         assert ReferenceWindows.from_k(length, k) == ReferenceWindows(kernel, kernel, padding)
         windows = ReferenceWindows(kernel, kernel, padding)
-        reducer = Reducer(reference.pool(name), k, windows, iterations=int(iterations or 5))
+        reducer = Reducer(
+            reference.pool(name), k, reference_windows=windows, iterations=int(iterations or 5)
+        )
         pooled = reducer.apply({}, tokens, received)
     np.testing.assert_allclose(
         pooled.values.swapaxes(1, 2), arrays[f"{case}/k{k}/{pool}"], rtol=tolerance, atol=tolerance

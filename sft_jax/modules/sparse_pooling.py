@@ -1,0 +1,64 @@
+"""Sparse pooling: self-attention over a modality, then pooling of its tokens to a few."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from sft_jax.modules.attention import SelfAttention
+from sft_jax.modules.linear import bounded_uniform, layer_norm
+from sft_jax.modules.reducer import Reducer
+from sft_jax.ops.attention import saliency
+from sft_jax.ops.windows import ReferenceWindows
+from sft_jax.structs import Pool, Tokens
+
+
+class SparsePooling(nn.Module):
+    """Self-attention over one modality, then pooling of its tokens to a few.
+
+    Attributes:
+      num_heads: attention heads.
+      pool: see `Reducer`.
+      k: tokens kept.
+      reference_windows: see `Reducer`.
+      dropout: rate, of the residual branch.
+      dtype: of the computation.
+    """
+
+    num_heads: int
+    pool: Pool
+    k: int
+    reference_windows: ReferenceWindows | None = None
+    dropout: float = 0.0
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, tokens: Tokens, *, train: bool = False
+    ) -> tuple[Float[Array, "b d"], Tokens]:
+        """Takes tokens with CLS first; returns CLS and the pooled others."""
+        width = tokens.values.shape[-1]
+        normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
+        attended, weights = SelfAttention(
+            self.num_heads,
+            self.dtype,
+            # As the authors' attention here, unlike that of their blocks, is initialised.
+            qkv_bias_init=bounded_uniform(width**-0.5),
+            out_kernel_init=nn.initializers.xavier_uniform(),
+            name="attention",
+        )(tokens.replace(values=normed))
+        values = tokens.values + nn.Dropout(self.dropout, deterministic=not train)(attended)
+        received = saliency(weights, tokens.mask)
+        self.sow("intermediates", "attended", values)
+        self.sow("intermediates", "saliency", received)
+        reducer = Reducer(
+            self.pool,
+            self.k,
+            self.num_heads,
+            self.reference_windows,
+            dtype=self.dtype,
+            name="reducer",
+        )
+        others = Tokens(values[:, 1:], tokens.mask[:, 1:])
+        return values[:, 0], reducer(others, received, train=train)
