@@ -27,6 +27,9 @@ Pool = Literal[
 ]
 """The ways to cut tokens down; `sft_jax.modules.reducer.Reducer` says what each does."""
 
+Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
+"""Where the logits are read from; `sft_jax.modules.sft.SparseFusionTransformer` says more."""
+
 
 class Tokens(flax.struct.PyTreeNode):
     """A padded batch of token sequences and which of its tokens are real.

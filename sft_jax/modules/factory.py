@@ -37,7 +37,9 @@ def build_model(
     }
     match config.name:
         case "sft":
-            return SparseFusionTransformer(**shared, pool=config.pool, k=config.k)
+            return SparseFusionTransformer(
+                **shared, pool=config.pool, k=config.k, readout=config.readout
+            )
         case "late":
             return LateFusion(**shared)
         case "concat":

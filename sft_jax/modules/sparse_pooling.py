@@ -20,7 +20,7 @@ class SparsePooling(nn.Module):
     Attributes:
       num_heads: attention heads.
       pool: see `Reducer`.
-      k: tokens kept.
+      k: tokens kept; 0 for CLS alone.
       reference_windows: see `Reducer`.
       dropout: rate, of the residual branch.
       dtype: of the computation.
@@ -61,4 +61,6 @@ class SparsePooling(nn.Module):
             name="reducer",
         )
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
+        if self.k == 0 and self.pool != "none":
+            return values[:, 0], Tokens(others.values[:, :0], others.mask[:, :0])
         return values[:, 0], reducer(others, received, train=train)
