@@ -39,6 +39,8 @@ class ModelConfig:
       n_post: transformer blocks on the fused tokens.
       pool: how each modality's tokens are cut down; only for sft, like k.
       k: tokens kept of each modality; a mapping gives each modality its own.
+      pre_pooling_attention: dense, as in the authors' code, or block_sparse, which differs
+        above 33 tokens (`sft_jax.SparseFusionTransformer`); only for sft.
       modality: which one unimodal classifies; only for that model.
       dropout: rate inside the blocks and the pre-pooling attention.
       embedding_std: standard deviation that CLS and positions are initialised with.
@@ -52,6 +54,7 @@ class ModelConfig:
     n_post: Annotated[int, Field(ge=0)] = 11
     pool: Pool = "attn_topk"
     k: Count | dict[str, Count] = 4
+    pre_pooling_attention: Literal["dense", "block_sparse"] = "dense"
     modality: str = ""
     dropout: Fraction = 0.0
     embedding_std: Positive = 1.0

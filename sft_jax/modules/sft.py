@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_present
 from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS
 from sft_jax.modules.sparse_pooling import SparsePooling
+from sft_jax.ops.block_sparse import BlockSparsePattern
 from sft_jax.ops.windows import ReferenceWindows
 from sft_jax.structs import AnyArray, Pool, Tokens
 
@@ -30,6 +31,11 @@ class SparseFusionTransformer(MultimodalClassifier):
       pool: how tokens are cut down; see `Reducer`.
       k: tokens kept of each modality, in all or by name; no effect with pool `none`.
       reference_windows: by name, the authors' fixed windows in place of adaptive ones.
+      pre_pooling_pattern: which tokens each attends to in the self-attention before pooling;
+        None, the default, for all. The authors announce a sparse attention there and set up
+        that of fairseq, but the pattern, which is `BlockSparsePattern()`, is never applied:
+        what their code computes is dense. Up to 33 tokens, CLS included, the pattern is
+        dense too.
 
     See `MultimodalClassifier` for the others.
     """
@@ -37,6 +43,7 @@ class SparseFusionTransformer(MultimodalClassifier):
     pool: Pool = "attn_topk"
     k: int | Mapping[str, int] = 4
     reference_windows: Mapping[str, ReferenceWindows] | None = None
+    pre_pooling_pattern: BlockSparsePattern | None = None
 
     @nn.compact
     def __call__(
@@ -72,6 +79,7 @@ class SparseFusionTransformer(MultimodalClassifier):
                 num_heads=self.num_heads,
                 dropout=self.dropout,
                 dtype=self.dtype,
+                pattern=self.pre_pooling_pattern,
                 name=f"pooling_{name}",
             )(tokens, train=train)
             cls.append(of_modality)
