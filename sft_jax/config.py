@@ -41,6 +41,8 @@ class ModelConfig:
       pool: how each modality's tokens are cut down; only for sft, like k.
       k: tokens kept of each modality, 0 for its CLS alone; a mapping gives each its own.
       readout: where sft reads its logits from.
+      pre_pooling_attention: dense, as in the authors' code, or block_sparse, which differs
+        above 33 tokens (`sft_jax.SparseFusionTransformer`); only for sft.
       modality: which one unimodal classifies; only for that model.
       dropout: rate inside the blocks and the pre-pooling attention.
       embedding_std: standard deviation that CLS and positions are initialised with.
@@ -55,6 +57,7 @@ class ModelConfig:
     pool: Pool = "attn_topk"
     k: CountOrNone | dict[str, CountOrNone] = 4
     readout: Readout = "sum_cls"
+    pre_pooling_attention: Literal["dense", "block_sparse"] = "dense"
     modality: str = ""
     dropout: Fraction = 0.0
     embedding_std: Positive = 1.0

@@ -9,6 +9,11 @@ from jaxtyping import Array, Float
 
 from sft_jax.modules.linear import bounded_uniform
 from sft_jax.ops.attention import apply_weights, attention_weights
+from sft_jax.ops.block_sparse import (
+    BlockSparsePattern,
+    BlockSparseWeights,
+    block_sparse_attention,
+)
 from sft_jax.structs import Tokens
 
 
@@ -20,15 +25,22 @@ class SelfAttention(nn.Module):
       dtype: of the computation; None for that of inputs and parameters.
       qkv_bias_init: of the biases of query, key and value.
       out_kernel_init: of the output projection; by default U(±1/sqrt(width)).
+      pattern: which tokens each attends to; None for all.
+
+    Raises (on `init` and `apply`):
+      ValueError: for tokens with sizes, which count only where there is no pattern.
     """
 
     num_heads: int
     dtype: Dtype | None = None
     qkv_bias_init: Initializer = nn.initializers.zeros
     out_kernel_init: Initializer | None = None
+    pattern: BlockSparsePattern | None = None
 
     @nn.compact
-    def __call__(self, tokens: Tokens) -> tuple[Float[Array, "b n d"], Float[Array, "b h n n"]]:
+    def __call__(
+        self, tokens: Tokens
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b h n n"] | BlockSparseWeights]:
         """Returns the attended values and the attention weights.
 
         Under `jit` the weights cost nothing beyond the attention where they are not used.
@@ -44,8 +56,14 @@ class SelfAttention(nn.Module):
         )(tokens.values)
         heads = qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, width // self.num_heads)
         query, key, value = jnp.moveaxis(heads, -3, 0)
-        weights = attention_weights(query, key, tokens.mask, tokens.sizes)
-        attended = apply_weights(weights, value)
+        weights: Float[Array, "b h n n"] | BlockSparseWeights
+        if self.pattern is None:
+            weights = attention_weights(query, key, tokens.mask, tokens.sizes)
+            attended = apply_weights(weights, value)
+        elif tokens.sizes is None:
+            attended, weights = block_sparse_attention(query, key, value, tokens.mask, self.pattern)
+        else:
+            raise ValueError("tokens.sizes must be None where attention has a pattern")
         out = nn.Dense(
             width,
             dtype=self.dtype,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_present
 from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS
 from sft_jax.modules.sparse_pooling import SparsePooling
+from sft_jax.ops.block_sparse import BlockSparsePattern
 from sft_jax.ops.mixup import Mixup
 from sft_jax.ops.pooling import masked_mean
 from sft_jax.ops.select import channel_top_k
@@ -51,6 +52,11 @@ class SparseFusionTransformer(MultimodalClassifier):
         parameters their code never uses: the CLS sum is tripled and, with `channel_topk`,
         each modality is pooled again, to this many tokens. For `max`, `avg` and
         `channel_topk`; with other pools their code fails.
+      pre_pooling_pattern: which tokens each attends to in the self-attention before pooling;
+        None, the default, for all. The authors announce a sparse attention there and set up
+        that of fairseq, but the pattern, which is `BlockSparsePattern()`, is never applied:
+        what their code computes is dense. Up to 33 tokens, CLS included, the pattern is
+        dense too.
 
     See `MultimodalClassifier` for the others.
     """
@@ -60,6 +66,7 @@ class SparseFusionTransformer(MultimodalClassifier):
     readout: Readout = "sum_cls"
     reference_windows: Mapping[str, ReferenceWindows] | None = None
     reference_fusion_layer: int | None = None
+    pre_pooling_pattern: BlockSparsePattern | None = None
 
     @nn.compact
     def __call__(
@@ -114,14 +121,16 @@ class SparseFusionTransformer(MultimodalClassifier):
             num_heads=self.num_heads,
             dropout=self.dropout,
             dtype=self.dtype,
+            pattern=self.pre_pooling_pattern,
             name=f"pooling_{name}",
         )
 
     def _reference_pooled_again(self, name: str, kept: Tokens) -> Tokens:
-        """What the authors' fusion layer does to pooled tokens; its other pools do nothing."""
-        if self.reference_fusion_layer is None or self.pool != "channel_topk":
+        """What the authors' fusion layer does to pooled tokens, if there is one."""
+        if self.reference_fusion_layer is None:
             return kept
-        kept = channel_top_k(kept, self.reference_fusion_layer)
+        if self.pool == "channel_topk":
+            kept = channel_top_k(kept, self.reference_fusion_layer)
         self.sow("intermediates", f"pooled_again_{name}", kept)
         return kept
 

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from sft_jax.modules.attention import SelfAttention
 from sft_jax.modules.linear import bounded_uniform, layer_norm
 from sft_jax.modules.reducer import Reducer
-from sft_jax.ops.attention import saliency
+from sft_jax.ops import block_sparse
+from sft_jax.ops.block_sparse import BlockSparsePattern
 from sft_jax.ops.windows import ReferenceWindows
 from sft_jax.structs import Pool, Tokens
 
@@ -24,6 +25,7 @@ class SparsePooling(nn.Module):
       reference_windows: see `Reducer`.
       dropout: rate, of the residual branch.
       dtype: of the computation.
+      pattern: which tokens each attends to; None for all.
     """
 
     num_heads: int
@@ -32,6 +34,7 @@ class SparsePooling(nn.Module):
     reference_windows: ReferenceWindows | None = None
     dropout: float = 0.0
     dtype: Dtype | None = None
+    pattern: BlockSparsePattern | None = None
 
     @nn.compact
     def __call__(
@@ -46,10 +49,12 @@ class SparsePooling(nn.Module):
             # As the authors' attention here, unlike that of their blocks, is initialised.
             qkv_bias_init=bounded_uniform(width**-0.5),
             out_kernel_init=nn.initializers.xavier_uniform(),
+            pattern=self.pattern,
             name="attention",
         )(tokens.replace(values=normed))
         values = tokens.values + nn.Dropout(self.dropout, deterministic=not train)(attended)
-        received = saliency(weights, tokens.mask)
+        received = block_sparse.received(weights, tokens.mask)
+        self.sow("intermediates", "weights", weights)
         self.sow("intermediates", "attended", values)
         self.sow("intermediates", "saliency", received)
         reducer = Reducer(

@@ -11,7 +11,7 @@ BATCH = 4000
 
 
 def _masks():
-    """A third of the examples has both modalities, a third one, a third none; one step is padding."""
+    """A third of the examples has both modalities, a third one, a third none."""
     kind = np.arange(BATCH) % 3
     steps = np.array([True, False, True])
     return {
