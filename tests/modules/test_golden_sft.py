@@ -7,6 +7,7 @@ logits and loss, and the positions that `attn_topk` and `attn_wkmedoids` select 
 | those of `poolk` and `ks` | the gradient of every parameter too |
 | `VARIANT_masked_sft_poolk_{max,attn_topk}` | the same with the block-sparse pattern in the \
 attention before pooling, which the authors' code sets up and never applies |
+| `sft_fusionlayer_{max,topk}` | the same with `reference_fusion_layer`, no gradients |
 | `sft_poolk_max` and the variant of it | the weights of that attention, mean over the heads |
 | `pools` | each pool alone, on two shapes and three k; `attn_wkmedoids` after 0, 1 and 2 \
 iterations too |
@@ -34,6 +35,8 @@ POOLS = ("max", "avg", "attn", "topk", "attn_topk", "attn_wkmedoids")
 PRECISIONS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
 FILES = [f"sft_{config}_{pool}" for config in ("poolk", "ks", "kspad") for pool in POOLS]
 FILES += ["VARIANT_masked_sft_poolk_max", "VARIANT_masked_sft_poolk_attn_topk"]
+WITH_GRADIENTS = [name for name in FILES if "kspad" not in name]
+FILES += ["sft_fusionlayer_max", "sft_fusionlayer_topk"]
 
 
 def model_of(name, config):
@@ -60,6 +63,9 @@ def ours_under_their_names(intermediates):
                 found[f"unimodal{i}/{modality}"] = sequence_first(name)
             case ["fused", i] if i.isdigit():
                 found[f"fused{i}"] = sequence_first(name)
+            case ["pooled", "again", modality]:
+                again = intermediates[name][0].values
+                found[f"fusion_pooled_bdk/{modality}"] = again.swapaxes(1, 2)
             case ["pooling", modality]:
                 pooling = intermediates[name]
                 weights = pooling["weights"][0]
@@ -100,7 +106,7 @@ def test_golden_forward(name, precision):
         )
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "kspad" not in name])
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
 def test_golden_gradients(name):
     arrays, config = reference.load(name)
     model = model_of(name, config)
