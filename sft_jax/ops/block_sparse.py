@@ -120,7 +120,8 @@ def block_sparse_attention(
 
     Returns:
       The weighted sums of the values, in their type, and the weights, in float32 or, for
-      float64 inputs, float64. A query that sees no real key has weights and sums of 0.
+      float64 inputs, float64. A query that sees no real key (itself padding then, since each
+      sees itself) has weights and sums of 0.
     """
     length = mask.shape[1]
     query, key, value = (
@@ -128,32 +129,22 @@ def block_sparse_attention(
     )
     query = query * query.shape[-1] ** -0.5
     summary = pattern.summary(length)
-    logits = jnp.concatenate(
-        [
-            _from_windows(
-                jnp.einsum(
-                    "bhwqe,bhwke->bhwqk",
-                    _query_windows(query, pattern),
-                    _local_keys(key, pattern),
-                ),
-                length,
-            ),
-            jnp.einsum("bhne,bhge->bhng", query, key[:, :, summary]),
-        ],
-        axis=-1,
-    )
+    windows, local_keys = _query_windows(query, pattern), _local_keys(key, pattern)
+    to_local = _from_windows(jnp.einsum("bhwqe,bhwke->bhwqk", windows, local_keys), length)
+    to_summary = jnp.einsum("bhne,bhge->bhng", query, key[:, :, summary])
+    # One softmax over both, which share no key.
+    logits = jnp.concatenate([to_local, to_summary], axis=-1)
     weights = _softmax(logits, _visible(mask, pattern)[:, None])
     local, of_summary = jnp.split(weights, [pattern.num_local], axis=-1)
-    attended = _from_windows(
-        jnp.einsum(
-            "bhwqk,bhwke->bhwqe",
-            _query_windows(local.astype(value.dtype), pattern),
-            _local_keys(value, pattern),
-        ),
-        length,
+
+    windows = _query_windows(local.astype(value.dtype), pattern)
+    local_values = _local_keys(value, pattern)
+    from_local = _from_windows(jnp.einsum("bhwqk,bhwke->bhwqe", windows, local_values), length)
+    from_summary = jnp.einsum(
+        "bhng,bhge->bhne", of_summary.astype(value.dtype), value[:, :, summary]
     )
-    attended += jnp.einsum("bhng,bhge->bhne", of_summary.astype(value.dtype), value[:, :, summary])
-    return attended.swapaxes(1, 2), BlockSparseWeights(local, of_summary, pattern)
+    attended = (from_local + from_summary).swapaxes(1, 2)
+    return attended, BlockSparseWeights(local, of_summary, pattern)
 
 
 def received(
@@ -171,7 +162,7 @@ def received(
     if not isinstance(weights, BlockSparseWeights):
         return saliency(weights, mask)
     pattern, length = weights.pattern, mask.shape[1]
-    # CLS is no query here. It alone stands in the first slot of a window.
+    # CLS is no query here, and no other query belongs to a window as its first position.
     queries = mask.at[:, 0].set(False).astype(weights.local.dtype)
     of_windows = jnp.einsum(
         "bhwqk,bwq->bwk",

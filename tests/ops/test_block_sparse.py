@@ -127,12 +127,13 @@ def test_a_query_that_sees_no_real_key_gets_0():
     arrays = np.ones((3, 1, 13, HEADS, SIZE), np.float32)
 
     def total(arrays):
-        attended, _ = block_sparse_attention(*arrays, jnp.asarray(mask), pattern)
-        return (attended**2).sum(), attended
+        attended, weights = block_sparse_attention(*arrays, jnp.asarray(mask), pattern)
+        return (attended**2).sum(), (attended, to_dense(weights))
 
-    gradients, attended = jax.jit(jax.grad(total, has_aux=True))(arrays)
+    gradients, (attended, weights) = jax.jit(jax.grad(total, has_aux=True))(arrays)
     assert (attended[0, [0, 1, 4, 9, 12]] > 0.99).all()
     assert not attended[0, 5:9].any()
+    assert not weights[0, :, 5:9].any()
     assert np.isfinite(gradients).all()
 
 
