@@ -23,6 +23,10 @@ Pool = Literal[
     "random",
     "attn_random",
     "strided_random",
+    "tome",
+    "token_learner",
+    "perceiver",
+    "evit",
     "none",
 ]
 """The ways to cut tokens down; `sft_jax.modules.reducer.Reducer` says what each does."""

@@ -1,6 +1,8 @@
-"""Multi-head self-attention."""
+"""Multi-head attention: of tokens to each other, and to those of a source."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -71,3 +73,42 @@ class SelfAttention(nn.Module):
             name="out",
         )(attended.reshape(*attended.shape[:-2], width))
         return out, weights
+
+
+def cross_attention(
+    values: Float[Array, "b q d"],
+    source: Tokens,
+    num_heads: int,
+    dtype: Dtype | None,
+    drop: Callable[[Array], Array] = lambda weights: weights,
+) -> Float[Array, "b q d"]:
+    """Each of `values` attends to the real tokens of its example's `source`.
+
+    Called within a compact module, whose parameters "query", "key", "value" and "out", in
+    PyTorch's initialisation, it then uses.
+
+    Args:
+      values: what attends.
+      source: what is attended to, of the same width.
+      num_heads: heads; must divide the width.
+      dtype: of the computation; None for that of inputs and parameters.
+      drop: applied to the attention weights.
+
+    Returns:
+      The attended values; the bias of "out" alone in an example whose source is masked
+      throughout.
+    """
+    width = values.shape[-1]
+    # As if the three were one Xavier-uniform matrix: U(±sqrt(6 / (4 width))).
+    init = bounded_uniform((1.5 / width) ** 0.5)
+
+    def project(name: str, values: Float[Array, "b n d"]) -> Float[Array, "b n h e"]:
+        projected = nn.Dense(width, dtype=dtype, kernel_init=init, name=name)(values)
+        return projected.reshape(*values.shape[:-1], num_heads, width // num_heads)
+
+    query = project("query", values)
+    key, value = project("key", source.values), project("value", source.values)
+    weights = drop(attention_weights(query, key, source.mask, source.sizes))
+    attended = apply_weights(weights, value).reshape(values.shape)
+    init = nn.initializers.xavier_uniform()
+    return nn.Dense(width, dtype=dtype, kernel_init=init, name="out")(attended)

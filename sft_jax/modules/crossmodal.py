@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.modules.linear import bounded_uniform, layer_norm, linear
+from sft_jax.modules.attention import cross_attention
+from sft_jax.modules.linear import layer_norm, linear
 from sft_jax.modules.multimodal import MultimodalClassifier
-from sft_jax.ops.attention import apply_weights, attention_weights
 from sft_jax.ops.mixup import Mixup
 from sft_jax.structs import AnyArray, Tokens
 
@@ -42,24 +42,12 @@ class CrossmodalLayer(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         width = tokens.values.shape[-1]
         norm = layer_norm(self.dtype, "attention_norm")
-        to, of = norm(tokens.values), norm(source.values)
-        query, key, value = (
-            self._project(part, values)
-            for part, values in (("query", to), ("key", of), ("value", of))
-        )
-        attended = apply_weights(drop(attention_weights(query, key, source.mask)), value)
-        attended = self._xavier(width, "out")(attended.reshape(*attended.shape[:-2], width))
+        to, of = norm(tokens.values), source.replace(values=norm(source.values))
+        attended = cross_attention(to, of, self.num_heads, self.dtype, drop)
         values = tokens.values + drop(attended)
         hidden = self._xavier(4 * width, "mlp_in")(layer_norm(self.dtype, "mlp_norm")(values))
         hidden = self._xavier(width, "mlp_out")(drop(nn.relu(hidden)))
         return tokens.replace(values=values + drop(hidden))
-
-    def _project(self, name: str, values: Float[Array, "b n d"]) -> Float[Array, "b n h e"]:
-        width = values.shape[-1]
-        # As if the three were one Xavier-uniform matrix: U(±sqrt(6 / (4 width))).
-        init = bounded_uniform((1.5 / width) ** 0.5)
-        projected = nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)(values)
-        return projected.reshape(*values.shape[:-1], self.num_heads, width // self.num_heads)
 
     def _xavier(self, features: int, name: str) -> nn.Dense:
         init = nn.initializers.xavier_uniform()
