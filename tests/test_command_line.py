@@ -32,7 +32,7 @@ def _assert_fails(result, *messages):
             [CONFIG, "--config.optim.lrr=1", "--config.optin.lr=1", "--config.seed.x=1"],
             [
                 "unknown config key 'optim.lrr': did you mean 'lr'? allowed here: clip_norm, lr,",
-                "unknown config key 'optin.lr': did you mean 'optim'? allowed here: data, model,",
+                "unknown config key 'optin.lr': did you mean 'optim'? allowed here: data, mixup,",
                 "unknown config key 'seed.x': allowed here: nothing",
             ],
             id="unknown keys",
@@ -50,7 +50,7 @@ def _assert_fails(result, *messages):
         ),
         pytest.param(
             [f"{CONFIG}:pol=max"],
-            ["'pol=max': expected KEY=VALUE with a key of ['k', 'leave_out', 'modality',"],
+            ["'pol=max': expected KEY=VALUE with a key of ['k', 'leave_out', 'mixup', 'modality',"],
             id="wrong config argument",
         ),
         pytest.param(

@@ -9,7 +9,14 @@ import pydantic
 import pytest
 
 from sft_jax import config_io
-from sft_jax.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
+from sft_jax.config import (
+    DataConfig,
+    ExperimentConfig,
+    MixupConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 
 DEFAULT = ExperimentConfig()
 # Every field differs from its default.
@@ -31,6 +38,7 @@ OTHER = ExperimentConfig(
         n_post=2,
         pool="avg",
         k={"accelerometer": 2, "gyroscope": 3},
+        readout="mean",
         pre_pooling_attention="block_sparse",
         dropout=0.1,
         embedding_std=0.5,
@@ -53,11 +61,15 @@ OTHER = ExperimentConfig(
         batch_size=12,
         accumulate=3,
         label_smoothing=0.1,
+        modality_dropout=0.2,
         ema_decay=0.9,
         evaluate_every_epochs=2,
         best_metric="accuracy",
         log_every_steps=1,
         keep_latest=1,
+    ),
+    mixup=MixupConfig(
+        layers="fused", alpha=0.4, shares="static", warmup_epochs=2.0, consistent=False
     ),
 )
 
@@ -69,6 +81,7 @@ def test_the_other_config_differs_in_every_field():
         "model": ModelConfig,
         "optim": OptimConfig,
         "train": TrainConfig,
+        "mixup": MixupConfig,
     }
     expected = {"seed"} | {
         f"{name}.{field.name}"
@@ -113,7 +126,7 @@ def _problems(mapping):
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ({"modle": {}}, "modle: unknown key; did you mean 'model'? allowed here: data, model,"),
+        ({"modle": {}}, "modle: unknown key; did you mean 'model'? allowed here: data, mixup,"),
         ({"model": {"widht": 8}}, "model.widht: unknown key; did you mean 'width'?"),
         ({"data": {"windows": 1}}, "data.windows: unknown key; did you mean 'window_seconds'?"),
         ({"optim": {"learning_rate": 1}}, "optim.learning_rate: unknown key; allowed here: clip"),
@@ -128,11 +141,16 @@ def _problems(mapping):
             {"model": {"pool": "mean"}},
             "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk'",
         ),
-        ({"model": {"k": 0}}, "model.k: Input should be greater than or equal to 1, got 0"),
+        ({"model": {"k": -1}}, "model.k: Input should be greater than or equal to 0, got -1"),
         (
-            {"model": {"k": {"a": 0}}},
-            "model.k.a: Input should be greater than or equal to 1, got 0",
+            {"model": {"k": {"a": -1}}},
+            "model.k.a: Input should be greater than or equal to 0, got -1",
         ),
+        (
+            {"model": {"n_pre": 0}, "mixup": {"layers": "within"}},
+            "mixup.layers='within' has no layer to mix: model.n_pre is 0",
+        ),
+        ({"mixup": {"alpha": 0.0}}, "mixup.alpha: Input should be greater than 0, got 0.0"),
         ({"model": {"dropout": 1.0}}, "model.dropout: Input should be less than 1, got 1.0"),
         ({"model": {"num_heads": 7}}, "model: width=40 is not divisible by num_heads=7"),
         ({"optim": {"lr": 0.0}}, "optim.lr: Input should be greater than 0, got 0.0"),

@@ -70,7 +70,7 @@ def test_one_person_may_be_left_out(person, validated_on):
     [
         (
             "pol=max",
-            r"'pol=max': expected KEY=VALUE with a key of \['k', 'leave_out', 'modality', 'model'",
+            r"'pol=max': expected KEY=VALUE with a key of \['k', 'leave_out', 'mixup', 'modality'",
         ),
         ("max", "'max': expected KEY=VALUE"),
         ("pool=max,k=one", "'k=one': expected a value of type int"),

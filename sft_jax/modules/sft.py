@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from sft_jax.modules.learned_pools import PerceiverPool
 from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_present
 from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS
 from sft_jax.modules.sparse_pooling import SparsePooling
@@ -160,8 +161,6 @@ class SparseFusionTransformer(MultimodalClassifier):
             case "mean":
                 return masked_mean(tokens)
             case "attention":
-                from sft_jax.modules.learned_pools import PerceiverPool  # TEMP
-
                 pool = PerceiverPool(1, self.num_heads, self.dtype, name="readout")
                 return pool(tokens).values[:, 0]
             case _:

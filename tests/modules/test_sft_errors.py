@@ -16,7 +16,7 @@ SOUND = np.zeros((2, 7, 2), np.float32)
     [
         ({"pool": "mean"}, "pool='mean' is not one of max, avg, .*, evit, none"),
         ({"k": 7}, "k=7 for modality 'sight', which has 6 tokens to choose from"),
-        ({"k": 0}, "k=0 for modality 'sight'.* must be from 1 to 6"),
+        ({"k": -1}, "k=-1 for modality 'sight'.* must be from 0 to 6"),
         ({"k": {"sight": 1}}, r"k names \['sight'\], the modalities are \['sight', 'sound'\]"),
         ({"k": {"sight": 1, "sound": 8}}, "k=8 for modality 'sound', which has 7 tokens"),
         ({"num_heads": 3}, "num_heads=3 does not divide width=8"),

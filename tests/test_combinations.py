@@ -1,0 +1,92 @@
+"""One config argument switches the model, the pool, k, the readout and the depth of fusion.
+
+Every value of each takes a training step here; all combinations do in the slow tests.
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import synthetic
+import tiny_sft
+
+from configs import watch
+from sft_jax import Batch, config_io
+from sft_jax.config import OptimConfig
+from sft_jax.modules.factory import build_model
+from sft_jax.modules.reducer import POOLS
+from sft_jax.modules.sft import READOUTS
+from sft_jax.training.optim import make_plateau
+from sft_jax.training.state import TrainState
+from sft_jax.training.step import make_train_step
+
+BASELINES = ("late", "concat", "unimodal,modality=sound", "mbt", "mult")
+DEPTHS = ("n_pre=1,n_post=1", "n_pre=0,n_post=2")
+EVERY = [
+    *(f"pool={pool},k={k},{depth}" for pool, k, depth in itertools.product(POOLS, (1, 3), DEPTHS)),
+    *(f"readout={readout},k={k}" for readout, k in itertools.product(READOUTS, (0, 3))),
+    *(f"model={model},{depth}" for model, depth in itertools.product(BASELINES, DEPTHS)),
+]
+# Of a model that is never given another modality, MulT can not be made without these.
+IMPOSSIBLE = ("readout=fresh_cls,k=0", "model=mult,n_pre=0,n_post=2")
+EVERY = [argument for argument in EVERY if argument not in IMPOSSIBLE]
+FEW = [
+    *(f"pool={pool},k={1 + 2 * (i % 2)},{DEPTHS[i % 2]}" for i, pool in enumerate(POOLS)),
+    *(f"readout={readout},k=3" for readout in READOUTS[1:]),
+    "readout=sum_cls,k=0",
+    *(f"model={model},{DEPTHS[0]}" for model in BASELINES),
+    "mixup=any,readout=modality_cls,pool=tome",
+]
+
+
+def _step(argument):
+    config = config_io.from_mapping(watch.get_config(argument))
+    model = dataclasses.replace(
+        config.model, width=8, num_heads=2, n_post=min(config.model.n_post, 2)
+    )
+    config = dataclasses.replace(config, model=model)
+    model = build_model(config.model, synthetic.MODALITIES, num_classes=4)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: (0.3 * random.normal(size=a.shape)).astype(a.dtype), shapes)
+    optimizer = optax.sgd(0.1)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        plateau=make_plateau(OptimConfig()).init(params),
+        ema_params=params,
+    )
+    batch = Batch(tiny_sft.inputs(), tiny_sft.masks(), np.arange(3), np.ones(3, np.float32))
+    train_step = make_train_step(model, optimizer, config, config.seed)
+    return state, *jax.jit(train_step)(state, batch)
+
+
+def _assert_learns(argument):
+    before, after, metrics = _step(argument)
+    assert after.step == 1
+    assert np.isfinite(metrics.loss)
+    assert metrics.gradient_norm > 0
+    assert all(jax.tree.leaves(metrics.finite))
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
+    assert changed["head"]["classifier"]["kernel"]
+
+
+@pytest.mark.parametrize("argument", FEW)
+def test_every_choice_takes_a_step(argument):
+    _assert_learns(argument)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argument", EVERY)
+def test_every_combination_takes_a_step(argument):
+    _assert_learns(argument)
+
+
+def test_the_few_are_of_every_choice():
+    for choice in (*POOLS, *READOUTS, *BASELINES, *DEPTHS, "k=0", "k=1", "k=3", "mixup="):
+        assert any(choice in argument for argument in FEW), choice
