@@ -14,9 +14,10 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from sft_jax.structs import Pool, Task
+from sft_jax.structs import Pool, Readout, Task
 
 Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -40,7 +41,10 @@ class ModelConfig:
       n_pre: transformer blocks on each modality before pooling.
       n_post: transformer blocks on the fused tokens.
       pool: how each modality's tokens are cut down; only for sft, like k.
-      k: tokens kept of each modality; a mapping gives each modality its own.
+      k: tokens kept of each modality, 0 for its CLS alone; a mapping gives each its own.
+      readout: where sft reads its logits from.
+      pre_pooling_attention: dense, as in the authors' code, or block_sparse, which differs
+        above 33 tokens (`sft_jax.SparseFusionTransformer`); only for sft.
       modality: which one unimodal classifies; only for that model.
       dropout: rate inside the blocks and the pre-pooling attention.
       embedding_std: standard deviation that CLS and positions are initialised with.
@@ -51,10 +55,12 @@ class ModelConfig:
     task: Task = "single_label"
     width: Count = 40
     num_heads: Count = 5
-    n_pre: Annotated[int, Field(ge=0)] = 1
-    n_post: Annotated[int, Field(ge=0)] = 11
+    n_pre: CountOrNone = 1
+    n_post: CountOrNone = 11
     pool: Pool = "attn_topk"
-    k: Count | dict[str, Count] = 4
+    k: CountOrNone | dict[str, CountOrNone] = 4
+    readout: Readout = "sum_cls"
+    pre_pooling_attention: Literal["dense", "block_sparse"] = "dense"
     modality: str = ""
     dropout: Fraction = 0.0
     embedding_std: Positive = 1.0
@@ -150,6 +156,8 @@ class TrainConfig:
         `batch_size`.
       label_smoothing: mass spread evenly over the classes; with multi_label each label
         moves by half of it towards the other; with regression it must be 0.
+      modality_dropout: probability that a training example loses a modality; it never
+        loses the last one that it has.
       ema_decay: decay of the running mean of the parameters that is evaluated in their
         place; 0 evaluates the parameters themselves.
       evaluate_every_epochs: epochs between validations; each is followed by a checkpoint.
@@ -163,6 +171,7 @@ class TrainConfig:
     batch_size: Count = 64
     accumulate: Count = 1
     label_smoothing: Fraction = 0.0
+    modality_dropout: Fraction = 0.0
     ema_decay: Fraction = 0.0
     evaluate_every_epochs: Count = 1
     best_metric: Literal["accuracy", "loss"] = "loss"
@@ -177,15 +186,37 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class MixupConfig:
+    """Multimodal manifold mixup; see `sft_jax.ops.mixup`.
+
+    Attributes:
+      layers: none for no mixup, or which blocks the one whose output is mixed is drawn from
+        at each step: within (the first `n_pre`), fused (the others), any.
+      alpha: shares are drawn from Beta(alpha, alpha).
+      shares: per_modality draws one for each modality of an example, static one for all.
+      warmup_epochs: the first epochs, which train without.
+      consistent: mix the labels in the shares of the features. False does as the authors'
+        code, which mixes fused features in another share than their labels.
+    """
+
+    layers: Literal["none", "within", "fused", "any"] = "none"
+    alpha: Positive = 0.3
+    shares: Literal["per_modality", "static"] = "per_modality"
+    warmup_epochs: NonNegative = 5.0
+    consistent: bool = True
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ExperimentConfig:
     """One experiment; everything about a run that is not the machine.
 
     Attributes:
-      seed: of parameters, shuffling, dropout and random pools.
+      seed: of parameters, shuffling, dropout, mixup and random pools.
       data: what it is trained on.
       model: the network.
       optim: the optimiser.
       train: the loop.
+      mixup: whether and how examples are mixed.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -193,14 +224,23 @@ class ExperimentConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    mixup: MixupConfig = field(default_factory=MixupConfig)
 
     def __post_init__(self) -> None:
-        if self.model.task != "regression":
-            return
         problems = []
-        if self.train.best_metric != "loss":
+        if self.model.task == "regression" and self.train.best_metric != "loss":
             problems.append(f"train.best_metric={self.train.best_metric!r} must be 'loss'")
-        if self.train.label_smoothing:
+        if self.model.task == "regression" and self.train.label_smoothing:
             problems.append(f"train.label_smoothing={self.train.label_smoothing} must be 0")
         if problems:
             raise ValueError(f"with model.task='regression' {' and '.join(problems)}")
+        blocks = {
+            "within": ("n_pre", self.model.n_pre),
+            "fused": ("n_post", self.model.n_post),
+            "any": ("n_pre + n_post", self.model.n_pre + self.model.n_post),
+        }
+        name, count = blocks.get(self.mixup.layers, ("", 1))
+        if count == 0:
+            raise ValueError(
+                f"mixup.layers={self.mixup.layers!r} has no layer to mix: model.{name} is 0"
+            )

@@ -23,9 +23,16 @@ Pool = Literal[
     "random",
     "attn_random",
     "strided_random",
+    "tome",
+    "token_learner",
+    "perceiver",
+    "evit",
     "none",
 ]
 """The ways to cut tokens down; `sft_jax.modules.reducer.Reducer` says what each does."""
+
+Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
+"""Where the logits are read from; `sft_jax.modules.sft.SparseFusionTransformer` says more."""
 
 Task = Literal["single_label", "multi_label", "ordinal", "regression"]
 """What is predicted: one class; any number of labels; one of ordered classes; numbers."""

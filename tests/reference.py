@@ -41,6 +41,7 @@ def sft_model(config):
         n_pre=config["n_layers_pre_fusion"],
         n_post=config["n_layers_post_fusion"],
         pool=pool(config["pool_type"]),
+        reference_fusion_layer=config["ks_pool"] if config["fusion_layer_enabled"] else None,
         k=config["pool_k"],
         reference_windows={
             name: ReferenceWindows(*window)

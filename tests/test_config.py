@@ -32,6 +32,7 @@ OTHER = ExperimentConfig(
         n_post=2,
         pool="avg",
         k={"accelerometer": 2, "gyroscope": 3},
+        pre_pooling_attention="block_sparse",
         dropout=0.1,
         embedding_std=0.5,
         modality="gyroscope",

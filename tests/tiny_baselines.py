@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import numpy as np
 import tiny_sft
 
 from sft_jax import ReferenceWindows
@@ -37,9 +36,7 @@ def make(name, **attributes):
 
 def variables(model):
     """Normal values for every parameter, biases too."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
-    random = np.random.default_rng(0)
-    return jax.tree.map(lambda a: random.normal(size=a.shape).astype(a.dtype) * 0.5, shapes)
+    return tiny_sft.normal_variables(model, model.example_inputs())
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from sft_jax import ModalitySpec, SparseFusionTransformer
+from sft_jax.modules.reducer import LEARNED_POOLS
 from sft_jax.modules.reducer import POOLS as POOLS
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
@@ -19,15 +20,22 @@ def sft(**attributes):
 
 
 def variables(model):
-    """Normal values for every parameter, biases too; `init` would take seconds to compile."""
+    """Those of `normal_variables`, made once for all models whose parameters are the same."""
+    own = {"pool": model.pool, "k": model.k} if model.pool in LEARNED_POOLS else {}
     modalities = tuple(model.modalities.items())
-    return _variables(modalities, model.num_classes, model.n_pre, model.n_post)
+    return _variables(modalities, model.num_classes, model.n_pre, model.n_post, tuple(own.items()))
 
 
 @functools.cache
-def _variables(modalities, num_classes, n_pre, n_post):
-    model = sft(modalities=dict(modalities), num_classes=num_classes, n_pre=n_pre, n_post=n_post)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
+def _variables(modalities, num_classes, n_pre, n_post, own):
+    attributes = {"num_classes": num_classes, "n_pre": n_pre, "n_post": n_post} | dict(own)
+    model = sft(modalities=dict(modalities), **attributes)
+    return normal_variables(model, model.example_inputs())
+
+
+def normal_variables(module, *args):
+    """Normal values for every parameter, biases too; `init` would take seconds to compile."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
     random = np.random.default_rng(0)
     return jax.tree.map(lambda a: random.normal(size=a.shape).astype(a.dtype) * 0.5, shapes)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.multimodal import MultimodalClassifier, join, mean_over_present
+from sft_jax.ops.mixup import Mixup
 from sft_jax.structs import AnyArray, Tokens
 
 
@@ -54,22 +55,28 @@ class BottleneckTransformer(MultimodalClassifier):
         masks: Mapping[str, AnyArray] | None = None,
         *,
         train: bool = False,
+        mixup: Mixup | None = None,
     ) -> Float[Array, "b c"]:
         """Computes the logits; arguments as those of `SparseFusionTransformer`."""
         masks = self._check(inputs, masks)
-        streams = self._tokenize_all(inputs, masks)
-        present = {name: masks[name].any(axis=1) for name in streams}
+        streams, present = self._streams(inputs, masks)
         like = next(iter(streams.values())).values
         first_fused = self.n_pre + 1 if self.faithful else self.n_pre
         bottleneck = None
         for i in range(self.n_pre + self.n_post):
             if i < first_fused:
-                for name, tokens in streams.items():
-                    streams[name] = self._block(f"unimodal_{name}_{i}")(tokens, train=train)
-                continue
-            if bottleneck is None:
-                bottleneck = self._bottleneck(like)
-            streams, bottleneck = self._fused_layer(i, streams, bottleneck, present, train=train)
+                streams = self._unimodal_blocks(i, streams, train=train)
+            else:
+                if bottleneck is None:
+                    bottleneck = self._bottleneck(like)
+                streams, bottleneck = self._fused_layer(
+                    i, streams, bottleneck, present, train=train
+                )
+            if mixup is not None:
+                streams, present = mixup.streams(i, streams, present)
+                if bottleneck is not None and not self.faithful:
+                    real = jnp.ones(bottleneck.shape[:2], bool)
+                    bottleneck = mixup.fused(i, Tokens(bottleneck, real)).values
         head = self._head()
         logits = []
         for tokens in streams.values():

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from sft_jax.modules.linear import bounded_uniform, layer_norm, linear
+from sft_jax.modules.attention import cross_attention
+from sft_jax.modules.linear import layer_norm, linear
 from sft_jax.modules.multimodal import MultimodalClassifier
-from sft_jax.ops.attention import apply_weights, attention_weights
+from sft_jax.ops.mixup import Mixup
 from sft_jax.structs import AnyArray, Tokens
 
 
@@ -41,24 +42,12 @@ class CrossmodalLayer(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         width = tokens.values.shape[-1]
         norm = layer_norm(self.dtype, "attention_norm")
-        to, of = norm(tokens.values), norm(source.values)
-        query, key, value = (
-            self._project(part, values)
-            for part, values in (("query", to), ("key", of), ("value", of))
-        )
-        attended = apply_weights(drop(attention_weights(query, key, source.mask)), value)
-        attended = self._xavier(width, "out")(attended.reshape(*attended.shape[:-2], width))
+        to, of = norm(tokens.values), source.replace(values=norm(source.values))
+        attended = cross_attention(to, of, self.num_heads, self.dtype, drop)
         values = tokens.values + drop(attended)
         hidden = self._xavier(4 * width, "mlp_in")(layer_norm(self.dtype, "mlp_norm")(values))
         hidden = self._xavier(width, "mlp_out")(drop(nn.relu(hidden)))
         return tokens.replace(values=values + drop(hidden))
-
-    def _project(self, name: str, values: Float[Array, "b n d"]) -> Float[Array, "b n h e"]:
-        width = values.shape[-1]
-        # As if the three were one Xavier-uniform matrix: U(±sqrt(6 / (4 width))).
-        init = bounded_uniform((1.5 / width) ** 0.5)
-        projected = nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)(values)
-        return projected.reshape(*values.shape[:-1], self.num_heads, width // self.num_heads)
 
     def _xavier(self, features: int, name: str) -> nn.Dense:
         init = nn.initializers.xavier_uniform()
@@ -100,38 +89,26 @@ class CrossmodalTransformer(MultimodalClassifier):
         masks: Mapping[str, AnyArray] | None = None,
         *,
         train: bool = False,
+        mixup: Mixup | None = None,
     ) -> Float[Array, "b c"]:
         """Computes the logits; arguments as those of `SparseFusionTransformer`."""
         masks = self._check(inputs, masks)
-        streams = self._tokenize_all(inputs, masks)
-        present = {name: masks[name].any(axis=1) for name in streams}
+        streams, present = self._streams(inputs, masks)
         like = next(iter(streams.values())).values
-        nothing = Tokens(jnp.zeros_like(like[:, :1]), jnp.zeros((*like.shape[:1], 1), bool))
-        sources = {
-            name: tokens.replace(mask=tokens.mask & present[name][:, None])
-            for name, tokens in streams.items()
-        }
-        width = (len(self.modalities) - 1) * self.width
-        cross_norm = layer_norm(self.dtype, "cross_norm")
-        self_norm = layer_norm(self.dtype, "self_norm")
-        last = []
-        for target in sorted(self.modalities):
-            if target not in streams:
-                last.append(jnp.zeros((like.shape[0], width), like.dtype))
-                continue
-            crossed = [
-                cross_norm(
-                    self._cross_stack(
-                        target, source, streams[target], sources.get(source, nothing), train=train
-                    ).values
-                )
-                for source in sorted(set(self.modalities) - {target})
-            ]
-            tokens = streams[target].replace(values=jnp.concatenate(crossed, axis=-1))
-            for i in range(self.n_post):
-                tokens = self._layer(f"self_{target}_{i}")(tokens, tokens, train=train)
-            cls = self_norm(tokens.values[:, 0])
-            last.append(jnp.where(present[target][:, None], cls, 0))
+        streams, present = self._cross_stacks(streams, present, train=train, mixup=mixup)
+        for i in range(self.n_post):
+            for name, tokens in streams.items():
+                streams[name] = self._layer(f"self_{name}_{i}")(tokens, tokens, train=train)
+            if mixup is not None:
+                streams, present = mixup.streams(self.n_pre + i, streams, present)
+        norm = layer_norm(self.dtype, "self_norm")
+        absent = jnp.zeros((like.shape[0], (len(self.modalities) - 1) * self.width), like.dtype)
+        last = [
+            jnp.where(present[name][:, None], norm(streams[name].values[:, 0]), 0)
+            if name in streams
+            else absent
+            for name in sorted(self.modalities)
+        ]
         joined = jnp.concatenate(last, axis=-1)
         self.sow("intermediates", "joined", joined)
         size = joined.shape[-1]
@@ -141,14 +118,47 @@ class CrossmodalTransformer(MultimodalClassifier):
         self.sow("intermediates", "cls", token)
         return self._head()(token)
 
-    def _cross_stack(
-        self, target: str, source: str, tokens: Tokens, others: Tokens, *, train: bool
-    ) -> Tokens:
-        """`n_pre` layers of `target` attending to `source`."""
+    def _cross_stacks(
+        self,
+        sources: Mapping[str, Tokens],
+        present: Mapping[str, Bool[Array, " b"]],
+        *,
+        train: bool,
+        mixup: Mixup | None,
+    ) -> tuple[dict[str, Tokens], dict[str, Bool[Array, " b"]]]:
+        """The tokens of each modality after attending to each other, joined along the features.
+
+        Mixup mixes the sources too: later layers attend to those of the mixed example.
+        """
+        values = next(iter(sources.values())).values
+        nothing = Tokens(jnp.zeros_like(values[:, :1]), jnp.zeros((values.shape[0], 1), bool))
+        stacks = {
+            name: {other: sources[name] for other in sorted(set(self.modalities) - {name})}
+            for name in sources
+        }
         for i in range(self.n_pre):
-            layer = self._layer(f"cross_{target}_with_{source}_{i}")
-            tokens = layer(tokens, others, train=train)
-        return tokens
+            keys = {
+                name: tokens.replace(mask=tokens.mask & present[name][:, None])
+                for name, tokens in sources.items()
+            }
+            for name, stack in stacks.items():
+                for other, tokens in stack.items():
+                    layer = self._layer(f"cross_{name}_with_{other}_{i}")
+                    stack[other] = layer(tokens, keys.get(other, nothing), train=train)
+            if mixup is not None:
+                before = present
+                sources, present = mixup.streams(i, sources, before)
+                for name, stack in stacks.items():
+                    for other, tokens in stack.items():
+                        mixed, _ = mixup.streams(i, {name: tokens}, before)
+                        stack[other] = mixed[name]
+        norm = layer_norm(self.dtype, "cross_norm")
+        joined = {
+            name: jnp.concatenate([norm(tokens.values) for tokens in stack.values()], axis=-1)
+            for name, stack in stacks.items()
+        }
+        streams = {name: sources[name].replace(values=values) for name, values in joined.items()}
+        return streams, dict(present)
 
     def _layer(self, name: str) -> CrossmodalLayer:
         return CrossmodalLayer(self.num_heads, self.dropout, self.dtype, name=name)

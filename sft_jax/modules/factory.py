@@ -13,6 +13,7 @@ from sft_jax.modules.crossmodal import CrossmodalTransformer
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.modules.sft import SparseFusionTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
+from sft_jax.ops.block_sparse import BlockSparsePattern
 from sft_jax.structs import ModalitySpec
 
 
@@ -38,7 +39,14 @@ def build_model(
     }
     match config.name:
         case "sft":
-            return SparseFusionTransformer(**shared, pool=config.pool, k=config.k)
+            sparse = config.pre_pooling_attention == "block_sparse"
+            return SparseFusionTransformer(
+                **shared,
+                pool=config.pool,
+                k=config.k,
+                readout=config.readout,
+                pre_pooling_pattern=BlockSparsePattern() if sparse else None,
+            )
         case "late":
             return LateFusion(**shared)
         case "concat":

@@ -97,6 +97,16 @@ class MultimodalClassifier(nn.Module):
     dtype: Dtype | None = None
     task: Task = "single_label"
 
+    @property
+    def mixed_modalities(self) -> tuple[str, ...]:
+        """The modalities that mixup mixes: those that the logits depend on."""
+        return tuple(sorted(self.modalities))
+
+    @property
+    def joint_from(self) -> int:
+        """The first layer whose tokens are no longer of one modality alone."""
+        return self.n_pre
+
     def example_inputs(self) -> dict[str, Float[Array, "1 _ _"]]:
         """Zeros of the right shapes, to initialise from."""
         return {
@@ -155,15 +165,25 @@ class MultimodalClassifier(nn.Module):
         )
         return tokenizer(jnp.asarray(values), mask)
 
-    def _tokenize_all(
+    def _streams(
         self, inputs: Mapping[str, AnyArray], masks: Mapping[str, Bool[Array, "b _"]]
-    ) -> dict[str, Tokens]:
-        """The tokens of every modality given.
+    ) -> tuple[dict[str, Tokens], dict[str, Bool[Array, " b"]]]:
+        """The tokens of every modality given, and which examples have it, both by name.
 
-        Sorted by name, so that neither parameters nor logits depend on the order of the
-        mapping.
+        Sorted, so that neither parameters nor logits depend on the order of the mapping.
         """
-        return {name: self._tokenize(name, inputs[name], masks[name]) for name in sorted(inputs)}
+        names = sorted(inputs)
+        streams = {name: self._tokenize(name, inputs[name], masks[name]) for name in names}
+        return streams, {name: masks[name].any(axis=1) for name in names}
+
+    def _unimodal_blocks(
+        self, i: int, streams: Mapping[str, Tokens], *, train: bool
+    ) -> dict[str, Tokens]:
+        """Block `i` of every modality."""
+        return {
+            name: self._block(f"unimodal_{name}_{i}")(tokens, train=train)
+            for name, tokens in streams.items()
+        }
 
     def _fill(self, name: str, tokens: Tokens) -> Tokens:
         """Adds padding up to the modality's full length: fixed windows count positions."""

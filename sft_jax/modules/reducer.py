@@ -11,13 +11,16 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.ops import cluster, pooling, select
+from sft_jax.modules.learned_pools import PerceiverPool, TokenLearner
+from sft_jax.ops import cluster, merge, pooling, select
 from sft_jax.ops.windows import ReferenceWindows, Windows, adaptive_windows
 from sft_jax.structs import Pool, Tokens
 
 POOLS: Sequence[str] = get_args(Pool)
 WINDOWED_POOLS = ("max", "avg", "attn", "strided_random")
 """The pools that give one token per window."""
+LEARNED_POOLS = ("token_learner", "perceiver")
+"""The pools that have parameters."""
 
 
 class Reducer(nn.Module):
@@ -34,7 +37,15 @@ class Reducer(nn.Module):
     | `random` | `k` tokens drawn at random |
     | `attn_random` | `k` tokens drawn at random, with probability by saliency |
     | `strided_random` | one token drawn at random from each of `k` windows |
+    | `tome` | `k` means of tokens that are alike, merged step by step, with their sizes |
+    | `token_learner` | `k` means of all tokens, weighted by an MLP |
+    | `perceiver` | `k` learned queries that attended to the tokens |
+    | `evit` | the `k - 1` tokens of largest saliency, and the weighted mean of the rest |
     | `none` | all tokens |
+
+    An example with fewer than `k` real tokens keeps them all; slots left over are masked. The
+    learned pools, `token_learner` and `perceiver`, fill every slot of an example that has any
+    real token. They alone have parameters, and each modality has its own.
 
     The pools that select whole tokens sow their positions, `[b, k]`, as "index" among the
     intermediates. The random ones draw from the stream "pool" in training. In evaluation
@@ -78,6 +89,14 @@ class Reducer(nn.Module):
                 return pooling.window_weighted_mean(tokens, saliency, windows, epsilon)
             case "channel_topk":
                 return select.channel_top_k(tokens, self.k)
+            case "tome":
+                return merge.merge_tokens(tokens, self.k)
+            case "token_learner":
+                return TokenLearner(self.k, self.dtype, name="token_learner")(tokens)
+            case "perceiver":
+                return PerceiverPool(self.k, self.num_heads, self.dtype, name="perceiver")(tokens)
+            case "evit":
+                return select.top_k_and_rest(tokens, saliency, self.k)
             case "attn_topk":
                 kept, index = select.select_top_k(tokens, saliency, self.k)
             case "attn_wkmedoids":

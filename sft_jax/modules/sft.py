@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_present
 from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS
 from sft_jax.modules.sparse_pooling import SparsePooling
+from sft_jax.ops.block_sparse import BlockSparsePattern
+from sft_jax.ops.mixup import Mixup
+from sft_jax.ops.pooling import masked_mean
+from sft_jax.ops.select import channel_top_k
 from sft_jax.ops.windows import ReferenceWindows
-from sft_jax.structs import AnyArray, Pool, Tokens
+from sft_jax.structs import AnyArray, Pool, Readout, Tokens
+
+READOUTS: Sequence[str] = get_args(Readout)
 
 
 class SparseFusionTransformer(MultimodalClassifier):
@@ -21,6 +28,15 @@ class SparseFusionTransformer(MultimodalClassifier):
     Each modality is tokenized and passes through `n_pre` blocks of its own and one more
     self-attention; its tokens are then pooled to `k`. The sum of the modalities' CLS tokens
     and all pooled tokens pass through `n_post` shared blocks, and the CLS is classified.
+    `readout` has alternatives to the sum:
+
+    | readout | what enters fusion beside the pooled tokens | what is classified |
+    | --- | --- | --- |
+    | `sum_cls` | the sum of the modalities' CLS tokens | that token |
+    | `fresh_cls` | one learned token | that token |
+    | `modality_cls` | the CLS of each modality | the mean of those tokens |
+    | `mean` | as `sum_cls` | the mean of all fused tokens |
+    | `attention` | as `sum_cls` | what a learned query attends to |
 
     Nothing that a mask marks as padding has any effect. A modality that is masked
     throughout an example, or that is left out of `inputs`, adds nothing to its CLS sum and
@@ -28,15 +44,29 @@ class SparseFusionTransformer(MultimodalClassifier):
 
     Attributes:
       pool: how tokens are cut down; see `Reducer`.
-      k: tokens kept of each modality, in all or by name; no effect with pool `none`.
+      k: tokens kept of each modality, for all or by name; no effect with pool `none`. With 0
+        none is kept, and the CLS tokens alone tell of the modality.
+      readout: one of the above.
       reference_windows: by name, the authors' fixed windows in place of adaptive ones.
+      reference_fusion_layer: add what is left of the authors' optional fusion layer, whose
+        parameters their code never uses: the CLS sum is tripled and, with `channel_topk`,
+        each modality is pooled again, to this many tokens. For `max`, `avg` and
+        `channel_topk`; with other pools their code fails.
+      pre_pooling_pattern: which tokens each attends to in the self-attention before pooling;
+        None, the default, for all. The authors announce a sparse attention there and set up
+        that of fairseq, but the pattern, which is `BlockSparsePattern()`, is never applied:
+        what their code computes is dense. Up to 33 tokens, CLS included, the pattern is
+        dense too.
 
     See `MultimodalClassifier` for the others.
     """
 
     pool: Pool = "attn_topk"
     k: int | Mapping[str, int] = 4
+    readout: Readout = "sum_cls"
     reference_windows: Mapping[str, ReferenceWindows] | None = None
+    reference_fusion_layer: int | None = None
+    pre_pooling_pattern: BlockSparsePattern | None = None
 
     @nn.compact
     def __call__(
@@ -45,6 +75,7 @@ class SparseFusionTransformer(MultimodalClassifier):
         masks: Mapping[str, AnyArray] | None = None,
         *,
         train: bool = False,
+        mixup: Mixup | None = None,
     ) -> Float[Array, "b c"]:
         """Computes the logits.
 
@@ -55,35 +86,86 @@ class SparseFusionTransformer(MultimodalClassifier):
             without an entry has no padding.
           train: applies dropout, drawn from the random stream "dropout", and has the
             random pools draw from the stream "pool" rather than always the same tokens.
+          mixup: mixes the output of a block between examples. The blocks of a modality are
+            layers 0 to `n_pre - 1`, the fused ones those from `n_pre` on.
 
         Returns:
           `[b, num_classes]` logits. Applied with `mutable=["intermediates"]` and
           `capture_intermediates=True`, every tensor on the way can be had as well.
         """
         masks = self._check(inputs, masks)
-        cls, pooled = [], []
-        for name, tokens in self._tokenize_all(inputs, masks).items():
-            for i in range(self.n_pre):
-                tokens = self._block(f"unimodal_{name}_{i}")(tokens, train=train)
-            of_modality, kept = SparsePooling(
-                pool=self.pool,
-                k=self._kept_tokens()[name],
-                reference_windows=(self.reference_windows or {}).get(name),
-                num_heads=self.num_heads,
-                dropout=self.dropout,
-                dtype=self.dtype,
-                name=f"pooling_{name}",
-            )(tokens, train=train)
-            cls.append(of_modality)
-            pooled.append(kept)
-        summed = sum_over_present(cls, [masks[name].any(axis=1) for name in sorted(inputs)])
-        real = jnp.ones((summed.shape[0], 1), bool)
-        tokens = join(Tokens(summed[:, None], real), *pooled)
+        streams, present = self._streams(inputs, masks)
+        for i in range(self.n_pre):
+            streams = self._unimodal_blocks(i, streams, train=train)
+            if mixup is not None:
+                streams, present = mixup.streams(i, streams, present)
+        cls, pooled = {}, []
+        for name, tokens in streams.items():
+            cls[name], kept = self._sparse_pooling(name)(tokens, train=train)
+            pooled.append(self._reference_pooled_again(name, kept))
+        tokens = join(self._entering(cls, present), *pooled)
         self.sow("intermediates", "fused_input", tokens)
         for i in range(self.n_post):
             tokens = self._block(f"fused_{i}")(tokens, train=train)
-        self.sow("intermediates", "cls", tokens.values[:, 0])
-        return self._head()(tokens.values[:, 0])
+            if mixup is not None:
+                tokens = mixup.fused(self.n_pre + i, tokens)
+        token = self._read_out(tokens, len(cls))
+        self.sow("intermediates", "cls", token)
+        return self._head()(token)
+
+    def _sparse_pooling(self, name: str) -> SparsePooling:
+        return SparsePooling(
+            pool=self.pool,
+            k=self._kept_tokens()[name],
+            reference_windows=(self.reference_windows or {}).get(name),
+            num_heads=self.num_heads,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            pattern=self.pre_pooling_pattern,
+            name=f"pooling_{name}",
+        )
+
+    def _reference_pooled_again(self, name: str, kept: Tokens) -> Tokens:
+        """What the authors' fusion layer does to pooled tokens, if there is one."""
+        if self.reference_fusion_layer is None:
+            return kept
+        if self.pool == "channel_topk":
+            kept = channel_top_k(kept, self.reference_fusion_layer)
+        self.sow("intermediates", f"pooled_again_{name}", kept)
+        return kept
+
+    def _entering(
+        self, cls: Mapping[str, Float[Array, "b d"]], present: Mapping[str, Bool[Array, " b"]]
+    ) -> Tokens:
+        """The CLS tokens that enter fusion."""
+        values, there = list(cls.values()), [present[name] for name in cls]
+        if self.readout == "modality_cls":
+            return Tokens(jnp.stack(values, axis=1), jnp.stack(there, axis=1))
+        real = jnp.ones((values[0].shape[0], 1), bool)
+        if self.readout == "fresh_cls":
+            normal = nn.initializers.normal(self.embedding_std)
+            learned = self.param("cls", normal, (1, 1, self.width)).astype(values[0].dtype)
+            return Tokens(jnp.broadcast_to(learned, (*real.shape, self.width)), real)
+        summed = sum_over_present(values, there)
+        if self.reference_fusion_layer is not None:
+            summed = len(self.modalities) * summed
+        return Tokens(summed[:, None], real)
+
+    def _read_out(self, tokens: Tokens, num_modalities: int) -> Float[Array, "b d"]:
+        """The token that is classified."""
+        match self.readout:
+            case "modality_cls":
+                first = Tokens(tokens.values[:, :num_modalities], tokens.mask[:, :num_modalities])
+                return masked_mean(first)
+            case "mean":
+                return masked_mean(tokens)
+            case "attention":
+                from sft_jax.modules.learned_pools import PerceiverPool  # TEMP
+
+                pool = PerceiverPool(1, self.num_heads, self.dtype, name="readout")
+                return pool(tokens).values[:, 0]
+            case _:
+                return tokens.values[:, 0]
 
     def _kept_tokens(self) -> Mapping[str, int]:
         return dict.fromkeys(self.modalities, self.k) if isinstance(self.k, int) else self.k
@@ -92,6 +174,14 @@ class SparseFusionTransformer(MultimodalClassifier):
         problems = super()._problems()
         if self.pool not in POOLS:
             problems.append(f"pool={self.pool!r} is not one of {', '.join(POOLS)}")
+        if self.readout not in READOUTS:
+            problems.append(f"readout={self.readout!r} is not one of {', '.join(READOUTS)}")
+        again = self.reference_fusion_layer
+        if again is not None and (again < 1 or self.pool not in ("max", "avg", "channel_topk")):
+            problems.append(
+                f"reference_fusion_layer={again} with pool={self.pool!r}: it must be at least 1,"
+                " and the pool max, avg or channel_topk"
+            )
         if unknown := sorted(set(fixed := self.reference_windows or {}) - set(self.modalities)):
             problems.append(
                 f"reference_windows names {unknown}, the modalities are {sorted(self.modalities)}"
@@ -99,11 +189,13 @@ class SparseFusionTransformer(MultimodalClassifier):
         if set(kept := self._kept_tokens()) != set(self.modalities):
             problems.append(f"k names {sorted(kept)}, the modalities are {sorted(self.modalities)}")
         elif self.pool != "none":
+            if self.readout == "fresh_cls" and not any(kept.values()):
+                problems.append("k=0 with readout='fresh_cls': nothing would reach the fusion")
             problems += [
                 f"k={kept[name]} for modality {name!r}, which has {spec.num_tokens} tokens"
-                f" to choose from: k must be from 1 to {spec.num_tokens}"
+                f" to choose from: k must be from 0 to {spec.num_tokens}"
                 for name, spec in self.modalities.items()
                 if (name not in fixed or self.pool not in WINDOWED_POOLS)
-                and not 1 <= kept[name] <= spec.num_tokens
+                and not 0 <= kept[name] <= spec.num_tokens
             ]
         return problems

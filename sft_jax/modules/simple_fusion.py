@@ -22,6 +22,7 @@ from sft_jax.modules.multimodal import (
     mean_over_present,
     sum_over_present,
 )
+from sft_jax.ops.mixup import Mixup
 from sft_jax.ops.pooling import window_max
 from sft_jax.ops.windows import ReferenceWindows
 from sft_jax.structs import AnyArray, Tokens
@@ -50,21 +51,24 @@ class LateFusion(MultimodalClassifier):
         masks: Mapping[str, AnyArray] | None = None,
         *,
         train: bool = False,
+        mixup: Mixup | None = None,
     ) -> Float[Array, "b c"]:
         """Computes the logits; arguments as those of `SparseFusionTransformer`."""
         masks = self._check(inputs, masks)
+        streams, present = self._streams(inputs, masks)
+        for i in range(self.n_pre + self.n_post):
+            streams = self._unimodal_blocks(i, streams, train=train)
+            if self.faithful and i == 0:
+                streams = {name: join(_first(of), of) for name, of in streams.items()}
+            if mixup is not None:
+                streams, present = mixup.streams(i, streams, present)
         head = self._head()
-        logits, present = [], []
-        for name, tokens in self._tokenize_all(inputs, masks).items():
-            for i in range(self.n_pre + self.n_post):
-                tokens = self._block(f"unimodal_{name}_{i}")(tokens, train=train)
-                if self.faithful and i == 0:
-                    tokens = join(Tokens(tokens.values[:, :1], tokens.mask[:, :1]), tokens)
-            cls = tokens.values[:, 0]
-            self.sow("intermediates", "cls", cls)
-            logits.append(head(cls))
-            present.append(masks[name].any(axis=1))
-        return (sum_over_present if self.faithful else mean_over_present)(logits, present)
+        logits = []
+        for tokens in streams.values():
+            self.sow("intermediates", "cls", tokens.values[:, 0])
+            logits.append(head(tokens.values[:, 0]))
+        fuse = sum_over_present if self.faithful else mean_over_present
+        return fuse(logits, list(present.values()))
 
 
 class ConcatFusion(MultimodalClassifier):
@@ -89,6 +93,11 @@ class ConcatFusion(MultimodalClassifier):
 
     reference_windows: ReferenceWindows | None = None
 
+    @property
+    def joint_from(self) -> int:
+        """Every layer sees the tokens of all modalities."""
+        return 0
+
     def _problems(self) -> list[str]:
         problems = super()._problems()
         if self.reference_windows and self.n_pre + self.n_post < 1:
@@ -102,6 +111,7 @@ class ConcatFusion(MultimodalClassifier):
         masks: Mapping[str, AnyArray] | None = None,
         *,
         train: bool = False,
+        mixup: Mixup | None = None,
     ) -> Float[Array, "b c"]:
         """Computes the logits; arguments as those of `SparseFusionTransformer`."""
         windows = self.reference_windows
@@ -109,14 +119,13 @@ class ConcatFusion(MultimodalClassifier):
         if windows:
             inputs, masks = self._with_absent(inputs, masks)
         parts: list[Tokens] = []
-        present, starts, length = [], [], 0
-        for name, tokens in self._tokenize_all(inputs, masks).items():
-            there = masks[name].any(axis=1)
+        starts, length = [], 0
+        streams, present = self._streams(inputs, masks)
+        for name, tokens in streams.items():
             if windows:
                 tokens = self._fill(name, tokens)
             if parts or not windows:
-                tokens = tokens.replace(mask=tokens.mask & there[:, None])
-            present.append(there)
+                tokens = tokens.replace(mask=tokens.mask & present[name][:, None])
             parts.append(tokens)
             starts.append(length)
             length += tokens.mask.shape[1]
@@ -125,10 +134,16 @@ class ConcatFusion(MultimodalClassifier):
             tokens = self._block(f"fused_{i}")(tokens, train=train)
             if windows and i == 0:
                 tokens = pool_after_cls(tokens, windows)
+            if mixup is not None:
+                tokens = mixup.fused(i, tokens)
         if windows:
             cls = tokens.values[:, 0]
         else:
-            cls = mean_over_present([tokens.values[:, start] for start in starts], present)
+            # The CLS of a modality is real where the example, mixed or not, has it.
+            cls = mean_over_present(
+                [tokens.values[:, start] for start in starts],
+                [tokens.mask[:, start] for start in starts],
+            )
         self.sow("intermediates", "cls", cls)
         return self._head()(cls)
 
@@ -160,6 +175,15 @@ class Unimodal(MultimodalClassifier):
     modality: str | None = None
     reference_windows: ReferenceWindows | None = None
 
+    @property
+    def mixed_modalities(self) -> tuple[str, ...]:
+        """The one that is classified."""
+        return (self._name,)
+
+    @property
+    def _name(self) -> str:
+        return self.modality or next(iter(self.modalities))
+
     def _problems(self) -> list[str]:
         problems = super()._problems()
         if self.modality not in self.modalities and (self.modality or len(self.modalities) > 1):
@@ -175,29 +199,35 @@ class Unimodal(MultimodalClassifier):
         masks: Mapping[str, AnyArray] | None = None,
         *,
         train: bool = False,
+        mixup: Mixup | None = None,
     ) -> Float[Array, "b c"]:
         """Computes the logits; arguments as those of `SparseFusionTransformer`."""
         masks = self._check(inputs, masks, every=False)
-        name = self.modality or next(iter(self.modalities))
+        name = self._name
         if name not in inputs:
             if self.is_initializing():
                 raise ValueError(f"init needs modality {name!r}, given are {sorted(inputs)}")
             batch = next(iter(masks.values())).shape[0]
             return jnp.zeros((batch, self.num_classes), jnp.float32)
-        tokens = self._tokenize(name, inputs[name], masks[name])
+        streams, present = self._streams({name: inputs[name]}, masks)
         if self.reference_windows:
-            tokens = self._fill(name, tokens)
+            streams = {name: self._fill(name, streams[name])}
         for i in range(self.n_pre + self.n_post):
             if self.reference_windows and i == self.n_pre:
-                tokens = pool_after_cls(tokens, self.reference_windows)
-            tokens = self._block(f"unimodal_{name}_{i}")(tokens, train=train)
-        cls = tokens.values[:, 0]
+                streams = {name: pool_after_cls(streams[name], self.reference_windows)}
+            streams = self._unimodal_blocks(i, streams, train=train)
+            if mixup is not None:
+                streams, present = mixup.streams(i, streams, present)
+        cls = streams[name].values[:, 0]
         self.sow("intermediates", "cls", cls)
-        return mean_over_present([self._head()(cls)], [masks[name].any(axis=1)])
+        return mean_over_present([self._head()(cls)], [present[name]])
 
 
 def pool_after_cls(tokens: Tokens, windows: ReferenceWindows) -> Tokens:
     """Keeps the first token, and of each window over the others the maximum per feature."""
-    first = Tokens(tokens.values[:, :1], tokens.mask[:, :1])
     rest = Tokens(tokens.values[:, 1:], tokens.mask[:, 1:])
-    return join(first, window_max(rest, windows(rest.mask)))
+    return join(_first(tokens), window_max(rest, windows(rest.mask)))
+
+
+def _first(tokens: Tokens) -> Tokens:
+    return Tokens(tokens.values[:, :1], tokens.mask[:, :1])

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from sft_jax.modules.attention import SelfAttention
 from sft_jax.modules.linear import bounded_uniform, layer_norm
 from sft_jax.modules.reducer import Reducer
-from sft_jax.ops.attention import saliency
+from sft_jax.ops import block_sparse
+from sft_jax.ops.block_sparse import BlockSparsePattern
 from sft_jax.ops.windows import ReferenceWindows
 from sft_jax.structs import Pool, Tokens
 
@@ -20,10 +21,11 @@ class SparsePooling(nn.Module):
     Attributes:
       num_heads: attention heads.
       pool: see `Reducer`.
-      k: tokens kept.
+      k: tokens kept; 0 for CLS alone.
       reference_windows: see `Reducer`.
       dropout: rate, of the residual branch.
       dtype: of the computation.
+      pattern: which tokens each attends to; None for all.
     """
 
     num_heads: int
@@ -32,6 +34,7 @@ class SparsePooling(nn.Module):
     reference_windows: ReferenceWindows | None = None
     dropout: float = 0.0
     dtype: Dtype | None = None
+    pattern: BlockSparsePattern | None = None
 
     @nn.compact
     def __call__(
@@ -46,10 +49,12 @@ class SparsePooling(nn.Module):
             # As the authors' attention here, unlike that of their blocks, is initialised.
             qkv_bias_init=bounded_uniform(width**-0.5),
             out_kernel_init=nn.initializers.xavier_uniform(),
+            pattern=self.pattern,
             name="attention",
         )(tokens.replace(values=normed))
         values = tokens.values + nn.Dropout(self.dropout, deterministic=not train)(attended)
-        received = saliency(weights, tokens.mask)
+        received = block_sparse.received(weights, tokens.mask)
+        self.sow("intermediates", "weights", weights)
         self.sow("intermediates", "attended", values)
         self.sow("intermediates", "saliency", received)
         reducer = Reducer(
@@ -61,4 +66,6 @@ class SparsePooling(nn.Module):
             name="reducer",
         )
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
+        if self.k == 0 and self.pool != "none":
+            return values[:, 0], Tokens(others.values[:, :0], others.mask[:, :0])
         return values[:, 0], reducer(others, received, train=train)

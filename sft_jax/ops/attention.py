@@ -30,14 +30,29 @@ def attention_weights(
     """
     logits = jnp.einsum("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    mask = key_mask[:, None, None, :]
     if key_sizes is not None:
         sizes = jnp.where(key_mask, key_sizes, 1).astype(logits.dtype)
         logits += jnp.log(sizes)[:, None, None, :]
-    # The lowest finite number, not -inf: a row without a real key must stay finite, in the
-    # gradient too, until it is set to 0.
-    weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
-    return jnp.where(mask, weights, 0)
+    return masked_softmax(logits, key_mask[:, None, None, :])
+
+
+def masked_softmax(
+    logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]
+) -> Float[Array, "*b n"]:
+    """Softmax over the last axis, of the entries whose mask is True.
+
+    Args:
+      logits: what stands where the mask is False does not matter.
+      mask: broadcasts over the leading axes.
+
+    Returns:
+      Numbers that sum to 1 over the entries whose mask is True, and are 0 at the others;
+      0 everywhere, not NaN, where no mask is True.
+    """
+    # The lowest finite number, not -inf: a row that is masked throughout must stay finite, in
+    # the gradient too, until it is set to 0.
+    softmax = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
+    return jnp.where(mask, softmax, 0)
 
 
 def apply_weights(

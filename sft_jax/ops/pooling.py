@@ -82,6 +82,13 @@ def window_weighted_mean(
     return _only_filled(mean.astype(tokens.values.dtype), windows)
 
 
+def masked_mean(tokens: Tokens) -> Float[Array, "b d"]:
+    """The mean over the real tokens of each example; 0 where there is none."""
+    total = jnp.sum(tokens.values, axis=1, where=tokens.mask[..., None])
+    count = jnp.maximum(tokens.mask.sum(axis=1, keepdims=True), 1)
+    return total / count.astype(total.dtype)
+
+
 def _only_filled(pooled: Float[Array, "b k d"], windows: Windows) -> Tokens:
     mask = windows.member.any(axis=2)
     return Tokens(jnp.where(mask[..., None], pooled, 0), mask)

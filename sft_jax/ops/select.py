@@ -2,7 +2,7 @@
 
 A token whose mask is False is padding and is never selected. An example with fewer than `k`
 real tokens keeps them all; the slots left over hold 0 and are masked. No gradient flows
-through a choice, only through the values chosen.
+through a choice, only through the values chosen and the weights of a mean.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sft_jax.ops.pooling import window_weighted_mean
 from sft_jax.ops.windows import Windows
 from sft_jax.structs import Tokens
 
@@ -35,6 +36,34 @@ def select_top_k(
     _, index = jax.lax.top_k(jnp.where(tokens.mask, score, -jnp.inf), min(k, length))
     index = jnp.pad(index, ((0, 0), (0, max(k - length, 0))))
     return take_tokens(tokens, index, filled_slots(tokens.mask, k)), index
+
+
+def top_k_and_rest(tokens: Tokens, saliency: Float[Array, "b n"], k: int) -> Tokens:
+    """The `k - 1` tokens of largest saliency, in descending order of it, and one of the rest.
+
+    The last is the mean of all tokens not selected, weighted by saliency. In EViT (Liang et
+    al. 2022, arXiv 2202.07800) it is their weighted sum; as a mean its scale does not depend
+    on how much is left, and of exactly `k` real tokens all are kept as they are.
+
+    Args:
+      tokens: what is selected from.
+      saliency: at least 0, in any scale; what stands at padding does not matter. Where that
+        of every token of the rest is 0 they count equally.
+      k: slots, at least 1; with 1 all tokens are the rest.
+
+    Returns:
+      One token per slot; differentiable in tokens and saliency.
+    """
+    selected, index = select_top_k(tokens, saliency, k - 1)
+    # Where real tokens run out, the index is of padding, or of any token once all are selected.
+    rest = jnp.put_along_axis(tokens.mask, index, False, axis=1, inplace=False)
+    every = jnp.broadcast_to(jnp.arange(rest.shape[1]), rest.shape)
+    window = Windows(index=every[:, None], member=rest[:, None])
+    fused = window_weighted_mean(tokens, saliency, window)
+    return Tokens(
+        jnp.concatenate([selected.values, fused.values], axis=1),
+        jnp.concatenate([selected.mask, fused.mask], axis=1),
+    )
 
 
 def draw_tokens(

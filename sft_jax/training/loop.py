@@ -101,7 +101,8 @@ def fit(
     train_state = state.create_state(
         model, optimizer, plateau, seed=config.seed, ema=config.train.ema_decay > 0, mesh=mesh
     )
-    train_step = step.compile_train_step(model, optimizer, config.train, config.seed, mesh)
+    mixup_from = math.ceil(config.mixup.warmup_epochs * plan.steps_per_epoch)
+    train_step = step.compile_train_step(model, optimizer, config, mesh, mixup_from=mixup_from)
 
     checkpoints = Checkpoints(workdir, config.train.keep_latest)
     best = _Best.of(checkpoints, config.train.best_metric)

@@ -12,14 +12,16 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from sft_jax.config import TrainConfig
+from sft_jax.config import ExperimentConfig, MixupConfig
 from sft_jax.ops.losses import example_losses, example_scores
+from sft_jax.ops.mixup import Mixup, draw_mixup
+from sft_jax.ops.modality_dropout import drop_modalities
 from sft_jax.structs import Batch
 from sft_jax.training import distributed, rngs
 from sft_jax.training.state import TrainState
 
-STREAMS = ("dropout", "pool")
-"""The random streams that a model may draw from in training."""
+STREAMS = ("dropout", "pool", "mixup", "modality_dropout")
+"""The random streams of training; a model draws from the first two."""
 
 
 class StepMetrics(flax.struct.PyTreeNode):
@@ -54,26 +56,58 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    config: TrainConfig,
-    seed: int,
+    config: ExperimentConfig,
+    seed: int | Int[Array, ""],
+    *,
+    mixup_from: int = 0,
 ) -> TrainStep:
     """Builds the function that takes one optimiser step.
 
     With `accumulate` the batch is worked through in as many parts, one after the other;
-    the gradient is that of the whole batch either way, dropout and random pools aside. A step
-    whose loss or gradient is not finite leaves the state as it was, the step count included.
+    the gradient is that of the whole batch either way, but for what is drawn at random, and
+    that mixup finds partners within a part. A step whose loss or gradient is not finite
+    leaves the state as it was, the step count included.
+
+    Args:
+      model: whose parameters are trained.
+      optimizer: of the state that the step is given.
+      config: of the experiment.
+      seed: of what is drawn at random.
+      mixup_from: the first step, counted from 0, that mixes examples if `config.mixup` does.
     """
+    parts = config.train.accumulate
 
     def summed_loss(
-        params: Any, batch: Batch, keys: dict[str, Array]
+        params: Any, batch: Batch, keys: dict[str, Array], step: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
-        logits = model.apply({"params": params}, batch.inputs, batch.masks, train=True, rngs=keys)
-        loss = example_losses(model.task, logits, batch.labels, config.label_smoothing)
+        masks = {name: jnp.asarray(mask) for name, mask in batch.masks.items()}
+        if rate := config.train.modality_dropout:
+            used = {name: masks[name] for name in model.mixed_modalities}
+            masks = {**masks, **drop_modalities(keys["modality_dropout"], used, rate)}
+        mixup, share = None, jnp.ones_like(batch.weights)
+        if config.mixup.layers != "none":
+            mixup = _draw(model, config.mixup, keys["mixup"], len(batch.weights))
+            mixup = mixup.replace(layer=jnp.where(step >= mixup_from, mixup.layer, -1))
+            share = mixup.label_share(
+                {name: masks[name].any(axis=1) for name in model.mixed_modalities}
+            )
+        logits = model.apply(
+            {"params": params},
+            batch.inputs,
+            masks,
+            train=True,
+            mixup=mixup,
+            rngs={name: keys[name] for name in ("dropout", "pool")},
+        )
+        smoothing = config.train.label_smoothing
+        loss = example_losses(model.task, logits, batch.labels, smoothing)
+        if mixup is not None:
+            other = example_losses(model.task, logits, batch.labels[mixup.partner], smoothing)
+            loss = share * loss + (1 - share) * other
         score = example_scores(model.task, logits, batch.labels) * batch.weights
         return jnp.sum(loss * batch.weights), (loss, score)
 
     def accumulate(params: Any, batch: Batch, step: Int[Array, ""]) -> Any:
-        parts = config.accumulate
         # Every part takes each parts-th example, so that it stays spread over the devices.
         split = jax.tree.map(
             lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch
@@ -84,7 +118,9 @@ def make_train_step(
             keys = {
                 name: jax.random.fold_in(rngs.stream(seed, name, step), index) for name in STREAMS
             }
-            (_, aux), gradient = jax.value_and_grad(summed_loss, has_aux=True)(params, batch, keys)
+            (_, aux), gradient = jax.value_and_grad(summed_loss, has_aux=True)(
+                params, batch, keys, step
+            )
             return jax.tree.map(jnp.add, total, gradient), aux
 
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -100,7 +136,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema_params
         if ema is not None:
-            ema = optax.incremental_update(params, ema, 1 - config.ema_decay)
+            ema = optax.incremental_update(params, ema, 1 - config.train.ema_decay)
         metrics = StepMetrics(
             loss=jnp.sum(example_loss * batch.weights) / count,
             score=score.sum() / count,
@@ -115,19 +151,36 @@ def make_train_step(
     return train_step
 
 
+def _draw(model: Any, config: MixupConfig, key: Array, batch_size: int) -> Mixup:
+    """Draws who is mixed with whom, in what shares and after which layer."""
+    depth = model.n_pre + model.n_post
+    layers = {"within": (0, model.n_pre), "fused": (model.n_pre, depth), "any": (0, depth)}
+    return draw_mixup(
+        key,
+        batch_size,
+        model.mixed_modalities,
+        alpha=config.alpha,
+        layers=layers[config.layers],
+        joint_from=model.joint_from,
+        per_modality=config.shares == "per_modality",
+        consistent=config.consistent,
+    )
+
+
 def compile_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    config: TrainConfig,
-    seed: int,
+    config: ExperimentConfig,
     mesh: Mesh,
+    *,
+    mixup_from: int = 0,
 ) -> Any:
-    """The jitted training step over a mesh; it takes over the memory of the old state."""
+    """The step of `make_train_step`, jitted over a mesh; it takes over the old state's memory."""
     whole: Any = distributed.replicated(mesh)
     split: Any = distributed.split_by_example(mesh)
     metrics = StepMetrics(whole, whole, whole, split, whole)
     return jax.jit(
-        make_train_step(model, optimizer, config, seed),
+        make_train_step(model, optimizer, config, config.seed, mixup_from=mixup_from),
         donate_argnums=0,
         out_shardings=(whole, metrics),
     )

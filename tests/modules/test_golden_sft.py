@@ -5,6 +5,10 @@
 | `sft_{poolk,ks,kspad}_{max,avg,attn,topk,attn_topk,attn_wkmedoids}` | all intermediate tensors, \
 logits and loss, and the positions that `attn_topk` and `attn_wkmedoids` select |
 | those of `poolk` and `ks` | the gradient of every parameter too |
+| `VARIANT_masked_sft_poolk_{max,attn_topk}` | the same with the block-sparse pattern in the \
+attention before pooling, which the authors' code sets up and never applies |
+| `sft_fusionlayer_{max,topk}` | the same with `reference_fusion_layer`, no gradients |
+| `sft_poolk_max` and the variant of it | the weights of that attention, mean over the heads |
 | `pools` | each pool alone, on two shapes and three k; `attn_wkmedoids` after 0, 1 and 2 \
 iterations too |
 
@@ -22,13 +26,22 @@ import optax
 import pytest
 import reference
 
-from sft_jax import ReferenceWindows, Tokens
+from sft_jax import BlockSparsePattern, ReferenceWindows, Tokens
 from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.attention import saliency
+from sft_jax.ops.block_sparse import BlockSparseWeights, to_dense
 
 POOLS = ("max", "avg", "attn", "topk", "attn_topk", "attn_wkmedoids")
 PRECISIONS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
 FILES = [f"sft_{config}_{pool}" for config in ("poolk", "ks", "kspad") for pool in POOLS]
+FILES += ["VARIANT_masked_sft_poolk_max", "VARIANT_masked_sft_poolk_attn_topk"]
+WITH_GRADIENTS = [name for name in FILES if "kspad" not in name]
+FILES += ["sft_fusionlayer_max", "sft_fusionlayer_topk"]
+
+
+def model_of(name, config):
+    pattern = BlockSparsePattern() if name.startswith("VARIANT_masked") else None
+    return reference.sft_model(config).clone(pre_pooling_pattern=pattern)
 
 
 def ours_under_their_names(intermediates):
@@ -50,8 +63,15 @@ def ours_under_their_names(intermediates):
                 found[f"unimodal{i}/{modality}"] = sequence_first(name)
             case ["fused", i] if i.isdigit():
                 found[f"fused{i}"] = sequence_first(name)
+            case ["pooled", "again", modality]:
+                again = intermediates[name][0].values
+                found[f"fusion_pooled_bdk/{modality}"] = again.swapaxes(1, 2)
             case ["pooling", modality]:
                 pooling = intermediates[name]
+                weights = pooling["weights"][0]
+                if isinstance(weights, BlockSparseWeights):
+                    weights = to_dense(weights)
+                found[f"sparse_attn_weights/{modality}"] = weights.mean(axis=1)
                 found[f"sparse/{modality}"] = pooling["attended"][0].swapaxes(0, 1)
                 found[f"saliency/{modality}"] = pooling["saliency"][0]
                 _, pooled = pooling["__call__"][0]
@@ -66,7 +86,7 @@ def test_golden_forward(name, precision):
     arrays, config = reference.load(name)
     dtype, tolerance = PRECISIONS[precision]
     with jax.enable_x64(precision == "f64"):
-        model = reference.sft_model(config)
+        model = model_of(name, config)
         params = reference.sft_parameters(reference.under(arrays, "param/"), config)
         params, inputs = jax.tree.map(
             lambda a: a.astype(dtype),
@@ -79,8 +99,6 @@ def test_golden_forward(name, precision):
             logits, arrays["in/labels"]
         ).mean()
     expected = reference.under(arrays, f"{precision}/")
-    # The weights themselves stand in one file only; the saliency is made from them.
-    expected = {k: v for k, v in expected.items() if not k.startswith("sparse_attn_weights")}
     assert len(expected) >= 10
     for tensor, value in expected.items():
         np.testing.assert_allclose(
@@ -88,10 +106,10 @@ def test_golden_forward(name, precision):
         )
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "kspad" not in name])
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
 def test_golden_gradients(name):
     arrays, config = reference.load(name)
-    model = reference.sft_model(config)
+    model = model_of(name, config)
     expected = reference.sft_parameters(reference.under(arrays, "grad/"), config)
     with jax.enable_x64(True):
         params = reference.sft_parameters(reference.under(arrays, "param/"), config)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_sft
 
 from sft_jax import Tokens
-from sft_jax.modules.reducer import POOLS, Reducer
+from sft_jax.modules.reducer import LEARNED_POOLS, POOLS, Reducer
 from sft_jax.ops.windows import adaptive_windows
 
 K = 3
@@ -26,6 +27,9 @@ SELECTING = ("attn_topk", "attn_wkmedoids", *RANDOM)
 
 every_pool = pytest.mark.parametrize("pool", POOLS)
 every_shortening_pool = pytest.mark.parametrize("pool", [pool for pool in POOLS if pool != "none"])
+every_keeping_pool = pytest.mark.parametrize(
+    "pool", [pool for pool in POOLS if pool not in ("none", *LEARNED_POOLS)]
+)
 every_selecting_pool = pytest.mark.parametrize("pool", SELECTING)
 every_random_pool = pytest.mark.parametrize("pool", RANDOM)
 
@@ -36,8 +40,10 @@ def compiled(pool, k=K, train=False):
 
     def run(tokens, saliency, key):
         rngs = {"pool": key} if train else {}
-        kept, state = Reducer(pool, k).apply(
-            {}, tokens, saliency, train=train, rngs=rngs, mutable=["intermediates"]
+        reducer = Reducer(pool, k)
+        variables = tiny_sft.normal_variables(reducer, tokens, saliency)
+        kept, state = reducer.apply(
+            variables, tokens, saliency, train=train, rngs=rngs, mutable=["intermediates"]
         )
         return kept, state.get("intermediates", {}).get("index", [None])[0]
 
@@ -47,6 +53,12 @@ def compiled(pool, k=K, train=False):
 def _pool(pool, tokens, saliency, *, k=K, train=False, seed=0):
     # This kind of key is quick to compile.
     return compiled(pool, k, train)(tokens, saliency, jax.random.key(seed, impl="rbg"))
+
+
+def _filled(pool, real, k=K):
+    """Which of `k` slots are real, given how many tokens of each example are."""
+    filled = np.where(real > 0, k, 0) if pool in LEARNED_POOLS else real
+    return (np.arange(k) < np.asarray(filled)[:, None]).tolist()
 
 
 def _case():
@@ -63,7 +75,7 @@ def _case():
 def test_exactly_k_slots_filled_from_real_tokens(pool, train):
     tokens, saliency = _case()
     kept, index = _pool(pool, tokens, saliency, train=train)
-    assert kept.mask.tolist() == [[slot < min(n, K) for slot in range(K)] for n in MASK.sum(axis=1)]
+    assert kept.mask.tolist() == _filled(pool, MASK.sum(axis=1))
     # The padding is all NaN, infinite or huge.
     assert (abs(kept.values) < 10).all()
     assert (kept.values[~np.asarray(kept.mask)] == 0).all()
@@ -78,7 +90,7 @@ def test_exactly_k_slots_filled_from_real_tokens(pool, train):
 
 
 @pytest.mark.parametrize("k", [7, 9])
-@every_shortening_pool
+@every_keeping_pool
 def test_k_of_the_length_or_more_keeps_every_token(pool, k):
     tokens, saliency = _case()
     kept, _ = _pool(pool, tokens, saliency, k=k)
@@ -97,8 +109,9 @@ def test_k_of_the_length_or_more_keeps_every_token(pool, k):
 def test_a_sequence_shorter_than_k_is_filled_up(pool, length):
     tokens = Tokens(jnp.ones((2, length, 2)), jnp.asarray([[True] * length, [False] * length]))
     kept, _ = _pool(pool, tokens, jnp.full((2, length), 0.5))
-    assert kept.mask.tolist() == [[slot < length for slot in range(K)], [False] * K]
-    np.testing.assert_array_equal(kept.values, np.broadcast_to(kept.mask[..., None], (2, K, 2)))
+    assert kept.mask.tolist() == _filled(pool, np.array([length, 0]))
+    if pool not in LEARNED_POOLS:
+        np.testing.assert_array_equal(kept.values, np.broadcast_to(kept.mask[..., None], (2, K, 2)))
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -117,8 +130,8 @@ def test_gradients_are_finite_and_pass_padding_and_dropped_tokens_by(pool, train
     assert (np.asarray(of_values)[~MASK] == 0).all()
     assert (np.asarray(of_saliency)[~MASK] == 0).all()
     assert (of_values[:3] != 0).any(axis=(1, 2)).all()
-    # The first example has windows of several tokens: only there can a saliency matter.
-    assert (of_saliency[0] != 0).any() == (pool == "attn")
+    # The first example alone has more than k tokens: only there can a saliency matter.
+    assert (of_saliency[0] != 0).any() == (pool in ("attn", "evit"))
     if pool in SELECTING:
         kept = np.zeros(MASK.shape, bool)
         np.put_along_axis(kept, np.asarray(index), True, axis=1)
@@ -217,25 +230,27 @@ def _largest(function, *args):
     return max(_sizes(jax.make_jaxpr(function)(*args).jaxpr))
 
 
-LENGTH, WIDTH = 1200, 40
-WEIGHTS = 2 * 5 * (LENGTH + 1) ** 2 * 4  # Bytes of two examples' attention weights, five heads.
+BATCH, LENGTH = 24, 1200
+WEIGHTS = BATCH * 5 * (LENGTH + 1) ** 2 * 4  # Bytes of the attention weights of five heads.
 
 
 @every_shortening_pool
-@pytest.mark.parametrize("k", [4, 100])
-def test_no_intermediate_is_above_four_times_the_attention_weights(pool, k):
-    def pooled(values, saliency, mask, key):
-        reducer = Reducer(pool, k)
-        kept = reducer.apply({}, Tokens(values, mask), saliency, train=True, rngs={"pool": key})
+@pytest.mark.parametrize(("k", "width", "heads"), [(4, 40, 5), (100, 40, 5), (100, 256, 8)])
+def test_no_intermediate_is_above_four_times_the_attention_weights(pool, k, width, heads):
+    reducer = Reducer(pool, k, heads)
+
+    def pooled(variables, values, saliency, mask, key):
+        tokens = Tokens(values, mask)
+        kept = reducer.apply(variables, tokens, saliency, train=True, rngs={"pool": key})
         return (kept.values**2).sum()
 
-    args = (
-        jax.ShapeDtypeStruct((2, LENGTH, WIDTH), np.float32),
-        jax.ShapeDtypeStruct((2, LENGTH), np.float32),
-        jax.ShapeDtypeStruct((2, LENGTH), bool),
-        jax.eval_shape(jax.random.key, 0),
-    )
-    assert 0 < _largest(jax.grad(pooled, argnums=(0, 1)), *args) <= 4 * WEIGHTS
+    values = jax.ShapeDtypeStruct((BATCH, LENGTH, width), np.float32)
+    saliency = jax.ShapeDtypeStruct((BATCH, LENGTH), np.float32)
+    mask = jax.ShapeDtypeStruct((BATCH, LENGTH), bool)
+    key = jax.eval_shape(jax.random.key, 0)
+    variables = jax.eval_shape(reducer.init, key, Tokens(values, mask), saliency)
+    gradient = jax.value_and_grad(pooled, argnums=(0, 1, 2))
+    assert 0 < _largest(gradient, variables, values, saliency, mask, key) <= 4 * WEIGHTS
 
 
 def test_the_measure_finds_differences_of_all_pairs():
@@ -243,7 +258,7 @@ def test_the_measure_finds_differences_of_all_pairs():
         def body(_, total):
             return total + abs(values[:, :, None] - values[:, None]).sum(axis=-1)
 
-        return jax.lax.fori_loop(0, 2, body, jnp.zeros((2, LENGTH, LENGTH)))
+        return jax.lax.fori_loop(0, 2, body, jnp.zeros((BATCH, LENGTH, LENGTH)))
 
-    values = jax.ShapeDtypeStruct((2, LENGTH, WIDTH), np.float32)
+    values = jax.ShapeDtypeStruct((BATCH, LENGTH, 40), np.float32)
     assert _largest(in_a_loop, values) > 4 * WEIGHTS

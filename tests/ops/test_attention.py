@@ -37,6 +37,14 @@ def test_queries_need_not_be_as_many_as_keys():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_a_key_of_size_two_counts_as_two_equal_keys():
+    query, key, value = _query_key_value()
+    sizes = jnp.asarray(np.where(MASK, [2, 1, 1, 1, 1], np.nan), np.float32)
+    found = apply_weights(attention_weights(query, key, jnp.asarray(MASK), sizes), value)
+    twice = [jnp.concatenate([a, a[:, :1]], axis=1) for a in (key, value, jnp.asarray(MASK))]
+    np.testing.assert_allclose(found, _attend(query, *twice), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1.0, 1e4, 1e18])
 def test_masked_keys_get_no_weight(size):
     query, key, _ = _query_key_value()

@@ -13,6 +13,8 @@ from sft_jax.ops.windows import adaptive_windows
 
 DRAWS = 20_000
 
+top_k_and_rest = jax.jit(select.top_k_and_rest, static_argnames="k")
+
 
 def _positions(batch, length, mask=True):
     """Tokens that hold their own position."""
@@ -43,6 +45,46 @@ def test_top_k_never_takes_padding():
     selected, index = select.select_top_k(tokens, score, 3)
     assert index.tolist() == [[4, 1, 2]]
     assert selected.mask.all()
+
+
+@pytest.mark.parametrize(
+    ("saliency", "expected"),
+    [
+        ([0.1, 0.3, 0.0, 0.3, 0.1, 0.2], [1, 3, (0 * 1 + 4 * 1 + 5 * 2) / 4]),
+        ([0.0, 0.2, 0.0, 0.1, 0.0, 0.0], [1, 3, (0 + 4 + 5) / 3]),  # All of the rest have 0.
+        ([2e-37, 0.2, 0.0, 0.1, 1e-37, 0.0], [1, 3, 4 / 3]),
+    ],
+)
+def test_the_rest_is_a_mean_weighted_by_saliency(saliency, expected):
+    tokens = _positions(1, 6, [True, True, False, True, True, True])
+    saliency = jnp.asarray([saliency]).at[0, 2].set(jnp.nan)
+    found = top_k_and_rest(tokens, saliency, k=3)
+    assert found.mask.all()
+    np.testing.assert_allclose(found.values[0, :, 0], expected, rtol=1e-6)
+
+
+def test_with_one_slot_the_rest_is_everything():
+    saliency = jnp.asarray([[0.1, 0.2, 0.1, 9.0]])
+    found = top_k_and_rest(_positions(1, 4, [True, True, True, False]), saliency, k=1)
+    np.testing.assert_allclose(found.values[0], [[1.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [3, 4, 8])
+def test_up_to_k_tokens_are_all_kept_and_none_is_fused(k):
+    tokens = _positions(1, 6, [False, True, True, False, True, False])
+    saliency = jnp.asarray([[9.0, 0.1, 0.3, 9.0, 0.2, 9.0]])
+    found = top_k_and_rest(tokens, saliency, k=k)
+    assert found.values[0, :, 0].tolist() == [2, 4, 1] + [0] * (k - 3)
+    assert found.mask[0].tolist() == [True] * 3 + [False] * (k - 3)
+
+
+def test_saliency_learns_from_the_fused_token_alone():
+    def total(saliency):
+        return top_k_and_rest(_positions(1, 4), saliency, k=3).values.sum()
+
+    gradient = jax.grad(total)(jnp.asarray([[0.2, 0.4, 0.3, 0.2]]))
+    # Of the mean (0 * s0 + 3 * s3) / (s0 + s3).
+    np.testing.assert_allclose(gradient, [[-3.75, 0, 0, 3.75]], rtol=1e-5)
 
 
 def test_channel_top_k_sorts_each_feature():

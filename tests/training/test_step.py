@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from sft_jax.config import OptimConfig, TrainConfig
+from sft_jax.config import ExperimentConfig, OptimConfig, TrainConfig
 from sft_jax.structs import Batch
 from sft_jax.training.optim import make_plateau
 from sft_jax.training.state import TrainState
@@ -21,8 +21,9 @@ class Noise:
     def __init__(self, stream):
         self.stream = stream
 
-    def apply(self, variables, inputs, masks, *, train, rngs):
+    def apply(self, variables, inputs, masks, *, train, mixup, rngs):
         assert train
+        assert mixup is None
         drawn = jax.random.normal(rngs[self.stream], (len(inputs["x"]), 2))
         return variables["params"]["scale"] * drawn
 
@@ -37,7 +38,8 @@ def _example_losses(stream, step, accumulate=1, seed=0):
         ema_params=None,
     )
     batch = Batch({"x": jnp.zeros((4, 1, 1))}, {}, jnp.zeros(4, int), jnp.ones(4))
-    train_step = make_train_step(Noise(stream), optimizer, TrainConfig(accumulate=accumulate), seed)
+    config = ExperimentConfig(train=TrainConfig(accumulate=accumulate))
+    train_step = make_train_step(Noise(stream), optimizer, config, seed)
     _, metrics = jax.jit(train_step)(state, batch)
     return np.asarray(metrics.example_loss)
 

@@ -1,0 +1,91 @@
+"""Pools with parameters of their own: TokenLearner, and learned queries as in Perceiver.
+
+Both fill all `k` slots of an example that has any real token. Those of an example that has
+none hold 0 and are masked.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from sft_jax.modules.attention import cross_attention
+from sft_jax.modules.linear import layer_norm, linear
+from sft_jax.ops.attention import apply_weights, masked_softmax
+from sft_jax.structs import Tokens
+
+
+class TokenLearner(nn.Module):
+    """`k` weighted means of the tokens (Ryoo et al. 2021, arXiv 2106.11297, version 1.1).
+
+    An MLP gives each token `k` logits, `W2 gelu(W1 LN(x))`; each of the `k` maps becomes
+    weights by softmax over the real tokens. The hidden layer is as wide as the tokens, like
+    that of `Block`; in the authors' code it has 64 features whatever the width.
+
+    Attributes:
+      k: slots.
+      dtype: of the computation; None for that of inputs and parameters.
+    """
+
+    k: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Returns `[b, k, d]` tokens."""
+        values = _without_padding(tokens)
+        width = values.shape[-1]
+        hidden = linear(width, width, self.dtype, "mlp_in")(layer_norm(self.dtype, "norm")(values))
+        logits = linear(width, self.k, self.dtype, "mlp_out")(nn.gelu(hidden)).swapaxes(1, 2)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        weights = masked_softmax(logits, tokens.mask[:, None])
+        # The weights of the k maps, like those of k queries of one head.
+        means = apply_weights(weights[:, None], values[:, :, None])[:, :, 0]
+        return _all_slots(means, tokens)
+
+
+class PerceiverPool(nn.Module):
+    """`k` learned queries that attend to the tokens once.
+
+    With learned queries `q` and tokens `x`, `q + Attention(LN_q(q), LN_x(x), LN_x(x))`: the
+    cross-attention of Perceiver (Jaegle et al. 2021, arXiv 2103.03206) and of Flamingo's
+    resampler (Alayrac et al. 2022, arXiv 2204.14198), without the MLP that follows there.
+    Here what is pooled goes on to the fused blocks, which have theirs.
+
+    Attributes:
+      k: slots.
+      num_heads: attention heads; must divide the width of the tokens.
+      dtype: of the computation; None for that of inputs and parameters.
+    """
+
+    k: int
+    num_heads: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Returns `[b, k, d]` tokens."""
+        values = _without_padding(tokens)
+        batch, _, width = values.shape
+        queries = self.param("queries", nn.initializers.normal(0.02), (self.k, width))
+        normed = layer_norm(self.dtype, "query_norm")(queries)
+        attended = cross_attention(
+            jnp.broadcast_to(normed, (batch, self.k, width)),
+            tokens.replace(values=layer_norm(self.dtype, "token_norm")(values)),
+            self.num_heads,
+            self.dtype,
+        )
+        return _all_slots(queries.astype(attended.dtype) + attended, tokens)
+
+
+def _without_padding(tokens: Tokens) -> Float[Array, "b n d"]:
+    # NaN at padding would reach the gradients of parameters, whatever weight it had.
+    return jnp.where(tokens.mask[..., None], tokens.values, 0)
+
+
+def _all_slots(values: Float[Array, "b k d"], tokens: Tokens) -> Tokens:
+    present = tokens.mask.any(axis=1)[:, None]
+    filled = jnp.broadcast_to(present, values.shape[:2])
+    return Tokens(jnp.where(filled[..., None], values, 0), filled)

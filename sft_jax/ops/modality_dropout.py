@@ -1,0 +1,32 @@
+"""Modality dropout: training examples lose modalities, so that a model learns to do without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key
+
+
+def drop_modalities(
+    key: Key[Array, ""], masks: Mapping[str, Bool[Array, "b _"]], rate: float
+) -> dict[str, Bool[Array, "b _"]]:
+    """Masks each modality of each example with probability `rate`, but never all it has.
+
+    Where all modalities that an example has would be dropped, one of them, each with equal
+    probability, stays (compare Neverova et al. 2016, ModDrop, arXiv 1501.00102).
+
+    Args:
+      key: of the draw.
+      masks: by modality; a row that is False throughout is an example without it.
+      rate: from 0 to 1.
+
+    Returns:
+      Masks of the same shapes.
+    """
+    names = sorted(masks)
+    present = jnp.stack([masks[name].any(axis=1) for name in names])
+    drawn = jnp.where(present, jax.random.uniform(key, present.shape), -1)
+    stays = (drawn >= rate) | (drawn == drawn.max(axis=0))
+    return {name: masks[name] & keep[:, None] for name, keep in zip(names, stays, strict=True)}
