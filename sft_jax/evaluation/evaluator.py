@@ -86,7 +86,7 @@ class Evaluator:
         scores = example_scores(self._task, predictions.logits, predictions.labels)
         return {
             "loss": float(predictions.loss.mean()),
-            SCORE_NAMES[self._task]: float(np.asarray(scores).mean()),
+            SCORE_NAMES[self._task]: float(np.asarray(scores, np.float64).mean()),
         }
 
     @property
