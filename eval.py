@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sft_jax import command_line
 from sft_jax.evaluation import report
+from sft_jax.evaluation.metrics import PARTS
 from sft_jax.evaluation.run import evaluate_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
@@ -26,7 +27,7 @@ def main() -> None:
     result, predictions = evaluate_run(workdir, _SPLIT.value, _CHECKPOINT.value)
     report.print_tables(Console(), result)
     if _PREDICTIONS.value:
-        names = tuple(result["per_class"])
+        names = tuple(result[PARTS[predictions.task]])
         report.write_predictions(pathlib.Path(_PREDICTIONS.value), predictions, names)
     print(f"run directory: {workdir}\nresults: {workdir / 'eval' / result['split']}.json")
 

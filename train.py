@@ -35,6 +35,7 @@ def main() -> None:
 
     dataset = open_dataset(config.data)
     info = dataset.info
+    info.check_task(config.model.task)
     run_directory.write_json(workdir / "dataset.json", info.to_json())
     model = build_model(config.model, info.modalities, len(info.class_names))
     mesh = distributed.make_mesh()

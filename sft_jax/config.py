@@ -14,7 +14,7 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from sft_jax.structs import Pool, Readout
+from sft_jax.structs import Pool, Readout, Task
 
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
@@ -34,6 +34,8 @@ class ModelConfig:
       name: which model: sft (`sft_jax.SparseFusionTransformer`) or one of those to compare it
         with: late, concat, unimodal (`sft_jax.modules.simple_fusion`), mbt
         (`sft_jax.modules.bottleneck`), mult (`sft_jax.modules.crossmodal`).
+      task: what it predicts, which decides head, loss and metrics; it must be that of the
+        dataset, but for one class of several, ordered (ordinal) or not (single_label).
       width: features of a token; `num_heads` must divide it.
       num_heads: attention heads.
       n_pre: transformer blocks on each modality before pooling.
@@ -50,6 +52,7 @@ class ModelConfig:
     """
 
     name: Literal["sft", "late", "concat", "unimodal", "mbt", "mult"] = "sft"
+    task: Task = "single_label"
     width: Count = 40
     num_heads: Count = 5
     n_pre: CountOrNone = 1
@@ -151,13 +154,15 @@ class TrainConfig:
       batch_size: examples per optimiser step, over all devices and hosts.
       accumulate: micro-batches that a step is computed in, to save memory; must divide
         `batch_size`.
-      label_smoothing: mass spread evenly over the classes.
+      label_smoothing: mass spread evenly over the classes; with multi_label each label
+        moves by half of it towards the other; with regression it must be 0.
       modality_dropout: probability that a training example loses a modality; it never
         loses the last one that it has.
       ema_decay: decay of the running mean of the parameters that is evaluated in their
         place; 0 evaluates the parameters themselves.
       evaluate_every_epochs: epochs between validations; each is followed by a checkpoint.
-      best_metric: validation metric that selects the best checkpoint.
+      best_metric: validation metric that selects the best checkpoint; with regression the
+        loss is the only choice.
       log_every_steps: steps between the lines of the log.
       keep_latest: how many of the latest checkpoints stay on disk.
     """
@@ -222,6 +227,13 @@ class ExperimentConfig:
     mixup: MixupConfig = field(default_factory=MixupConfig)
 
     def __post_init__(self) -> None:
+        problems = []
+        if self.model.task == "regression" and self.train.best_metric != "loss":
+            problems.append(f"train.best_metric={self.train.best_metric!r} must be 'loss'")
+        if self.model.task == "regression" and self.train.label_smoothing:
+            problems.append(f"train.label_smoothing={self.train.label_smoothing} must be 0")
+        if problems:
+            raise ValueError(f"with model.task='regression' {' and '.join(problems)}")
         blocks = {
             "within": ("n_pre", self.model.n_pre),
             "fused": ("n_post", self.model.n_post),

@@ -34,6 +34,9 @@ Pool = Literal[
 Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
 """Where the logits are read from; `sft_jax.modules.sft.SparseFusionTransformer` says more."""
 
+Task = Literal["single_label", "multi_label", "ordinal", "regression"]
+"""What is predicted: one class; any number of labels; one of ordered classes; numbers."""
+
 
 class Tokens(flax.struct.PyTreeNode):
     """A padded batch of token sequences and which of its tokens are real.
@@ -57,13 +60,14 @@ class Batch(flax.struct.PyTreeNode):
       inputs: modality name to `[b, length, features]` floats.
       masks: modality name to `[b, length]` booleans; False marks padding, and a row
         that is False throughout an example without that modality.
-      labels: `[b]` class indices.
+      labels: `[b]` class indices; for multi-label classification `[b, c]` floats, 1 where the
+        example has the label and 0 where not; for regression the `[b, c]` floats to predict.
       weights: `[b]` floats; 0 marks an example that only fills up the batch.
     """
 
     inputs: Mapping[str, Float[AnyArray, "b _ _"]]
     masks: Mapping[str, Bool[AnyArray, "b _"]]
-    labels: Int[AnyArray, " b"]
+    labels: Int[AnyArray, " b"] | Float[AnyArray, "b c"]
     weights: Float[AnyArray, " b"]
 
 

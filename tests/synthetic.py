@@ -17,13 +17,28 @@ MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(
 CLASSES = ("low", "middle", "high")
 
 
-def example(index):
-    """An example whose class shifts the mean of both modalities."""
+NAMES = {
+    "single_label": CLASSES,
+    "ordinal": CLASSES,
+    "multi_label": ("above low", "above middle"),
+    "regression": ("shift", "twice less"),
+}
+
+
+def example(index, task="single_label"):
+    """An example whose label can be told from the mean of both modalities."""
     random = np.random.default_rng(index)
-    label = int(random.integers(len(CLASSES)))
+    if task == "regression":
+        shift = random.uniform(-1, 1)
+        label = np.array([shift, 1 - 2 * shift])
+    else:
+        label = int(random.integers(len(CLASSES)))
+        shift = label - 1
+    if task == "multi_label":
+        label = np.array([label > 0, label > 1])
     inputs, masks = {}, {}
     for name, spec in MODALITIES.items():
-        values = random.normal(size=(spec.length, spec.features)) + label - 1
+        values = random.normal(size=(spec.length, spec.features)) + shift
         inputs[name] = values.astype(np.float32)
         masks[name] = np.arange(spec.length) < random.integers(2, spec.length + 1)
     if index % 7 == 3:
@@ -31,16 +46,17 @@ def example(index):
     return {"id": f"example{index}", "inputs": inputs, "masks": masks, "label": label}
 
 
-def dataset(train=50, valid=20):
+def dataset(train=50, valid=20, task="single_label"):
     splits = {
-        "train": [example(i) for i in range(train)],
-        "valid": [example(1000 + i) for i in range(valid)],
+        "train": [example(i, task) for i in range(train)],
+        "valid": [example(1000 + i, task) for i in range(valid)],
     }
     info = DatasetInfo(
         modalities=MODALITIES,
-        class_names=CLASSES,
+        class_names=NAMES[task],
         statistics=compute_statistics(splits["train"]),
         num_examples={name: len(examples) for name, examples in splits.items()},
+        task=task,
     )
     return Dataset(info, splits.__getitem__)
 
@@ -65,9 +81,10 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
 
     Returns the result and the evaluator of the validation split.
     """
-    data = data or dataset()
+    data = data or dataset(task=experiment.model.task)
+    data.info.check_task(experiment.model.task)
     run_directory.prepare(workdir, experiment)
-    model = build_model(experiment.model, data.info.modalities, len(CLASSES))
+    model = build_model(experiment.model, data.info.modalities, len(data.info.class_names))
     mesh = distributed.make_mesh(devices or jax.devices()[:1])
     size = experiment.train.batch_size
     batches = pipeline.train_iterator(data.source("train"), size, experiment.seed)

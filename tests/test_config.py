@@ -32,6 +32,7 @@ OTHER = ExperimentConfig(
         test_people=(10,),
     ),
     model=ModelConfig(
+        task="ordinal",
         width=12,
         num_heads=3,
         n_pre=0,
@@ -167,6 +168,15 @@ def _problems(mapping):
         ),
         ({"data": {"valid_people": [1]}}, "data: people [1] are in more than one split"),
         ({"data": {"valid_people": [7, 7]}}, "data: people [7] are in more than one split"),
+        ({"model": {"task": "multilabel"}}, "model.task: Input should be 'single_label', 'multi_l"),
+        (
+            {
+                "model": {"task": "regression"},
+                "train": {"best_metric": "accuracy", "label_smoothing": 0.1},
+            },
+            "  with model.task='regression' train.best_metric='accuracy' must be 'loss' and"
+            " train.label_smoothing=0.1 must be 0",
+        ),
         ({"optim": {"options": {"mask": len}}}, "builtin_function_or_method is not JSON"),
     ],
 )

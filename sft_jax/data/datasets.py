@@ -8,6 +8,7 @@ without it; `compute_statistics` and `DatasetInfo` are all that is needed:
         class_names=("no", "yes"),
         statistics=compute_statistics(splits["train"]),
         num_examples={split: len(examples) for split, examples in splits.items()},
+        task="single_label",
     )
     dataset = Dataset(info, splits.__getitem__)
 """
@@ -18,12 +19,12 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 
 from sft_jax.config import DataConfig
-from sft_jax.structs import ModalitySpec
+from sft_jax.structs import ModalitySpec, Task
 
 
 class Example(TypedDict):
@@ -34,13 +35,15 @@ class Example(TypedDict):
       inputs: modality name to `[length, features]` float32.
       masks: modality name to `[length]` booleans; False marks padding, and a mask that is
         False throughout an example without that modality.
-      label: class index.
+      label: class index, for the tasks single_label and ordinal; for multi_label `[c]` numbers,
+        1 where the example has the label and 0 where not; for regression the `[c]` numbers
+        to predict, which are not standardised: best of a size of about 1.
     """
 
     id: str
     inputs: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
-    label: int
+    label: int | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +86,20 @@ class DatasetInfo:
 
     Attributes:
       modalities: the shape of each modality.
-      class_names: in the order of the labels.
+      class_names: of the classes, labels or numbers to predict, in the order of the labels.
       statistics: what each modality is standardised by.
       num_examples: number of examples of each split.
+      task: what the labels are; ordinal if the order of the classes means something.
 
     Raises:
-      ValueError: if the statistics are not those of the modalities.
+      ValueError: if the statistics are not those of the modalities, or there is no such task.
     """
 
     modalities: dict[str, ModalitySpec]
     class_names: tuple[str, ...]
     statistics: dict[str, Standardisation]
     num_examples: dict[str, int]
+    task: Task = "single_label"
 
     def __post_init__(self) -> None:
         expected = {name: spec.features for name, spec in self.modalities.items()}
@@ -103,6 +108,21 @@ class DatasetInfo:
             raise ValueError(
                 f"statistics are given for features {given}, but the modalities have {expected}"
             )
+        if self.task not in get_args(Task):
+            raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
+
+    def check_task(self, task: Task) -> None:
+        """Raises ValueError unless a model of this task can learn the labels.
+
+        One class of several may be predicted in their order or without it.
+        """
+        one_class = ("single_label", "ordinal")
+        allowed = one_class if self.task in one_class else (self.task,)
+        if task not in allowed:
+            raise ValueError(
+                f"model.task={task!r} does not fit the dataset, whose task is {self.task!r};"
+                f" allowed here: {', '.join(allowed)}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """What `json.load` would give: nothing but dicts, lists, strings and numbers."""
@@ -110,7 +130,7 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DatasetInfo:
-        """The exact inverse of `to_json`."""
+        """The exact inverse of `to_json`; without a task, as once saved, it is single_label."""
         return cls(
             modalities={k: ModalitySpec(**v) for k, v in values["modalities"].items()},
             class_names=tuple(values["class_names"]),
@@ -119,6 +139,7 @@ class DatasetInfo:
                 for name, of in values["statistics"].items()
             },
             num_examples=dict(values["num_examples"]),
+            task=values.get("task", "single_label"),
         )
 
 
@@ -159,6 +180,7 @@ class Dataset:
         return self._sources[split]
 
     def _prepared(self, example: Example) -> Example:
+        _check_label(example, self.info)
         _check_shapes(example, self.info)
         _check_values(example)
         inputs = {
@@ -170,12 +192,22 @@ class Dataset:
         return {**example, "inputs": inputs}
 
 
+def _check_label(example: Example, info: DatasetInfo) -> None:
+    label, count = np.asarray(example["label"]), len(info.class_names)
+    if info.task in ("single_label", "ordinal"):
+        allowed = f"one of the {count} classes"
+        good = label.shape == () and label.dtype.kind in "iu" and int(label) in range(count)
+    elif label.shape != (count,) or label.dtype.kind not in "biuf":
+        allowed, good = f"an array of {count} numbers", False
+    elif info.task == "multi_label":
+        allowed, good = "made of 0 and 1", bool(np.isin(label, (0, 1)).all())
+    else:
+        allowed, good = "finite", bool(np.isfinite(label).all())
+    if not good:
+        raise ValueError(f"example {example['id']!r}: label {label.tolist()} is not {allowed}")
+
+
 def _check_shapes(example: Example, info: DatasetInfo) -> None:
-    if not 0 <= example["label"] < len(info.class_names):
-        raise ValueError(
-            f"example {example['id']!r}: label {example['label']} is not one of "
-            f"the {len(info.class_names)} classes"
-        )
     expected = {name: (spec.length, spec.features) for name, spec in info.modalities.items()}
     inputs = {name: np.shape(values) for name, values in example["inputs"].items()}
     masks = {name: np.shape(mask) for name, mask in example["masks"].items()}

@@ -99,6 +99,12 @@ def eval_batches(
     )
 
 
+def stack_labels(examples: Sequence[Example]) -> np.ndarray:
+    """The labels as a batch has them: `[n]` int32 classes, or `[n, c]` float32."""
+    labels = np.asarray([example["label"] for example in examples])
+    return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
+
+
 def _share(
     source: Sequence[Example], batch_size: int, process_index: int, process_count: int
 ) -> int:
@@ -123,7 +129,7 @@ def _collate(source: Sequence[Example], positions: Sequence[int]) -> BatchAndIds
     batch = Batch(
         inputs={name: np.stack([e["inputs"][name] for e in examples]) for name in first["inputs"]},
         masks={name: np.stack([e["masks"][name] for e in examples]) for name in first["masks"]},
-        labels=np.asarray([e["label"] for e in examples], np.int32),
+        labels=stack_labels(examples),
         weights=real.astype(np.float32),
     )
     return batch, np.where(real, [e["id"] for e in examples], "")

@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from sft_jax.data import pipeline
 from sft_jax.data.datasets import Example
+from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.ops.losses import SCORE_NAMES, example_scores
+from sft_jax.structs import Task
 from sft_jax.training import distributed, step
 
 
@@ -22,22 +24,28 @@ class Predictions:
 
     Attributes:
       ids: `[n]` strings.
-      labels: `[n]` true classes.
-      logits: `[n, c]` floats.
-      loss: `[n]` cross-entropies.
+      labels: `[n]` true classes; for multi_label and regression `[n, c]` labels or numbers.
+      logits: `[n, c]` floats, the outputs of the model: for regression predicted numbers.
+      loss: `[n]` losses.
+      task: what was predicted.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
     loss: np.ndarray
+    task: Task = "single_label"
 
 
 class Evaluator:
     """Evaluates parameters on a split; compiles once, however often it is called."""
 
     def __init__(
-        self, model: nn.Module, source: Sequence[Example], batch_size: int, mesh: Mesh
+        self,
+        model: MultimodalClassifier,
+        source: Sequence[Example],
+        batch_size: int,
+        mesh: Mesh,
     ) -> None:
         """Prepares the evaluation.
 
@@ -48,6 +56,7 @@ class Evaluator:
           mesh: the devices.
         """
         self._source = source
+        self._task = model.task
         self._mesh = mesh
         self._step = step.compile_eval_step(model, mesh)
         self._batches = pipeline.eval_batches(
@@ -65,17 +74,19 @@ class Evaluator:
         ]
         return Predictions(
             ids=np.array([example["id"] for example in self._source]),
-            labels=np.array([example["label"] for example in self._source]),
+            labels=pipeline.stack_labels(self._source),
             logits=self._in_order([output.logits for output in outputs]),
             loss=self._in_order([output.loss for output in outputs]),
+            task=self._task,
         )
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """The mean loss and the accuracy, as training watches them."""
+        """The mean loss, and accuracy or mae (`SCORE_NAMES`), as training watches them."""
         predictions = self.predict(params)
+        scores = example_scores(self._task, predictions.logits, predictions.labels)
         return {
             "loss": float(predictions.loss.mean()),
-            "accuracy": float((predictions.logits.argmax(-1) == predictions.labels).mean()),
+            SCORE_NAMES[self._task]: float(np.asarray(scores, np.float64).mean()),
         }
 
     @property

@@ -1,14 +1,42 @@
-"""Classification metrics, computed by scikit-learn."""
+"""The metrics of each task, computed by scikit-learn and scipy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from sklearn import metrics
 
 from sft_jax.evaluation.evaluator import Predictions
+from sft_jax.structs import Task
+
+PARTS: Mapping[Task, str] = {
+    "single_label": "per_class",
+    "ordinal": "per_class",
+    "multi_label": "per_label",
+    "regression": "per_target",
+}
+"""Where the metrics of a task hold those of each class, label or target, by its name."""
+
+
+def task_metrics(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
+    """The metrics of the task that the predictions are of, as JSON values.
+
+    Args:
+      predictions: of a split.
+      names: of the classes, labels or targets, in the order of the labels.
+    """
+    match predictions.task:
+        case "single_label":
+            return classification_metrics(predictions, names)
+        case "ordinal":
+            return ordinal_metrics(predictions, names)
+        case "multi_label":
+            return multi_label_metrics(predictions, names)
+        case "regression":
+            return regression_metrics(predictions, names)
 
 
 def classification_metrics(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
@@ -50,3 +78,125 @@ def classification_metrics(predictions: Predictions, class_names: Sequence[str])
         "per_class": per_class,
         "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
+
+
+def ordinal_metrics(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
+    """Metrics of ordered classes.
+
+    Args:
+      predictions: of a split.
+      class_names: in their order.
+
+    Returns:
+      What `classification_metrics` gives, and `mae`, the mean absolute error in classes, and
+      `quadratic_weighted_kappa` (Cohen 1968), null where all labels and predictions are of
+      one class.
+    """
+    labels, predicted = predictions.labels, predictions.logits.argmax(axis=-1)
+    kappa = None
+    if len(np.union1d(labels, predicted)) > 1:
+        classes = np.arange(len(class_names))
+        kappa = float(
+            metrics.cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic")
+        )
+    return {
+        **classification_metrics(predictions, class_names),
+        "mae": float(metrics.mean_absolute_error(labels, predicted)),
+        "quadratic_weighted_kappa": kappa,
+    }
+
+
+def multi_label_metrics(predictions: Predictions, label_names: Sequence[str]) -> dict[str, Any]:
+    """Metrics of multi-label classification.
+
+    A label is predicted where its probability is above 0.5. The macro means are over the
+    labels that some examples have and others have not; null if there is none.
+
+    Args:
+      predictions: of a split.
+      label_names: in their order.
+
+    Returns:
+      JSON values: `n_examples`; `accuracy`, the share of all labels of all examples predicted
+      rightly; `exact_match`, the share of examples with no wrong label;
+      `macro_average_precision`, `macro_roc_auc`, `macro_f1`; `micro_f1`, over all labels of
+      all examples; `loss` (the mean binary cross-entropy); and `per_label`, label name to
+      `average_precision`, `roc_auc`, `f1` (null for labels that the macro means leave out)
+      and `n_examples`, those that have it.
+    """
+    labels, predicted = predictions.labels > 0.5, predictions.logits > 0
+    per_label = {
+        name: _label_metrics(labels[:, i], predicted[:, i], predictions.logits[:, i])
+        for i, name in enumerate(label_names)
+    }
+    return {
+        "n_examples": len(labels),
+        "accuracy": float(np.mean(labels == predicted)),
+        "exact_match": float(np.mean((labels == predicted).all(axis=1))),
+        "macro_average_precision": _mean(per_label, "average_precision"),
+        "macro_roc_auc": _mean(per_label, "roc_auc"),
+        "macro_f1": _mean(per_label, "f1"),
+        "micro_f1": float(metrics.f1_score(labels.ravel(), predicted.ravel(), zero_division=0.0)),
+        "loss": float(predictions.loss.mean()),
+        "per_label": per_label,
+    }
+
+
+def regression_metrics(predictions: Predictions, target_names: Sequence[str]) -> dict[str, Any]:
+    """Metrics of regression.
+
+    `pearson_r` and `r2` are null for a target that is the same in all examples, and
+    `pearson_r` also where the prediction is.
+
+    Args:
+      predictions: of a split.
+      target_names: in their order.
+
+    Returns:
+      JSON values: `n_examples`; `mae`, `rmse`, `pearson_r` and `r2`, the means over those of
+      the targets that are not null, null if there is none; `loss` (the mean squared error);
+      and `per_target`, target name to the same four.
+    """
+    labels = predictions.labels.astype(np.float64)
+    predicted = predictions.logits.astype(np.float64)
+    per_target = {
+        name: _target_metrics(labels[:, i], predicted[:, i]) for i, name in enumerate(target_names)
+    }
+    return {
+        "n_examples": len(labels),
+        **{name: _mean(per_target, name) for name in ("mae", "rmse", "pearson_r", "r2")},
+        "loss": float(predictions.loss.mean()),
+        "per_target": per_target,
+    }
+
+
+def _label_metrics(
+    labels: np.ndarray, predicted: np.ndarray, logits: np.ndarray
+) -> dict[str, float | int | None]:
+    both = labels.any() and not labels.all()
+    return {
+        "average_precision": (
+            float(metrics.average_precision_score(labels, logits)) if both else None
+        ),
+        "roc_auc": float(metrics.roc_auc_score(labels, logits)) if both else None,
+        "f1": float(metrics.f1_score(labels, predicted, zero_division=0.0)) if both else None,
+        "n_examples": int(labels.sum()),
+    }
+
+
+def _target_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float | None]:
+    varied = np.ptp(labels) > 0
+    correlated = varied and np.ptp(predicted) > 0
+    return {
+        "mae": float(metrics.mean_absolute_error(labels, predicted)),
+        "rmse": float(metrics.root_mean_squared_error(labels, predicted)),
+        "pearson_r": (
+            float(scipy.stats.pearsonr(labels, predicted).statistic) if correlated else None
+        ),
+        "r2": float(metrics.r2_score(labels, predicted)) if varied else None,
+    }
+
+
+def _mean(parts: Mapping[str, Mapping[str, float | int | None]], metric: str) -> float | None:
+    values = [value for of in parts.values() if (value := of[metric]) is not None]
+    return float(np.mean(values)) if values else None

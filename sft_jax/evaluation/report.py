@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -18,10 +18,12 @@ from rich.table import Table
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from sft_jax.evaluation.evaluator import Predictions
+from sft_jax.evaluation.metrics import PARTS
+from sft_jax.ops.losses import SCORE_NAMES
 
 
 def print_tables(console: Console, result: Mapping[str, Any]) -> None:
-    """Prints the metrics of a split, and those of each class."""
+    """Prints the metrics of a split, and those of each class, label or target."""
     console.print(
         f"{result['split']}: {result['n_examples']} examples,"
         f" {result['checkpoint']} checkpoint, step {result['step']}",
@@ -30,18 +32,44 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     summary = Table()
     summary.add_column("metric")
     summary.add_column("value", justify="right")
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss"):
-        summary.add_row(name, f"{result[name]:.4f}")
+    for name, value in result.items():
+        if value is None or isinstance(value, float):
+            summary.add_row(name, _shown(value, 4))
     console.print(summary)
-    classes = Table()
-    classes.add_column("class")
-    for name in ("precision", "recall", "f1", "examples"):
-        classes.add_column(name, justify="right")
-    for name, values in result["per_class"].items():
-        scores = (values[score] for score in ("precision", "recall", "f1"))
-        shown = ["-" if score is None else f"{score:.3f}" for score in scores]
-        classes.add_row(markup.escape(name), *shown, str(values["n_examples"]))
-    console.print(classes)
+    (key,) = set(result) & set(PARTS.values())
+    parts = Table()
+    parts.add_column(key.removeprefix("per_"))
+    for name in next(iter(result[key].values())):
+        parts.add_column(name.removeprefix("n_"), justify="right")
+    for name, values in result[key].items():
+        parts.add_row(markup.escape(name), *(_shown(value, 3) for value in values.values()))
+    console.print(parts)
+
+
+def _shown(value: float | int | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def draw(
+    folder: pathlib.Path, split: str, result: Mapping[str, Any], predictions: Predictions
+) -> None:
+    """Draws what there is to draw of a task, as `SPLIT_WHAT.png`.
+
+    A confusion matrix of classes, ordered or not; predicted against true numbers; of labels
+    nothing.
+    """
+    if predictions.task == "multi_label":
+        return
+    names = tuple(result[PARTS[predictions.task]])
+    score = SCORE_NAMES[predictions.task]
+    title = f"{split}: {score} {result[score]:.3f} of {result['n_examples']}"
+    if predictions.task == "regression":
+        draw_scatter(folder / f"{split}_scatter.png", predictions, names, title)
+    else:
+        path = folder / f"{split}_confusion_matrix.png"
+        draw_confusion_matrix(path, result["confusion_matrix"], names, title)
 
 
 def draw_confusion_matrix(
@@ -62,24 +90,74 @@ def draw_confusion_matrix(
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    _save(figure, path)
+
+
+def draw_scatter(
+    path: pathlib.Path, predictions: Predictions, names: Sequence[str], title: str
+) -> None:
+    """Draws the predictions of a regression against the truth, one panel for each number."""
+    columns = min(len(names), 4)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.5 * columns + 0.5, 3.5 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for i, name in enumerate(names):
+        axes = panels[i]
+        true, predicted = predictions.labels[:, i], predictions.logits[:, i]
+        axes.scatter(true, predicted, s=8, alpha=0.5)
+        middle = float(true.mean())
+        axes.axline((middle, middle), slope=1, color="grey", linewidth=1)
+        axes.set(title=name, xlabel="true", ylabel="predicted")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
     with matplotlib.rc_context({"savefig.dpi": 120}):
         figure.savefig(path)
 
 
-def write_predictions(
-    path: pathlib.Path, predictions: Predictions, class_names: Sequence[str]
-) -> None:
-    """Writes a CSV file: id, true class, predicted class and the probability of each class."""
-    probabilities = scipy.special.softmax(predictions.logits, axis=-1)
-    names = np.asarray(class_names)
+def write_predictions(path: pathlib.Path, predictions: Predictions, names: Sequence[str]) -> None:
+    """Writes a CSV file with a line for each example.
+
+    Of classes: id, true class, predicted class and the probability of each class. Of labels
+    and of numbers: id and for each of them what is true, and the probability or number
+    predicted.
+    """
+    if predictions.task in ("single_label", "ordinal"):
+        header, rows = _class_columns(predictions, names)
+    else:
+        header, rows = _number_columns(predictions, names)
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "label", "prediction", *(f"p({name})" for name in names)])
-        for identity, label, row in zip(
-            predictions.ids, predictions.labels, probabilities, strict=True
-        ):
-            writer.writerow(
-                [identity, names[label], names[row.argmax()], *(f"{p:.6f}" for p in row)]
-            )
+        writer.writerow(["id", *header])
+        for identity, row in zip(predictions.ids, rows, strict=True):
+            writer.writerow([identity, *row])
     os.replace(partial, path)
+
+
+def _class_columns(
+    predictions: Predictions, names: Sequence[str]
+) -> tuple[list[str], Iterable[list[str]]]:
+    probabilities = scipy.special.softmax(predictions.logits, axis=-1)
+    rows = (
+        [names[label], names[row.argmax()], *(f"{p:.6f}" for p in row)]
+        for label, row in zip(predictions.labels, probabilities, strict=True)
+    )
+    return ["label", "prediction", *(f"p({name})" for name in names)], rows
+
+
+def _number_columns(
+    predictions: Predictions, names: Sequence[str]
+) -> tuple[list[str], Iterable[list[str]]]:
+    of_labels = predictions.task == "multi_label"
+    predicted = scipy.special.expit(predictions.logits) if of_labels else predictions.logits
+    shape, what = (".6f", "p") if of_labels else (".8g", "predicted")
+    rows = (
+        [*(f"{true:.8g}" for true in label), *(f"{value:{shape}}" for value in row)]
+        for label, row in zip(predictions.labels, predicted, strict=True)
+    )
+    return [f"{part}({name})" for part in ("true", what) for name in names], rows

@@ -10,7 +10,7 @@ import optax
 from sft_jax.data.datasets import DatasetInfo, open_dataset
 from sft_jax.evaluation import report
 from sft_jax.evaluation.evaluator import Evaluator, Predictions
-from sft_jax.evaluation.metrics import classification_metrics
+from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.modules.factory import build_model
 from sft_jax.training import distributed, optim, run_directory
 from sft_jax.training.checkpoint import Checkpoints
@@ -23,8 +23,8 @@ def evaluate_run(
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
-    Writes `SPLIT.json`, with the metrics of `classification_metrics` and what they are of,
-    and `SPLIT_confusion_matrix.png`.
+    Writes `SPLIT.json`, with the metrics of `task_metrics` and what they are of, and what
+    `sft_jax.evaluation.report.draw` draws.
 
     Args:
       workdir: the run directory.
@@ -37,7 +37,7 @@ def evaluate_run(
     Raises:
       RunDirectoryError: if `workdir` is not a run directory, or its data has changed.
       NoCheckpointError: if there is no such checkpoint.
-      ValueError: if there is no such split.
+      ValueError: if there is no such split, or the task of the model is not the dataset's.
     """
     config = run_directory.read_config(workdir)
     checkpoints = Checkpoints(workdir)
@@ -48,6 +48,7 @@ def evaluate_run(
             f"the data is not what {workdir} was trained on: that had {info.to_json()},"
             f" this has {dataset.info.to_json()}"
         )
+    info.check_task(config.model.task)
     mesh = distributed.make_mesh()
     model = build_model(config.model, info.modalities, len(info.class_names))
     like = create_state(
@@ -68,15 +69,10 @@ def evaluate_run(
         "split": split,
         "checkpoint": which,
         "step": int(state.step),
-        **classification_metrics(predictions, info.class_names),
+        **task_metrics(predictions, info.class_names),
     }
     folder = workdir / "eval"
     folder.mkdir(exist_ok=True)
     run_directory.write_json(folder / f"{split}.json", result)
-    report.draw_confusion_matrix(
-        folder / f"{split}_confusion_matrix.png",
-        result["confusion_matrix"],
-        info.class_names,
-        f"{split}: accuracy {result['accuracy']:.3f} of {result['n_examples']}",
-    )
+    report.draw(folder, split, result, predictions)
     return result, predictions

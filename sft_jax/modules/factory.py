@@ -23,7 +23,7 @@ def build_model(
     """Builds the module that `config` describes.
 
     Every model is called as `module.apply(variables, inputs, masks, train=...)` and
-    returns `[b, num_classes]` logits.
+    returns `[b, num_classes]` outputs; `MultimodalClassifier.task` says what they are.
     """
     shared: dict[str, Any] = {
         "num_classes": num_classes,
@@ -35,6 +35,7 @@ def build_model(
         "dropout": config.dropout,
         "embedding_std": config.embedding_std,
         "dtype": jnp.dtype(config.dtype),
+        "task": config.task,
     }
     match config.name:
         case "sft":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,10 +11,10 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.block import Block
-from sft_jax.modules.head import ClassifierHead
+from sft_jax.modules.head import ClassifierHead, OrdinalHead
 from sft_jax.modules.inputs import check_inputs, check_modalities
 from sft_jax.modules.tokenizer import Tokenizer
-from sft_jax.structs import AnyArray, ModalitySpec, Tokens
+from sft_jax.structs import AnyArray, ModalitySpec, Task, Tokens
 
 _LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0}
 
@@ -63,7 +64,7 @@ class MultimodalClassifier(nn.Module):
     """The attributes, checks and parts that the models share; each adds its `__call__`.
 
     Attributes:
-      num_classes: classes.
+      num_classes: outputs: classes, labels, or numbers to predict.
       modalities: name to shape of each modality.
       width: features of a token.
       num_heads: attention heads; must divide `width`.
@@ -75,6 +76,11 @@ class MultimodalClassifier(nn.Module):
         lets what the token holds count from the start.
       dtype: of the computation; None for that of inputs and parameters. Parameters are
         float32, and the logits are never less than float32.
+      task: what the outputs are, called logits everywhere: with single_label and multi_label
+        logits of a softmax or of sigmoids; with ordinal log-probabilities (`OrdinalHead`);
+        with regression the predicted numbers. A model that averages logits over modalities,
+        or gives 0 without any, does so with each: the mean of log-probabilities is that of
+        a normalised geometric mean, and a regression without input predicts 0.
 
     Raises (on `init` and `apply`):
       ValueError: for an attribute out of range or an input of the wrong name or shape.
@@ -89,6 +95,7 @@ class MultimodalClassifier(nn.Module):
     dropout: float = 0.0
     embedding_std: float = 1.0
     dtype: Dtype | None = None
+    task: Task = "single_label"
 
     @property
     def mixed_modalities(self) -> tuple[str, ...]:
@@ -114,6 +121,10 @@ class MultimodalClassifier(nn.Module):
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
+        if self.task not in get_args(Task):
+            problems.append(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
+        if self.task == "ordinal" and self.num_classes == 1:
+            problems.append("num_classes=1 must be at least 2 for task='ordinal'")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout={self.dropout} must be at least 0 and below 1")
         if self.embedding_std <= 0:
@@ -185,5 +196,6 @@ class MultimodalClassifier(nn.Module):
     def _block(self, name: str) -> Block:
         return Block(self.num_heads, self.dropout, self.dtype, name=name)
 
-    def _head(self) -> ClassifierHead:
-        return ClassifierHead(self.num_classes, self.dtype, name="head")
+    def _head(self) -> ClassifierHead | OrdinalHead:
+        head = OrdinalHead if self.task == "ordinal" else ClassifierHead
+        return head(self.num_classes, self.dtype, name="head")

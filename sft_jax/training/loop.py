@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
+from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import Batch
 from sft_jax.training import distributed, optim, state, step
 from sft_jax.training.checkpoint import Checkpoints
@@ -157,7 +158,7 @@ def fit(
                 pending.check()
             if log:
                 rate = float(schedule(number - 1)) * float(train_state.plateau.scale)
-                reporter.scalars(number, pending.scalars(rate))
+                reporter.scalars(number, pending.scalars(rate, SCORE_NAMES[config.model.task]))
                 reporter.note(f"loss {float(metrics.loss):.3f}")
             if evaluate:
                 train_state = evaluate_and_save(number, train_state)
@@ -235,7 +236,10 @@ class _Pending:
             f" that is not finite: {', '.join(groups) or 'none'}"
         )
 
-    def scalars(self, learning_rate: float) -> dict[str, float]:
-        names = ("loss", "accuracy", "gradient_norm")
-        values = {f"train/{name}": float(getattr(self.metrics, name)) for name in names}
-        return {**values, "train/learning_rate": learning_rate}
+    def scalars(self, learning_rate: float, score_name: str) -> dict[str, float]:
+        return {
+            "train/loss": float(self.metrics.loss),
+            f"train/{score_name}": float(self.metrics.score),
+            "train/gradient_norm": float(self.metrics.gradient_norm),
+            "train/learning_rate": learning_rate,
+        }

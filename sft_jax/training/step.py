@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from sft_jax.config import ExperimentConfig, MixupConfig
-from sft_jax.ops.losses import cross_entropy
+from sft_jax.ops.losses import example_losses, example_scores
 from sft_jax.ops.mixup import Mixup, draw_mixup
 from sft_jax.ops.modality_dropout import drop_modalities
 from sft_jax.structs import Batch
@@ -29,7 +29,7 @@ class StepMetrics(flax.struct.PyTreeNode):
 
     Attributes:
       loss: mean over the examples of the batch.
-      accuracy: share of them whose largest logit is the label's.
+      score: mean over them of `sft_jax.ops.losses.example_scores`.
       gradient_norm: global 2-norm before clipping.
       example_loss: loss of each example.
       finite: False where a parameter group's gradient has a NaN or infinity; by the name
@@ -37,7 +37,7 @@ class StepMetrics(flax.struct.PyTreeNode):
     """
 
     loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
+    score: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     example_loss: Float[Array, " b"]
     finite: dict[str, Bool[Array, ""]]
@@ -99,12 +99,13 @@ def make_train_step(
             mixup=mixup,
             rngs={name: keys[name] for name in ("dropout", "pool")},
         )
-        loss = cross_entropy(logits, batch.labels, config.train.label_smoothing)
+        smoothing = config.train.label_smoothing
+        loss = example_losses(model.task, logits, batch.labels, smoothing)
         if mixup is not None:
-            other = cross_entropy(logits, batch.labels[mixup.partner], config.train.label_smoothing)
+            other = example_losses(model.task, logits, batch.labels[mixup.partner], smoothing)
             loss = share * loss + (1 - share) * other
-        correct = (logits.argmax(axis=-1) == batch.labels) * batch.weights
-        return jnp.sum(loss * batch.weights), (loss, correct)
+        score = example_scores(model.task, logits, batch.labels) * batch.weights
+        return jnp.sum(loss * batch.weights), (loss, score)
 
     def accumulate(params: Any, batch: Batch, step: Int[Array, ""]) -> Any:
         # Every part takes each parts-th example, so that it stays spread over the devices.
@@ -127,7 +128,7 @@ def make_train_step(
         return gradient, jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1), aux)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        gradient, (example_loss, correct) = accumulate(state.params, batch, state.step)
+        gradient, (example_loss, score) = accumulate(state.params, batch, state.step)
         count = jnp.maximum(batch.weights.sum(), 1)
         gradient = jax.tree.map(lambda g: g / count, gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -138,7 +139,7 @@ def make_train_step(
             ema = optax.incremental_update(params, ema, 1 - config.train.ema_decay)
         metrics = StepMetrics(
             loss=jnp.sum(example_loss * batch.weights) / count,
-            accuracy=correct.sum() / count,
+            score=score.sum() / count,
             gradient_norm=optax.tree.norm(gradient),
             example_loss=example_loss,
             finite={name: _all_finite(group) for name, group in gradient.items()},
@@ -190,7 +191,7 @@ def compile_eval_step(model: Any, mesh: Mesh) -> Any:
 
     def eval_step(params: Any, batch: Batch) -> Outputs:
         logits = model.apply({"params": params}, batch.inputs, batch.masks)
-        return Outputs(logits, cross_entropy(logits, batch.labels))
+        return Outputs(logits, example_losses(model.task, logits, batch.labels))
 
     return jax.jit(eval_step, out_shardings=distributed.replicated(mesh))
 

@@ -36,12 +36,13 @@ def _example(number, length=6, real=4, label=0):
     return {"id": f"no{number}", "inputs": {"a": values}, "masks": {"a": mask}, "label": label}
 
 
-def _dataset(examples, statistics=None):
+def _dataset(examples, statistics=None, task="single_label"):
     info = DatasetInfo(
         modalities={"a": ModalitySpec(length=6, features=2)},
         class_names=("no", "yes"),
         statistics=statistics or {"a": Standardisation(mean=(0.0, 0.0), std=(1.0, 1.0))},
         num_examples={"train": len(examples)},
+        task=task,
     )
     return Dataset(info, {"train": examples}.__getitem__)
 
@@ -234,6 +235,63 @@ def test_shapes_and_labels_must_be_those_of_the_info():
     ):
         with pytest.raises(ValueError, match=message):
             _dataset([example]).source("train")
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "message"),
+    [
+        ("single_label", 1.0, "label 1.0 is not one of the 2 classes"),
+        ("ordinal", True, "label True is not one of the 2 classes"),
+        ("ordinal", np.array([0, 1]), r"label \[0, 1\] is not one of the 2 classes"),
+        ("multi_label", 1, "label 1 is not an array of 2 numbers"),
+        ("multi_label", np.zeros(3), "is not an array of 2 numbers"),
+        ("multi_label", np.array(["a", "b"]), "is not an array of 2 numbers"),
+        ("multi_label", np.array([1, 0.5]), "is not made of 0 and 1"),
+        ("multi_label", np.array([1, np.nan]), "is not made of 0 and 1"),
+        ("regression", np.zeros((2, 1)), "is not an array of 2 numbers"),
+        ("regression", np.array([1, np.inf]), r"label \[1.0, inf\] is not finite"),
+    ],
+)
+def test_labels_must_be_those_of_the_task(task, label, message):
+    with pytest.raises(ValueError, match=f"example 'no0': .*{message}"):
+        _dataset([_example(0, label=label)], task=task).source("train")
+
+
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [
+        ("ordinal", np.int64(1)),
+        ("multi_label", np.array([True, False])),
+        ("multi_label", np.array([0, 1])),
+        ("regression", np.array([-3, 0.5])),
+    ],
+)
+def test_labels_of_the_task_are_kept(task, label):
+    (prepared,) = _dataset([_example(0, label=label)], task=task).source("train")
+    np.testing.assert_array_equal(prepared["label"], label)
+
+
+def test_the_task_is_saved_and_was_once_single_label():
+    info = _dataset([_example(0)], task="regression").info
+    values = json.loads(json.dumps(info.to_json()))
+    assert DatasetInfo.from_json(values) == info
+    assert values.pop("task") == "regression"
+    assert DatasetInfo.from_json(values) == dataclasses.replace(info, task="single_label")
+    with pytest.raises(ValueError, match="task='multi' is not one of single_label, multi_label"):
+        dataclasses.replace(info, task="multi")
+
+
+def test_a_model_must_fit_the_task():
+    one_class = {"single_label", "ordinal"}
+    for of_data in (*one_class, "multi_label", "regression"):
+        info = _dataset([_example(0)], task=of_data).info
+        allowed = one_class if of_data in one_class else {of_data}
+        for task in (*one_class, "multi_label", "regression"):
+            if task in allowed:
+                info.check_task(task)
+                continue
+            with pytest.raises(ValueError, match=f"model.task='{task}' does not fit .*{of_data}"):
+                info.check_task(task)
 
 
 def test_statistics_must_fit_the_modalities(config):

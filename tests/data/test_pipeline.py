@@ -56,6 +56,17 @@ def test_a_batch_holds_its_examples():
     _assert_rows_are_examples(batch, ids, source)
 
 
+def test_arrays_as_labels_are_batched_as_floats():
+    source = [
+        {**example, "label": np.array([number, 0.5])} for number, example in enumerate(_source(4))
+    ]
+    (batch, _), _ = eval_batches(source, 3)
+    assert (batch.labels.dtype, batch.labels.tolist()) == (
+        np.float32,
+        [[0, 0.5], [1, 0.5], [2, 0.5]],
+    )
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 50])
 def test_every_epoch_is_another_permutation(batch_size):
     source = _source(20)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.evaluation.metrics import classification_metrics
+from sft_jax.evaluation.metrics import PARTS, classification_metrics, task_metrics
 
 NAMES = ("a", "b", "c", "d")
 
@@ -63,6 +63,95 @@ def test_a_single_class():
     assert found["accuracy"] == found["balanced_accuracy"] == found["macro_f1"] == 1
 
 
-def test_metrics_are_json():
-    found = _metrics([0, 1, 2], [0, 2, 1])
+def _of_task(task, labels, outputs, names):
+    labels = np.array(labels)
+    return task_metrics(
+        Predictions(
+            ids=np.array([str(i) for i in range(len(labels))]),
+            labels=labels if labels.ndim == 1 else labels.astype(np.float32),
+            logits=np.array(outputs, np.float32),
+            loss=np.arange(len(labels), dtype=np.float32),
+            task=task,
+        ),
+        names,
+    )
+
+
+def test_ordinal_metrics_by_hand():
+    labels, predicted = [0, 1, 2, 2], [0, 2, 2, 0]
+    found = _of_task("ordinal", labels, np.eye(3)[predicted], NAMES[:3])
+    assert found["mae"] == pytest.approx((1 + 2) / 4)
+    # Squared distances observed: 0 + 1 + 0 + 4. By chance, of any label with any prediction:
+    # 0 to 0, 2, 2, 0: 8; 1 to them: 4; 2 to them, twice: 16; over 4.
+    assert found["quadratic_weighted_kappa"] == pytest.approx(1 - 5 / (28 / 4))
+    single = _of_task("single_label", labels, np.eye(3)[predicted], NAMES[:3])
+    assert {name: found[name] for name in single} == single
+    assert set(found) - set(single) == {"mae", "quadratic_weighted_kappa"}
+    alone = _of_task("ordinal", [1, 1], np.eye(3)[[1, 1]], NAMES[:3])
+    assert (alone["mae"], alone["quadratic_weighted_kappa"]) == (0, None)
+
+
+def test_multi_label_metrics_by_hand():
+    # Of c there is no example, and d is of all.
+    labels = [[1, 0, 0, 1], [0, 1, 0, 1], [1, 1, 0, 1], [0, 0, 0, 1]]
+    logits = [[2, -3, -1, 1], [-1, 4, 1, 1], [-2, -2, -1, 1], [-3, -4, -1, -1]]
+    found = _of_task("multi_label", labels, logits, NAMES)
+    assert found["per_label"] == {
+        # By logit: yes, no, yes, no.
+        "a": {
+            "average_precision": pytest.approx((1 + 2 / 3) / 2),
+            "roc_auc": pytest.approx(3 / 4),
+            "f1": pytest.approx(2 / 3),
+            "n_examples": 2,
+        },
+        # By logit: yes, yes, no, no.
+        "b": {"average_precision": 1, "roc_auc": 1, "f1": pytest.approx(2 / 3), "n_examples": 2},
+        "c": {"average_precision": None, "roc_auc": None, "f1": None, "n_examples": 0},
+        "d": {"average_precision": None, "roc_auc": None, "f1": None, "n_examples": 4},
+    }
+    assert found["macro_average_precision"] == pytest.approx((5 / 6 + 1) / 2)
+    assert found["macro_roc_auc"] == pytest.approx(7 / 8)
+    assert found["macro_f1"] == pytest.approx(2 / 3)
+    # 5 rightly, 1 wrongly predicted, 3 missed.
+    assert found["micro_f1"] == pytest.approx(10 / (10 + 1 + 3))
+    assert found["accuracy"] == pytest.approx(12 / 16)
+    assert found["exact_match"] == pytest.approx(1 / 4)
+    assert (found["n_examples"], found["loss"]) == (4, 1.5)
+
+
+def test_without_a_label_to_tell_apart_there_is_no_macro_mean():
+    found = _of_task("multi_label", [[0], [0]], [[-1], [-1]], ["a"])
+    assert found["macro_f1"] is found["macro_roc_auc"] is found["macro_average_precision"] is None
+    assert (found["accuracy"], found["micro_f1"]) == (1, 0)
+
+
+def test_regression_metrics_by_hand():
+    labels = [[1, 5, 0], [2, 5, 1], [3, 5, 2]]
+    outputs = [[1, 4, 1], [4, 6, 1], [4, 5, 1]]
+    found = _of_task("regression", labels, outputs, NAMES[:3])
+    assert found["per_target"] == {
+        "a": {
+            "mae": pytest.approx(1),
+            "rmse": pytest.approx((5 / 3) ** 0.5),
+            # Deviations -1, 0, 1 and -2, 1, 1.
+            "pearson_r": pytest.approx(3 / (2 * 6) ** 0.5),
+            "r2": pytest.approx(1 - 5 / 2),
+        },
+        "b": {"mae": pytest.approx(2 / 3), "rmse": pytest.approx((2 / 3) ** 0.5)}
+        | {"pearson_r": None, "r2": None},
+        "c": {"mae": pytest.approx(2 / 3), "rmse": pytest.approx((2 / 3) ** 0.5)}
+        | {"pearson_r": None, "r2": pytest.approx(0)},
+    }
+    assert found["mae"] == pytest.approx(7 / 9)
+    assert found["r2"] == pytest.approx(-1.5 / 2)
+    assert found["pearson_r"] == found["per_target"]["a"]["pearson_r"]
+    assert (found["n_examples"], found["loss"]) == (3, 1)
+
+
+@pytest.mark.parametrize("task", PARTS)
+def test_metrics_are_json(task):
+    one_class = task in ("single_label", "ordinal")
+    labels = [0, 1, 2] if one_class else np.eye(3)
+    found = _of_task(task, labels, np.eye(3)[[0, 2, 1]], NAMES[:3])
     assert json.loads(json.dumps(found)) == found
+    assert list(found[PARTS[task]]) == list(NAMES[:3])

@@ -1,6 +1,7 @@
 """Tables, pictures and files of predictions hold what they were given."""
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from sft_jax.evaluation import report
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.evaluation.metrics import classification_metrics
+from sft_jax.evaluation.metrics import classification_metrics, task_metrics
 
 NAMES = ("lift", 'pull, "hard"', "[none]")
 PREDICTIONS = Predictions(
@@ -67,3 +68,84 @@ def test_tables_show_the_numbers():
     assert ["lift", "1.000", "1.000", "1.000", "1"] in rows
     assert ["pull,", '"hard"', "1.000", "0.500", "0.667", "2"] in rows
     assert ["[none]", "-", "-", "-", "0"] in rows
+
+
+NUMBERS = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], np.float32)
+OF_TASK = {
+    "single_label": PREDICTIONS,
+    "ordinal": dataclasses.replace(PREDICTIONS, task="ordinal"),
+    "multi_label": dataclasses.replace(PREDICTIONS, labels=NUMBERS, task="multi_label"),
+    "regression": dataclasses.replace(PREDICTIONS, labels=NUMBERS, task="regression"),
+}
+
+
+@pytest.mark.parametrize(("task", "what"), [("multi_label", "p"), ("regression", "predicted")])
+def test_labels_and_numbers_survive_their_file(tmp_path, task, what):
+    path = tmp_path / "predictions.csv"
+    report.write_predictions(path, OF_TASK[task], NAMES)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == PREDICTIONS.ids.tolist()
+    true = [[float(row[f"true({name})"]) for name in NAMES] for row in rows]
+    np.testing.assert_array_equal(true, NUMBERS)
+    found = [[float(row[f"{what}({name})"]) for name in NAMES] for row in rows]
+    expected = (
+        PREDICTIONS.logits if what == "predicted" else scipy.special.expit(PREDICTIONS.logits)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "files"),
+    [
+        ("single_label", ["test_confusion_matrix.png"]),
+        ("ordinal", ["test_confusion_matrix.png"]),
+        ("multi_label", []),
+        ("regression", ["test_scatter.png"]),
+    ],
+)
+def test_each_task_has_its_picture(tmp_path, task, files):
+    report.draw(tmp_path, "test", task_metrics(OF_TASK[task], NAMES), OF_TASK[task])
+    assert [path.name for path in tmp_path.iterdir()] == files
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_every_number_has_its_panel(tmp_path, count):
+    labels = np.random.default_rng(0).normal(size=(20, count))
+    predictions = Predictions(np.arange(20).astype(str), labels, labels, labels[:, 0], "regression")
+    names = [f"target{i}" for i in range(count)]
+    report.draw_scatter(tmp_path / "scatter.png", predictions, names, "test: mae 0")
+    pixels = image.imread(tmp_path / "scatter.png")[..., :3]
+    assert (pixels < 0.9).any(axis=-1).mean() > 0.01, "nothing is drawn"
+    # Two rows, the second of two panels and room for two more.
+    half = pixels[pixels.shape[0] // 2 + 20 :, pixels.shape[1] // 2 + 20 :]
+    assert (half == 1).all() == (count == 6)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("ordinal", [["mae", "0.3333"], ["[none]", "-", "-", "-", "0"]]),
+        (
+            "multi_label",
+            [
+                ["exact_match", "0.0000"],
+                ["label", "average_precision", "roc_auc", "f1", "examples"],
+                ["[none]", "-", "-", "-", "3"],
+            ],
+        ),
+        (
+            "regression",
+            [["target", "mae", "rmse", "pearson_r", "r2"], ["[none]", "1.333", "1.414", "-", "-"]],
+        ),
+    ],
+)
+def test_tables_are_those_of_the_task(task, expected):
+    metrics = task_metrics(OF_TASK[task], NAMES)
+    result = {"split": "test", "step": 120, "checkpoint": "best", **metrics}
+    console = Console(file=io.StringIO(), width=80)
+    report.print_tables(console, result)
+    lines = console.file.getvalue().splitlines()
+    rows = [line.translate(str.maketrans("│┃", "  ")).split() for line in lines]
+    for row in expected:
+        assert row in rows

@@ -1,4 +1,4 @@
-"""The loss against optax."""
+"""Losses against optax, scores by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from sft_jax.ops.losses import cross_entropy
+from sft_jax.ops.losses import SCORE_NAMES, cross_entropy, example_losses, example_scores
 
 LOGITS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32) * 5
 
@@ -28,3 +28,54 @@ def test_a_label_out_of_range_gives_nan_for_its_example_alone():
 def test_huge_logits_stay_finite():
     loss = cross_entropy(jnp.asarray([[1e30, 0.0], [0.0, 1e4]]), jnp.asarray([0, 0]))
     np.testing.assert_allclose(loss, [0, 1e4])
+
+
+LABELS = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 0.25, 1]], np.float32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_multi_label_is_the_mean_of_binary_cross_entropies(smoothing):
+    targets = LABELS * (1 - smoothing) + smoothing / 2
+    expected = optax.sigmoid_binary_cross_entropy(LOGITS, targets).mean(axis=-1)
+    found = example_losses("multi_label", jnp.asarray(LOGITS), LABELS, smoothing)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_label_that_is_no_share_gives_nan_for_its_example_alone():
+    labels = np.array([[1, 0, 1.5], [0, 0, 0], [np.nan, 0, 0], [-1, 0, 0]], np.float32)
+    loss = example_losses("multi_label", jnp.asarray(LOGITS), labels)
+    assert np.isnan(loss).tolist() == [True, False, True, True]
+
+
+def test_huge_logits_of_labels_stay_finite():
+    logits, labels = jnp.asarray([[1e30, -1e30], [1e4, 0.0]]), jnp.asarray([[1.0, 0], [0, 1]])
+    loss, gradient = jax.value_and_grad(
+        lambda logits: example_losses("multi_label", logits, labels).sum()
+    )(logits)
+    np.testing.assert_allclose(loss, (1e4 + np.log(2)) / 2)
+    np.testing.assert_allclose(gradient, [[0, 0], [0.5, -0.25]], atol=1e-7)
+
+
+def test_regression_is_the_mean_of_squares():
+    found = example_losses("regression", jnp.asarray(LOGITS), LABELS)
+    np.testing.assert_allclose(found, ((LOGITS - LABELS) ** 2).mean(axis=-1), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"smoothing=0.1 must be 0 for regression"):
+        example_losses("regression", jnp.asarray(LOGITS), LABELS, 0.1)
+
+
+@pytest.mark.parametrize("task", ["single_label", "ordinal"])
+def test_one_class_of_several_takes_cross_entropy(task):
+    labels = np.array([0, 2, 1, 1])
+    found = example_losses(task, jnp.asarray(LOGITS), labels, 0.1)
+    np.testing.assert_array_equal(found, cross_entropy(jnp.asarray(LOGITS), labels, 0.1))
+
+
+def test_scores_by_hand():
+    outputs = np.array([[2.0, -1.0], [-1.0, 3.0]], np.float32)
+    of_classes = example_scores("single_label", outputs, np.array([0, 0]))
+    np.testing.assert_array_equal(of_classes, [1, 0])
+    np.testing.assert_array_equal(example_scores("ordinal", outputs, np.array([0, 0])), of_classes)
+    numbers = np.array([[1, 0], [1, 0]], np.float32)
+    np.testing.assert_array_equal(example_scores("multi_label", outputs, numbers), [1, 0])
+    np.testing.assert_array_equal(example_scores("regression", outputs, numbers), [1, 2.5])
+    assert SCORE_NAMES["regression"] == "mae"

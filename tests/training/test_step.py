@@ -16,6 +16,8 @@ from sft_jax.training.step import make_train_step
 class Noise:
     """A model whose logits are drawn from one of the streams."""
 
+    task = "single_label"
+
     def __init__(self, stream):
         self.stream = stream
 
