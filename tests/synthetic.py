@@ -6,7 +6,14 @@ import jax
 import numpy as np
 
 from sft_jax import ModalitySpec
-from sft_jax.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
+from sft_jax.config import (
+    DataConfig,
+    ExperimentConfig,
+    MixupConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from sft_jax.data import pipeline
 from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
 from sft_jax.evaluation.evaluator import Evaluator
@@ -68,6 +75,7 @@ def config(**changes):
         "model": ModelConfig(width=8, num_heads=2, n_pre=0, n_post=1, k=2, dropout=0.1),
         "optim": OptimConfig(lr=1e-2),
         "train": TrainConfig(epochs=2, batch_size=8, log_every_steps=1),
+        "mixup": MixupConfig(),
     }
     for name, value in changes.items():
         if "__" in name:
