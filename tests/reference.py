@@ -1,4 +1,4 @@
-"""The golden arrays: what the authors' code computed, and its parameters under our names."""
+"""The golden arrays: what the authors' code computed, and our models with its parameters."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from sft_jax import ModalitySpec, ReferenceWindows, SparseFusionTransformer
+from sft_jax.interop.torch_weights import load_torch_weights
 
 FOLDER = pathlib.Path(os.environ.get("SFT_GOLDEN_DIR") or pathlib.Path(__file__).parent / "golden")
 MODALITIES = ("rgb", "spec", "text")
@@ -49,74 +50,15 @@ def sft_model(config):
     )
 
 
-def sft_parameters(state, config):
+def parameters(state, model):
     """The authors' `state_dict` (or the gradients by its names) as parameters of ours."""
-    params = {}
-    for slot, name in enumerate(MODALITIES):
-        params[f"tokenizer_{name}"] = tokenizer(state, name)
-        for i in range(config["n_layers_pre_fusion"]):
-            params[f"unimodal_{name}_{i}"] = block(state, f"_{name}", i)
-        attention = f"network.sparse_attn.{slot}"
-        parts = [dense(state, f"{attention}.{part}_proj") for part in "qkv"]
-        params[f"pooling_{name}"] = {
-            "attention": {
-                "qkv": {
-                    leaf: np.concatenate([part[leaf] for part in parts], axis=-1)
-                    for leaf in ("kernel", "bias")
-                },
-                "out": dense(state, f"{attention}.out_proj"),
-            }
-        }
-    for i in range(config["n_layers_post_fusion"]):
-        params[f"fused_{i}"] = block(state, "_fused", i)
-    params["head"] = head(state)
-    return params
+    return load_torch_weights(state, model)[0]
 
 
 def modality_specs(config):
     return {
         name: ModalitySpec(length, features)
         for name, length, features in zip(MODALITIES, config["lens"], config["dims"], strict=True)
-    }
-
-
-def tokenizer(state, name):
-    return {
-        "cls": state[f"{name}_tokenizer.cls_token"],
-        "position": state[f"{name}_tokenizer.pos_embedding"],
-        "projection": dense(state, f"{name}_tokenizer.proj"),
-    }
-
-
-def head(state):
-    return {
-        "norm": norm(state, "network.classifier.0"),
-        "classifier": dense(state, "network.classifier.1"),
-    }
-
-
-def dense(state, name):
-    return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
-
-
-def norm(state, name):
-    return {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
-
-
-def block(state, stack, i):
-    """Block `i` of the authors' stack `""`, `"_rgb"`, `"_fused"` and so on."""
-    attention, mlp = f"network.attns{stack}.{i}", f"network.mlps{stack}.{i}"
-    return {
-        "attention": {
-            "qkv": {
-                "kernel": state[f"{attention}.in_proj_weight"].T,
-                "bias": state[f"{attention}.in_proj_bias"],
-            },
-            "out": dense(state, f"{attention}.out_proj"),
-        },
-        "mlp_norm": norm(state, f"{mlp}.0"),
-        "mlp_in": dense(state, f"{mlp}.1"),
-        "mlp_out": dense(state, f"{mlp}.4"),
     }
 
 

@@ -31,6 +31,16 @@ PRECISIONS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
 FILES = [f"sft_{config}_{pool}" for config in ("poolk", "ks", "kspad") for pool in POOLS]
 
 
+@functools.cache
+def _load(name):
+    """Our model, its parameters and inputs, and all else that a file holds."""
+    arrays, config = reference.load(name)
+    model = reference.sft_model(config)
+    params = reference.parameters(reference.under(arrays, "param/"), model)
+    inputs = {modality: arrays[f"in/{modality}"] for modality in reference.MODALITIES}
+    return model, (params, inputs), arrays
+
+
 def ours_under_their_names(intermediates):
     """What our model computed, under the names and in the layout of the golden arrays."""
 
@@ -63,15 +73,10 @@ def ours_under_their_names(intermediates):
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("name", FILES)
 def test_golden_forward(name, precision):
-    arrays, config = reference.load(name)
+    model, arguments, arrays = _load(name)
     dtype, tolerance = PRECISIONS[precision]
+    params, inputs = jax.tree.map(lambda a: a.astype(dtype), arguments)
     with jax.enable_x64(precision == "f64"):
-        model = reference.sft_model(config)
-        params = reference.sft_parameters(reference.under(arrays, "param/"), config)
-        params, inputs = jax.tree.map(
-            lambda a: a.astype(dtype),
-            (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES}),
-        )
         apply = jax.jit(functools.partial(model.apply, capture_intermediates=True, mutable=True))
         logits, state = apply({"params": params}, inputs)
         found = ours_under_their_names(state["intermediates"])
@@ -90,15 +95,10 @@ def test_golden_forward(name, precision):
 
 @pytest.mark.parametrize("name", [name for name in FILES if "kspad" not in name])
 def test_golden_gradients(name):
-    arrays, config = reference.load(name)
-    model = reference.sft_model(config)
-    expected = reference.sft_parameters(reference.under(arrays, "grad/"), config)
+    model, arguments, arrays = _load(name)
+    params, inputs = jax.tree.map(lambda a: a.astype(np.float64), arguments)
+    expected = reference.parameters(reference.under(arrays, "grad/"), model)
     with jax.enable_x64(True):
-        params = reference.sft_parameters(reference.under(arrays, "param/"), config)
-        params, inputs = jax.tree.map(
-            lambda a: a.astype(np.float64),
-            (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES}),
-        )
         gradients = reference.gradients(model, params, inputs, arrays["in/labels"])
     chex.assert_trees_all_close(gradients, expected, rtol=1e-5, atol=1e-8)
 
