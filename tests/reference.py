@@ -1,4 +1,4 @@
-"""The golden arrays: what the authors' code computed, and its parameters under our names."""
+"""The golden arrays: what the authors' code computed, and our models with its parameters."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from sft_jax import ModalitySpec, ReferenceWindows, SparseFusionTransformer
+from sft_jax.interop.torch_weights import load_torch_weights
 
 FOLDER = pathlib.Path(os.environ.get("SFT_GOLDEN_DIR") or pathlib.Path(__file__).parent / "golden")
 MODALITIES = ("rgb", "spec", "text")
@@ -50,28 +51,9 @@ def sft_model(config):
     )
 
 
-def sft_parameters(state, config):
+def parameters(state, model, dtype=np.float64):
     """The authors' `state_dict` (or the gradients by its names) as parameters of ours."""
-    params = {}
-    for slot, name in enumerate(MODALITIES):
-        params[f"tokenizer_{name}"] = tokenizer(state, name)
-        for i in range(config["n_layers_pre_fusion"]):
-            params[f"unimodal_{name}_{i}"] = block(state, f"_{name}", i)
-        attention = f"network.sparse_attn.{slot}"
-        parts = [dense(state, f"{attention}.{part}_proj") for part in "qkv"]
-        params[f"pooling_{name}"] = {
-            "attention": {
-                "qkv": {
-                    leaf: np.concatenate([part[leaf] for part in parts], axis=-1)
-                    for leaf in ("kernel", "bias")
-                },
-                "out": dense(state, f"{attention}.out_proj"),
-            }
-        }
-    for i in range(config["n_layers_post_fusion"]):
-        params[f"fused_{i}"] = block(state, "_fused", i)
-    params["head"] = head(state)
-    return params
+    return load_torch_weights(state, model, dtype=dtype)[0]
 
 
 def modality_specs(config):
@@ -81,52 +63,42 @@ def modality_specs(config):
     }
 
 
-def tokenizer(state, name):
-    return {
-        "cls": state[f"{name}_tokenizer.cls_token"],
-        "position": state[f"{name}_tokenizer.pos_embedding"],
-        "projection": dense(state, f"{name}_tokenizer.proj"),
-    }
+def run(model, params, inputs, loss_of, *, gradient, mixup=None):
+    """Computes logits, intermediates and loss, compiled once, and the gradient if asked for.
 
+    Args:
+      model: one of ours.
+      params: its parameters.
+      inputs: by modality.
+      loss_of: the loss, of logits.
+      gradient: whether to compute that of the parameters too.
+      mixup: what the model mixes.
 
-def head(state):
-    return {
-        "norm": norm(state, "network.classifier.0"),
-        "classifier": dense(state, "network.classifier.1"),
-    }
-
-
-def dense(state, name):
-    return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
-
-
-def norm(state, name):
-    return {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
-
-
-def block(state, stack, i):
-    """Block `i` of the authors' stack `""`, `"_rgb"`, `"_fused"` and so on."""
-    attention, mlp = f"network.attns{stack}.{i}", f"network.mlps{stack}.{i}"
-    return {
-        "attention": {
-            "qkv": {
-                "kernel": state[f"{attention}.in_proj_weight"].T,
-                "bias": state[f"{attention}.in_proj_bias"],
-            },
-            "out": dense(state, f"{attention}.out_proj"),
-        },
-        "mlp_norm": norm(state, f"{mlp}.0"),
-        "mlp_in": dense(state, f"{mlp}.1"),
-        "mlp_out": dense(state, f"{mlp}.4"),
-    }
-
-
-def gradients(model, params, inputs, labels):
-    """The gradient of the mean cross-entropy, stored in float32 as the files store theirs."""
+    Returns:
+      Intermediates, loss, and the gradient or None, in float32 as the files store theirs.
+    """
 
     def loss(params):
-        logits = model.apply({"params": params}, inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        logits, state = model.apply(
+            {"params": params}, inputs, mixup=mixup, capture_intermediates=True, mutable=True
+        )
+        return loss_of(logits), state["intermediates"]
 
-    gradient = jax.jit(jax.grad(loss))(params)
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), gradient)
+    if not gradient:
+        value, intermediates = jax.jit(loss)(params)
+        return intermediates, value, None
+    (value, intermediates), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return intermediates, value, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), found)
+
+
+def cross_entropy(labels):
+    """The mean cross-entropy, as a function of logits."""
+    return lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def assert_equal(found, expected, tolerance):
+    """Fails unless every tensor expected was found."""
+    for tensor, value in expected.items():
+        np.testing.assert_allclose(
+            found[tensor], value, rtol=tolerance, atol=tolerance, err_msg=tensor
+        )

@@ -1,6 +1,5 @@
-"""The authors' baselines: our models that reproduce them, and their parameters under our names."""
+"""The authors' baselines: our models that reproduce them, and what they compute."""
 
-import numpy as np
 import reference
 
 from sft_jax import ReferenceWindows
@@ -8,23 +7,15 @@ from sft_jax.modules.bottleneck import BottleneckTransformer
 from sft_jax.modules.crossmodal import CrossmodalTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 
-# MulT joins features in the order text, spec, rgb, and ours in that of the names; so in its
-# files the modalities get names of that order here.
-CROSSMODAL_NAMES = {"text": "a_text", "spec": "b_spec", "rgb": "c_rgb"}
-_LETTERS = {"l": "a_text", "a": "b_spec", "v": "c_rgb"}
-
-
-def name_of(modality, config):
-    """Our name of a modality in the model of a file."""
-    return CROSSMODAL_NAMES[modality] if config["model"] == "MulT" else modality
+_LETTERS = {"rgb": "v", "spec": "a", "text": "l"}
+"""MulT's names of the modalities."""
 
 
 def model(config):
     """Our model in the mode that reproduces the authors' code."""
-    modalities = reference.modality_specs(config)
     attributes = {
         "num_classes": config["n_classes"],
-        "modalities": {name_of(name, config): spec for name, spec in modalities.items()},
+        "modalities": reference.modality_specs(config),
         "width": config["embed_dim"],
         "num_heads": config["n_heads"],
         "n_pre": config["n_layers_pre_fusion"],
@@ -46,41 +37,30 @@ def model(config):
             return CrossmodalTransformer(**attributes)
 
 
-def parameters(state, config):
-    """The authors' `state_dict` (or the gradients by its names) as parameters of ours."""
-    n_pre, n_post = config["n_layers_pre_fusion"], config["n_layers_post_fusion"]
-    used = [config["modality"]] if config["model"] == "unimodal" else reference.MODALITIES
-    params = {
-        f"tokenizer_{name_of(name, config)}": reference.tokenizer(state, name) for name in used
-    }
-    params["head"] = reference.head(state)
-    for i in range(n_pre + n_post):
-        match config["model"]:
-            case "latefuse" | "mbt":
-                for name in used:
-                    params[f"unimodal_{name}_{i}"] = reference.block(state, f"_{name}", i)
-            case "concat":
-                params[f"fused_{i}"] = reference.block(state, "", i)
-            case "unimodal":
-                stack = ("", i) if i < n_pre else ("_fused", i - n_pre)
-                params[f"unimodal_{used[0]}_{i}"] = reference.block(state, *stack)
-    return params | _crossmodal(state, config) if config["model"] == "MulT" else params
-
-
 def tensors(intermediates, config):
     """What our model computed, under the names and in the layout of the golden arrays."""
     found = {"logits": intermediates["__call__"][0]}
     found |= {f"cls_final/{i}": cls for i, cls in enumerate(intermediates["cls"])}
     for name in intermediates:
-        if (ours := our_name(name, config)) is not None:
-            found[ours] = intermediates[name]["__call__"][0].values.swapaxes(0, 1)
+        if (theirs := their_name(name, config)) is not None:
+            found[theirs] = intermediates[name]["__call__"][0].values.swapaxes(0, 1)
+    if config["model"] == "MulT":
+        found["last_hs"] = intermediates["joined"][0]
+        for name in [
+            name for name in found if "_mem" in name or name in ("last_hs", "cls_final/0")
+        ]:
+            found[name] = _reverse_parts(found[name], config["embed_dim"])
     return found
 
 
-def our_name(name, config):
+def _reverse_parts(joined, width):
+    """MulT joins the features of text, spec, rgb and ours those of rgb, spec, text."""
+    return joined.reshape(*joined.shape[:-1], -1, width)[..., ::-1, :].reshape(joined.shape)
+
+
+def their_name(name, config):
     """The golden name of what a submodule returns, None if the files don't hold it."""
     n_pre = config["n_layers_pre_fusion"]
-    letters = {ours: letter for letter, ours in _LETTERS.items()}
     match config["model"], name.split("_"):
         case "unimodal", ["unimodal", _, i]:
             return f"trunk/block{i}" if int(i) < n_pre else f"fused/block{int(i) - n_pre}"
@@ -88,40 +68,7 @@ def our_name(name, config):
             return f"{modality}/block{i}"
         case "concat", ["fused", i]:
             return f"trunk/block{i}"
-        case "MulT", ["cross", *target, "with", order, source, i]:
-            pair = letters["_".join(target)], letters[f"{order}_{source}"]
-            return f"trans_{pair[0]}_with_{pair[1]}/{i}"
-        case "MulT", ["self", order, target, i]:
-            return f"trans_{letters[f'{order}_{target}']}_mem/{i}"
-
-
-def _crossmodal(state, config):
-    params = {}
-    for target, ours in _LETTERS.items():
-        for source, other in _LETTERS.items():
-            for i in range(config["n_layers_pre_fusion"] if source != target else 0):
-                layer = _layer(state, f"network.trans_{target}_with_{source}.{i}")
-                params[f"cross_{ours}_with_{other}_{i}"] = layer
-        for i in range(config["n_layers_post_fusion"]):
-            params[f"self_{ours}_{i}"] = _layer(state, f"network.trans_{target}_mem.{i}")
-    return params | {
-        "cross_norm": reference.norm(state, "network.cross_modal_norm"),
-        "self_norm": reference.norm(state, "network.atten_norm"),
-        "mlp_in": reference.dense(state, "network.proj1"),
-        "mlp_out": reference.dense(state, "network.proj2"),
-    }
-
-
-def _layer(state, name):
-    kernels = np.split(state[f"{name}.self_attn.in_proj_weight"], 3)
-    biases = np.split(state[f"{name}.self_attn.in_proj_bias"], 3)
-    return {
-        part: {"kernel": kernel.T, "bias": bias}
-        for part, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True)
-    } | {
-        "out": reference.dense(state, f"{name}.self_attn.out_proj"),
-        "attention_norm": reference.norm(state, f"{name}.layer_norms.0"),
-        "mlp_norm": reference.norm(state, f"{name}.layer_norms.1"),
-        "mlp_in": reference.dense(state, f"{name}.fc1"),
-        "mlp_out": reference.dense(state, f"{name}.fc2"),
-    }
+        case "MulT", ["cross", target, "with", source, i]:
+            return f"trans_{_LETTERS[target]}_with_{_LETTERS[source]}/{i}"
+        case "MulT", ["self", target, i] if i.isdigit():
+            return f"trans_{_LETTERS[target]}_mem/{i}"

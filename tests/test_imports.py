@@ -30,6 +30,7 @@ ONLY_IN = {
     "sft_jax.evaluation": ["sft_jax/evaluation/", "train.py", "eval.py"],
     "sft_jax.data": ["sft_jax/data/", "sft_jax/evaluation/", "train.py", "eval.py"],
     "sft_jax.training": ["sft_jax/training/", "sft_jax/evaluation/", "train.py", "eval.py"],
+    "sft_jax.interop": ["sft_jax/interop/"],
     "sft_jax.command_line": ["train.py", "eval.py"],
     "configs": ["configs/"],
     "tensorflow": [],
@@ -47,6 +48,7 @@ NOTHING_BUT = {
     "sft_jax/ops/": OPS,
     "sft_jax/modules/factory.py": [*MODULES, "sft_jax.config"],
     "sft_jax/modules/": MODULES,
+    "sft_jax/interop/": [*MODULES, "torch", "sft_jax.interop"],
 }
 
 

@@ -15,7 +15,6 @@ import functools
 import chex
 import jax
 import numpy as np
-import optax
 import pytest
 import reference
 import reference_baselines
@@ -32,49 +31,37 @@ FILES = [
 ]
 
 
-def _load(name, dtype):
-    """Config, parameters, inputs and all else that a file holds."""
+@functools.cache
+def _load(name):
+    """Config, our model, its parameters and inputs, and all else that a file holds."""
     arrays, config = reference.load(name)
-    params = reference_baselines.parameters(reference.under(arrays, "param/"), config)
-    inputs = {
-        reference_baselines.name_of(modality, config): arrays[f"in/{modality}"]
-        for modality in reference.MODALITIES
-    }
-    return config, *jax.tree.map(lambda a: a.astype(dtype), (params, inputs)), arrays
+    model = reference_baselines.model(config)
+    params = reference.parameters(reference.under(arrays, "param/"), model)
+    inputs = {modality: arrays[f"in/{modality}"] for modality in reference.MODALITIES}
+    return config, model, (params, inputs), arrays
 
 
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("name", FILES)
-def test_golden_forward(name, precision):
+def test_golden_baseline(name, precision):
     dtype, tolerance = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}[precision]
-    config, params, inputs, arrays = _load(name, dtype)
+    config, model, arguments, arrays = _load(name)
+    params, inputs = jax.tree.map(lambda a: a.astype(dtype), arguments)
+    gradient = precision == "f64" and name in WITH_GRADIENTS
     with jax.enable_x64(precision == "f64"):
-        model = reference_baselines.model(config)
-        apply = jax.jit(functools.partial(model.apply, capture_intermediates=True, mutable=True))
-        logits, state = apply({"params": params}, inputs)
-        found = reference_baselines.tensors(state["intermediates"], config)
-        found["ce_loss"] = optax.softmax_cross_entropy_with_integer_labels(
-            logits, arrays["in/labels"]
-        ).mean()
-        found["last_hs"] = state["intermediates"].get("joined", [None])[0]
-    assert logits.dtype == dtype
+        loss_of = reference.cross_entropy(arrays["in/labels"])
+        intermediates, loss, found_gradient = reference.run(
+            model, params, inputs, loss_of, gradient=gradient
+        )
+        found = reference_baselines.tensors(intermediates, config) | {"ce_loss": loss}
+    assert found["logits"].dtype == dtype
     # The tensors that a file holds in float64 only are exact enough for float32 as well.
     expected = reference.under(arrays, "f64/")
     if precision == "f32":
         expected |= reference.under(arrays, "f32/")
     blocks = [tensor for tensor in expected if "block" in tensor or "trans_" in tensor]
     assert len(blocks) >= config["n_layers_pre_fusion"] + config["n_layers_post_fusion"]
-    for tensor, value in expected.items():
-        np.testing.assert_allclose(
-            found[tensor], value, rtol=tolerance, atol=tolerance, err_msg=tensor
-        )
-
-
-@pytest.mark.parametrize("name", WITH_GRADIENTS)
-def test_golden_gradients(name):
-    config, params, inputs, arrays = _load(name, np.float64)
-    model = reference_baselines.model(config)
-    expected = reference_baselines.parameters(reference.under(arrays, "grad/"), config)
-    with jax.enable_x64(True):
-        gradients = reference.gradients(model, params, inputs, arrays["in/labels"])
-    chex.assert_trees_all_close(gradients, expected, rtol=1e-5, atol=1e-8)
+    reference.assert_equal(found, expected, tolerance)
+    if gradient:
+        expected = reference.parameters(reference.under(arrays, "grad/"), model, np.float32)
+        chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)

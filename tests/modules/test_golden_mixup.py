@@ -8,6 +8,8 @@ has it, the gradient of every parameter |
 | `mixup_mbt_any_layer*` | `BottleneckTransformer(faithful=True)`: the same |
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -27,19 +29,9 @@ FILES = [
 ]
 
 
-def _load(name, dtype):
-    """Model, parameters, inputs, what is mixed, and the names that our tensors have there."""
+def _load(name):
+    """Our model, what is mixed, all that a file holds, and how our tensors get its names."""
     arrays, config = reference.load(name)
-    ours = reference if config["model"] == "sft" else reference_baselines
-    convert = getattr(ours, "sft_parameters", None) or ours.parameters
-    model = (getattr(ours, "sft_model", None) or ours.model)(config)
-    params, inputs = jax.tree.map(
-        lambda a: a.astype(dtype),
-        (
-            convert(reference.under(arrays, "param/"), config),
-            {modality: arrays[f"in/{modality}"] for modality in reference.MODALITIES},
-        ),
-    )
     mixup = Mixup(
         partner=jnp.asarray(arrays["mixup/index"], jnp.int32),
         shares={
@@ -48,52 +40,48 @@ def _load(name, dtype):
         },
         layer=jnp.asarray(arrays["mixup/interp_layer"], jnp.int32),
     )
-    gradient = reference.under(arrays, "grad/")
-    gradient = convert(gradient, config) if gradient else None  # Not in every file.
-
-    def tensors(intermediates):
-        if config["model"] == "sft":
-            return ours_under_their_names(intermediates)
-        return reference_baselines.tensors(intermediates, config)
-
-    return model, params, inputs, mixup, arrays, gradient, tensors
-
-
-def _run(name, precision):
-    dtype, tolerance = PRECISIONS[precision]
-    with jax.enable_x64(precision == "f64"):
-        model, params, inputs, mixup, arrays, gradient, tensors = _load(name, dtype)
-        everyone = {modality: jnp.ones(3, bool) for modality in inputs}
-        share = mixup.label_share(everyone)
-        np.testing.assert_allclose(share, arrays["mixup/lam_loss"], rtol=1e-6)
-        labels = arrays["in/labels"]
-
-        def loss(params):
-            # Theirs is taken in float64; the share of the library is a float32.
-            share = arrays["mixup/lam_loss"].astype(dtype)
-            logits, state = model.apply(
-                {"params": params}, inputs, mixup=mixup, capture_intermediates=True, mutable=True
-            )
-            own, other = (cross_entropy(logits, y) for y in (labels, labels[mixup.partner]))
-            return (share * own + (1 - share) * other).mean(), tensors(state["intermediates"])
-
-        if gradient is None:
-            mixed, found = jax.jit(loss)(params)
-            return found | {"mixup_loss": mixed}, arrays, None, tolerance
-        (mixed, found), found_gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return found | {"mixup_loss": mixed}, arrays, (found_gradient, gradient), tolerance
+    if config["model"] == "sft":
+        return reference.sft_model(config), mixup, arrays, ours_under_their_names
+    tensors = functools.partial(reference_baselines.tensors, config=config)
+    return reference_baselines.model(config), mixup, arrays, tensors
 
 
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("name", FILES)
 def test_golden_mixup(name, precision):
-    found, arrays, gradients, tolerance = _run(name, precision)
+    dtype, tolerance = PRECISIONS[precision]
+    model, mixup, arrays, tensors = _load(name)
+    params, inputs = jax.tree.map(
+        lambda a: a.astype(dtype),
+        (
+            reference.parameters(reference.under(arrays, "param/"), model),
+            {modality: arrays[f"in/{modality}"] for modality in reference.MODALITIES},
+        ),
+    )
+    labels = arrays["in/labels"]
+    share = mixup.label_share(dict.fromkeys(inputs, jnp.ones(len(labels), bool)))
+    np.testing.assert_allclose(share, arrays["mixup/lam_loss"], rtol=1e-6)
+    # Theirs is taken in float64, and ours in float32.
+    share = arrays["mixup/lam_loss"].astype(dtype)
+
+    def mixed_loss(logits):
+        own, other = (cross_entropy(logits, y) for y in (labels, labels[mixup.partner]))
+        return (share * own + (1 - share) * other).mean()
+
+    gradient = reference.under(arrays, "grad/")  # Not in every file.
+    with jax.enable_x64(precision == "f64"):
+        intermediates, loss, found_gradient = reference.run(
+            model,
+            params,
+            inputs,
+            mixed_loss,
+            gradient=precision == "f64" and bool(gradient),
+            mixup=mixup,
+        )
+        found = tensors(intermediates) | {"mixup_loss": loss}
     expected = reference.under(arrays, f"{precision}/")
     assert len(expected) >= 5
-    for tensor, value in expected.items():
-        np.testing.assert_allclose(
-            found[tensor], value, rtol=tolerance, atol=tolerance, err_msg=tensor
-        )
-    if precision == "f64" and gradients:
-        found, expected = (jax.tree.map(np.float32, tree) for tree in gradients)
-        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
+    reference.assert_equal(found, expected, tolerance)
+    if found_gradient is not None:
+        expected = reference.parameters(gradient, model, np.float32)
+        chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-7)

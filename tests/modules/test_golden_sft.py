@@ -22,7 +22,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import reference
 
@@ -42,6 +41,16 @@ FILES += ["sft_fusionlayer_max", "sft_fusionlayer_topk"]
 def model_of(name, config):
     pattern = BlockSparsePattern() if name.startswith("VARIANT_masked") else None
     return reference.sft_model(config).clone(pre_pooling_pattern=pattern)
+
+
+@functools.cache
+def _load(name):
+    """Our model, its parameters and inputs, and all else that a file holds."""
+    arrays, config = reference.load(name)
+    model = model_of(name, config)
+    params = reference.parameters(reference.under(arrays, "param/"), model)
+    inputs = {modality: arrays[f"in/{modality}"] for modality in reference.MODALITIES}
+    return model, (params, inputs), arrays
 
 
 def ours_under_their_names(intermediates):
@@ -82,43 +91,23 @@ def ours_under_their_names(intermediates):
 
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("name", FILES)
-def test_golden_forward(name, precision):
-    arrays, config = reference.load(name)
+def test_golden_model(name, precision):
+    model, arguments, arrays = _load(name)
     dtype, tolerance = PRECISIONS[precision]
+    params, inputs = jax.tree.map(lambda a: a.astype(dtype), arguments)
+    gradient = precision == "f64" and name in WITH_GRADIENTS
     with jax.enable_x64(precision == "f64"):
-        model = model_of(name, config)
-        params = reference.sft_parameters(reference.under(arrays, "param/"), config)
-        params, inputs = jax.tree.map(
-            lambda a: a.astype(dtype),
-            (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES}),
+        loss_of = reference.cross_entropy(arrays["in/labels"])
+        intermediates, loss, found_gradient = reference.run(
+            model, params, inputs, loss_of, gradient=gradient
         )
-        apply = jax.jit(functools.partial(model.apply, capture_intermediates=True, mutable=True))
-        logits, state = apply({"params": params}, inputs)
-        found = ours_under_their_names(state["intermediates"])
-        found["ce_loss"] = optax.softmax_cross_entropy_with_integer_labels(
-            logits, arrays["in/labels"]
-        ).mean()
+        found = ours_under_their_names(intermediates) | {"ce_loss": loss}
     expected = reference.under(arrays, f"{precision}/")
     assert len(expected) >= 10
-    for tensor, value in expected.items():
-        np.testing.assert_allclose(
-            found[tensor], value, rtol=tolerance, atol=tolerance, err_msg=tensor
-        )
-
-
-@pytest.mark.parametrize("name", WITH_GRADIENTS)
-def test_golden_gradients(name):
-    arrays, config = reference.load(name)
-    model = model_of(name, config)
-    expected = reference.sft_parameters(reference.under(arrays, "grad/"), config)
-    with jax.enable_x64(True):
-        params = reference.sft_parameters(reference.under(arrays, "param/"), config)
-        params, inputs = jax.tree.map(
-            lambda a: a.astype(np.float64),
-            (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES}),
-        )
-        gradients = reference.gradients(model, params, inputs, arrays["in/labels"])
-    chex.assert_trees_all_close(gradients, expected, rtol=1e-5, atol=1e-8)
+    reference.assert_equal(found, expected, tolerance)
+    if gradient:
+        expected = reference.parameters(reference.under(arrays, "grad/"), model, np.float32)
+        chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("pool", [*POOLS, *(f"attn_wkmedoids_iters{i}" for i in range(3))])

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import pytest
 import reference
-import reference_baselines
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
@@ -45,28 +44,20 @@ MODELS = {
 ONLY_OURS = {"mbt": {"bottleneck": 0.02}}
 
 
-def _config(name):
-    """The config of a model in the form of those of the golden arrays."""
-    attributes = MODELS[name][1]
-    return {
-        "model": name,
-        "lens": (38, 1200, 38),
-        "dims": (1024, 128, 1024),
-        "n_layers_pre_fusion": attributes["n_pre"],
-        "n_layers_post_fusion": attributes["n_post"],
-    }
+MODALITIES = {
+    "rgb": ModalitySpec(38, 1024), "spec": ModalitySpec(1200, 128), "text": ModalitySpec(38, 1024)
+}  # fmt: skip
+
+
+def _model(name):
+    module, attributes = MODELS[name]
+    return module(num_classes=10, modalities=MODALITIES, **attributes)
 
 
 @functools.cache
 def _drawn(name):
     """Draws of each parameter of ours."""
-    config = _config(name)
-    module, attributes = MODELS[name]
-    modalities = {
-        reference_baselines.name_of(modality, config): spec
-        for modality, spec in reference.modality_specs(config).items()
-    }
-    return _draw(module(num_classes=10, modalities=modalities, **attributes))
+    return _draw(_model(name))
 
 
 def _draw(model):
@@ -93,13 +84,14 @@ def _expected(name):
     They are arrays since the conversion that takes their parameters to ours makes them: it
     joins some, whose statistics differ by chance.
     """
-    config = _config(name)
-    convert = reference.sft_parameters if name == "sft" else reference_baselines.parameters
+    model = _model(name)
+    if name in ONLY_OURS:
+        model = model.clone(faithful=True)
     found = json.loads((reference.FOLDER / "init_stats.json").read_text())[name]
     return {
         statistic: flax.traverse_util.flatten_dict(
-            convert(
-                {key: np.full(of["shape"], of[statistic]) for key, of in found.items()}, config
+            reference.parameters(
+                {key: np.full(of["shape"], of[statistic]) for key, of in found.items()}, model
             ),
             sep="/",
         )

@@ -33,7 +33,7 @@ def _start():
     """Parameters, and the function that gives their loss and gradient."""
     arrays, config = reference.load("optim_AdamW_lr1e-3")
     model = reference.sft_model(config)
-    params = reference.sft_parameters(reference.under(arrays, "param/"), config)
+    params = reference.parameters(reference.under(arrays, "param/"), model)
     params, inputs = jax.tree.map(
         lambda a: a.astype(np.float64),
         (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES}),
@@ -67,7 +67,9 @@ def _take_steps(clip=lambda gradients: gradients):
 
 def _expected():
     arrays, config = reference.load("optim_AdamW_lr1e-3")
-    after = reference.sft_parameters(reference.under(arrays, "f64/param_after3/"), config)
+    after = reference.parameters(
+        reference.under(arrays, "f64/param_after3/"), reference.sft_model(config)
+    )
     return after, arrays["f64/losses"], arrays["f64/grad_norms_before_clip"]
 
 

@@ -1,0 +1,281 @@
+"""Which tensors of the authors' `state_dict` each parameter of our models is made of.
+
+The authors have three slots for modalities, `rgb`, `spec` and `text`, whatever they hold.
+Their linear weights are [out, in], ours [in, out]; what else differs, a `Source` says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from sft_jax.modules.bottleneck import BottleneckTransformer
+from sft_jax.modules.crossmodal import CrossmodalTransformer
+from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.modules.sft import SparseFusionTransformer
+from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
+
+SLOTS = ("rgb", "spec", "text")
+_LETTERS = {"rgb": "v", "spec": "a", "text": "l"}
+"""MulT's names of the slots."""
+
+UNUSED: Sequence[tuple[type[MultimodalClassifier], str, str]] = (
+    (
+        CrossmodalTransformer,
+        r"network\.embed_positions\._float_tensor",
+        "no value: a buffer of positions that are never added",
+    ),
+    (
+        SparseFusionTransformer,
+        r"network\.fusion_(attn|mlps)\..+",
+        "never called; but the authors' fusion layer also triples CLS, which ours does not",
+    ),
+    (Unimodal, rf"({'|'.join(SLOTS)})_tokenizer\..+", "of a modality that is not looked at"),
+)
+"""The model, a pattern of names, and why the authors' code never uses these tensors."""
+
+Shape = tuple[int, ...]
+Path = tuple[str, ...]
+Order = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The authors' tensors that one parameter is made of, and how.
+
+    Everything is said of the tensors as they stand in the file.
+
+    Attributes:
+      tensors: names; several are concatenated along their first axis.
+      third: which third of the first axis to take, of query, key and value packed together.
+      blocks: for some first axes, the order in which to take equal blocks of that axis;
+        none or an empty one for as it stands.
+      transposed: whether the parameter is the transpose.
+    """
+
+    tensors: tuple[str, ...]
+    third: int | None = None
+    blocks: tuple[Order, ...] = ()
+    transposed: bool = False
+
+    def shapes(self, parameter: Shape) -> tuple[Shape, ...]:
+        """The shape that each tensor must have for a parameter of this shape."""
+        first, *rest = parameter[::-1] if self.transposed else parameter
+        if self.third is not None:
+            first *= 3
+        return ((first // len(self.tensors), *rest),) * len(self.tensors)
+
+    def build(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
+        """Makes the parameter of its tensors, given in the order of their names."""
+        array = np.concatenate(tensors)
+        if self.third is not None:
+            array = np.split(array, 3)[self.third]
+        for axis, order in enumerate(self.blocks):
+            if order:
+                parts = np.split(array, len(order), axis)
+                array = np.concatenate([parts[i] for i in order], axis)
+        return array.T if self.transposed else array
+
+
+def slot_problems(model: MultimodalClassifier, names: Mapping[str, str]) -> list[str]:
+    """What is wrong with `names`, our name of the modality in each slot, for this model.
+
+    Where a model's parameters or result depend on the order of the modalities, ours take
+    them in the order of their names, so that not all names will do.
+    """
+    wanted = _looked_at(model)
+    problems = [
+        f"{slot!r} is not a slot of the authors: they are {', '.join(SLOTS)}"
+        for slot in sorted(set(names) - set(SLOTS))
+    ]
+    problems += [
+        f"{name!r} is not a modality of the model: they are {', '.join(sorted(model.modalities))}"
+        for name in sorted(set(names.values()) - set(model.modalities))
+    ]
+    problems += [
+        f"modality {name!r} must stand for exactly one of the slots {', '.join(SLOTS)}"
+        for name in wanted
+        if list(names.values()).count(name) != 1
+    ]
+    return problems or list(_order_problems(model, names))
+
+
+def sources(model: MultimodalClassifier, names: Mapping[str, str]) -> dict[Path, Source]:
+    """The path of each parameter of `model` that the authors' code has too, to its source.
+
+    Args:
+      model: any of ours that the authors have as well.
+      names: our name of the modality in each slot; see `slot_problems`.
+
+    Raises:
+      TypeError: for a model that the authors do not have.
+    """
+    names = {slot: name for slot, name in names.items() if name in _looked_at(model)}
+    n_pre, n_post = model.n_pre, model.n_post
+    tree: dict[str, Any] = {"head": _head()}
+    tree |= {f"tokenizer_{name}": _tokenizer(slot) for slot, name in names.items()}
+    match model:
+        case SparseFusionTransformer():
+            for slot, name in names.items():
+                tree |= {f"unimodal_{name}_{i}": _block(f"_{slot}", i) for i in range(n_pre)}
+                tree[f"pooling_{name}"] = _sparse_attention(SLOTS.index(slot))
+            tree |= {f"fused_{i}": _block("_fused", i) for i in range(n_post)}
+        case LateFusion() | BottleneckTransformer():
+            for slot, name in names.items():
+                each = range(n_pre + n_post)
+                tree |= {f"unimodal_{name}_{i}": _block(f"_{slot}", i) for i in each}
+        case ConcatFusion():
+            tree |= {f"fused_{i}": _block("", i) for i in range(n_pre + n_post)}
+        case Unimodal():
+            (name,) = names.values()
+            tree |= {f"unimodal_{name}_{i}": _block("", i) for i in range(n_pre)}
+            tree |= {f"unimodal_{name}_{n_pre + i}": _block("_fused", i) for i in range(n_post)}
+        case CrossmodalTransformer():
+            tree |= _crossmodal(names, n_pre, n_post)
+        case _:
+            raise TypeError(f"the authors have no model like {type(model).__name__}")
+    return flatten_dict(tree)
+
+
+def _looked_at(model: MultimodalClassifier) -> list[str]:
+    """The modalities that have parameters."""
+    known = sorted(model.modalities)
+    return [model.modality or known[0]] if isinstance(model, Unimodal) else known
+
+
+def _order_problems(model: MultimodalClassifier, names: Mapping[str, str]) -> Iterator[str]:
+    in_turn = isinstance(model, BottleneckTransformer) and model.faithful
+    windowed = isinstance(model, ConcatFusion) and model.reference_windows is not None
+    ours, theirs = _our_order(names), [slot for slot in SLOTS if slot in names]
+    because = f"{type(model).__name__} takes modalities in the order of their names"
+    if (in_turn or windowed) and ours != theirs:
+        yield (
+            f"{because}, here {_say(ours, names)}: to compute what the authors' code does, they"
+            f" must be named so that {_say(theirs, names)} is their alphabetical order"
+        )
+    if isinstance(model, CrossmodalTransformer) and len(set(_joined(names).values())) > 1:
+        yield (
+            f"{because}, here {_say(ours, names)}, and so joins their features; as a norm of the"
+            " joined features is shared, the authors' parameters fit only where the name in slot"
+            " spec comes between those in rgb and text in alphabetical order"
+        )
+
+
+def _say(slots: Sequence[str], names: Mapping[str, str]) -> str:
+    return ", ".join(f"{names[slot]} ({slot})" for slot in slots)
+
+
+def _our_order(names: Mapping[str, str]) -> list[str]:
+    return sorted(names, key=lambda slot: names[slot])
+
+
+def _joined(names: Mapping[str, str]) -> dict[str, Order]:
+    """For each target of MulT, where in their joined features its sources in our order stand."""
+    ours = _our_order(names)
+    theirs = [slot for slot in reversed(SLOTS) if slot in names]
+    joined = {}
+    for target in ours:
+        others = [slot for slot in theirs if slot != target]
+        joined[target] = tuple(others.index(slot) for slot in ours if slot != target)
+    return joined
+
+
+def _crossmodal(names: Mapping[str, str], n_pre: int, n_post: int) -> dict[str, Any]:
+    joined = _joined(names)
+    pair = next(iter(joined.values()))
+    theirs = [slot for slot in reversed(SLOTS) if slot in names]
+    every = tuple(
+        theirs.index(target) * len(order) + i for target, order in joined.items() for i in order
+    )
+    tree: dict[str, Any] = {
+        "cross_norm": _norm("network.cross_modal_norm"),
+        "self_norm": _norm("network.atten_norm", pair),
+        "mlp_in": _linear("network.proj1.", columns=every),
+        "mlp_out": _linear("network.proj2.", rows=every),
+        "head": _head(every),
+    }
+    for slot, name in names.items():
+        for source in set(names) - {slot}:
+            stack = f"network.trans_{_LETTERS[slot]}_with_{_LETTERS[source]}"
+            path = f"cross_{name}_with_{names[source]}"
+            tree |= {f"{path}_{i}": _layer(f"{stack}.{i}") for i in range(n_pre)}
+        stack = f"network.trans_{_LETTERS[slot]}_mem"
+        tree |= {f"self_{name}_{i}": _layer(f"{stack}.{i}", pair) for i in range(n_post)}
+    return tree
+
+
+def _layer(name: str, order: Order = ()) -> dict[str, Any]:
+    """A layer of MulT whose features are to be taken in this order of blocks."""
+    packed = f"{name}.self_attn.in_proj_"
+    return {
+        part: _linear(packed, third=third, columns=order)
+        for third, part in enumerate(("query", "key", "value"))
+    } | {
+        "out": _linear(f"{name}.self_attn.out_proj.", rows=order),
+        "attention_norm": _norm(f"{name}.layer_norms.0", order),
+        "mlp_norm": _norm(f"{name}.layer_norms.1", order),
+        "mlp_in": _linear(f"{name}.fc1.", columns=order),
+        "mlp_out": _linear(f"{name}.fc2.", rows=order),
+    }
+
+
+def _block(stack: str, i: int) -> dict[str, Any]:
+    """Block `i` of the authors' stack "", "_rgb", "_fused" and so on."""
+    attention, mlp = f"network.attns{stack}.{i}", f"network.mlps{stack}.{i}"
+    return {
+        "attention": {
+            "qkv": _linear(f"{attention}.in_proj_"),
+            "out": _linear(f"{attention}.out_proj."),
+        },
+        "mlp_norm": _norm(f"{mlp}.0"),
+        "mlp_in": _linear(f"{mlp}.1."),
+        "mlp_out": _linear(f"{mlp}.4."),
+    }
+
+
+def _sparse_attention(index: int) -> dict[str, Any]:
+    attention = f"network.sparse_attn.{index}"
+    return {
+        "attention": {
+            "qkv": _linear(*(f"{attention}.{part}_proj." for part in "qkv")),
+            "out": _linear(f"{attention}.out_proj."),
+        }
+    }
+
+
+def _tokenizer(slot: str) -> dict[str, Any]:
+    return {
+        "cls": Source((f"{slot}_tokenizer.cls_token",)),
+        "position": Source((f"{slot}_tokenizer.pos_embedding",)),
+        "projection": _linear(f"{slot}_tokenizer.proj."),
+    }
+
+
+def _head(order: Order = ()) -> dict[str, Any]:
+    return {
+        "norm": _norm("network.classifier.0", order),
+        "classifier": _linear("network.classifier.1.", columns=order),
+    }
+
+
+def _norm(name: str, order: Order = ()) -> dict[str, Source]:
+    return {
+        "scale": Source((f"{name}.weight",), blocks=(order,)),
+        "bias": Source((f"{name}.bias",), blocks=(order,)),
+    }
+
+
+def _linear(
+    *prefixes: str, third: int | None = None, rows: Order = (), columns: Order = ()
+) -> dict[str, Source]:
+    """A dense layer; rows are the authors' outputs, columns their inputs."""
+    weights = tuple(f"{prefix}weight" for prefix in prefixes)
+    biases = tuple(f"{prefix}bias" for prefix in prefixes)
+    return {
+        "kernel": Source(weights, third, blocks=(rows, columns), transposed=True),
+        "bias": Source(biases, third, blocks=(rows,)),
+    }
