@@ -88,7 +88,7 @@ def fit(
         options don't fit it.
     """
     distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
-    plan = _Plan.of(config, num_examples)
+    plan = Plan.of(config, num_examples)
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
     plateau = optim.make_plateau(config.optim)
@@ -168,7 +168,7 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class Plan:
     """How many steps there are and after which of them to evaluate."""
 
     steps_per_epoch: float
@@ -176,7 +176,8 @@ class _Plan:
     evaluate_at: frozenset[int]
 
     @classmethod
-    def of(cls, config: ExperimentConfig, num_examples: int) -> _Plan:
+    def of(cls, config: ExperimentConfig, num_examples: int) -> Plan:
+        """The plan for `num_examples` training examples in an epoch."""
         per_epoch = num_examples / config.train.batch_size
         total = math.ceil(config.train.epochs * per_epoch)
         every = config.train.evaluate_every_epochs

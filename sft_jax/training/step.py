@@ -55,7 +55,7 @@ def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
-    seed: int,
+    seed: int | Int[Array, ""],
 ) -> TrainStep:
     """Builds the function that takes one optimiser step.
 
