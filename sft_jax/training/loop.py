@@ -89,7 +89,7 @@ def fit(
         options don't fit it.
     """
     distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
-    plan = _Plan.of(config, num_examples)
+    plan = Plan.of(config, num_examples)
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
     plateau = optim.make_plateau(config.optim)
@@ -101,8 +101,7 @@ def fit(
     train_state = state.create_state(
         model, optimizer, plateau, seed=config.seed, ema=config.train.ema_decay > 0, mesh=mesh
     )
-    mixup_from = math.ceil(config.mixup.warmup_epochs * plan.steps_per_epoch)
-    train_step = step.compile_train_step(model, optimizer, config, mesh, mixup_from=mixup_from)
+    train_step = step.compile_train_step(model, optimizer, config, mesh, mixup_from=plan.mixup_from)
 
     checkpoints = Checkpoints(workdir, config.train.keep_latest)
     best = _Best.of(checkpoints, config.train.best_metric)
@@ -170,20 +169,23 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
-    """How many steps there are and after which of them to evaluate."""
+class Plan:
+    """How many steps there are, after which of them to evaluate, and which is the first mixed."""
 
     steps_per_epoch: float
     total_steps: int
     evaluate_at: frozenset[int]
+    mixup_from: int
 
     @classmethod
-    def of(cls, config: ExperimentConfig, num_examples: int) -> _Plan:
+    def of(cls, config: ExperimentConfig, num_examples: int) -> Plan:
+        """The plan for `num_examples` training examples in an epoch."""
         per_epoch = num_examples / config.train.batch_size
         total = math.ceil(config.train.epochs * per_epoch)
         every = config.train.evaluate_every_epochs
         ends = range(every, config.train.epochs + 1, every)
-        return cls(per_epoch, total, frozenset({math.ceil(e * per_epoch) for e in ends} | {total}))
+        evaluate_at = frozenset({math.ceil(e * per_epoch) for e in ends} | {total})
+        return cls(per_epoch, total, evaluate_at, math.ceil(config.mixup.warmup_epochs * per_epoch))
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +39,34 @@ class TrainState(flax.struct.PyTreeNode):
         return self.params if self.ema_params is None else self.ema_params
 
 
+def make_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    plateau: optax.GradientTransformation,
+    seed: int | Int[Array, ""],
+    *,
+    ema: bool,
+) -> TrainState:
+    """The state before the first step, as a pure function of the seed.
+
+    Args:
+      model: whose parameters are drawn; it has a method `example_inputs`.
+      optimizer: whose state is made.
+      plateau: see `sft_jax.training.optim.make_plateau`.
+      seed: of the parameters.
+      ema: whether to keep a running mean of the parameters.
+    """
+    params = model.init(rngs.stream(seed, "params"), model.example_inputs())["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        plateau=plateau.init(params),
+        # A copy: a donated buffer may stand in the state only once.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
 def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -48,29 +77,18 @@ def create_state(
     mesh: Mesh,
     abstract: bool = False,
 ) -> TrainState:
-    """The state before the first step, created where it will live.
+    """The state of `make_state`, created where it will live.
 
     Args:
-      model: whose parameters are drawn; it has a method `example_inputs`.
+      model: see `make_state`, as for `optimizer`, `plateau`, `seed` and `ema`.
       optimizer: whose state is made.
-      plateau: see `sft_jax.training.optim.make_plateau`.
+      plateau: of the plateau schedule.
       seed: of the parameters.
       ema: whether to keep a running mean of the parameters.
       mesh: the devices.
       abstract: return shapes, types and shardings in place of arrays, as restoring needs.
     """
-
-    def create() -> TrainState:
-        params = model.init(rngs.stream(seed, "params"), model.example_inputs())["params"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=optimizer.init(params),
-            plateau=plateau.init(params),
-            # A copy: a donated buffer may stand in the state only once.
-            ema_params=jax.tree.map(jnp.copy, params) if ema else None,
-        )
-
+    create = functools.partial(make_state, model, optimizer, plateau, seed, ema=ema)
     sharding = distributed.replicated(mesh)
     if not abstract:
         return jax.jit(create, out_shardings=sharding)()

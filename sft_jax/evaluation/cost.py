@@ -1,0 +1,196 @@
+"""What a function costs, counted from its jaxpr.
+
+XLA's own cost analysis counts the body of a loop once, whatever its length; here it is
+counted as often as it runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, JaxprEqn
+from jax.interpreters import partial_eval
+
+from sft_jax.modules.multimodal import MultimodalClassifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Operations, and the largest array on the way.
+
+    Attributes:
+      matmul_flops: of matrix products and convolutions, where a multiplication and an
+        addition are two.
+      elementwise_flops: of all other arithmetic, on integers and booleans too: one per
+        element that an elementwise function returns, that a reduction or a cumulative sum
+        reads or that a scatter combines, and `log2(n)` per element of a sort or top-k of `n`.
+        Moving, copying and converting count nothing.
+      largest_bytes: size of the largest array that any operation returns. A compiler may
+        fuse operations and never hold it.
+    """
+
+    matmul_flops: int = 0
+    elementwise_flops: int = 0
+    largest_bytes: int = 0
+
+    @property
+    def flops(self) -> int:
+        """All operations."""
+        return self.matmul_flops + self.elementwise_flops
+
+
+def count(function: Callable[..., Any], *args: Any) -> Cost:
+    """Counts the operations of `function(*args)`; computes nothing.
+
+    What no output depends on is not counted. The body of a scan, or of a `fori_loop` with
+    known bounds, counts as often as it runs, and a conditional as its dearest branch.
+
+    Args:
+      function: what `jax.make_jaxpr` can trace.
+      *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
+
+    Raises:
+      ValueError: for a `while_loop`, which may run any number of times.
+      NotImplementedError: naming a primitive whose cost is not known here.
+    """
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _of_jaxpr(used)
+
+
+def forward_cost(model: MultimodalClassifier, batch_size: int = 1) -> Cost:
+    """The cost of the logits of `batch_size` examples of full length, in evaluation."""
+    inputs = {
+        name: jax.ShapeDtypeStruct((batch_size, *like.shape[1:]), like.dtype)
+        for name, like in jax.eval_shape(model.example_inputs).items()
+    }
+    return count(model.apply, _variables(model), inputs)
+
+
+def num_parameters(model: MultimodalClassifier) -> int:
+    """How many numbers the parameters of a model are."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_variables(model)["params"]))
+
+
+def _variables(model: MultimodalClassifier) -> Any:
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), model.example_inputs()))
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_FREE = _names(
+    """
+    bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy copy_p device_put
+    dynamic_slice dynamic_update_slice expand_dims gather iota name optimization_barrier pad
+    random_seed random_unwrap random_wrap reduce_precision reshape rev scatter sharding_constraint
+    slice split squeeze stop_gradient transpose
+    """
+)
+_ELEMENTWISE = _names(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf
+    erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt
+    max min mul ne neg not or pow random_bits random_fold_in random_split rem round rsqrt select_n
+    shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh
+    xor
+    """
+)
+_REDUCING = _names(
+    """
+    argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_max reduce_min
+    reduce_or reduce_prod reduce_sum reduce_xor
+    """
+)
+_SCATTERING = _names("scatter_add scatter_max scatter_min scatter_mul scatter_sub")
+_CALLS = {
+    "checkpoint": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "remat2": "jaxpr",
+}
+"""The parameter that holds what a primitive calls."""
+
+
+def _of_jaxpr(jaxpr: Jaxpr) -> Cost:
+    return _sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: JaxprEqn) -> Cost:
+    outputs: list[Any] = [variable.aval for variable in equation.outvars]
+    largest = max((_size(aval) * aval.dtype.itemsize for aval in outputs), default=0)
+    return _sum([Cost(largest_bytes=largest), _operations(equation)])
+
+
+def _operations(equation: JaxprEqn) -> Cost:
+    name, params = equation.primitive.name, equation.params
+    inputs: list[Any] = [variable.aval for variable in equation.invars]
+    if name in _FREE:
+        return Cost()
+    if name in _ELEMENTWISE:
+        return Cost(elementwise_flops=_size(equation.outvars[0].aval))
+    if name in _REDUCING:
+        return Cost(elementwise_flops=_size(inputs[0]))
+    if name.replace("-", "_") in _SCATTERING:
+        return Cost(elementwise_flops=_size(inputs[2]))
+    if name in _CALLS:
+        return _of_jaxpr(_open(params[_CALLS[name]]))
+    match name:
+        case "sort" | "top_k":
+            axis = params["dimension"] if name == "sort" else params.get("axis", -1)
+            comparisons = math.ceil(math.log2(max(inputs[0].shape[axis], 1)))
+            return Cost(elementwise_flops=_size(inputs[0]) * comparisons)
+        case "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            length = math.prod(inputs[0].shape[axis] for axis in contracted)
+            return Cost(matmul_flops=2 * _size(equation.outvars[0].aval) * length)
+        case "conv_general_dilated":
+            features = inputs[1].shape[params["dimension_numbers"].rhs_spec[0]]
+            length = _size(inputs[1]) // features
+            return Cost(matmul_flops=2 * _size(equation.outvars[0].aval) * length)
+        case "scan":
+            return _repeat(_of_jaxpr(_open(params["jaxpr"])), params["length"])
+        case "cond":
+            branches = [_of_jaxpr(_open(branch)) for branch in params["branches"]]
+            largest = max(branch.largest_bytes for branch in branches)
+            dearest = max(branches, key=lambda branch: branch.flops)
+            return dataclasses.replace(dearest, largest_bytes=largest)
+        case "while":
+            raise ValueError(
+                "a while_loop runs an unknown number of times, so its operations can't be"
+                " counted: use scan, or fori_loop with bounds that are Python integers"
+            )
+    raise NotImplementedError(f"the cost of the primitive {name!r} is not known: {equation}")
+
+
+def _sum(costs: Iterable[Cost]) -> Cost:
+    total = Cost()
+    for cost in costs:
+        total = Cost(
+            total.matmul_flops + cost.matmul_flops,
+            total.elementwise_flops + cost.elementwise_flops,
+            max(total.largest_bytes, cost.largest_bytes),
+        )
+    return total
+
+
+def _repeat(cost: Cost, times: int) -> Cost:
+    return Cost(cost.matmul_flops * times, cost.elementwise_flops * times, cost.largest_bytes)
+
+
+def _size(aval: Any) -> int:
+    return math.prod(aval.shape)
+
+
+def _open(jaxpr: Any) -> Jaxpr:
+    """The jaxpr of a closed one, or one that is not closed itself."""
+    return getattr(jaxpr, "jaxpr", jaxpr)

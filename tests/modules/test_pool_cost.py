@@ -1,0 +1,90 @@
+"""The operations that pooling takes, by hand and beside those of the attention before it."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from sft_jax import Tokens
+from sft_jax.evaluation.cost import count
+from sft_jax.modules.reducer import POOLS, Reducer
+from sft_jax.ops.attention import apply_weights, attention_weights
+
+BATCH, N = 24, 1200
+HEADS = {40: 5, 256: 8}  # By width.
+SORT = math.ceil(math.log2(N))  # Comparisons per token.
+ITERATIONS = 5
+
+# The terms of an example's count that grow fastest with n tokens of width d, and k kept.
+LEADING = {
+    # Whether each value is of a member, and the maximum or sum.
+    "max": lambda n, d, k: 2 * n * d,
+    "avg": lambda n, d, k: 2 * n * d,
+    # Whether each is of a member, times its weight, and the sum.
+    "attn": lambda n, d, k: 3 * n * d,
+    "attn_topk": lambda n, d, k: SORT * n,
+    "random": lambda n, d, k: SORT * n,
+    "attn_random": lambda n, d, k: SORT * n,
+    "strided_random": lambda n, d, k: SORT * n,
+    "channel_topk": lambda n, d, k: (SORT + 1) * n * d,
+    # Padding set to 0; difference, absolute value and sum for each two tokens; then in each
+    # iteration a product of the distances with k columns, and seven operations for each token
+    # and centre.
+    "attn_wkmedoids": lambda n, d, k: (
+        n * d + 3 * n**2 * d + ITERATIONS * (2 * n**2 * k + 7 * n * k)
+    ),
+}
+
+# The largest share of the attention's operations at k=4. Distances between all tokens
+# cost nearly what the attention does, whatever n.
+SHARE = dict.fromkeys(LEADING, 0.01) | {"attn_wkmedoids": 0.9}
+DEFAULT_SHARE = 0.5
+
+
+def array(*shape, dtype=np.float32):
+    return jax.ShapeDtypeStruct((BATCH, N, *shape), dtype)
+
+
+@functools.cache
+def pooling(pool, width, k):
+    """The count for a batch."""
+    reducer = Reducer(pool, k, HEADS[width], iterations=ITERATIONS)
+    args = Tokens(array(width), array(dtype=bool)), array()
+    variables = jax.eval_shape(lambda *args: reducer.init(jax.random.key(0), *args), *args)
+    return count(reducer.apply, variables, *args).flops
+
+
+@functools.cache
+def attention(width):
+    """The count for a batch: logits, softmax and weighted sum, without the projections."""
+
+    def attend(query, key, value, mask):
+        return apply_weights(attention_weights(query, key, mask), value)
+
+    each = array(HEADS[width], width // HEADS[width])
+    return count(attend, each, each, each, array(dtype=bool)).flops
+
+
+def test_the_attention_counts_as_by_hand():
+    for width, heads in HEADS.items():
+        products, softmax_and_masks = 4 * N**2 * width, 7 * N**2 * heads
+        expected = BATCH * (products + softmax_and_masks)
+        assert expected < attention(width) < 1.001 * expected
+
+
+@pytest.mark.parametrize("width", HEADS)
+@pytest.mark.parametrize("k", [4, 100])
+@pytest.mark.parametrize("pool", LEADING)
+def test_a_pool_counts_as_by_hand(pool, k, width):
+    least = LEADING[pool](N, width, k)
+    # Sorting and counting positions, and what is done with the tokens kept.
+    most = least + (SORT + 24) * N + 3 * k * width
+    assert least <= pooling(pool, width, k) / BATCH <= most
+
+
+@pytest.mark.parametrize("width", HEADS)
+@pytest.mark.parametrize("pool", [pool for pool in POOLS if pool != "none"])
+def test_pooling_costs_less_than_the_attention_before_it(pool, width):
+    assert 0 < pooling(pool, width, 4) <= SHARE.get(pool, DEFAULT_SHARE) * attention(width)
