@@ -55,10 +55,13 @@ def weighted_k_medoids(
 
     def move(_: Array, centres: Int[Array, "b k"]) -> Int[Array, "b k"]:
         to_centres = jnp.take_along_axis(distance, centres[:, None], axis=2)
-        nearest = to_centres.argmin(axis=2)[..., None]
-        member = (nearest == jnp.arange(k)) & mask[..., None]
-        cost = jnp.einsum("bij,bjk->bik", distance, weight[..., None] * member, precision="highest")
-        moved = jnp.where(member, cost, jnp.inf).argmin(axis=1).astype(centres.dtype)
+        nearest = to_centres.argmin(axis=2)
+        # A token can become the centre of its own cluster only: one cost each will do, and
+        # no product with the k clusters.
+        together = nearest[:, :, None] == nearest[:, None]
+        cost = jnp.sum(distance * weight[:, None], axis=2, where=together)
+        member = (nearest[..., None] == jnp.arange(k)) & mask[..., None]
+        moved = jnp.where(member, cost[..., None], jnp.inf).argmin(axis=1).astype(centres.dtype)
         return jnp.where(member.any(axis=1), moved, centres)
 
     _, most_salient = select_top_k(tokens, saliency, k)
