@@ -50,7 +50,7 @@ class Reducer(nn.Module):
     The pools that select whole tokens sow their positions, `[b, k]`, as "index" among the
     intermediates. The random ones draw from the stream "pool" in training. In evaluation
     they use one fixed draw for every example, so that neither a key nor the rest of the
-    batch has any effect.
+    batch has any effect, unless they are given that stream there too.
 
     Attributes:
       pool: one of the above.
@@ -123,7 +123,7 @@ class Reducer(nn.Module):
         """Gumbel noise: of each example in training, one for all in evaluation."""
         batch, length = like.shape
         # Drawn in float32 whatever the precision, so that the draw does not depend on it.
-        if train:
+        if train or self.has_rng("pool"):
             noise = jax.random.gumbel(self.make_rng("pool"), (batch, length), jnp.float32)
         else:
             fixed = jax.random.key(0, impl="threefry2x32")

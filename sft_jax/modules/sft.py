@@ -87,6 +87,7 @@ class SparseFusionTransformer(MultimodalClassifier):
             without an entry has no padding.
           train: applies dropout, drawn from the random stream "dropout", and has the
             random pools draw from the stream "pool" rather than always the same tokens.
+            Without, they do so only if that stream is given.
           mixup: mixes the output of a block between examples. The blocks of a modality are
             layers 0 to `n_pre - 1`, the fused ones those from `n_pre` on.
 

@@ -183,6 +183,17 @@ def test_evaluation_uses_one_draw_whatever_the_batch_and_the_padding(pool):
 
 
 @every_random_pool
+def test_evaluation_draws_at_random_if_asked(pool):
+    tokens, saliency = _case()
+    reducer, key = Reducer(pool, K), jax.random.key(0, impl="rbg")
+    asked, training = (
+        reducer.apply({}, tokens, saliency, train=train, rngs={"pool": key})
+        for train in (False, True)
+    )
+    np.testing.assert_array_equal(asked.values, training.values)
+
+
+@every_random_pool
 def test_evaluation_draws_the_same_in_every_precision(pool):
     tokens, saliency = _case()
     _, expected = _pool(pool, tokens, saliency)
