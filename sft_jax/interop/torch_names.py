@@ -32,7 +32,7 @@ UNUSED: Sequence[tuple[type[MultimodalClassifier], str, str]] = (
     (
         SparseFusionTransformer,
         r"network\.fusion_(attn|mlps)\..+",
-        "never called; but the authors' fusion layer also triples CLS, which ours does not",
+        "never called; for the rest of the authors' fusion layer set reference_fusion_layer",
     ),
     (Unimodal, rf"({'|'.join(SLOTS)})_tokenizer\..+", "of a modality that is not looked at"),
 )
