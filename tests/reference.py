@@ -15,6 +15,11 @@ FOLDER = pathlib.Path(os.environ.get("SFT_GOLDEN_DIR") or pathlib.Path(__file__)
 MODALITIES = ("rgb", "spec", "text")
 
 
+def names(*patterns):
+    """The names of the files of arrays that the folder has, of all that fit a pattern."""
+    return sorted(path.stem for pattern in patterns for path in FOLDER.glob(f"{pattern}.npz"))
+
+
 def load(name):
     """One file of golden arrays and its config."""
     with np.load(FOLDER / f"{name}.npz") as arrays:
@@ -64,7 +69,7 @@ def modality_specs(config):
 
 
 def run(model, params, inputs, loss_of, *, gradient, mixup=None):
-    """Computes logits, intermediates and loss, compiled once, and the gradient if asked for.
+    """Computes intermediates and loss, compiled once, and the gradient if asked for.
 
     Args:
       model: one of ours.

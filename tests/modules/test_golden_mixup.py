@@ -22,11 +22,7 @@ from test_golden_sft import PRECISIONS, ours_under_their_names
 from sft_jax.ops.losses import cross_entropy
 from sft_jax.ops.mixup import Mixup
 
-SFT = ("any_layer0", "any_layer2", "any_layer3", "fused_layer1", "fused_layer3")
-FILES = [
-    *(f"mixup_sft_{name}" for name in (*SFT, "within_layer0", "within_layer1_pre2")),
-    *(f"mixup_mbt_any_layer{i}" for i in (0, 2)),
-]
+FILES = reference.names("mixup_*")
 
 
 def _load(name):

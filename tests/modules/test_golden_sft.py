@@ -32,10 +32,7 @@ from sft_jax.ops.block_sparse import BlockSparseWeights, to_dense
 
 POOLS = ("max", "avg", "attn", "topk", "attn_topk", "attn_wkmedoids")
 PRECISIONS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
-FILES = [f"sft_{config}_{pool}" for config in ("poolk", "ks", "kspad") for pool in POOLS]
-FILES += ["VARIANT_masked_sft_poolk_max", "VARIANT_masked_sft_poolk_attn_topk"]
-WITH_GRADIENTS = [name for name in FILES if "kspad" not in name]
-FILES += ["sft_fusionlayer_max", "sft_fusionlayer_topk"]
+FILES = reference.names("sft_*", "VARIANT_masked_sft_*")
 
 
 def model_of(name, config):
@@ -95,7 +92,8 @@ def test_golden_model(name, precision):
     model, arguments, arrays = _load(name)
     dtype, tolerance = PRECISIONS[precision]
     params, inputs = jax.tree.map(lambda a: a.astype(dtype), arguments)
-    gradient = precision == "f64" and name in WITH_GRADIENTS
+    of_loss = reference.under(arrays, "grad/")  # Not in every file.
+    gradient = precision == "f64" and bool(of_loss)
     with jax.enable_x64(precision == "f64"):
         loss_of = reference.cross_entropy(arrays["in/labels"])
         intermediates, loss, found_gradient = reference.run(
@@ -106,7 +104,7 @@ def test_golden_model(name, precision):
     assert len(expected) >= 10
     reference.assert_equal(found, expected, tolerance)
     if gradient:
-        expected = reference.parameters(reference.under(arrays, "grad/"), model, np.float32)
+        expected = reference.parameters(of_loss, model, np.float32)
         chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)
 
 
