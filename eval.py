@@ -1,6 +1,7 @@
 """Evaluates a run: tables on the terminal, JSON and a picture in the run directory.
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
+    [--modalities=NAME,NAME | --every_subset]
 """
 
 from __future__ import annotations
@@ -13,23 +14,41 @@ from rich.console import Console
 from sft_jax import command_line
 from sft_jax.evaluation import report
 from sft_jax.evaluation.metrics import PARTS
-from sft_jax.evaluation.run import evaluate_run
+from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run
+from sft_jax.evaluation.subsets import file_stem
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "What to evaluate on.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.")
 _PREDICTIONS = flags.DEFINE_string("predictions", None, "CSV file to write predictions to.")
+_MODALITIES = flags.DEFINE_list(
+    "modalities", None, "Modalities that the model is given, the others left out; default all."
+)
+_EVERY_SUBSET = flags.DEFINE_bool(
+    "every_subset", False, "Instead, compare what the model is worth with each set of modalities."
+)
 
 
 def main() -> None:
     """Runs the evaluation that the flags describe."""
     workdir = pathlib.Path(_WORKDIR.value)
-    result, predictions = evaluate_run(workdir, _SPLIT.value, _CHECKPOINT.value)
+    what = (workdir, _SPLIT.value, _CHECKPOINT.value)
+    if _EVERY_SUBSET.value:
+        if _MODALITIES.value is not None or _PREDICTIONS.value:
+            raise ValueError("--every_subset goes with neither --modalities nor --predictions")
+        report.print_subsets(Console(), evaluate_every_subset(*what))
+        _print_paths(workdir, f"{_SPLIT.value}_subsets")
+        return
+    result, predictions = evaluate_run(*what, _MODALITIES.value)
     report.print_tables(Console(), result)
     if _PREDICTIONS.value:
         names = tuple(result[PARTS[predictions.task]])
         report.write_predictions(pathlib.Path(_PREDICTIONS.value), predictions, names)
-    print(f"run directory: {workdir}\nresults: {workdir / 'eval' / result['split']}.json")
+    _print_paths(workdir, file_stem(result))
+
+
+def _print_paths(workdir: pathlib.Path, stem: str) -> None:
+    print(f"run directory: {workdir}\nresults: {workdir / 'eval' / stem}.json")
 
 
 if __name__ == "__main__":

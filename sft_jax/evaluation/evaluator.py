@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from sft_jax.data import pipeline
 from sft_jax.data.datasets import Example
+from sft_jax.evaluation import subsets
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES, example_scores
 from sft_jax.structs import Task
@@ -46,6 +47,7 @@ class Evaluator:
         source: Sequence[Example],
         batch_size: int,
         mesh: Mesh,
+        modalities: Sequence[str] | None = None,
     ) -> None:
         """Prepares the evaluation.
 
@@ -54,7 +56,13 @@ class Evaluator:
           source: the examples of the split.
           batch_size: examples per batch, over all devices and processes.
           mesh: the devices.
+          modalities: names of those that the model is given; by default all. An example
+            that has none of them is evaluated like any other.
+
+        Raises:
+          ValueError: if `source` is empty, or for `modalities` as `check_subset` says.
         """
+        self._modalities = subsets.check_subset(model, modalities)
         self._source = source
         self._task = model.task
         self._mesh = mesh
@@ -69,8 +77,8 @@ class Evaluator:
     def predict(self, params: Any) -> Predictions:
         """Predictions for every example, each once."""
         outputs = [
-            self._step(params, distributed.put_batch(batch, self._mesh))
-            for batch, _ in self._batches
+            self._step(params, distributed.put_batch(given, self._mesh))
+            for given in (subsets.restrict(batch, self._modalities) for batch, _ in self._batches)
         ]
         return Predictions(
             ids=np.array([example["id"] for example in self._source]),
@@ -88,6 +96,11 @@ class Evaluator:
             "loss": float(predictions.loss.mean()),
             SCORE_NAMES[self._task]: float(np.asarray(scores, np.float64).mean()),
         }
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that the model is given, sorted."""
+        return self._modalities
 
     @property
     def compiles(self) -> int:

@@ -26,7 +26,8 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     """Prints the metrics of a split, and those of each class, label or target."""
     console.print(
         f"{result['split']}: {result['n_examples']} examples,"
-        f" {result['checkpoint']} checkpoint, step {result['step']}",
+        f" {result['checkpoint']} checkpoint, step {result['step']}"
+        + (f", {', '.join(result['modalities'])} alone" if result.get("left_out") else ""),
         highlight=False,
     )
     summary = Table()
@@ -46,6 +47,23 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     console.print(parts)
 
 
+def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
+    """Prints what `evaluate_every_subset` found, a row for each subset."""
+    console.print(
+        f"{result['split']}: {result['n_examples']} examples,"
+        f" {result['checkpoint']} checkpoint, step {result['step']}",
+        highlight=False,
+    )
+    table = Table()
+    table.add_column("modalities")
+    for name in (result["score"], "loss"):
+        table.add_column(name, justify="right")
+    for row in result["subsets"]:
+        values = (_shown(row[name], 4) for name in (result["score"], "loss"))
+        table.add_row(", ".join(row["modalities"]), *values)
+    console.print(table)
+
+
 def _shown(value: float | int | None, digits: int) -> str:
     if value is None:
         return "-"
@@ -53,9 +71,9 @@ def _shown(value: float | int | None, digits: int) -> str:
 
 
 def draw(
-    folder: pathlib.Path, split: str, result: Mapping[str, Any], predictions: Predictions
+    folder: pathlib.Path, name: str, result: Mapping[str, Any], predictions: Predictions
 ) -> None:
-    """Draws what there is to draw of a task, as `SPLIT_WHAT.png`.
+    """Draws what there is to draw of a task, as `NAME_WHAT.png`.
 
     A confusion matrix of classes, ordered or not; predicted against true numbers; of labels
     nothing.
@@ -64,11 +82,11 @@ def draw(
         return
     names = tuple(result[PARTS[predictions.task]])
     score = SCORE_NAMES[predictions.task]
-    title = f"{split}: {score} {result[score]:.3f} of {result['n_examples']}"
+    title = f"{name}: {score} {result[score]:.3f} of {result['n_examples']}"
     if predictions.task == "regression":
-        draw_scatter(folder / f"{split}_scatter.png", predictions, names, title)
+        draw_scatter(folder / f"{name}_scatter.png", predictions, names, title)
     else:
-        path = folder / f"{split}_confusion_matrix.png"
+        path = folder / f"{name}_confusion_matrix.png"
         draw_confusion_matrix(path, result["confusion_matrix"], names, title)
 
 

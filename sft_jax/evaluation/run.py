@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 
-from sft_jax.data.datasets import DatasetInfo, open_dataset
-from sft_jax.evaluation import report
+from sft_jax.data.datasets import Dataset, DatasetInfo, open_dataset
+from sft_jax.evaluation import report, subsets
 from sft_jax.evaluation.evaluator import Evaluator, Predictions
 from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.modules.factory import build_model
+from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.training import distributed, optim, run_directory
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.run_directory import RunDirectoryError
@@ -19,17 +24,20 @@ from sft_jax.training.state import create_state
 
 
 def evaluate_run(
-    workdir: pathlib.Path, split: str, which: str
+    workdir: pathlib.Path, split: str, which: str, modalities: Sequence[str] | None = None
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
     Writes `SPLIT.json`, with the metrics of `task_metrics` and what they are of, and what
-    `sft_jax.evaluation.report.draw` draws.
+    `sft_jax.evaluation.report.draw` draws. Where the model is not given all modalities, the
+    names of those given are part of the files' names: `SPLIT-FIRST-SECOND.json` (`file_stem`).
 
     Args:
       workdir: the run directory.
       split: train, valid or test.
       which: best, latest, or a step.
+      modalities: names of those that the model is given; by default all. The others are
+        left out of its inputs.
 
     Returns:
       What is in the JSON file, and the predictions.
@@ -37,8 +45,79 @@ def evaluate_run(
     Raises:
       RunDirectoryError: if `workdir` is not a run directory, or its data has changed.
       NoCheckpointError: if there is no such checkpoint.
-      ValueError: if there is no such split, or the task of the model is not the dataset's.
+      ValueError: if there is no such split, the task of the model is not the dataset's, or
+        for `modalities` as `check_subset` says.
     """
+    run = _restore(workdir, which)
+    evaluator = run.evaluator(split, modalities)
+    predictions = evaluator.predict(run.params)
+    result = {
+        "split": split,
+        "checkpoint": which,
+        "step": run.step,
+        "modalities": [*evaluator.modalities],
+        "left_out": sorted(set(run.model.modalities) - set(evaluator.modalities)),
+        **task_metrics(predictions, run.dataset.info.class_names),
+    }
+    stem = subsets.file_stem(result)
+    run_directory.write_json(_folder(workdir) / f"{stem}.json", result)
+    report.draw(_folder(workdir), stem, result, predictions)
+    return result, predictions
+
+
+def evaluate_every_subset(workdir: pathlib.Path, split: str, which: str) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run with every non-empty set of its modalities.
+
+    Writes `SPLIT_subsets.json` to `eval/` in the run directory. A model that classifies one
+    modality alone is evaluated with that one.
+
+    Args:
+      workdir: the run directory.
+      split: train, valid or test.
+      which: best, latest, or a step.
+
+    Returns:
+      What is in the JSON file: `split`, `checkpoint`, `step`, `n_examples`; `score`, accuracy
+      or mae (`SCORE_NAMES`); and `subsets`, the largest first, each with its `modalities`, that
+      score and the mean `loss`.
+
+    Raises:
+      RunDirectoryError, NoCheckpointError, ValueError: as `evaluate_run`, and ValueError if
+        the model has more modalities than `MOST_MODALITIES`.
+    """
+    run = _restore(workdir, which)
+    result = {
+        "split": split,
+        "checkpoint": which,
+        "step": run.step,
+        "n_examples": len(run.dataset.source(split)),
+        "score": SCORE_NAMES[run.model.task],
+        "subsets": [
+            {"modalities": [*names], **run.evaluator(split, names)(run.params)}
+            for names in subsets.every_subset(run.model)
+        ],
+    }
+    run_directory.write_json(_folder(workdir) / f"{split}_subsets.json", result)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Restored:
+    """A checkpoint of a run, and what it takes to evaluate it."""
+
+    model: MultimodalClassifier
+    params: Any
+    step: int
+    dataset: Dataset
+    batch_size: int
+    mesh: Mesh
+
+    def evaluator(self, split: str, modalities: Sequence[str] | None) -> Evaluator:
+        source = self.dataset.source(split)
+        return Evaluator(self.model, source, self.batch_size, self.mesh, modalities)
+
+
+def _restore(workdir: pathlib.Path, which: str) -> _Restored:
     config = run_directory.read_config(workdir)
     checkpoints = Checkpoints(workdir)
     info = DatasetInfo.from_json(checkpoints.description(which)["dataset"])
@@ -62,17 +141,11 @@ def evaluate_run(
     )
     state, _ = checkpoints.restore(which, like)
     checkpoints.close()
+    size = config.train.batch_size
+    return _Restored(model, state.eval_params, int(state.step), dataset, size, mesh)
 
-    evaluator = Evaluator(model, dataset.source(split), config.train.batch_size, mesh)
-    predictions = evaluator.predict(state.eval_params)
-    result = {
-        "split": split,
-        "checkpoint": which,
-        "step": int(state.step),
-        **task_metrics(predictions, info.class_names),
-    }
+
+def _folder(workdir: pathlib.Path) -> pathlib.Path:
     folder = workdir / "eval"
     folder.mkdir(exist_ok=True)
-    run_directory.write_json(folder / f"{split}.json", result)
-    report.draw(folder, split, result, predictions)
-    return result, predictions
+    return folder

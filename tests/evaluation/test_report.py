@@ -59,7 +59,7 @@ def test_tables_show_the_numbers():
     console = Console(file=io.StringIO(), width=80)
     report.print_tables(console, result)
     text = console.file.getvalue()
-    assert "test: 3 examples, best checkpoint, step 120" in " ".join(text.split())
+    assert "test: 3 examples, best checkpoint, step 120 ┏" in " ".join(text.split())
     rows = [line.replace("│", " ").split() for line in text.splitlines()]
     assert ["accuracy", "0.6667"] in rows
     assert ["balanced_accuracy", "0.7500"] in rows
@@ -68,6 +68,37 @@ def test_tables_show_the_numbers():
     assert ["lift", "1.000", "1.000", "1.000", "1"] in rows
     assert ["pull,", '"hard"', "1.000", "0.500", "0.667", "2"] in rows
     assert ["[none]", "-", "-", "-", "0"] in rows
+
+
+def test_tables_say_what_a_model_was_given_if_not_all():
+    metrics = classification_metrics(PREDICTIONS, NAMES)
+    result = {"split": "test", "step": 120, "checkpoint": "best", **metrics}
+    console = Console(file=io.StringIO(), width=80)
+    for left_out in ([], ["touch"]):
+        given = {"modalities": ["sight", "sound"], "left_out": left_out}
+        report.print_tables(console, result | given)
+    lines = [line for line in console.file.getvalue().splitlines() if "step" in line]
+    assert [line.partition("step 120")[2].strip() for line in lines] == ["", ", sight, sound alone"]
+
+
+def test_the_table_of_subsets_shows_the_numbers():
+    subsets = [
+        {"modalities": ["sight", "sound"], "loss": 0.25, "mae": 1.5},
+        {"modalities": ["sound"], "loss": 2.0, "mae": 3.0},
+    ]
+    result = {"split": "test", "step": 120, "checkpoint": "best", "n_examples": 3, "score": "mae"}
+    console = Console(file=io.StringIO(), width=80)
+    report.print_subsets(console, result | {"subsets": subsets})
+    text = console.file.getvalue()
+    assert "test: 3 examples, best checkpoint, step 120" in text
+    rows = [line.translate(str.maketrans("│┃", "  ")).split() for line in text.splitlines()]
+    expected = (
+        ["modalities", "mae", "loss"],
+        ["sight,", "sound", "1.5000", "0.2500"],
+        ["sound", "3.0000", "2.0000"],
+    )
+    for row in expected:
+        assert row in rows
 
 
 NUMBERS = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], np.float32)

@@ -1,0 +1,112 @@
+"""A run is evaluated with any of its modalities, by the functions and by eval.py."""
+
+import json
+import pathlib
+import runpy
+
+import jax
+import numpy as np
+import optax
+import pytest
+import synthetic
+from absl import flags
+from absl.testing import flagsaver
+
+from sft_jax.evaluation import run
+from sft_jax.modules.factory import build_model
+from sft_jax.training import distributed, optim, run_directory
+from sft_jax.training.checkpoint import Checkpoints
+from sft_jax.training.state import create_state
+
+EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run directory with a checkpoint of normal parameters; training would take longer."""
+    workdir, experiment = tmp_path_factory.mktemp("run"), synthetic.config()
+    run_directory.prepare(workdir, experiment)
+    info = synthetic.dataset().info
+    model = build_model(experiment.model, info.modalities, len(info.class_names))
+    state = create_state(
+        model,
+        optim.make_optimizer(experiment.optim, optax.constant_schedule(0.1)),
+        optim.make_plateau(experiment.optim),
+        seed=0,
+        ema=False,
+        mesh=distributed.make_mesh(),
+        abstract=True,
+    )
+    random = np.random.default_rng(0)
+    values = jax.tree.map(
+        lambda a: jax.device_put(random.normal(size=a.shape).astype(a.dtype), a.sharding), state
+    )
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save("best", values, {"dataset": info.to_json()})
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(autouse=True)
+def _dataset(monkeypatch):
+    monkeypatch.setattr(run, "open_dataset", lambda *_: synthetic.dataset())
+
+
+def _eval(*arguments):
+    with flagsaver.flagsaver():
+        program = runpy.run_path(str(EVAL))
+        flags.FLAGS(["eval.py", *arguments])
+        program["main"]()
+
+
+def _results(workdir):
+    return {p.name: json.loads(p.read_text()) for p in (workdir / "eval").glob("*.json")}
+
+
+def test_what_is_left_out_makes_a_difference_and_has_its_own_files(trained, capsys):
+    result, predictions = run.evaluate_run(trained, "valid", "best")
+    alone, other = run.evaluate_run(trained, "valid", "best", ["sound"])
+    assert (result["modalities"], result["left_out"]) == (["sight", "sound"], [])
+    assert (alone["modalities"], alone["left_out"]) == (["sound"], ["sight"])
+    assert np.abs(predictions.logits - other.logits).max() > 0.01
+    assert _results(trained) == {"valid.json": result, "valid-sound.json": alone}
+    pictures = sorted(path.name for path in (trained / "eval").glob("*.png"))
+    assert pictures == ["valid-sound_confusion_matrix.png", "valid_confusion_matrix.png"]
+
+    _eval(f"--workdir={trained}", "--split=valid", "--every_subset")
+    table = _results(trained)["valid_subsets.json"]
+    output = capsys.readouterr().out
+    assert f"results: {trained}/eval/valid_subsets.json" in output
+    assert all(f"{row['accuracy']:.4f}" in output for row in table["subsets"])
+    assert (table["step"], table["n_examples"], table["score"]) == (result["step"], 20, "accuracy")
+    both, sight, sound = table["subsets"]
+    assert sight["modalities"] == ["sight"]
+    for row, expected in ((both, result), (sound, alone)):
+        assert row["modalities"] == expected["modalities"]
+        assert row["accuracy"] == pytest.approx(expected["accuracy"])
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_eval_takes_modalities_in_any_order(trained, capsys):
+    _eval(f"--workdir={trained}", "--split=valid", "--modalities=sound, sight")
+    output = capsys.readouterr().out
+    assert f"results: {trained}/eval/valid.json" in output
+    assert "alone" not in output
+    _eval(f"--workdir={trained}", "--split=valid", "--modalities=sight")
+    output = capsys.readouterr().out
+    assert f"results: {trained}/eval/valid-sight.json" in output
+    assert ", sight alone" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modalities=sight,smell"], "modalities: unknown 'smell'; allowed are sight, sound"),
+        (["--modalities="], "modalities: at least one must be named; allowed are sight, sound"),
+        (["--every_subset", "--modalities=sight"], "--every_subset goes with neither"),
+        (["--every_subset", "--predictions=p.csv"], "--every_subset goes with neither"),
+    ],
+)
+def test_wrong_flags(trained, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        _eval(f"--workdir={trained}", "--split=valid", *arguments)
