@@ -68,7 +68,7 @@ def modality_specs(config):
     }
 
 
-def run(model, params, inputs, loss_of, *, gradient, mixup=None):
+def run(model, params, inputs, loss_of, *, gradient):
     """Computes intermediates and loss, compiled once, and the gradient if asked for.
 
     Args:
@@ -77,7 +77,6 @@ def run(model, params, inputs, loss_of, *, gradient, mixup=None):
       inputs: by modality.
       loss_of: the loss, of logits.
       gradient: whether to compute that of the parameters too.
-      mixup: what the model mixes.
 
     Returns:
       Intermediates, loss, and the gradient or None, in float32 as the files store theirs.
@@ -85,7 +84,7 @@ def run(model, params, inputs, loss_of, *, gradient, mixup=None):
 
     def loss(params):
         logits, state = model.apply(
-            {"params": params}, inputs, mixup=mixup, capture_intermediates=True, mutable=True
+            {"params": params}, inputs, capture_intermediates=True, mutable=True
         )
         return loss_of(logits), state["intermediates"]
 

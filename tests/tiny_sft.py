@@ -19,6 +19,13 @@ def sft(**attributes):
     return SparseFusionTransformer(**defaults | {"n_pre": 1, "n_post": 1} | attributes)
 
 
+def of_pool(pool):
+    """One model of each pool: with all kinds of blocks for one of them, and of the others with
+    none before pooling, where all are the same. Compiling takes most of the time.
+    """
+    return sft(pool=pool, n_pre=1 if pool == "attn_topk" else 0)
+
+
 def variables(model):
     """Those of `normal_variables`, made once for all models whose parameters are the same."""
     own = {"pool": model.pool, "k": model.k} if model.pool in LEARNED_POOLS else {}
@@ -66,7 +73,7 @@ def compiled(pool):
       A function of inputs, masks and a cotangent `[b, c]` that gives the logits, and the
       gradient of `sum(logits * cotangent)` in the parameters and the inputs.
     """
-    model = sft(pool=pool)
+    model = of_pool(pool)
 
     def total(params, inputs, masks, cotangent):
         logits = model.apply(params, inputs, masks)

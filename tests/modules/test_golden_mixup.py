@@ -9,6 +9,7 @@ has it, the gradient of every parameter |
 """
 
 import functools
+import json
 
 import chex
 import jax
@@ -25,9 +26,45 @@ from sft_jax.ops.mixup import Mixup
 FILES = reference.names("mixup_*")
 
 
-def _load(name):
-    """Our model, what is mixed, all that a file holds, and how our tensors get its names."""
+def _model(config):
+    """Our model, and the function that gives what it computed the names of the arrays."""
+    if config["model"] == "sft":
+        return reference.sft_model(config), ours_under_their_names
+    tensors = functools.partial(reference_baselines.tensors, config=config)
+    return reference_baselines.model(config), tensors
+
+
+@functools.cache
+def _compiled(config, precision):
+    """Loss, tensors and gradient, in one program for all layers and shares."""
+    model, tensors = _model(json.loads(config))
+
+    def loss(params, inputs, mixup, labels, share):
+        logits, state = model.apply(
+            {"params": params}, inputs, mixup=mixup, capture_intermediates=True, mutable=True
+        )
+        own, other = (cross_entropy(logits, y) for y in (labels, labels[mixup.partner]))
+        return (share * own + (1 - share) * other).mean(), tensors(state["intermediates"])
+
+    # In float32 the gradient is not looked at.
+    if precision == "f32":
+        return jax.jit(lambda *args: (loss(*args), None))
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize("precision", ["f32", "f64"])
+@pytest.mark.parametrize("name", FILES)
+def test_golden_mixup(name, precision):
+    dtype, tolerance = PRECISIONS[precision]
     arrays, config = reference.load(name)
+    model, _ = _model(config)
+    params, inputs = jax.tree.map(
+        lambda a: a.astype(dtype),
+        (
+            reference.parameters(reference.under(arrays, "param/"), model),
+            {modality: arrays[f"in/{modality}"] for modality in reference.MODALITIES},
+        ),
+    )
     mixup = Mixup(
         partner=jnp.asarray(arrays["mixup/index"], jnp.int32),
         shares={
@@ -36,48 +73,20 @@ def _load(name):
         },
         layer=jnp.asarray(arrays["mixup/interp_layer"], jnp.int32),
     )
-    if config["model"] == "sft":
-        return reference.sft_model(config), mixup, arrays, ours_under_their_names
-    tensors = functools.partial(reference_baselines.tensors, config=config)
-    return reference_baselines.model(config), mixup, arrays, tensors
-
-
-@pytest.mark.parametrize("precision", ["f32", "f64"])
-@pytest.mark.parametrize("name", FILES)
-def test_golden_mixup(name, precision):
-    dtype, tolerance = PRECISIONS[precision]
-    model, mixup, arrays, tensors = _load(name)
-    params, inputs = jax.tree.map(
-        lambda a: a.astype(dtype),
-        (
-            reference.parameters(reference.under(arrays, "param/"), model),
-            {modality: arrays[f"in/{modality}"] for modality in reference.MODALITIES},
-        ),
-    )
-    labels = arrays["in/labels"]
+    labels = jnp.asarray(arrays["in/labels"], jnp.int32)
     share = mixup.label_share(dict.fromkeys(inputs, jnp.ones(len(labels), bool)))
     np.testing.assert_allclose(share, arrays["mixup/lam_loss"], rtol=1e-6)
     # Theirs is taken in float64, and ours in float32.
     share = arrays["mixup/lam_loss"].astype(dtype)
-
-    def mixed_loss(logits):
-        own, other = (cross_entropy(logits, y) for y in (labels, labels[mixup.partner]))
-        return (share * own + (1 - share) * other).mean()
-
-    gradient = reference.under(arrays, "grad/")  # Not in every file.
+    same = json.dumps({key: value for key, value in config.items() if key != "mixup"})
     with jax.enable_x64(precision == "f64"):
-        intermediates, loss, found_gradient = reference.run(
-            model,
-            params,
-            inputs,
-            mixed_loss,
-            gradient=precision == "f64" and bool(gradient),
-            mixup=mixup,
-        )
-        found = tensors(intermediates) | {"mixup_loss": loss}
+        run = _compiled(same, precision)
+        (loss, found), gradient = run(params, inputs, mixup, labels, share)
     expected = reference.under(arrays, f"{precision}/")
     assert len(expected) >= 5
-    reference.assert_equal(found, expected, tolerance)
-    if found_gradient is not None:
-        expected = reference.parameters(gradient, model, np.float32)
-        chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-7)
+    reference.assert_equal(found | {"mixup_loss": loss}, expected, tolerance)
+    of_loss = reference.under(arrays, "grad/")  # Not in every file.
+    if precision == "f64" and of_loss:
+        expected = reference.parameters(of_loss, model, np.float32)
+        gradient = jax.tree.map(np.float32, gradient)
+        chex.assert_trees_all_close(gradient, expected, rtol=1e-5, atol=1e-7)

@@ -31,6 +31,11 @@ every_keeping_pool = pytest.mark.parametrize(
     "pool", [pool for pool in POOLS if pool not in ("none", *LEARNED_POOLS)]
 )
 every_selecting_pool = pytest.mark.parametrize("pool", SELECTING)
+# Training differs for the pools that draw alone.
+every_way_to_shorten = pytest.mark.parametrize(
+    ("pool", "train"),
+    [*((pool, False) for pool in POOLS if pool != "none"), *((pool, True) for pool in RANDOM)],
+)
 every_random_pool = pytest.mark.parametrize("pool", RANDOM)
 
 
@@ -70,8 +75,7 @@ def _case():
     return Tokens(jnp.asarray(values), jnp.asarray(MASK)), jnp.asarray(saliency)
 
 
-@pytest.mark.parametrize("train", [False, True])
-@every_shortening_pool
+@every_way_to_shorten
 def test_exactly_k_slots_filled_from_real_tokens(pool, train):
     tokens, saliency = _case()
     kept, index = _pool(pool, tokens, saliency, train=train)
@@ -114,8 +118,7 @@ def test_a_sequence_shorter_than_k_is_filled_up(pool, length):
         np.testing.assert_array_equal(kept.values, np.broadcast_to(kept.mask[..., None], (2, K, 2)))
 
 
-@pytest.mark.parametrize("train", [False, True])
-@every_shortening_pool
+@every_way_to_shorten
 def test_gradients_are_finite_and_pass_padding_and_dropped_tokens_by(pool, train):
     tokens, saliency = _case()
 
