@@ -34,9 +34,15 @@ def make(name, **attributes):
     return module(**defaults | {"n_pre": 1, "n_post": 2} | own | attributes)
 
 
+_VARIABLES = {}
+
+
 def variables(model):
-    """Normal values for every parameter, biases too."""
-    return tiny_sft.normal_variables(model, model.example_inputs())
+    """Normal values for every parameter, biases too; made once for equal models."""
+    key = repr(model)
+    if key not in _VARIABLES:
+        _VARIABLES[key] = tiny_sft.normal_variables(model, model.example_inputs())
+    return _VARIABLES[key]
 
 
 @functools.cache
