@@ -1,0 +1,61 @@
+"""What readers of raw files give: examples of any length, unpadded and not standardised."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, TypedDict
+
+import numpy as np
+
+from sft_jax.structs import Task
+
+Padding = Literal["left", "right", "none"]
+
+
+class DataFileError(ValueError):
+    """A file that is not what it should be; the message names it, what was found and expected."""
+
+
+class Record(TypedDict):
+    """One example as its file has it, without padding.
+
+    Attributes:
+      id: unique within its split, and readable.
+      inputs: modality name to `[length, ..., features]` integers or floats, which may hold
+        numbers that are not finite. A modality that the example lacks is left out.
+      label: class index, for the tasks single_label and ordinal; for multi_label and
+        regression `[c]` numbers.
+    """
+
+    id: str
+    inputs: dict[str, np.ndarray]
+    label: int | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class RawData:
+    """What a reader found in the raw files of a dataset.
+
+    Attributes:
+      variant: which of the known forms of the dataset it is, as an identifier.
+      files: what was read.
+      shapes: modality name to the largest `[length, ..., features]` of its examples.
+      class_names: of the classes, labels or numbers to predict, in the order of the labels.
+      task: what the labels are.
+      num_examples: number of examples of each split.
+      read: gives the examples of a split, in the order of the file; it can be called again.
+      padding: modality name to the side on which its examples were padded in the file.
+      known_releases: name of a release that is in use to its number of examples of each split.
+    """
+
+    variant: str
+    files: tuple[pathlib.Path, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    class_names: tuple[str, ...]
+    task: Task
+    num_examples: Mapping[str, int]
+    read: Callable[[str], Iterator[Record]]
+    padding: Mapping[str, Padding] = dataclasses.field(default_factory=dict)
+    known_releases: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
