@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sft_jax import ModalitySpec
@@ -18,7 +19,8 @@ from sft_jax.data import pipeline
 from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.modules.factory import build_model
-from sft_jax.training import distributed, loop, run_directory
+from sft_jax.training import distributed, loop, optim, run_directory
+from sft_jax.training.state import TrainState
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
 CLASSES = ("low", "middle", "high")
@@ -82,6 +84,17 @@ def config(**changes):
             section, field = name.split("__")
             sections[section] = dataclasses.replace(sections[section], **{field: value})
     return ExperimentConfig(seed=changes.get("seed", 0), **sections)
+
+
+def first_state(params, optimizer, *, step=0, ema_params=None):
+    """What training starts from, with these parameters."""
+    return TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        plateau=optim.make_plateau(OptimConfig()).init(params),
+        ema_params=ema_params,
+    )
 
 
 def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=None):

@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,12 +16,9 @@ import tiny_sft
 
 from configs import watch
 from sft_jax import Batch, config_io
-from sft_jax.config import OptimConfig
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.reducer import POOLS
 from sft_jax.modules.sft import READOUTS
-from sft_jax.training.optim import make_plateau
-from sft_jax.training.state import TrainState
 from sft_jax.training.step import make_train_step
 
 BASELINES = ("late", "concat", "unimodal,modality=sound", "mbt", "mult")
@@ -58,13 +54,7 @@ def _step(argument):
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda a: (0.3 * random.normal(size=a.shape)).astype(a.dtype), shapes)
     optimizer = optax.sgd(0.1)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(params),
-        plateau=make_plateau(OptimConfig()).init(params),
-        ema_params=params,
-    )
+    state = synthetic.first_state(params, optimizer, ema_params=params)
     batch = Batch(tiny_sft.inputs(), tiny_sft.masks(), np.arange(3), np.ones(3, np.float32))
     train_step = make_train_step(model, optimizer, config, config.seed)
     return state, *jax.jit(train_step)(state, batch)

@@ -89,7 +89,7 @@ _FREE = _names(
     bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy copy_p device_put
     dynamic_slice dynamic_update_slice expand_dims gather iota name optimization_barrier pad
     random_seed random_unwrap random_wrap reduce_precision reshape rev scatter sharding_constraint
-    slice split squeeze stack stop_gradient transpose
+    slice split squeeze stack stop_gradient transpose unstack
     """
 )
 _ELEMENTWISE = _names(

@@ -77,12 +77,7 @@ class BottleneckTransformer(MultimodalClassifier):
                 if bottleneck is not None and not self.faithful:
                     real = jnp.ones(bottleneck.shape[:2], bool)
                     bottleneck = mixup.fused(i, Tokens(bottleneck, real)).values
-        head = self._head()
-        logits = []
-        for tokens in streams.values():
-            self.sow("intermediates", "cls", tokens.values[:, 0])
-            logits.append(head(tokens.values[:, 0]))
-        return mean_over_present(logits, list(present.values()))
+        return mean_over_present(self._classify_each(streams), list(present.values()))
 
     def _bottleneck(self, like: Float[Array, "b n d"]) -> Float[Array, "b f d"]:
         """The bottleneck that fusion starts from, in the type of `like`."""

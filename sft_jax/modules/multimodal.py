@@ -185,6 +185,15 @@ class MultimodalClassifier(nn.Module):
             for name, tokens in streams.items()
         }
 
+    def _classify_each(self, streams: Mapping[str, Tokens]) -> list[Float[Array, "b c"]]:
+        """The logits of the CLS of each modality, from one head that they share."""
+        head = self._head()
+        logits = []
+        for tokens in streams.values():
+            self.sow("intermediates", "cls", tokens.values[:, 0])
+            logits.append(head(tokens.values[:, 0]))
+        return logits
+
     def _fill(self, name: str, tokens: Tokens) -> Tokens:
         """Adds padding up to the modality's full length: fixed windows count positions."""
         short = self.modalities[name].num_tokens + 1 - tokens.mask.shape[1]

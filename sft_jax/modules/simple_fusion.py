@@ -62,13 +62,8 @@ class LateFusion(MultimodalClassifier):
                 streams = {name: join(_first(of), of) for name, of in streams.items()}
             if mixup is not None:
                 streams, present = mixup.streams(i, streams, present)
-        head = self._head()
-        logits = []
-        for tokens in streams.values():
-            self.sow("intermediates", "cls", tokens.values[:, 0])
-            logits.append(head(tokens.values[:, 0]))
         fuse = sum_over_present if self.faithful else mean_over_present
-        return fuse(logits, list(present.values()))
+        return fuse(self._classify_each(streams), list(present.values()))
 
 
 class ConcatFusion(MultimodalClassifier):

@@ -84,13 +84,10 @@ def make_train_step(
         if rate := config.train.modality_dropout:
             used = {name: masks[name] for name in model.mixed_modalities}
             masks = {**masks, **drop_modalities(keys["modality_dropout"], used, rate)}
-        mixup, share = None, jnp.ones_like(batch.weights)
+        mixup = None
         if config.mixup.layers != "none":
             mixup = _draw(model, config.mixup, keys["mixup"], len(batch.weights))
             mixup = mixup.replace(layer=jnp.where(step >= mixup_from, mixup.layer, -1))
-            share = mixup.label_share(
-                {name: masks[name].any(axis=1) for name in model.mixed_modalities}
-            )
         logits = model.apply(
             {"params": params},
             batch.inputs,
@@ -102,6 +99,9 @@ def make_train_step(
         smoothing = config.train.label_smoothing
         loss = example_losses(model.task, logits, batch.labels, smoothing)
         if mixup is not None:
+            share = mixup.label_share(
+                {name: masks[name].any(axis=1) for name in model.mixed_modalities}
+            )
             other = example_losses(model.task, logits, batch.labels[mixup.partner], smoothing)
             loss = share * loss + (1 - share) * other
         score = example_scores(model.task, logits, batch.labels) * batch.weights

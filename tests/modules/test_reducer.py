@@ -9,6 +9,7 @@ import pytest
 import tiny_sft
 
 from sft_jax import Tokens
+from sft_jax.evaluation.cost import count
 from sft_jax.modules.reducer import LEARNED_POOLS, POOLS, Reducer
 from sft_jax.ops.windows import adaptive_windows
 
@@ -228,22 +229,6 @@ def test_strided_random_stays_within_its_window(train):
     np.testing.assert_array_equal(inside | ~kept.mask, True)
 
 
-def _sizes(jaxpr):
-    """The bytes of every intermediate, in the bodies of loops and calls as well."""
-    for equation in jaxpr.eqns:
-        yield from (
-            variable.aval.size * variable.aval.dtype.itemsize for variable in equation.outvars
-        )
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(inner, "jaxpr", inner)  # Closed or not.
-            if hasattr(inner, "eqns"):
-                yield from _sizes(inner)
-
-
-def _largest(function, *args):
-    return max(_sizes(jax.make_jaxpr(function)(*args).jaxpr))
-
-
 BATCH, LENGTH = 24, 1200
 WEIGHTS = BATCH * 5 * (LENGTH + 1) ** 2 * 4  # Bytes of the attention weights of five heads.
 
@@ -264,7 +249,8 @@ def test_no_intermediate_is_above_four_times_the_attention_weights(pool, k, widt
     key = jax.eval_shape(jax.random.key, 0)
     variables = jax.eval_shape(reducer.init, key, Tokens(values, mask), saliency)
     gradient = jax.value_and_grad(pooled, argnums=(0, 1, 2))
-    assert 0 < _largest(gradient, variables, values, saliency, mask, key) <= 4 * WEIGHTS
+    largest = count(gradient, variables, values, saliency, mask, key).largest_bytes
+    assert 0 < largest <= 4 * WEIGHTS
 
 
 def test_the_measure_finds_differences_of_all_pairs():
@@ -275,4 +261,4 @@ def test_the_measure_finds_differences_of_all_pairs():
         return jax.lax.fori_loop(0, 2, body, jnp.zeros((BATCH, LENGTH, LENGTH)))
 
     values = jax.ShapeDtypeStruct((BATCH, LENGTH, 40), np.float32)
-    assert _largest(in_a_loop, values) > 4 * WEIGHTS
+    assert count(in_a_loop, values).largest_bytes > 4 * WEIGHTS

@@ -73,14 +73,12 @@ import tiny_sft
 from jax.interpreters import partial_eval
 
 from sft_jax import Batch, BlockSparsePattern, ModalitySpec, ReferenceWindows, Tokens, config_io
-from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig, OptimConfig
+from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig
 from sft_jax.data import pipeline
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.reducer import LEARNED_POOLS, WINDOWED_POOLS, Reducer
 from sft_jax.ops.block_sparse import BlockSparseWeights, to_dense
 from sft_jax.ops.mixup import draw_mixup
-from sft_jax.training.optim import make_plateau
-from sft_jax.training.state import TrainState
 from sft_jax.training.step import make_train_step
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -99,13 +97,7 @@ def _train_step(model, **mixup):
     module = build_model(config.model, tiny_sft.MODALITIES, 4)
     params = tiny_sft.normal_variables(module, module.example_inputs())["params"]
     optimizer = optax.sgd(0.1)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(params),
-        plateau=make_plateau(OptimConfig()).init(params),
-        ema_params=None,
-    )
+    state = synthetic.first_state(params, optimizer)
     one_class = np.full(tiny_sft.BATCH, 2), np.ones(tiny_sft.BATCH, np.float32)
     batch = Batch(tiny_sft.inputs(), tiny_sft.masks(), *one_class)
     return make_train_step(module, optimizer, config, config.seed), state, batch

@@ -9,6 +9,7 @@ import pytest
 import reference
 
 from sft_jax import BlockSparsePattern
+from sft_jax.evaluation.cost import count
 from sft_jax.ops.attention import apply_weights, attention_weights, saliency
 from sft_jax.ops.block_sparse import block_sparse_attention, received, to_dense
 
@@ -158,33 +159,9 @@ def test_what_goes_unseen_is_not_computed():
         weights = attention_weights(query, key, mask)
         return apply_weights(weights, value).sum() + saliency(weights, mask).sum()
 
-    (work, largest), (dense_work, dense_largest) = (
-        _cost(jax.make_jaxpr(jax.grad(f, argnums=(0, 1, 2)))(heads, heads, heads, mask).jaxpr)
-        for f in (sparse, dense)
+    ours, theirs = (
+        count(jax.grad(f, argnums=(0, 1, 2)), heads, heads, heads, mask) for f in (sparse, dense)
     )
-    assert dense_largest == batch * 5 * length**2
-    assert work <= 0.35 * dense_work
-    assert largest <= 0.35 * dense_largest
-
-
-def _cost(jaxpr):
-    """Multiplications in the matrix products of a computation, and the size of its largest array.
-
-    Raises:
-      NotImplementedError: for a loop, whose length would have to count.
-    """
-    work, largest = 0, 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("scan", "while"):
-            raise NotImplementedError(equation.primitive.name)
-        largest = max(largest, *(out.aval.size for out in equation.outvars))
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            work += equation.outvars[0].aval.size * int(np.prod([shape[i] for i in contracted]))
-        for inner in equation.params.values():
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                inner_work, inner_largest = _cost(inner)
-                work, largest = work + inner_work, max(largest, inner_largest)
-    return work, largest
+    assert theirs.largest_bytes == 4 * batch * 5 * length**2
+    assert ours.matmul_flops <= 0.35 * theirs.matmul_flops
+    assert ours.largest_bytes <= 0.35 * theirs.largest_bytes

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import synthetic
 
-from sft_jax.config import ExperimentConfig, OptimConfig, TrainConfig
+from sft_jax.config import ExperimentConfig, TrainConfig
 from sft_jax.structs import Batch
-from sft_jax.training.optim import make_plateau
-from sft_jax.training.state import TrainState
 from sft_jax.training.step import make_train_step
 
 
@@ -30,13 +29,7 @@ class Noise:
 
 def _example_losses(stream, step, accumulate=1, seed=0):
     params, optimizer = {"scale": jnp.ones(())}, optax.sgd(0.1)
-    state = TrainState(
-        step=jnp.asarray(step),
-        params=params,
-        opt_state=optimizer.init(params),
-        plateau=make_plateau(OptimConfig()).init(params),
-        ema_params=None,
-    )
+    state = synthetic.first_state(params, optimizer, step=step)
     batch = Batch({"x": jnp.zeros((4, 1, 1))}, {}, jnp.zeros(4, int), jnp.ones(4))
     config = ExperimentConfig(train=TrainConfig(accumulate=accumulate))
     train_step = make_train_step(Noise(stream), optimizer, config, seed)
