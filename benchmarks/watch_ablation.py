@@ -37,7 +37,8 @@ from benchmarks.summaries import environment, summary, write  # noqa: E402
 from configs import watch  # noqa: E402
 from sft_jax import config_io  # noqa: E402
 from sft_jax.config import ExperimentConfig  # noqa: E402
-from sft_jax.data.datasets import Dataset, Example, open_dataset  # noqa: E402
+from sft_jax.data.catalog import open_dataset  # noqa: E402
+from sft_jax.data.datasets import Dataset, Example  # noqa: E402
 from sft_jax.data.pipeline import eval_batches, train_iterator  # noqa: E402
 from sft_jax.evaluation import cost  # noqa: E402
 from sft_jax.modules.factory import build_model  # noqa: E402

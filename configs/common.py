@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+import ml_collections
+
+from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig, OptimConfig, TrainConfig
+from sft_jax.config_io import to_config_dict
+from sft_jax.data_config import DataConfig
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
@@ -30,3 +38,66 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
                 f"config argument {item!r}: expected a value of type {kind.__name__}"
             ) from None
     return values
+
+
+def small_experiment(
+    arg: str | None, data: DataConfig, **data_fields: Any
+) -> ml_collections.ConfigDict:
+    """A small model and short training, with which a laptop has a result in minutes.
+
+    Args:
+      arg: the text after the colon of `--config=FILE:ARG`: `model`, `modality`, `pool`, `k`,
+        `readout`, `n_pre`, `n_post` and `mixup` by name, and the fields of the data.
+      data: what it is trained on.
+      **data_fields: the fields of `data` that are arguments too, and their defaults.
+    """
+    model = {"pool": "attn_topk", "k": 4, "readout": "sum_cls", "n_pre": 1, "n_post": 3}
+    args = parse_arg(arg, model="sft", modality="", **model, mixup="none", **data_fields)
+    chosen = {name: args[name] for name in ("modality", *model)}
+    config = ExperimentConfig(
+        data=dataclasses.replace(data, **{name: args[name] for name in data_fields}),
+        model=ModelConfig(name=args["model"], **chosen, dropout=0.1, embedding_std=0.02),
+        optim=OptimConfig(weight_decay=0.05),
+        train=TrainConfig(ema_decay=0.99),
+        mixup=MixupConfig(layers=args["mixup"]),
+    )
+    return to_config_dict(config)
+
+
+def paper_experiment(
+    arg: str | None, data: DataConfig, *, k: Mapping[str, int], lr: float, **data_fields: Any
+) -> ml_collections.ConfigDict:
+    """The settings of Ding et al. 2021; the rules by which their code selects epochs apart.
+
+    Args:
+      arg: the text after the colon of `--config=FILE:ARG`: `size` (paper, or laptop: 2 blocks
+        from fusion on in place of 11, and 3 epochs), `model`, `modality`, `pool`, `readout` and
+        `mixup` by name, and the fields of the data.
+      data: what it is trained on.
+      k: tokens kept of each modality.
+      lr: learning rate.
+      **data_fields: the fields of `data` that are arguments too, and their defaults.
+
+    Raises:
+      ValueError: for an unknown argument, or a `size` that there is not.
+    """
+    model = {"modality": "", "pool": "max", "readout": "sum_cls"}
+    args = parse_arg(arg, size="paper", model="sft", **model, mixup="any", **data_fields)
+    if args["size"] not in ("paper", "laptop"):
+        raise ValueError(f"size={args['size']!r} is not one of paper, laptop")
+    paper = args["size"] == "paper"
+    config = ExperimentConfig(
+        data=dataclasses.replace(data, **{name: args[name] for name in data_fields}),
+        model=ModelConfig(
+            name=args["model"],
+            **{name: args[name] for name in model},
+            k=dict(k),
+            n_pre=1,
+            n_post=11 if paper else 2,
+            embedding_std=1.0 if paper else 0.02,
+        ),
+        optim=OptimConfig(lr=lr, schedule="plateau", warmup_epochs=0.0),
+        train=TrainConfig(batch_size=24, epochs=20 if paper else 3),
+        mixup=MixupConfig(layers=args["mixup"], warmup_epochs=5.0 if paper else 1.0),
+    )
+    return to_config_dict(config)

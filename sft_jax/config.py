@@ -1,8 +1,8 @@
 """What an experiment is made of: frozen dataclasses that check themselves.
 
-Every default of the project stands here and nowhere else. A value of the wrong type, an
-unknown key or a value out of range raises `pydantic.ValidationError`, which lists every
-problem at once; `sft_jax.config_io` words it for people.
+Every default of the project stands here, or in `sft_jax.data_config`, and nowhere else. A value
+of the wrong type, an unknown key or a value out of range raises `pydantic.ValidationError`,
+which lists every problem at once; `sft_jax.config_io` words it for people.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from sft_jax.data_config import Count, DataConfig, Positive, WatchData
 from sft_jax.structs import Pool, Readout, Task
 
-Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-People = tuple[Annotated[int, Field(ge=1, le=10)], ...]
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
@@ -69,50 +67,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
             raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
-
-
-@dataclass(frozen=True, config=_STRICT)
-class DataConfig:
-    """The smartwatch exercises (Burns et al. 2018), windowed and split by person.
-
-    Attributes:
-      name: which dataset.
-      data_dir: where prepared data is kept; empty for the default of TensorFlow Datasets
-        (`TFDS_DATA_DIR`, or `tensorflow_datasets` in the home directory).
-      window_seconds: length of a window.
-      stride_seconds: from the start of one window to the start of the next.
-      patch_size: consecutive samples (at 50 Hz) that make one token.
-      train_people: whose recordings are trained on; normalisation statistics are theirs.
-      valid_people: whose recordings select the checkpoint.
-      test_people: whose recordings the result is reported on.
-    """
-
-    name: Literal["watch"] = "watch"
-    data_dir: str = ""
-    window_seconds: Positive = 4.0
-    stride_seconds: Positive = 1.0
-    patch_size: Count = 10
-    train_people: People = (1, 2, 3, 4, 5, 6)
-    valid_people: People = (7,)
-    test_people: People = (8, 9, 10)
-
-    def __post_init__(self) -> None:
-        splits = {
-            "train_people": self.train_people,
-            "valid_people": self.valid_people,
-            "test_people": self.test_people,
-        }
-        people = [person for split in splits.values() for person in split]
-        empty = [name for name, split in splits.items() if not split]
-        if empty:
-            raise ValueError(
-                f"empty split: {', '.join(empty)} must name at least one person (1-10)"
-            )
-        repeated = sorted({person for person in people if people.count(person) > 1})
-        if repeated:
-            raise ValueError(
-                f"people {repeated} are in more than one split; a person may be in one only"
-            )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -220,7 +174,7 @@ class ExperimentConfig:
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=WatchData)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -12,6 +12,7 @@ import ml_collections
 import pydantic
 
 from sft_jax.config import ExperimentConfig
+from sft_jax.data_config import DATA_CONFIGS
 
 _ADAPTER = pydantic.TypeAdapter(ExperimentConfig)
 
@@ -79,13 +80,22 @@ def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
-    *parents, last = location = [str(part) for part in problem["loc"]] or [""]
+    location = [str(part) for part in problem["loc"]] or [""]
+    kind: type | None = None
+    if location[0] == "data" and len(location) > 1:
+        # pydantic puts the dataset's name into the location.
+        kind = DATA_CONFIGS[location.pop(1)]
     if problem["type"] == "unexpected_keyword_argument":
-        section: Any = ExperimentConfig()
-        for parent in parents:
+        *parents, last = location
+        section: Any = kind or ExperimentConfig()
+        for parent in parents if kind is None else ():
             section = getattr(section, parent)
         names = [field.name for field in dataclasses.fields(section)]
         return f"  {'.'.join(location)}: unknown key; {_suggest(last, names)}"
+    if problem["type"] == "union_tag_invalid":
+        return f"  data.name: unknown dataset; {_suggest(problem['ctx']['tag'], [*DATA_CONFIGS])}"
+    if problem["type"] == "union_tag_not_found":
+        return f"  data: Input should be an object, got {problem['input']!r}"
     if problem["type"] == "value_error":
         return f"  {'.'.join(location)}: {problem['ctx']['error']}".replace(" : ", " ")
     # pydantic appends the branch of a union to the location: not a key that anyone wrote.

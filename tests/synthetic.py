@@ -8,7 +8,6 @@ import numpy as np
 
 from sft_jax import ModalitySpec
 from sft_jax.config import (
-    DataConfig,
     ExperimentConfig,
     MixupConfig,
     ModelConfig,
@@ -17,6 +16,7 @@ from sft_jax.config import (
 )
 from sft_jax.data import pipeline
 from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
+from sft_jax.data_config import WatchData
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.modules.factory import build_model
 from sft_jax.training import distributed, loop, optim, run_directory
@@ -73,7 +73,7 @@ def dataset(train=50, valid=20, task="single_label"):
 def config(**changes):
     """A tiny experiment; `changes` are given as `section__field=value`, or `seed=value`."""
     sections = {
-        "data": DataConfig(),
+        "data": WatchData(),
         "model": ModelConfig(width=8, num_heads=2, n_pre=0, n_post=1, k=2, dropout=0.1),
         "optim": OptimConfig(lr=1e-2),
         "train": TrainConfig(epochs=2, batch_size=8, log_every_steps=1),

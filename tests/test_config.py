@@ -10,19 +10,19 @@ import pytest
 
 from sft_jax import config_io
 from sft_jax.config import (
-    DataConfig,
     ExperimentConfig,
     MixupConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
 )
+from sft_jax.data_config import WatchData
 
 DEFAULT = ExperimentConfig()
 # Every field differs from its default.
 OTHER = ExperimentConfig(
     seed=7,
-    data=DataConfig(
+    data=WatchData(
         data_dir="somewhere",
         window_seconds=3.5,
         stride_seconds=0.1,
@@ -78,7 +78,7 @@ OTHER = ExperimentConfig(
 def test_the_other_config_differs_in_every_field():
     changed = {line.split(":")[0] for line in config_io.differences(DEFAULT, OTHER)}
     sections = {
-        "data": DataConfig,
+        "data": WatchData,
         "model": ModelConfig,
         "optim": OptimConfig,
         "train": TrainConfig,

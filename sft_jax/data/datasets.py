@@ -1,30 +1,26 @@
 """Datasets: what they hold, and their splits as sequences of standardised examples.
 
-`open_dataset` opens the dataset that a config names. Arrays of your own become a `Dataset`
-without it; `compute_statistics` and `DatasetInfo` are all that is needed:
-
-    info = DatasetInfo(
-        modalities={"audio": ModalitySpec(length=100, features=40)},
-        class_names=("no", "yes"),
-        statistics=compute_statistics(splits["train"]),
-        num_examples={split: len(examples) for split, examples in splits.items()},
-        task="single_label",
-    )
-    dataset = Dataset(info, splits.__getitem__)
+`sft_jax.data.catalog.open_dataset` opens the dataset that a config names, and
+`sft_jax.data.arrays` makes one of arrays of your own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, get_args
 
 import numpy as np
 
-from sft_jax.config import DataConfig
+from sft_jax.data.card import Card
+from sft_jax.data.checks import check_finite, check_label, check_mask, check_shapes
+from sft_jax.data.moments import Moments
 from sft_jax.structs import ModalitySpec, Task
+
+IN_MEMORY_BYTES = 2**30
+"""The most that a split may take to be held in memory."""
 
 
 class Example(TypedDict):
@@ -32,8 +28,8 @@ class Example(TypedDict):
 
     Attributes:
       id: unique within the dataset, and readable.
-      inputs: modality name to `[length, features]` float32.
-      masks: modality name to `[length]` booleans; False marks padding, and a mask that is
+      inputs: modality name to `[*lengths, features]` float32.
+      masks: modality name to `[*lengths]` booleans; False marks padding, and a mask that is
         False throughout an example without that modality.
       label: class index, for the tasks single_label and ordinal; for multi_label `[c]` numbers,
         1 where the example has the label and 0 where not; for regression the `[c]` numbers
@@ -111,6 +107,12 @@ class DatasetInfo:
         if self.task not in get_args(Task):
             raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
 
+    @property
+    def example_bytes(self) -> int:
+        """What the inputs and masks of one example take in memory."""
+        shapes = [spec.shape for spec in self.modalities.values()]
+        return sum(4 * math.prod(shape) + math.prod(shape[:-1]) for shape in shapes)
+
     def check_task(self, task: Task) -> None:
         """Raises ValueError unless a model of this task can learn the labels.
 
@@ -144,26 +146,38 @@ class DatasetInfo:
 
 
 class Dataset:
-    """Splits of standardised examples, each held in memory from its first use.
+    """Splits of standardised examples of equal shapes.
 
     Attributes:
       info: what the dataset holds.
+      card: what was found in its files, if it was read from files.
     """
 
-    def __init__(self, info: DatasetInfo, read: Callable[[str], Sequence[Example]]) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        read: Callable[[str], Sequence[Mapping[str, Any]]],
+        card: Card | None = None,
+    ) -> None:
         """Makes a dataset without reading it.
 
         Args:
           info: what the dataset holds, and what it is standardised by.
-          read: gives the examples of a split, not standardised; called once per split.
+          read: gives the examples of a split, not standardised; called once per split. They
+            may be shorter than `info` says and lack modalities, as
+            `sft_jax.data.records.Record`s do, or have `masks`, as `Example`s do.
+          card: of the files.
         """
         self.info = info
+        self.card = card
         self._read = read
-        self._sources: dict[str, tuple[Example, ...]] = {}
+        self._sources: dict[str, Sequence[Example]] = {}
 
     def source(self, split: str) -> Sequence[Example]:
-        """The examples of a split; reads, checks and standardises them on first use.
+        """The examples of a split, padded and standardised.
 
+        A split that takes up to `IN_MEMORY_BYTES` is read, checked and held in memory on its
+        first use; the examples of a larger one are made anew whenever they are asked for.
         Inputs are 0 where the mask is False, whatever stood there before.
 
         Raises:
@@ -173,66 +187,47 @@ class Dataset:
         if split not in self.info.num_examples:
             raise ValueError(f"no split {split!r}: there are {', '.join(self.info.num_examples)}")
         if split not in self._sources:
-            examples = self._read(split)
+            examples = _Prepared(self.info, self._read(split))
             if not examples:
                 raise ValueError(f"split {split!r} has no examples")
-            self._sources[split] = tuple(self._prepared(example) for example in examples)
+            fits = len(examples) * self.info.example_bytes <= IN_MEMORY_BYTES
+            self._sources[split] = tuple(examples) if fits else examples
         return self._sources[split]
 
-    def _prepared(self, example: Example) -> Example:
-        _check_label(example, self.info)
-        _check_shapes(example, self.info)
-        _check_values(example)
-        inputs = {
-            name: np.where(
-                example["masks"][name][:, None], of.apply(example["inputs"][name]), np.float32(0)
-            )
-            for name, of in self.info.statistics.items()
-        }
-        return {**example, "inputs": inputs}
+
+class _Prepared(Sequence[Example]):
+    """Examples that are padded and standardised when they are asked for."""
+
+    def __init__(self, info: DatasetInfo, examples: Sequence[Mapping[str, Any]]) -> None:
+        self._info, self._examples = info, examples
+        self._shapes = {name: spec.shape for name, spec in info.modalities.items()}
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, position: Any) -> Any:
+        given = self._examples[position]
+        identity = given["id"]
+        check_label(identity, given["label"], self._info.task, self._info.class_names)
+        check_shapes(identity, given["inputs"], self._shapes)
+        prepared = Example(id=identity, inputs={}, masks={}, label=given["label"])
+        for name, shape in self._shapes.items():
+            values = np.zeros(shape, np.float32)
+            mask = np.zeros(shape[:-1], bool)
+            if name in given["inputs"]:
+                raw = given["inputs"][name]
+                real = given["masks"][name] if "masks" in given else np.ones(raw.shape[:-1], bool)
+                check_mask(identity, name, real, raw)
+                check_finite(identity, name, raw, real)
+                within = tuple(slice(length) for length in raw.shape[:-1])
+                standardised = self._info.statistics[name].apply(raw)
+                values[within] = np.where(real[..., None], standardised, np.float32(0))
+                mask[within] = real
+            prepared["inputs"][name], prepared["masks"][name] = values, mask
+        return prepared
 
 
-def _check_label(example: Example, info: DatasetInfo) -> None:
-    label, count = np.asarray(example["label"]), len(info.class_names)
-    if info.task in ("single_label", "ordinal"):
-        allowed = f"one of the {count} classes"
-        good = label.shape == () and label.dtype.kind in "iu" and int(label) in range(count)
-    elif label.shape != (count,) or label.dtype.kind not in "biuf":
-        allowed, good = f"an array of {count} numbers", False
-    elif info.task == "multi_label":
-        allowed, good = "made of 0 and 1", bool(np.isin(label, (0, 1)).all())
-    else:
-        allowed, good = "finite", bool(np.isfinite(label).all())
-    if not good:
-        raise ValueError(f"example {example['id']!r}: label {label.tolist()} is not {allowed}")
-
-
-def _check_shapes(example: Example, info: DatasetInfo) -> None:
-    expected = {name: (spec.length, spec.features) for name, spec in info.modalities.items()}
-    inputs = {name: np.shape(values) for name, values in example["inputs"].items()}
-    masks = {name: np.shape(mask) for name, mask in example["masks"].items()}
-    if inputs != expected:
-        raise ValueError(f"example {example['id']!r}: inputs of {inputs}, expected {expected}")
-    if masks != {name: shape[:1] for name, shape in expected.items()}:
-        raise ValueError(f"example {example['id']!r}: masks of {masks} for inputs of {inputs}")
-
-
-def _check_values(example: Example) -> None:
-    for name, values in example["inputs"].items():
-        mask = example["masks"][name]
-        if mask.dtype != bool:
-            raise ValueError(
-                f"example {example['id']!r}: mask of {name} is {mask.dtype}, expected bool"
-            )
-        bad = mask & ~np.isfinite(values).all(axis=-1)
-        if bad.any():
-            step = int(bad.argmax())
-            raise ValueError(
-                f"example {example['id']!r}: {name} is not finite at step {step}: {values[step]}"
-            )
-
-
-def compute_statistics(examples: Sequence[Example]) -> dict[str, Standardisation]:
+def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
     """Mean and standard deviation of every feature over the real steps of all examples.
 
     Sums are kept in float64. A feature that never changes gets a deviation of 1.
@@ -243,69 +238,31 @@ def compute_statistics(examples: Sequence[Example]) -> dict[str, Standardisation
     Raises:
       ValueError: if a number is not finite, or a modality has no real step at all.
     """
+    total: dict[str, Moments] = {}
     for example in examples:
-        _check_values(example)
-    return {name: _modality_statistics(name, examples) for name in examples[0]["inputs"]}
+        for name, values in example["inputs"].items():
+            real = np.ones(values.shape[:-1], bool)
+            if "masks" in example:
+                real = example["masks"][name]
+            check_finite(example["id"], name, values, real)
+            moments = Moments.of(values[real])
+            total[name] = total[name] + moments if name in total else moments
+    return standardisations(total)
 
 
-def _modality_statistics(name: str, examples: Sequence[Example]) -> Standardisation:
-    real = [example["inputs"][name][example["masks"][name]] for example in examples]
-    steps = np.concatenate(real).astype(np.float64)
-    if not len(steps):
-        raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
-    mean, std = steps.mean(axis=0), steps.std(axis=0)
-    constant = std <= np.finfo(np.float32).eps * np.abs(mean)
-    std = np.where(constant, 1.0, std)
-    return Standardisation(
-        mean=tuple(mean.astype(np.float32).tolist()), std=tuple(std.astype(np.float32).tolist())
-    )
-
-
-def open_dataset(
-    config: DataConfig, statistics: Mapping[str, Standardisation] | None = None
-) -> Dataset:
-    """Opens the dataset that a config names, with splits `train`, `valid` and `test`.
-
-    The first time, the data is prepared in `config.data_dir`.
-
-    Args:
-      config: which data, and who is in which split.
-      statistics: what to standardise by; by default what the training people's data gives.
-        An evaluation passes those that were saved with its run.
+def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisation]:
+    """What modalities are standardised by, from the moments of their features.
 
     Raises:
-      ValueError: if the windows do not fit the recordings, or a patch does not fit a window,
-        or a split is empty, or the statistics are not those of the modalities.
-      OSError: if the data is not there and `config.data_dir` cannot be written to.
-      ModuleNotFoundError: if the package with the recordings is not installed.
+      ValueError: if a modality has no step at all.
     """
-    from sft_jax.data import recordings, watch  # Deferred: TFDS takes a second to import.
-
-    spec = ModalitySpec(
-        length=watch.whole_samples("window_seconds", config.window_seconds),
-        features=3,
-        patch_size=config.patch_size,
-    )
-    people = {
-        "train": config.train_people,
-        "valid": config.valid_people,
-        "test": config.test_people,
+    for name, of in moments.items():
+        if not of.count:
+            raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
+    return {
+        name: Standardisation(
+            mean=tuple(of.mean.astype(np.float32).tolist()),
+            std=tuple(of.std.astype(np.float32).tolist()),
+        )
+        for name, of in moments.items()
     }
-    builder = watch.prepare(config.window_seconds, config.stride_seconds, config.data_dir)
-    num_examples = {split: watch.count_examples(builder, of) for split, of in people.items()}
-    for split, count in num_examples.items():
-        if not count:
-            raise ValueError(f"split {split!r} has no examples: its people are {people[split]}")
-
-    # The latest split is kept, so that the one that gave the statistics is not decoded twice.
-    @functools.lru_cache(maxsize=1)
-    def read(split: str) -> list[Example]:
-        return watch.read_examples(builder, people[split])
-
-    info = DatasetInfo(
-        modalities={name: spec for name in recordings.MODALITIES},
-        class_names=recordings.EXERCISES,
-        statistics=compute_statistics(read("train")) if statistics is None else dict(statistics),
-        num_examples=num_examples,
-    )
-    return Dataset(info, read)

@@ -10,7 +10,8 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from sft_jax.data.datasets import Dataset, DatasetInfo, open_dataset
+from sft_jax.data.catalog import open_dataset
+from sft_jax.data.datasets import Dataset, DatasetInfo
 from sft_jax.evaluation import report, subsets
 from sft_jax.evaluation.evaluator import Evaluator, Predictions
 from sft_jax.evaluation.metrics import task_metrics

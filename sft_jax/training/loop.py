@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -116,7 +118,9 @@ def fit(
     if first > 1:
         reporter.say(f"going on from step {first - 1} of {plan.total_steps}")
 
-    def evaluate_and_save(number: int, train_state: state.TrainState) -> state.TrainState:
+    def evaluate_and_save(
+        number: int, train_state: state.TrainState, wait: float
+    ) -> state.TrainState:
         values = dict(validate(train_state.eval_params))
         if config.optim.schedule == "plateau" and math.isfinite(values["loss"]):
             _, seen = observe(train_state.plateau, value=np.float32(values["loss"]))
@@ -137,14 +141,17 @@ def fit(
         reporter.say(
             f"epoch {number / plan.steps_per_epoch:5.1f}  step {number:6d}  "
             + "  ".join(f"valid {name} {value:.4g}" for name, value in values.items())
+            + f"  {wait:.1%} waiting for input"
             + ("  (best so far)" if improved else "")
         )
         return train_state
 
     pending: _Pending | None = None
+    clock = _Clock()
     try:
         for number in range(first, plan.total_steps + 1):
-            batch, ids = next(batches)
+            with clock.waiting():
+                batch, ids = next(batches)
             train_state, metrics = train_step(train_state, distributed.put_batch(batch, mesh))
             # The step before is looked at while this one is computed.
             if pending:
@@ -157,10 +164,13 @@ def fit(
                 pending.check()
             if log:
                 rate = float(schedule(number - 1)) * float(train_state.plateau.scale)
-                reporter.scalars(number, pending.scalars(rate, SCORE_NAMES[config.model.task]))
-                reporter.note(f"loss {float(metrics.loss):.3f}")
+                scalars = pending.scalars(rate, SCORE_NAMES[config.model.task])
+                wait = clock.share()
+                reporter.scalars(number, {**scalars, "train/input_wait": wait})
+                reporter.note(f"loss {float(metrics.loss):.3f}, {wait:.1%} waiting for input")
             if evaluate:
-                train_state = evaluate_and_save(number, train_state)
+                train_state = evaluate_and_save(number, train_state, clock.share())
+                clock.restart()
         checkpoints.wait()
     finally:
         reporter.close()
@@ -186,6 +196,28 @@ class Plan:
         ends = range(every, config.train.epochs + 1, every)
         evaluate_at = frozenset({math.ceil(e * per_epoch) for e in ends} | {total})
         return cls(per_epoch, total, evaluate_at, math.ceil(config.mixup.warmup_epochs * per_epoch))
+
+
+class _Clock:
+    """Which share of the time of training steps goes by waiting for input."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what has been until now."""
+        self._start, self._waited = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done within is waiting."""
+        begin = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begin
+
+    def share(self) -> float:
+        """The share since the last restart."""
+        return self._waited / (time.perf_counter() - self._start)
 
 
 @dataclasses.dataclass

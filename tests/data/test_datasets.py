@@ -7,26 +7,26 @@ import sys
 import numpy as np
 import pytest
 
-from sft_jax.config import DataConfig
-from sft_jax.data import watch
+from sft_jax.data import builder, catalog, datasets
+from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import (
     Dataset,
     DatasetInfo,
     Standardisation,
     compute_statistics,
-    open_dataset,
 )
+from sft_jax.data_config import WatchData
 from sft_jax.structs import ModalitySpec
 
 
 @pytest.fixture
 def config(data_dir):
-    return DataConfig(data_dir=data_dir)
+    return WatchData(data_dir=data_dir)
 
 
 @pytest.fixture(scope="module")
 def dataset(data_dir):
-    return open_dataset(DataConfig(data_dir=data_dir))
+    return open_dataset(WatchData(data_dir=data_dir))
 
 
 def _example(number, length=6, real=4, label=0):
@@ -79,59 +79,73 @@ def test_training_inputs_are_standardised(dataset):
         np.testing.assert_allclose(steps.std(0, dtype=np.float64), 1, atol=1e-5)
 
 
-def test_statistics_are_of_the_training_people_alone(config, dataset, monkeypatch):
-    read = watch.read_examples
-
-    def spoilt(builder, people):
-        examples = read(builder, people)
-        if set(people) & {7, 8, 9, 10}:
-            for example in examples:
-                example["inputs"] = {k: v + 1000 for k, v in example["inputs"].items()}
-        return examples
-
-    expected = dataset.info.statistics
-    monkeypatch.setattr(watch, "read_examples", spoilt)
-    again = open_dataset(config)
-    assert again.source("test")[0]["inputs"]["gyroscope"].min() > 100  # It was spoilt.
-    assert again.info.statistics == expected
+def test_statistics_are_of_the_training_people_alone(config, dataset):
+    steps = {name: [] for name in dataset.info.modalities}
+    for record in builder.PreparedSplit(
+        catalog.prepare_dataset(config), [f"person_{person:02d}" for person in range(1, 7)]
+    ):
+        for name, values in record["inputs"].items():
+            steps[name].append(values)
+    for name, of in steps.items():
+        values = np.concatenate(of).astype(np.float64)
+        found = dataset.info.statistics[name]
+        np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(found.std, values.std(0), rtol=1e-6)
     others = dataclasses.replace(config, train_people=(1, 2))
-    assert open_dataset(others).info.statistics != expected
+    assert open_dataset(others).info.statistics != dataset.info.statistics
 
 
-def test_given_statistics_are_used_and_nothing_else_read(config, monkeypatch):
-    read, calls = watch.read_examples, []
+@pytest.fixture
+def reads(monkeypatch):
+    """Which splits are decoded."""
+    calls, read = [], builder.PreparedSplit.__init__
     monkeypatch.setattr(
-        watch,
-        "read_examples",
-        lambda builder, people: calls.append(people) or read(builder, people),
+        builder.PreparedSplit,
+        "__init__",
+        lambda self, of, splits: calls.append(list(splits)) or read(self, of, splits),
     )
-    raw = read(watch.prepare(4.0, 1.0, config.data_dir), [7])[0]
+    return calls
+
+
+def test_given_statistics_are_used(config, reads):
+    raw = builder.PreparedSplit(catalog.prepare_dataset(config), ["person_07"])[0]
     given = {
         name: Standardisation(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
         for name in ("accelerometer", "gyroscope")
     }
+    reads.clear()
     dataset = open_dataset(config, given)
     example = dataset.source("valid")[0]
     dataset.source("valid")
-    assert calls == [(7,)]
+    assert reads == [["person_07"]]
     assert dataset.info.statistics == given
     for name, values in raw["inputs"].items():
         expected = (values - np.float32([1, 2, 3])) / np.float32([2, 4, 8])
         np.testing.assert_array_equal(example["inputs"][name], expected)
 
 
-def test_the_training_split_is_decoded_once(config, monkeypatch):
-    read, calls = watch.read_examples, []
-    monkeypatch.setattr(
-        watch,
-        "read_examples",
-        lambda builder, people: calls.append(people) or read(builder, people),
-    )
+def test_a_split_is_decoded_once(config, reads):
     dataset = open_dataset(config)
-    dataset.source("train")
+    assert reads == []  # What it is standardised by has been computed in preparing it.
     dataset.source("valid")
-    dataset.source("train")
-    assert calls == [config.train_people, config.valid_people]
+    dataset.source("valid")
+    assert reads == [["person_07"]]
+
+
+def test_a_split_that_does_not_fit_into_memory_is_decoded_as_it_is_used(config, monkeypatch):
+    held = open_dataset(config).source("valid")
+    assert isinstance(held, tuple)
+    monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 1000)
+    source = open_dataset(config).source("valid")
+    assert not isinstance(source, tuple)
+    assert len(source) == len(held)
+    for position in (0, 100, len(held) - 1):
+        again = source[position]
+        assert again["id"] == held[position]["id"]
+        assert again["label"] == held[position]["label"]
+        for name, values in held[position]["inputs"].items():
+            np.testing.assert_array_equal(again["inputs"][name], values)
+            np.testing.assert_array_equal(again["masks"][name], held[position]["masks"][name])
 
 
 def test_info_survives_json_exactly(dataset):
@@ -192,25 +206,9 @@ def test_a_number_that_is_not_finite_is_named(value):
             load()
 
 
-def test_a_bad_number_in_the_data_is_named(config, monkeypatch):
-    read = watch.read_examples
-
-    def spoilt(builder, people):
-        examples = read(builder, people)
-        values = examples[5]["inputs"]["gyroscope"].copy()
-        values[17, 1] = np.nan
-        examples[5]["inputs"]["gyroscope"] = values
-        return examples
-
-    monkeypatch.setattr(watch, "read_examples", spoilt)
-    message = r"'person01/right/TRAP/@250': gyroscope is not finite at step 17"
-    with pytest.raises(ValueError, match=message):
-        open_dataset(config)
-
-
 def test_an_empty_split_is_named(config):
-    object.__setattr__(config, "valid_people", ())  # DataConfig itself would refuse.
-    with pytest.raises(ValueError, match=r"split 'valid' has no examples: its people are \(\)"):
+    object.__setattr__(config, "valid_people", ())  # WatchData itself would refuse.
+    with pytest.raises(ValueError, match=r"split 'valid' has no examples: it is made of \[\]"):
         open_dataset(config)
     with pytest.raises(ValueError, match="split 'train' has no examples"):
         _dataset([]).source("train")
@@ -222,19 +220,33 @@ def test_an_unknown_split_is_named(dataset):
 
 
 def test_shapes_and_labels_must_be_those_of_the_info():
-    bad_length, bad_mask, bad_label, bad_type = (_example(n) for n in range(4))
-    bad_length["inputs"]["a"] = np.zeros((7, 2), np.float32)
+    too_long, other_features, bad_mask, bad_label, bad_type, other = (_example(n) for n in range(6))
+    too_long["inputs"]["a"] = np.zeros((7, 2), np.float32)
+    other_features["inputs"]["a"] = np.zeros((6, 3), np.float32)
     bad_mask["masks"]["a"] = np.ones(5, bool)
     bad_label["label"] = 2
     bad_type["masks"]["a"] = np.ones(6, np.int32)
+    other["inputs"]["b"] = np.zeros((6, 2), np.float32)
     for example, message in (
-        (bad_length, "'no0': inputs of"),
-        (bad_mask, "'no1': masks of"),
-        (bad_label, "'no2': label 2 is not one of the 2"),
-        (bad_type, "'no3': mask of a is int32"),
+        (too_long, r"'no0': a is of shape \[7, 2\], expected \[up to 6, 2\]"),
+        (other_features, r"'no1': a is of shape \[6, 3\], expected \[up to 6, 2\]"),
+        (bad_mask, r"'no2': mask of a is of shape \[5\], expected \[6\]"),
+        (bad_label, "'no3': label 2 is not one of the 2"),
+        (bad_type, "'no4': mask of a is int32"),
+        (other, r"'no5': unknown modality 'b', known are \['a'\]"),
     ):
         with pytest.raises(ValueError, match=message):
             _dataset([example]).source("train")
+
+
+def test_a_short_example_is_padded_and_a_missing_modality_masked():
+    short = {"id": "short", "inputs": {"a": np.ones((2, 2), np.float32)}, "label": 0}
+    without = {"id": "without", "inputs": {}, "label": 1}
+    prepared, absent = _dataset([short, without]).source("train")
+    np.testing.assert_array_equal(prepared["inputs"]["a"], [[1, 1]] * 2 + [[0, 0]] * 4)
+    np.testing.assert_array_equal(prepared["masks"]["a"], [True] * 2 + [False] * 4)
+    np.testing.assert_array_equal(absent["inputs"]["a"], np.zeros((6, 2)))
+    assert not absent["masks"]["a"].any()
 
 
 @pytest.mark.parametrize(

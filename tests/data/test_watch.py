@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 from absl import logging
 
-from sft_jax.data import recordings, watch
+from sft_jax.data import builder, recordings, watch
 
 SIDE_NAMES = {0.0: "left", 1.0: "right"}
 
 
-def _read(data_dir, *people, window=4.0, stride=1.0):
-    return watch.read_examples(watch.prepare(window, stride, data_dir), people)
+def _prepare(data_dir, window=4.0, stride=1.0):
+    return builder.prepare(watch.Watch, watch.raw_config(window, stride), data_dir)
+
+
+def _read(data_dir, *people, **windows):
+    splits = [watch.split_name(person) for person in people]
+    return list(builder.PreparedSplit(_prepare(data_dir, **windows), splits))
 
 
 @pytest.mark.parametrize("person", [1, 3, 10])
@@ -38,7 +43,6 @@ def test_windows_are_those_cut_by_hand(raw, data_dir, person):
         np.testing.assert_array_equal(example["inputs"]["accelerometer"], values[:, :3])
         np.testing.assert_array_equal(example["inputs"]["gyroscope"], values[:, 3:])
         assert example["label"] == label
-        assert all(mask.all() and mask.shape == (200,) for mask in example["masks"].values())
 
 
 def test_neighbouring_windows_overlap_by_three_seconds(data_dir):
@@ -61,9 +65,7 @@ def test_every_person_has_a_split_of_their_own(raw, data_dir):
 def test_names_are_those_of_the_file(raw, data_dir):
     assert list(recordings.EXERCISES) == raw["y_labels"]
     assert raw["X_labels"] == ["ax", "ay", "az", "wx", "wy", "wz"]
-    features = watch.prepare(4.0, 1.0, data_dir).info.features
-    assert tuple(features["label"].names) == recordings.EXERCISES
-    assert tuple(features["side"].names) == recordings.SIDES
+    assert builder.read_card(_prepare(data_dir)).class_names == recordings.EXERCISES
 
 
 def test_people_are_read_in_the_order_given(data_dir):
@@ -85,18 +87,18 @@ def test_other_windows_are_kept_apart(data_dir, tmp_path):
 
 def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    builder = watch.prepare(4.0, 20.0, "~/data")
-    assert builder.data_path.is_relative_to(tmp_path / "data")
+    prepared = _prepare("~/data", stride=20.0)
+    assert prepared.data_path.is_relative_to(tmp_path / "data")
 
 
 def test_data_is_prepared_once(data_dir, monkeypatch):
     monkeypatch.setattr(watch.Watch, "download_and_prepare", None)
-    watch.prepare(4.0, 1.0, data_dir)
+    _prepare(data_dir, stride=1.0)
 
 
 def test_preparing_prints_nothing(tmp_path, capfd):
     verbosity = logging.get_verbosity()
-    watch.prepare(4.0, 15.0, str(tmp_path))
+    _prepare(str(tmp_path), stride=15.0)
     assert capfd.readouterr() == ("", "")
     assert logging.get_verbosity() == verbosity
 
@@ -104,27 +106,27 @@ def test_preparing_prints_nothing(tmp_path, capfd):
 @pytest.mark.parametrize(("window", "stride"), [(4.03, 1.0), (4.0, 0.01), (4.0, 0.0)])
 def test_durations_must_be_whole_samples(tmp_path, window, stride):
     with pytest.raises(ValueError, match=r"(window|stride)_seconds=.* whole number of samples"):
-        watch.prepare(window, stride, str(tmp_path))
+        _prepare(str(tmp_path), window, stride)
 
 
 def test_a_window_longer_than_the_recordings(tmp_path):
     with pytest.raises(ValueError, match=r"longer than every recording of people \[.*at most \d"):
-        watch.prepare(45.0, 1.0, str(tmp_path))
-    assert not list(tmp_path.rglob("1.0.0"))
+        _prepare(str(tmp_path), 45.0)
+    assert not list(tmp_path.rglob("1.1.0"))
 
 
 def test_an_unwritable_data_dir_is_named(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
     with pytest.raises(OSError, match=r"cannot write to data_dir='.*/file'"):
-        watch.prepare(4.0, 1.0, str(blocked))
+        _prepare(str(blocked), stride=1.0)
 
 
 def test_prepared_data_needs_no_write_access_nor_package(data_dir, monkeypatch):
     def fail(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(watch, "_require_writable", fail)
+    monkeypatch.setattr(builder, "require_writable", fail)
     monkeypatch.setattr(watch, "read_recordings", fail)
     assert len(_read(data_dir, 4)) == 267
 
@@ -162,26 +164,26 @@ def test_an_unknown_file_is_not_unpickled(tmp_path, monkeypatch):
 def test_a_killed_preparation_is_done_again(tmp_path):
     program = """
 import os, sys
-from sft_jax.data import recordings, watch
+from sft_jax.data import builder, watch
 
-whole = watch.Watch._example
-def killed_at_person_5(self, recording, start):
+whole = watch._record
+def killed_at_person_5(recording, start, window):
     if recording.person == 5:
         os._exit(9)
-    return whole(self, recording, start)
+    return whole(recording, start, window)
 
-watch.Watch._example = killed_at_person_5
-watch.prepare(4.0, 10.0, sys.argv[1])
+watch._record = killed_at_person_5
+builder.prepare(watch.Watch, watch.raw_config(4.0, 10.0), sys.argv[1])
 """
     root = pathlib.Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root)
     assert killed.returncode == 9
     assert list(tmp_path.rglob("*person_04*"))  # It had got somewhere.
-    assert not list(tmp_path.rglob("1.0.0"))
-    builder = watch.prepare(4.0, 10.0, str(tmp_path))
-    assert watch.count_examples(builder, recordings.PEOPLE) == sum(
-        len(watch.read_examples(builder, [person])) for person in recordings.PEOPLE
-    )
+    assert not list(tmp_path.rglob("1.1.0"))
+    card = builder.read_card(_prepare(str(tmp_path), stride=10.0))
+    for person in recordings.PEOPLE:
+        split = watch.split_name(person)
+        assert card.splits[split].n_examples == len(_read(str(tmp_path), person, stride=10.0))
 
 
 def test_another_process_may_finish_first(tmp_path, monkeypatch):
@@ -201,11 +203,11 @@ def test_a_full_disk_is_not_hidden(tmp_path, monkeypatch):
 
     monkeypatch.setattr(watch.Watch, "download_and_prepare", full)
     with pytest.raises(OSError, match="No space left"):
-        watch.prepare(4.0, 1.0, str(tmp_path))
+        _prepare(str(tmp_path), stride=1.0)
 
 
 def test_damaged_data_is_reported(tmp_path):
-    builder = watch.prepare(4.0, 20.0, str(tmp_path))
-    (builder.data_path / "dataset_info.json").unlink()
+    prepared = _prepare(str(tmp_path), stride=20.0)
+    (prepared.data_path / "dataset_info.json").unlink()
     with pytest.raises(ValueError, match="damaged; remove it"):
-        watch.prepare(4.0, 20.0, str(tmp_path))
+        _prepare(str(tmp_path), stride=20.0)

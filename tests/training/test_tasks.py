@@ -42,6 +42,7 @@ def test_a_task_is_learnt_saved_and_evaluated(tmp_path, monkeypatch, task):
     score = "mae" if task == "regression" else "accuracy"
     assert {name for line in lines for name in line} == {
         "step", "train/loss", f"train/{score}", "train/gradient_norm", "train/learning_rate",
+        "train/input_wait",
         "valid/loss", f"valid/{score}",
     }  # fmt: skip
 

@@ -1,0 +1,19 @@
+"""AV-MNIST: digits handwritten and spoken, both made hard to read."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.common import small_experiment
+from sft_jax.data_config import AvMnistData
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """A small model on 8,000 of the 55,000 pairs.
+
+    Args:
+      arg: the arguments of every model (`configs.common.small_experiment`), `train_pairs`, and
+        `blanked_share`, of the patches of each image; such as `blanked_share=0.75,k=16`.
+    """
+    data = AvMnistData(train_pairs=8000, valid_pairs=2000)
+    return small_experiment(arg, data, train_pairs=8000, blanked_share=0.0)

@@ -1,0 +1,24 @@
+"""CMU-MOSEI: sentiment of utterances from video, audio and words."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.common import paper_experiment
+from sft_jax.data_config import SentimentData
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The settings of Ding et al. 2021, or with `size=laptop` a smaller model for a quick run.
+
+    Args:
+      arg: the arguments of every model (`configs.common.paper_experiment`), and `variant`, which
+        file is read; such as `variant=mult_aligned,size=laptop`.
+    """
+    return paper_experiment(
+        arg,
+        SentimentData(name="mosei"),
+        k={"vision": 7, "audio": 7, "text": 1},
+        lr=1e-4,
+        variant="mult_noalign",
+    )

@@ -1,0 +1,17 @@
+"""Your own data: a folder of .npz files with a manifest."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.common import small_experiment
+from sft_jax.data_config import FolderData
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """A small model; `--config.data.manual_dir=FOLDER` says where the data is.
+
+    Args:
+      arg: the arguments of every model (`configs.common.small_experiment`).
+    """
+    return small_experiment(arg, FolderData())

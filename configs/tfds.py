@@ -1,0 +1,17 @@
+"""Your own data: any dataset of TensorFlow Datasets that is prepared as array_record."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.common import small_experiment
+from sft_jax.data_config import TfdsData
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """A small model; `--config.data.builder=NAME` and `--config.data.modalities=(...)` say of what.
+
+    Args:
+      arg: the arguments of every model (`configs.common.small_experiment`).
+    """
+    return small_experiment(arg, TfdsData())

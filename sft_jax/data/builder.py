@@ -1,0 +1,258 @@
+"""From raw files to prepared data: a TFDS builder of ragged examples with a data card.
+
+TFDS writes to a directory of another name and renames it at the end, so prepared data is whole
+or not there; the card travels in its metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import absl.logging
+import numpy as np
+import tensorflow_datasets as tfds
+
+from sft_jax.data.card import CLASSES, Card, clean_records
+from sft_jax.data.records import RawData, Record
+from sft_jax.structs import NotFinite, Task
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(eq=False)
+class RawConfig(tfds.core.BuilderConfig):
+    """What to read and how to treat it.
+
+    Attributes:
+      read: gives the raw data, from the folder of the raw files.
+      ranks: modality name to the number of axes of `[length, ..., features]`.
+      integers: the modalities that are stored as uint8; the others as float32.
+      task: what the labels are.
+      policy: what is done with numbers that are not finite.
+      needs_files: whether there is a folder of raw files.
+    """
+
+    read: Callable[[Path], RawData] | None = None
+    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    integers: Sequence[str] = ()
+    task: Task = "single_label"
+    policy: NotFinite = "error"
+    needs_files: bool = True
+
+    def dtype(self, modality: str) -> type[np.generic]:
+        """What the numbers of a modality are stored as."""
+        return np.uint8 if modality in self.integers else np.float32
+
+
+class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Stores what a reader gives, one split for each of its own, in its order.
+
+    An example has `id`, `label` and one tensor `[length, ..., features]` for each modality,
+    of length 0 where the example lacks it.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (TFDS reads a plain dict)
+
+    def _info(self) -> Any:
+        config = self.builder_config
+        one_class = config.task in CLASSES
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "label": tfds.features.Scalar(np.int64)
+                    if one_class
+                    else tfds.features.Tensor(shape=(None,), dtype=np.float32),
+                    **{
+                        name: tfds.features.Tensor(
+                            shape=(None,) * rank,
+                            dtype=config.dtype(name),
+                            encoding="bytes",
+                        )
+                        for name, rank in config.ranks.items()
+                    },
+                }
+            ),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+        config = self.builder_config
+        raw = config.read(Path(dl_manager.manual_dir) if config.needs_files else Path())
+        card = Card.begin(self.name, raw, config.policy)
+        return {split: self._generate_examples(raw, card, split) for split in raw.num_examples}
+
+    def _generate_examples(
+        self, raw: RawData, card: Card, split: str
+    ) -> Iterator[tuple[int, dict]]:
+        absent = {name: (0,) * (len(of) - 1) + of[-1:] for name, of in card.shapes.items()}
+        for key, record in enumerate(clean_records(raw, card, split)):
+            inputs = {
+                name: np.asarray(
+                    record["inputs"].get(name, np.zeros(shape)), self.builder_config.dtype(name)
+                )
+                for name, shape in absent.items()
+            }
+            label = record["label"]
+            if card.task not in CLASSES:
+                label = np.asarray(label, np.float32)
+            yield key, {"id": record["id"], "label": label, **inputs}
+        self.info.metadata["card"] = card.to_json()
+
+
+Builder = TypeVar("Builder", bound=RawBuilder)
+
+
+def prepare(kind: type[Builder], config: RawConfig, data_dir: str, manual_dir: str = "") -> Builder:
+    """Prepares a dataset on disk, unless that has been done before.
+
+    A preparation that was killed is simply done again, and several processes may prepare at
+    once: the first to finish wins.
+
+    Args:
+      kind: the builder's class.
+      config: what it reads.
+      data_dir: where prepared data is kept; empty for the default of TFDS.
+      manual_dir: where the raw files are; empty for `downloads/manual` in `data_dir`.
+
+    Returns:
+      A builder whose `as_data_source` is ready to be read.
+
+    Raises:
+      OSError: if `data_dir` cannot be written to, or there is no `manual_dir`.
+      ValueError: what the reader raises; if what has been prepared is damaged, or was
+        prepared from files of other sizes than those that are in `manual_dir` now.
+      ModuleNotFoundError: what the reader raises.
+    """
+    builder = open_builder(kind, config, data_dir)
+    if builder.data_path.exists():
+        _check_same_files(builder, manual_dir)
+        return builder
+    require_writable(builder.data_path.parent, data_dir)
+    options = {}
+    if config.needs_files:
+        folder = Path(os.path.expanduser(manual_dir) or _manual_dir(builder))
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"no folder {folder} with the raw files of {builder.name}; name it with"
+                f" --config.data.manual_dir. {type(builder).MANUAL_DOWNLOAD_INSTRUCTIONS or ''}"
+            )
+        options = {"download_config": tfds.download.DownloadConfig(manual_dir=folder)}
+    _LOGGER.info("preparing %s in %s (once)", builder.name, builder.data_dir)
+    try:
+        with quiet():
+            builder.download_and_prepare(file_format="array_record", **options)
+    except OSError:
+        # Renaming fails if another process has finished in the meantime.
+        if not builder.data_path.exists():
+            raise
+        _LOGGER.info("another process has prepared %s", builder.data_dir)
+    return open_builder(kind, config, data_dir)
+
+
+def open_builder(kind: type[Builder], config: RawConfig, data_dir: str) -> Builder:
+    """Makes a builder; one that knows its examples if they have been prepared.
+
+    Raises:
+      ValueError: if what has been prepared is damaged.
+    """
+    with quiet():
+        builder = kind(config=config, data_dir=os.path.expanduser(data_dir) or None)
+        if builder.data_path.exists() and not builder.is_prepared():
+            raise ValueError(f"the prepared data in {builder.data_dir} is damaged; remove it")
+    return builder
+
+
+def read_card(builder: RawBuilder) -> Card:
+    """The card of prepared data.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    try:
+        return Card.from_json(builder.info.metadata["card"])
+    except KeyError:
+        raise ValueError(
+            f"the prepared data in {builder.data_dir} has no data card; remove it"
+        ) from None
+
+
+class PreparedSplit(Sequence[Record]):
+    """The examples of some splits of prepared data, decoded when they are asked for."""
+
+    def __init__(self, builder: RawBuilder, splits: Sequence[str]) -> None:
+        """Opens the splits, in the order given."""
+        self._source = builder.as_data_source("+".join(splits))
+        self._modalities = tuple(builder.builder_config.ranks)
+        self._one_class = builder.builder_config.task in CLASSES
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, position: Any) -> Any:
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        example = self._source[position]
+        inputs = {name: example[name] for name in self._modalities}
+        return Record(
+            id=example["id"].decode(),
+            inputs={name: values for name, values in inputs.items() if len(values)},
+            label=int(example["label"]) if self._one_class else example["label"],
+        )
+
+
+def require_writable(directory: Path, data_dir: str) -> None:
+    """Raises OSError unless something can be written to a directory, which it makes."""
+    probe = directory / f"probe_{uuid.uuid4().hex}"
+    try:
+        probe.mkdir(parents=True)
+        probe.rmdir()
+    except OSError as error:
+        raise OSError(
+            f"cannot write to data_dir={data_dir!r} ({directory}): {error}; "
+            "choose another with --config.data.data_dir or TFDS_DATA_DIR"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Holds back what TFDS prints: talk of downloads, progress bars, a line for each file."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    tfds.display_progress_bar(False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.display_progress_bar(True)
+        absl.logging.set_verbosity(verbosity)
+
+
+def _manual_dir(builder: RawBuilder) -> Path:
+    return Path(builder.data_path).parents[2] / "downloads" / "manual"
+
+
+def _check_same_files(builder: RawBuilder, manual_dir: str) -> None:
+    if not manual_dir:
+        return
+    folder = Path(os.path.expanduser(manual_dir))
+    for file in read_card(builder).files:
+        found = folder / file["name"]
+        if found.exists() and found.stat().st_size != file["bytes"]:
+            raise ValueError(
+                f"{builder.data_dir} was prepared from a file {file['name']} of"
+                f" {file['bytes']} bytes, but the one in {folder} has {found.stat().st_size};"
+                " remove the prepared data to prepare it again"
+            )

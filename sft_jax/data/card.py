@@ -1,0 +1,273 @@
+"""The data card: what was found in the files of a dataset, counted while they are read."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sft_jax.data.checks import check_label, check_shapes
+from sft_jax.data.cleaning import clean, finite_means
+from sft_jax.data.moments import Moments
+from sft_jax.data.records import RawData, Record
+from sft_jax.structs import NotFinite, Task
+
+CLASSES: tuple[Task, ...] = ("single_label", "ordinal")
+
+
+@dataclasses.dataclass
+class SplitSummary:
+    """What the examples of a split are like; summaries add up.
+
+    Attributes:
+      n_examples: number of examples.
+      labels: class or label name to the number of its examples; of regression, number name to
+        the smallest and the largest.
+      lengths: modality to {steps: number of examples}, absent ones among them as 0.
+      not_finite: modality to the kinds of numbers that are not finite and how many.
+      moments: modality to the moments of its features, after such numbers have been treated.
+    """
+
+    n_examples: int = 0
+    labels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lengths: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
+    not_finite: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    moments: dict[str, Moments] = dataclasses.field(default_factory=dict)
+
+    def add_label(self, label: int | np.ndarray, task: Task, names: Sequence[str]) -> None:
+        """Counts the label of one example."""
+        if task in CLASSES:
+            counted = {names[int(label)]: 1}
+        elif task == "multi_label":
+            counted = {name: int(has) for name, has in zip(names, np.asarray(label), strict=True)}
+        else:
+            values = np.asarray(label, np.float64).tolist()
+            counted = {name: [v, v] for name, v in zip(names, values, strict=True)}
+        self.labels = _add_labels(self.labels, counted)
+
+    def __add__(self, other: SplitSummary) -> SplitSummary:
+        """The summary of the examples of both."""
+        return SplitSummary(
+            self.n_examples + other.n_examples,
+            _add_labels(self.labels, other.labels),
+            _add_counts(self.lengths, other.lengths),
+            _add_counts(self.not_finite, other.not_finite),
+            {
+                name: self.moments[name] + other.moments[name]
+                if name in self.moments and name in other.moments
+                else (self.moments | other.moments)[name]
+                for name in self.moments | other.moments
+            },
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        moments = {name: of.to_json() for name, of in self.moments.items()}
+        return {**dataclasses.asdict(self), "moments": moments} | {
+            "lengths": {
+                name: {str(length): n for length, n in sorted(of.items())}
+                for name, of in self.lengths.items()
+            }
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SplitSummary:
+        """The exact inverse of `to_json`."""
+        return cls(
+            values["n_examples"],
+            dict(values["labels"]),
+            {
+                name: {int(length): n for length, n in of.items()}
+                for name, of in values["lengths"].items()
+            },
+            {name: dict(of) for name, of in values["not_finite"].items()},
+            {name: Moments.from_json(of) for name, of in values["moments"].items()},
+        )
+
+
+@dataclasses.dataclass
+class Card:
+    """What a dataset holds.
+
+    Attributes:
+      dataset: its name.
+      variant: which of its known forms.
+      task: what the labels are.
+      class_names: of the classes, labels or numbers.
+      shapes: modality name to the largest `[length, ..., features]` of its examples.
+      policy: what was done with numbers that are not finite.
+      files: name, size in bytes and sha256 of each file that was read.
+      padding: modality name to the side on which its examples were padded in the file.
+      known_releases: release to its number of examples of each split.
+      splits: split to what its examples are like.
+    """
+
+    dataset: str
+    variant: str
+    task: Task
+    class_names: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    policy: NotFinite
+    files: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    padding: dict[str, str] = dataclasses.field(default_factory=dict)
+    known_releases: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    splits: dict[str, SplitSummary] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, dataset: str, raw: RawData, policy: NotFinite) -> Card:
+        """A card without any split as yet; reads the files to hash them."""
+        return cls(
+            dataset=dataset,
+            variant=raw.variant,
+            task=raw.task,
+            class_names=tuple(raw.class_names),
+            shapes={name: tuple(shape) for name, shape in raw.shapes.items()},
+            policy=policy,
+            files=[describe_file(path) for path in raw.files],
+            padding=dict(raw.padding),
+            known_releases={name: dict(of) for name, of in raw.known_releases.items()},
+        )
+
+    def split(self, names: Iterable[str]) -> SplitSummary:
+        """The summary of some splits together."""
+        total = SplitSummary()
+        for name in names:
+            total += self.splits[name]
+        return total
+
+    def warnings(self) -> list[str]:
+        """What a person should look at before trusting the data."""
+        found = []
+        counts = {name: split.n_examples for name, split in self.splits.items()}
+        if self.known_releases and counts not in self.known_releases.values():
+            known = "; ".join(f"{name}: {of}" for name, of in self.known_releases.items())
+            found.append(f"the number of examples, {counts}, is that of no known release ({known})")
+        for name, split in self.splits.items():
+            if self.task in CLASSES and (
+                missing := [of for of in self.class_names if of not in split.labels]
+            ):
+                found.append(f"{name}: no example of {', '.join(missing)}")
+            for modality, lengths in split.lengths.items():
+                if lengths.get(0):
+                    found.append(f"{name}: {lengths[0]} examples without {modality}")
+            for modality, kinds in split.not_finite.items():
+                if kinds:
+                    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+                    found.append(f"{name}: {modality} holds {listed}; policy: {self.policy}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
+            "class_names": list(self.class_names),
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "splits": {name: split.to_json() for name, split in self.splits.items()},
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Card:
+        """The exact inverse of `to_json`."""
+        return cls(
+            **{
+                **values,
+                "class_names": tuple(values["class_names"]),
+                "shapes": {name: tuple(shape) for name, shape in values["shapes"].items()},
+                "splits": {
+                    name: SplitSummary.from_json(of) for name, of in values["splits"].items()
+                },
+            }
+        )
+
+
+def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
+    """Reads a split, checks it, treats numbers that are not finite, and puts it on the card.
+
+    Args:
+      raw: what a reader found.
+      card: whose `splits[split]` is filled in while this goes on.
+      split: one of `raw.num_examples`.
+
+    Yields:
+      Records whose inputs are finite, and float32 or uint8.
+
+    Raises:
+      ValueError: naming the example and what is wrong with it; if the policy is `error` and a
+        number is not finite; if an id comes twice; or if the split has no examples.
+    """
+    means = finite_means(raw.read("train")) if card.policy == "mean" else {}
+    summary = card.splits[split] = SplitSummary()
+    seen: set[str] = set()
+    for record in raw.read(split):
+        identity = record["id"]
+        if identity in seen:
+            raise ValueError(f"split {split!r}: two examples have the id {identity!r}")
+        seen.add(identity)
+        check_label(identity, record["label"], card.task, card.class_names)
+        check_shapes(identity, record["inputs"], card.shapes)
+        inputs = {}
+        for name, values in record["inputs"].items():
+            inputs[name], bad = clean(values, card.policy, means.get(name))
+            if bad and card.policy == "error":
+                listed = ", ".join(f"{count} {kind}" for kind, count in bad.items())
+                raise ValueError(
+                    f"example {identity!r}: {name} holds {listed}; to read it all the same,"
+                    " set not_finite to zero, mean or drop"
+                )
+            counts = collections.Counter(summary.not_finite.get(name, {}))
+            summary.not_finite[name] = dict(counts + collections.Counter(bad))
+            moments = Moments.of(inputs[name])
+            known = summary.moments.get(name)
+            summary.moments[name] = known + moments if known else moments
+        for name in card.shapes:
+            length = len(inputs[name]) if name in inputs else 0
+            lengths = summary.lengths.setdefault(name, {})
+            lengths[length] = lengths.get(length, 0) + 1
+        summary.n_examples += 1
+        summary.add_label(record["label"], card.task, card.class_names)
+        yield {**record, "inputs": {name: of for name, of in inputs.items() if len(of)}}
+    if not summary.n_examples:
+        raise ValueError(f"split {split!r} has no examples")
+
+
+def read_card(dataset: str, raw: RawData, policy: NotFinite) -> Card:
+    """The card of raw files; reads all of them, and raises what `clean_records` raises."""
+    card = Card.begin(dataset, raw, policy)
+    for split in raw.num_examples:
+        collections.deque(clean_records(raw, card, split), maxlen=0)
+    return card
+
+
+def describe_file(path: pathlib.Path) -> dict[str, Any]:
+    """Name, size in bytes and sha256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _add_labels(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    total = dict(first)
+    for name, value in second.items():
+        if name not in total:
+            total[name] = value
+        elif isinstance(value, list):
+            total[name] = [min(total[name][0], value[0]), max(total[name][1], value[1])]
+        else:
+            total[name] += value
+    return total
+
+
+def _add_counts(
+    first: Mapping[str, dict[Any, int]], second: Mapping[str, dict[Any, int]]
+) -> dict[str, dict[Any, int]]:
+    total = {}
+    for name in [*first, *(name for name in second if name not in first)]:
+        counts = collections.Counter(first.get(name, {}))
+        counts.update(second.get(name, {}))
+        total[name] = dict(counts)
+    return total
