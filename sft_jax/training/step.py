@@ -16,6 +16,7 @@ from sft_jax.config import ExperimentConfig, MixupConfig
 from sft_jax.ops.losses import example_losses, example_scores
 from sft_jax.ops.mixup import Mixup, draw_mixup
 from sft_jax.ops.modality_dropout import drop_modalities
+from sft_jax.ops.presence import is_present
 from sft_jax.structs import Batch
 from sft_jax.training import distributed, rngs
 from sft_jax.training.state import TrainState
@@ -89,7 +90,7 @@ def make_train_step(
             mixup = _draw(model, config.mixup, keys["mixup"], len(batch.weights))
             mixup = mixup.replace(layer=jnp.where(step >= mixup_from, mixup.layer, -1))
             share = mixup.label_share(
-                {name: masks[name].any(axis=1) for name in model.mixed_modalities}
+                {name: is_present(masks[name]) for name in model.mixed_modalities}
             )
         logits = model.apply(
             {"params": params},
