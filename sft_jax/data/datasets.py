@@ -32,8 +32,8 @@ class Example(TypedDict):
 
     Attributes:
       id: unique within the dataset, and readable.
-      inputs: modality name to `[length, features]` float32.
-      masks: modality name to `[length]` booleans; False marks padding, and a mask that is
+      inputs: modality name to `[*lengths, features]` float32.
+      masks: modality name to `[*lengths]` booleans; False marks padding, and a mask that is
         False throughout an example without that modality.
       label: class index, for the tasks single_label and ordinal; for multi_label `[c]` numbers,
         1 where the example has the label and 0 where not; for regression the `[c]` numbers
@@ -185,7 +185,7 @@ class Dataset:
         _check_values(example)
         inputs = {
             name: np.where(
-                example["masks"][name][:, None], of.apply(example["inputs"][name]), np.float32(0)
+                example["masks"][name][..., None], of.apply(example["inputs"][name]), np.float32(0)
             )
             for name, of in self.info.statistics.items()
         }
@@ -208,32 +208,34 @@ def _check_label(example: Example, info: DatasetInfo) -> None:
 
 
 def _check_shapes(example: Example, info: DatasetInfo) -> None:
-    expected = {name: (spec.length, spec.features) for name, spec in info.modalities.items()}
+    expected = {name: spec.shape for name, spec in info.modalities.items()}
     inputs = {name: np.shape(values) for name, values in example["inputs"].items()}
     masks = {name: np.shape(mask) for name, mask in example["masks"].items()}
     if inputs != expected:
         raise ValueError(f"example {example['id']!r}: inputs of {inputs}, expected {expected}")
-    if masks != {name: shape[:1] for name, shape in expected.items()}:
+    if masks != {name: shape[:-1] for name, shape in expected.items()}:
         raise ValueError(f"example {example['id']!r}: masks of {masks} for inputs of {inputs}")
 
 
 def _check_values(example: Example) -> None:
     for name, values in example["inputs"].items():
         mask = example["masks"][name]
-        if mask.dtype != bool:
+        if mask.dtype != bool or mask.shape != values.shape[:-1]:
             raise ValueError(
-                f"example {example['id']!r}: mask of {name} is {mask.dtype}, expected bool"
+                f"example {example['id']!r}: mask of {name} is {mask.dtype} of {mask.shape},"
+                f" expected bool of {values.shape[:-1]}"
             )
         bad = mask & ~np.isfinite(values).all(axis=-1)
         if bad.any():
-            step = int(bad.argmax())
+            step = tuple(np.argwhere(bad)[0].tolist())
             raise ValueError(
-                f"example {example['id']!r}: {name} is not finite at step {step}: {values[step]}"
+                f"example {example['id']!r}: {name} is not finite at step"
+                f" {', '.join(map(str, step))}: {values[step]}"
             )
 
 
 def compute_statistics(examples: Sequence[Example]) -> dict[str, Standardisation]:
-    """Mean and standard deviation of every feature over the real steps of all examples.
+    """Mean and standard deviation of every feature over the real positions of all examples.
 
     Sums are kept in float64. A feature that never changes gets a deviation of 1.
 
