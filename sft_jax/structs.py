@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import flax.struct
@@ -62,50 +63,99 @@ class Batch(flax.struct.PyTreeNode):
     """What a training or evaluation step is given.
 
     Attributes:
-      inputs: modality name to `[b, length, features]` floats.
-      masks: modality name to `[b, length]` booleans; False marks padding, and a row
-        that is False throughout an example without that modality.
+      inputs: modality name to `[b, *lengths, features]` floats.
+      masks: modality name to `[b, *lengths]` booleans; False marks padding, and a mask
+        that is False throughout an example stands for an example without that modality.
       labels: `[b]` class indices; for multi-label classification `[b, c]` floats, 1 where the
         example has the label and 0 where not; for regression the `[b, c]` floats to predict.
       weights: `[b]` floats; 0 marks an example that only fills up the batch.
     """
 
-    inputs: Mapping[str, Float[AnyArray, "b _ _"]]
-    masks: Mapping[str, Bool[AnyArray, "b _"]]
+    inputs: Mapping[str, Float[AnyArray, "b _ ... _"]]
+    masks: Mapping[str, Bool[AnyArray, "b _ ..."]]
     labels: Int[AnyArray, " b"] | Float[AnyArray, "b c"]
     weights: Float[AnyArray, " b"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModalitySpec:
-    """The shape of one modality's examples.
+    """The shape of one modality's examples: sequences, images, videos.
+
+    `ModalitySpec(200, 3, patch_size=10)` is a sequence of up to 200 steps, ten of which make a
+    token; `ModalitySpec((28, 28), 1, patch_size=4)` an image of 28 x 28 grey pixels, whose
+    tokens are patches of 4 x 4.
 
     Attributes:
-      length: the most steps that an example has.
-      features: numbers per step.
-      patch_size: consecutive steps that make one token.
+      length: the most steps that a sequence has; for anything else a tuple (or list, which
+        becomes one) of the size along each axis.
+      features: numbers at each position: channels of a pixel.
+      patch_size: how many consecutive positions make one token: along each axis as a tuple or
+        list, or one number for every axis. A last, incomplete patch counts as one.
 
     Raises:
-      ValueError: if a number is not positive, or `patch_size` exceeds `length`.
+      ValueError: if a number is not positive, a tuple is empty, `length` and `patch_size` are
+        of different numbers of axes, or `patch_size` exceeds `length`.
     """
 
-    length: int
+    length: int | tuple[int, ...]
     features: int
-    patch_size: int = 1
+    patch_size: int | tuple[int, ...] = 1
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
+        for name in ("length", "patch_size"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)  # The dataclass is frozen.
+            of_axes = value if isinstance(value, tuple) and value else (value,)
+            if not all(map(_is_positive_integer, of_axes)):
                 raise ValueError(
-                    f"ModalitySpec.{field.name} must be an integer >= 1, got {value!r}"
+                    f"ModalitySpec.{name} must be an integer >= 1, or a tuple of one for each"
+                    f" axis, got {value!r}"
                 )
-        if self.patch_size > self.length:
+        if not _is_positive_integer(self.features):
+            raise ValueError(
+                f"ModalitySpec.features must be an integer >= 1, got {self.features!r}"
+            )
+        if len(self.patch_sizes) != len(self.lengths):
+            raise ValueError(
+                f"ModalitySpec.patch_size={self.patch_size} has {len(self.patch_sizes)} axes, but"
+                f" length={self.length} has {len(self.lengths)}; one number is for every axis"
+            )
+        if any(patch > size for size, patch in zip(self.lengths, self.patch_sizes, strict=True)):
             raise ValueError(
                 f"ModalitySpec.patch_size={self.patch_size} exceeds length={self.length}"
             )
 
+    @classmethod
+    def of_shape(cls, shape: Sequence[int], patch_size: int | tuple[int, ...] = 1) -> ModalitySpec:
+        """That of examples of `(*lengths, features)`."""
+        *lengths, features = shape
+        return cls(lengths[0] if len(lengths) == 1 else tuple(lengths), features, patch_size)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The most positions along each axis."""
+        return self.length if isinstance(self.length, tuple) else (self.length,)
+
+    @property
+    def patch_sizes(self) -> tuple[int, ...]:
+        """Positions of a patch along each axis."""
+        if isinstance(self.patch_size, tuple):
+            return self.patch_size
+        return (self.patch_size,) * len(self.lengths)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(*lengths, features)`, the shape of an example."""
+        return (*self.lengths, self.features)
+
     @property
     def num_tokens(self) -> int:
-        """Tokens made from `length` steps; a last, incomplete patch counts as one."""
-        return -(-self.length // self.patch_size)
+        """Patches of an example of full size."""
+        each = zip(self.lengths, self.patch_sizes, strict=True)
+        return math.prod(-(-length // patch) for length, patch in each)
+
+
+def _is_positive_integer(value: object) -> bool:
+    return isinstance(value, int) and value >= 1

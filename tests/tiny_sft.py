@@ -50,7 +50,7 @@ def normal_variables(module, *args):
 def inputs(seed=0, batch=BATCH, modalities=MODALITIES):
     random = np.random.default_rng(seed)
     return {
-        name: random.normal(size=(batch, spec.length, spec.features)).astype(np.float32)
+        name: random.normal(size=(batch, *spec.shape)).astype(np.float32)
         for name, spec in modalities.items()
     }
 

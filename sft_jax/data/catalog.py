@@ -173,13 +173,7 @@ def _modalities(config: DataConfig, card: Card) -> dict[str, ModalitySpec]:
     for field, names in (("modalities", chosen), ("patch_size", patches)):
         if unknown := sorted(set(names) - set(card.shapes)):
             raise ValueError(f"data.{field}: unknown modality {unknown}, known: {[*card.shapes]}")
-    return {name: _spec(card.shapes[name], patches.get(name, 1)) for name in chosen}
-
-
-def _spec(shape: tuple[int, ...], patch_size: int | tuple[int, ...]) -> ModalitySpec:
-    *lengths, features = shape
-    length: Any = lengths[0] if len(lengths) == 1 else tuple(lengths)
-    return ModalitySpec(length, features, patch_size)
+    return {name: ModalitySpec.of_shape(card.shapes[name], patches.get(name, 1)) for name in chosen}
 
 
 def _info(

@@ -28,7 +28,7 @@ def check_inputs(
     masks: Mapping[str, AnyArray],
     *,
     every: bool,
-) -> dict[str, Bool[Array, "b _"]]:
+) -> dict[str, Bool[Array, "b _ ..."]]:
     """Checks names and shapes, and gives each input a mask.
 
     Args:
@@ -66,7 +66,7 @@ def check_inputs(
     if problems:
         raise ValueError("; ".join(problems))
     return {
-        name: jnp.asarray(masks.get(name, np.ones(array.shape[:2], bool)))
+        name: jnp.asarray(masks.get(name, np.ones(array.shape[:-1], bool)))
         for name, array in inputs.items()
     }
 
@@ -74,16 +74,18 @@ def check_inputs(
 def _shape_problems(
     name: str, spec: ModalitySpec, array: AnyArray, mask: AnyArray | None
 ) -> list[str]:
-    expected = f"[batch, 1 to {spec.length}, {spec.features}]"
-    if array.ndim != 3 or array.shape[2] != spec.features or not 1 <= array.shape[1] <= spec.length:
+    # Fewer along a later axis would give tokens the learned positions of others.
+    most, *rest = spec.shape
+    expected = f"[batch, 1 to {most}, {', '.join(map(str, rest))}]"
+    if array.ndim < 2 or list(array.shape[2:]) != rest or not 1 <= array.shape[1] <= most:
         return [f"modality {name!r}: expected an array of {expected}, got {list(array.shape)}"]
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return [f"modality {name!r}: expected floats, got {array.dtype}"]
     if mask is None:
         return []
-    if mask.dtype != bool or mask.shape != array.shape[:2]:
+    if mask.dtype != bool or mask.shape != array.shape[:-1]:
         return [
-            f"mask of modality {name!r}: expected booleans of {list(array.shape[:2])},"
+            f"mask of modality {name!r}: expected booleans of {list(array.shape[:-1])},"
             f" got {mask.dtype} of {list(mask.shape)}"
         ]
     return []

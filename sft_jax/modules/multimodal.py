@@ -14,6 +14,7 @@ from sft_jax.modules.block import Block
 from sft_jax.modules.head import ClassifierHead, OrdinalHead
 from sft_jax.modules.inputs import check_inputs, check_modalities
 from sft_jax.modules.tokenizer import Tokenizer
+from sft_jax.ops.presence import is_present
 from sft_jax.structs import AnyArray, ModalitySpec, Task, Tokens
 
 _LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0}
@@ -107,12 +108,9 @@ class MultimodalClassifier(nn.Module):
         """The first layer whose tokens are no longer of one modality alone."""
         return self.n_pre
 
-    def example_inputs(self) -> dict[str, Float[Array, "1 _ _"]]:
+    def example_inputs(self) -> dict[str, Float[Array, "1 _ ... _"]]:
         """Zeros of the right shapes, to initialise from."""
-        return {
-            name: jnp.zeros((1, spec.length, spec.features))
-            for name, spec in self.modalities.items()
-        }
+        return {name: jnp.zeros((1, *spec.shape)) for name, spec in self.modalities.items()}
 
     def _problems(self) -> list[str]:
         """Everything that is wrong with the attributes; subclasses add theirs."""
@@ -139,7 +137,7 @@ class MultimodalClassifier(nn.Module):
         masks: Mapping[str, AnyArray] | None,
         *,
         every: bool | None = None,
-    ) -> dict[str, Bool[Array, "b _"]]:
+    ) -> dict[str, Bool[Array, "b _ ..."]]:
         """Raises ValueError for wrong attributes or inputs; returns a mask for each input, sorted.
 
         Args:
@@ -154,7 +152,7 @@ class MultimodalClassifier(nn.Module):
         in_order = {name: inputs[name] for name in sorted(inputs)}
         return check_inputs(self.modalities, in_order, masks or {}, every=every)
 
-    def _tokenize(self, name: str, values: AnyArray, mask: Bool[Array, "b _"]) -> Tokens:
+    def _tokenize(self, name: str, values: AnyArray, mask: Bool[Array, "b _ ..."]) -> Tokens:
         """The tokens of one modality, CLS first and real in every example."""
         tokenizer = Tokenizer(
             self.modalities[name],
@@ -166,7 +164,7 @@ class MultimodalClassifier(nn.Module):
         return tokenizer(jnp.asarray(values), mask)
 
     def _streams(
-        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, Bool[Array, "b _"]]
+        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, Bool[Array, "b _ ..."]]
     ) -> tuple[dict[str, Tokens], dict[str, Bool[Array, " b"]]]:
         """The tokens of every modality given, and which examples have it, both by name.
 
@@ -174,7 +172,7 @@ class MultimodalClassifier(nn.Module):
         """
         names = sorted(inputs)
         streams = {name: self._tokenize(name, inputs[name], masks[name]) for name in names}
-        return streams, {name: masks[name].any(axis=1) for name in names}
+        return streams, {name: is_present(masks[name]) for name in names}
 
     def _unimodal_blocks(
         self, i: int, streams: Mapping[str, Tokens], *, train: bool

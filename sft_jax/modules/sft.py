@@ -81,9 +81,9 @@ class SparseFusionTransformer(MultimodalClassifier):
         """Computes the logits.
 
         Args:
-          inputs: modality name to `[b, length, features]` floats; `length` may be less
-            than the modality's, never more.
-          masks: modality name to `[b, length]` booleans, False for padding; a modality
+          inputs: modality name to `[b, *lengths, features]` floats; the first of the lengths
+            may be less than the modality's, never more, and the others are the modality's.
+          masks: modality name to `[b, *lengths]` booleans, False for padding; a modality
             without an entry has no padding.
           train: applies dropout, drawn from the random stream "dropout", and has the
             random pools draw from the stream "pool" rather than always the same tokens.

@@ -143,13 +143,14 @@ class ConcatFusion(MultimodalClassifier):
         return self._head()(cls)
 
     def _with_absent(
-        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, Bool[Array, "b _"]]
-    ) -> tuple[dict[str, AnyArray], dict[str, Bool[Array, "b _"]]]:
+        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, Bool[Array, "b _ ..."]]
+    ) -> tuple[dict[str, AnyArray], dict[str, Bool[Array, "b _ ..."]]]:
         """The inputs, and a step of padding for each modality left out."""
         batch = next(iter(masks.values())).shape[0]
-        absent = {n: s for n, s in self.modalities.items() if n not in inputs}
-        zeros = {name: jnp.zeros((batch, 1, spec.features)) for name, spec in absent.items()}
-        return {**inputs, **zeros}, {**masks, **dict.fromkeys(absent, jnp.zeros((batch, 1), bool))}
+        absent = {n: s.shape[1:] for n, s in self.modalities.items() if n not in inputs}
+        zeros = {name: jnp.zeros((batch, 1, *step)) for name, step in absent.items()}
+        padding = {name: jnp.zeros(step.shape[:-1], bool) for name, step in zeros.items()}
+        return {**inputs, **zeros}, {**masks, **padding}
 
 
 class Unimodal(MultimodalClassifier):

@@ -1,6 +1,9 @@
-"""From the steps of a modality to tokens."""
+"""From the positions of a modality, steps or pixels, to tokens."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,24 +15,38 @@ from sft_jax.structs import ModalitySpec, Tokens
 
 
 def patchify(
-    values: Float[Array, "b length f"], mask: Bool[Array, "b length"], patch_size: int
+    values: Float[Array, "b *lengths f"],
+    mask: Bool[Array, " b *lengths"],
+    patch_sizes: Sequence[int],
 ) -> Tokens:
-    """Joins each `patch_size` consecutive steps into one token.
+    """Cuts each example into patches, each of which becomes one token.
 
-    Masked steps become 0, so that nothing of them, NaN included, is seen again. A token
-    is real if any of its steps is.
+    Masked positions become 0, so that nothing of them, NaN included, is seen again. A token
+    is real if any of its positions is. The last patch along an axis is filled with zeros.
+
+    Args:
+      values: of the batch.
+      mask: False marks padding.
+      patch_sizes: positions of a patch along each of the axes `lengths`.
 
     Returns:
-      `ceil(length / patch_size)` tokens of `patch_size * f` features.
+      `prod(ceil(lengths / patch_sizes))` tokens of `prod(patch_sizes) * f` features: the
+      patches, and the positions of each, in row-major order.
     """
-    batch, length, features = values.shape
-    count = -(-length // patch_size)
-    short = count * patch_size - length
-    values = jnp.pad(jnp.where(mask[..., None], values, 0), ((0, 0), (0, short), (0, 0)))
-    mask = jnp.pad(mask, ((0, 0), (0, short)))
+    batch, *lengths, features = values.shape
+    counts = [-(-n // size) for n, size in zip(lengths, patch_sizes, strict=True)]
+    fill = [(0, c * s - n) for n, c, s in zip(lengths, counts, patch_sizes, strict=True)]
+    values = jnp.pad(jnp.where(mask[..., None], values, 0), [(0, 0), *fill, (0, 0)])
+    mask = jnp.pad(mask, [(0, 0), *fill])
+    # Axes in turn which patch and where in the patch; then all of the first kind come first.
+    split = [n for pair in zip(counts, patch_sizes, strict=True) for n in pair]
+    order = [0, *range(1, len(split) + 1, 2), *range(2, len(split) + 1, 2)]
+    count, size = math.prod(counts), math.prod(patch_sizes)
+    values = values.reshape(batch, *split, features).transpose(*order, len(order))
+    mask = mask.reshape(batch, *split).transpose(order)
     return Tokens(
-        values.reshape(batch, count, patch_size * features),
-        mask.reshape(batch, count, patch_size).any(axis=2),
+        values.reshape(batch, count, size * features),
+        mask.reshape(batch, count, size).any(axis=2),
     )
 
 
@@ -49,9 +66,11 @@ class Tokenizer(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, values: Float[Array, "b length f"], mask: Bool[Array, "b length"]) -> Tokens:
+    def __call__(
+        self, values: Float[Array, "b *lengths f"], mask: Bool[Array, " b *lengths"]
+    ) -> Tokens:
         """Returns `[b, n + 1, width]` tokens; CLS is real in every example."""
-        patches = patchify(values, mask, self.spec.patch_size)
+        patches = patchify(values, mask, self.spec.patch_sizes)
         batch, count, features = patches.values.shape
         projected = linear(features, self.width, self.dtype, "projection")(patches.values)
         normal = nn.initializers.normal(self.embedding_std)

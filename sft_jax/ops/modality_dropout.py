@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
+from sft_jax.ops.presence import is_present
+
 
 def drop_modalities(
-    key: Key[Array, ""], masks: Mapping[str, Bool[Array, "b _"]], rate: float
-) -> dict[str, Bool[Array, "b _"]]:
+    key: Key[Array, ""], masks: Mapping[str, Bool[Array, "b _ ..."]], rate: float
+) -> dict[str, Bool[Array, "b _ ..."]]:
     """Masks each modality of each example with probability `rate`, but never all it has.
 
     Where all modalities that an example has would be dropped, one of them, each with equal
@@ -19,14 +21,17 @@ def drop_modalities(
 
     Args:
       key: of the draw.
-      masks: by modality; a row that is False throughout is an example without it.
+      masks: by modality; an example where one is False throughout is without it.
       rate: from 0 to 1.
 
     Returns:
       Masks of the same shapes.
     """
     names = sorted(masks)
-    present = jnp.stack([masks[name].any(axis=1) for name in names])
+    present = jnp.stack([is_present(masks[name]) for name in names])
     drawn = jnp.where(present, jax.random.uniform(key, present.shape), -1)
     stays = (drawn >= rate) | (drawn == drawn.max(axis=0))
-    return {name: masks[name] & keep[:, None] for name, keep in zip(names, stays, strict=True)}
+    return {
+        name: masks[name] & jnp.expand_dims(keep, range(1, masks[name].ndim))
+        for name, keep in zip(names, stays, strict=True)
+    }

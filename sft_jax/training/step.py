@@ -16,6 +16,7 @@ from sft_jax.config import ExperimentConfig, MixupConfig
 from sft_jax.ops.losses import example_losses, example_scores
 from sft_jax.ops.mixup import Mixup, draw_mixup
 from sft_jax.ops.modality_dropout import drop_modalities
+from sft_jax.ops.presence import is_present
 from sft_jax.structs import Batch
 from sft_jax.training import distributed, rngs
 from sft_jax.training.state import TrainState
@@ -100,7 +101,7 @@ def make_train_step(
         loss = example_losses(model.task, logits, batch.labels, smoothing)
         if mixup is not None:
             share = mixup.label_share(
-                {name: masks[name].any(axis=1) for name in model.mixed_modalities}
+                {name: is_present(masks[name]) for name in model.mixed_modalities}
             )
             other = example_losses(model.task, logits, batch.labels[mixup.partner], smoothing)
             loss = share * loss + (1 - share) * other

@@ -6,6 +6,7 @@ import pytest
 import tiny_sft
 
 from sft_jax import ModalitySpec, ReferenceWindows
+from sft_jax.modules.inputs import check_inputs
 
 SIGHT = np.zeros((2, 12, 3), np.float32)
 SOUND = np.zeros((2, 7, 2), np.float32)
@@ -79,6 +80,39 @@ def test_wrong_input(inputs, masks, message):
         jax.eval_shape(model.apply, tiny_sft.variables(model), inputs, masks)
 
 
+IMAGE = np.zeros((2, 6, 5, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        (
+            IMAGE[:, :, :4],
+            None,
+            r"'image': expected .*\[batch, 1 to 6, 5, 3\], got \[2, 6, 4, 3\]",
+        ),
+        (IMAGE[:, :, [0, *range(5)]], None, r"'image': expected .*, got \[2, 6, 6, 3\]"),
+        (IMAGE[:, [0, *range(6)]], None, r"'image': expected .*, got \[2, 7, 5, 3\]"),
+        (IMAGE[:, :0], None, r"'image': expected .*, got \[2, 0, 5, 3\]"),
+        (IMAGE[..., :2], None, r"'image': expected .*, got \[2, 6, 5, 2\]"),
+        (IMAGE[..., 0], None, r"'image': expected .*, got \[2, 6, 5\]"),
+        (IMAGE[:, :, None], None, r"'image': expected .*, got \[2, 6, 1, 5, 3\]"),
+        (
+            IMAGE,
+            np.ones((2, 6), bool),
+            r"mask of modality 'image': expected booleans of \[2, 6, 5\], got bool of \[2, 6\]",
+        ),
+        (IMAGE, np.ones((2, 6, 5, 3), bool), r"'image': expected .* of \[2, 6, 5\], got bool of"),
+    ],
+)
+def test_wrong_input_of_several_axes(image, mask, message):
+    modalities = {"image": ModalitySpec((6, 5), 3)}
+    with pytest.raises(ValueError, match=message):
+        check_inputs(
+            modalities, {"image": image}, {} if mask is None else {"image": mask}, every=True
+        )
+
+
 def test_initialising_needs_every_modality():
     with pytest.raises(ValueError, match=r"init needs every modality, missing \['sound'\]"):
         jax.eval_shape(tiny_sft.sft().init, jax.random.key(0), {"sight": SIGHT})
@@ -87,9 +121,18 @@ def test_initialising_needs_every_modality():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ((0, 3), "ModalitySpec.length must be an integer >= 1, got 0"),
+        ((0, 3), "ModalitySpec.length must be an integer >= 1, or a tuple of .*, got 0"),
+        (((), 3), r"ModalitySpec.length must be .*, got \(\)"),
+        (((4, 0), 3), r"ModalitySpec.length must be .*, got \(4, 0\)"),
+        (("28", 3), "ModalitySpec.length must be .*, got '28'"),
+        ((3, 3, 0), "ModalitySpec.patch_size must be an integer >= 1, or a tuple .*, got 0"),
+        (((4, 4), 3, [2, 1.5]), r"ModalitySpec.patch_size must be .*, got \(2, 1.5\)"),
         ((3, 1.5), "ModalitySpec.features must be an integer >= 1, got 1.5"),
+        ((3, (3,)), r"ModalitySpec.features must be an integer >= 1, got \(3,\)"),
         ((3, 3, 4), "ModalitySpec.patch_size=4 exceeds length=3"),
+        (((4, 3), 3, 4), r"ModalitySpec.patch_size=4 exceeds length=\(4, 3\)"),
+        (((4, 3), 3, (2,)), r"patch_size=\(2,\) has 1 axes, but length=\(4, 3\) has 2; one"),
+        ((4, 3, (2, 2)), r"patch_size=\(2, 2\) has 2 axes, but length=4 has 1"),
     ],
 )
 def test_wrong_modality_spec(spec, message):

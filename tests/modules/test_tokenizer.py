@@ -1,0 +1,65 @@
+"""Patches of sequences, images and videos, and the description of their shapes."""
+
+import dataclasses
+import itertools
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import patches
+import pytest
+
+from sft_jax import ModalitySpec
+from sft_jax.modules.tokenizer import patchify
+
+SIZES = [
+    ((7,), (1,)),
+    ((7,), (3,)),
+    ((5, 7), (2, 3)),
+    ((4, 6), (4, 2)),
+    ((3, 5, 4), (2, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("lengths", "patch_sizes"), SIZES)
+def test_patches_are_those_cut_by_hand(lengths, patch_sizes):
+    random = np.random.default_rng(0)
+    values = random.normal(size=(3, *lengths, 2)).astype(np.float32)
+    mask = random.random((3, *lengths)) < 0.3
+    values[~mask] = np.nan
+    mask[0], values[0] = True, 1.0
+    tokens = patchify(jnp.asarray(values), jnp.asarray(mask), patch_sizes)
+    expected, real = patches.by_hand(values, mask, patch_sizes)
+    np.testing.assert_array_equal(tokens.values, expected)
+    np.testing.assert_array_equal(tokens.mask, real)
+    spec = ModalitySpec(lengths, 2, patch_sizes)
+    assert tokens.values.shape == (3, spec.num_tokens, np.prod(patch_sizes) * 2)
+    assert real[0].all()
+
+
+def test_a_spec_of_a_sequence_keeps_its_numbers():
+    spec = ModalitySpec(7, 2, 3)
+    assert repr(spec) == "ModalitySpec(length=7, features=2, patch_size=3)"
+    assert (spec.lengths, spec.patch_sizes, spec.shape) == ((7,), (3,), (7, 2))
+    assert spec.num_tokens == 3
+
+
+def test_one_patch_size_is_for_every_axis():
+    spec = ModalitySpec((5, 7, 4), 2, patch_size=3)
+    assert (spec.length, spec.patch_size) == ((5, 7, 4), 3)
+    assert (spec.lengths, spec.patch_sizes, spec.shape) == ((5, 7, 4), (3, 3, 3), (5, 7, 4, 2))
+    assert spec.num_tokens == 2 * 3 * 2
+
+
+@pytest.mark.parametrize("spec", [ModalitySpec(7, 2, 3), ModalitySpec((5, 7), 2, (2, 3))])
+def test_a_spec_survives_json(spec):
+    again = ModalitySpec(**json.loads(json.dumps(dataclasses.asdict(spec))))
+    assert again == spec
+    assert hash(again) == hash(spec)
+
+
+def test_the_hand_cuts_as_a_picture_is_read():
+    image = np.arange(12.0).reshape(1, 3, 4, 1)
+    cut, real = patches.by_hand(image, np.ones((1, 3, 4), bool), (2, 2))
+    assert cut[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 0, 0], [10, 11, 0, 0]]
+    assert list(itertools.chain(*real)) == [True] * 4
