@@ -37,6 +37,9 @@ Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
 Task = Literal["single_label", "multi_label", "ordinal", "regression"]
 """What is predicted: one class; any number of labels; one of ordered classes; numbers."""
 
+MetricFamily = Literal["ranking", "sentiment"]
+"""Metrics that some fields report beside those of the task."""
+
 
 class Tokens(flax.struct.PyTreeNode):
     """A padded batch of token sequences and which of its tokens are real.

@@ -24,7 +24,7 @@ from typing import Any, TypedDict, get_args
 import numpy as np
 
 from sft_jax.config import DataConfig
-from sft_jax.structs import ModalitySpec, Task
+from sft_jax.structs import MetricFamily, ModalitySpec, Task
 
 
 class Example(TypedDict):
@@ -90,9 +90,13 @@ class DatasetInfo:
       statistics: what each modality is standardised by.
       num_examples: number of examples of each split.
       task: what the labels are; ordinal if the order of the classes means something.
+      metrics: what an evaluation computes beside the metrics of the task: ranking of one
+        class of several; sentiment of seven classes, in order -3 to 3, or of one number from
+        -3 to 3. They are not of the data, and infos that differ in them alone are equal.
 
     Raises:
-      ValueError: if the statistics are not those of the modalities, or there is no such task.
+      ValueError: if the statistics are not those of the modalities, there is no such task, or
+        the metrics are unknown or not of such labels.
     """
 
     modalities: dict[str, ModalitySpec]
@@ -100,6 +104,7 @@ class DatasetInfo:
     statistics: dict[str, Standardisation]
     num_examples: dict[str, int]
     task: Task = "single_label"
+    metrics: tuple[MetricFamily, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         expected = {name: spec.features for name, spec in self.modalities.items()}
@@ -110,6 +115,8 @@ class DatasetInfo:
             )
         if self.task not in get_args(Task):
             raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
+        for family in self.metrics:
+            _check_metrics(family, self.task, len(self.class_names))
 
     def check_task(self, task: Task) -> None:
         """Raises ValueError unless a model of this task can learn the labels.
@@ -130,7 +137,10 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DatasetInfo:
-        """The exact inverse of `to_json`; without a task, as once saved, it is single_label."""
+        """The exact inverse of `to_json`.
+
+        Without a task, as once saved, it is single_label; without metrics there are none.
+        """
         return cls(
             modalities={k: ModalitySpec(**v) for k, v in values["modalities"].items()},
             class_names=tuple(values["class_names"]),
@@ -140,6 +150,23 @@ class DatasetInfo:
             },
             num_examples=dict(values["num_examples"]),
             task=values.get("task", "single_label"),
+            metrics=tuple(values.get("metrics", ())),
+        )
+
+
+def _check_metrics(family: str, task: Task, count: int) -> None:
+    if family not in get_args(MetricFamily):
+        raise ValueError(f"metrics: {family!r} is not one of {', '.join(get_args(MetricFamily))}")
+    if family == "ranking":
+        needed, good = "the task single_label", task == "single_label"
+    else:
+        needed = "7 classes, single_label or ordinal, or a regression of 1 number"
+        good = (task in ("single_label", "ordinal") and count == 7) or (
+            task == "regression" and count == 1
+        )
+    if not good:
+        raise ValueError(
+            f"metrics: {family!r} needs {needed}; the task is {task!r}, of {count} class_names"
         )
 
 
@@ -201,6 +228,8 @@ def _check_label(example: Example, info: DatasetInfo) -> None:
         allowed, good = f"an array of {count} numbers", False
     elif info.task == "multi_label":
         allowed, good = "made of 0 and 1", bool(np.isin(label, (0, 1)).all())
+    elif "sentiment" in info.metrics:
+        allowed, good = "from -3 to 3", bool((np.abs(label) <= 3).all())
     else:
         allowed, good = "finite", bool(np.isfinite(label).all())
     if not good:
