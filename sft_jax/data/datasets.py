@@ -14,10 +14,15 @@ from typing import Any, TypedDict, get_args
 
 import numpy as np
 
+<<<<<<< HEAD
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_finite, check_label, check_mask, check_shapes
 from sft_jax.data.moments import Moments
 from sft_jax.structs import ModalitySpec, Task
+=======
+from sft_jax.config import DataConfig
+from sft_jax.structs import MetricFamily, ModalitySpec, Task
+>>>>>>> 2eef84a2472b91ad360d071926c7a87c15532991
 
 IN_MEMORY_BYTES = 2**30
 """The most that a split may take to be held in memory."""
@@ -86,9 +91,13 @@ class DatasetInfo:
       statistics: what each modality is standardised by.
       num_examples: number of examples of each split.
       task: what the labels are; ordinal if the order of the classes means something.
+      metrics: what an evaluation computes beside the metrics of the task: ranking of one
+        class of several; sentiment of seven classes, in order -3 to 3, or of one number from
+        -3 to 3. They are not of the data, and infos that differ in them alone are equal.
 
     Raises:
-      ValueError: if the statistics are not those of the modalities, or there is no such task.
+      ValueError: if the statistics are not those of the modalities, there is no such task, or
+        the metrics are unknown or not of such labels.
     """
 
     modalities: dict[str, ModalitySpec]
@@ -96,6 +105,7 @@ class DatasetInfo:
     statistics: dict[str, Standardisation]
     num_examples: dict[str, int]
     task: Task = "single_label"
+    metrics: tuple[MetricFamily, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         expected = {name: spec.features for name, spec in self.modalities.items()}
@@ -106,6 +116,8 @@ class DatasetInfo:
             )
         if self.task not in get_args(Task):
             raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
+        for family in self.metrics:
+            _check_metrics(family, self.task, len(self.class_names))
 
     @property
     def example_bytes(self) -> int:
@@ -132,7 +144,10 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DatasetInfo:
-        """The exact inverse of `to_json`; without a task, as once saved, it is single_label."""
+        """The exact inverse of `to_json`.
+
+        Without a task, as once saved, it is single_label; without metrics there are none.
+        """
         return cls(
             modalities={k: ModalitySpec(**v) for k, v in values["modalities"].items()},
             class_names=tuple(values["class_names"]),
@@ -142,6 +157,23 @@ class DatasetInfo:
             },
             num_examples=dict(values["num_examples"]),
             task=values.get("task", "single_label"),
+            metrics=tuple(values.get("metrics", ())),
+        )
+
+
+def _check_metrics(family: str, task: Task, count: int) -> None:
+    if family not in get_args(MetricFamily):
+        raise ValueError(f"metrics: {family!r} is not one of {', '.join(get_args(MetricFamily))}")
+    if family == "ranking":
+        needed, good = "the task single_label", task == "single_label"
+    else:
+        needed = "7 classes, single_label or ordinal, or a regression of 1 number"
+        good = (task in ("single_label", "ordinal") and count == 7) or (
+            task == "regression" and count == 1
+        )
+    if not good:
+        raise ValueError(
+            f"metrics: {family!r} needs {needed}; the task is {task!r}, of {count} class_names"
         )
 
 
@@ -227,7 +259,53 @@ class _Prepared(Sequence[Example]):
         return prepared
 
 
+<<<<<<< HEAD
 def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
+=======
+def _check_label(example: Example, info: DatasetInfo) -> None:
+    label, count = np.asarray(example["label"]), len(info.class_names)
+    if info.task in ("single_label", "ordinal"):
+        allowed = f"one of the {count} classes"
+        good = label.shape == () and label.dtype.kind in "iu" and int(label) in range(count)
+    elif label.shape != (count,) or label.dtype.kind not in "biuf":
+        allowed, good = f"an array of {count} numbers", False
+    elif info.task == "multi_label":
+        allowed, good = "made of 0 and 1", bool(np.isin(label, (0, 1)).all())
+    elif "sentiment" in info.metrics:
+        allowed, good = "from -3 to 3", bool((np.abs(label) <= 3).all())
+    else:
+        allowed, good = "finite", bool(np.isfinite(label).all())
+    if not good:
+        raise ValueError(f"example {example['id']!r}: label {label.tolist()} is not {allowed}")
+
+
+def _check_shapes(example: Example, info: DatasetInfo) -> None:
+    expected = {name: (spec.length, spec.features) for name, spec in info.modalities.items()}
+    inputs = {name: np.shape(values) for name, values in example["inputs"].items()}
+    masks = {name: np.shape(mask) for name, mask in example["masks"].items()}
+    if inputs != expected:
+        raise ValueError(f"example {example['id']!r}: inputs of {inputs}, expected {expected}")
+    if masks != {name: shape[:1] for name, shape in expected.items()}:
+        raise ValueError(f"example {example['id']!r}: masks of {masks} for inputs of {inputs}")
+
+
+def _check_values(example: Example) -> None:
+    for name, values in example["inputs"].items():
+        mask = example["masks"][name]
+        if mask.dtype != bool:
+            raise ValueError(
+                f"example {example['id']!r}: mask of {name} is {mask.dtype}, expected bool"
+            )
+        bad = mask & ~np.isfinite(values).all(axis=-1)
+        if bad.any():
+            step = int(bad.argmax())
+            raise ValueError(
+                f"example {example['id']!r}: {name} is not finite at step {step}: {values[step]}"
+            )
+
+
+def compute_statistics(examples: Sequence[Example]) -> dict[str, Standardisation]:
+>>>>>>> 2eef84a2472b91ad360d071926c7a87c15532991
     """Mean and standard deviation of every feature over the real steps of all examples.
 
     Sums are kept in float64. A feature that never changes gets a deviation of 1.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import scipy.stats
 from sklearn import metrics
 
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.structs import Task
+from sft_jax.evaluation.ranking import ranking_metrics
+from sft_jax.evaluation.sentiment import sentiment_metrics, sentiment_regression_metrics
+from sft_jax.structs import MetricFamily, Task
 
 PARTS: Mapping[Task, str] = {
     "single_label": "per_class",
@@ -21,22 +23,20 @@ PARTS: Mapping[Task, str] = {
 """Where the metrics of a task hold those of each class, label or target, by its name."""
 
 
-def task_metrics(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
+def task_metrics(
+    predictions: Predictions, names: Sequence[str], families: Sequence[MetricFamily] = ()
+) -> dict[str, Any]:
     """The metrics of the task that the predictions are of, as JSON values.
 
     Args:
       predictions: of a split.
       names: of the classes, labels or targets, in the order of the labels.
+      families: each adds its metrics under its own name (`FAMILIES`).
     """
-    match predictions.task:
-        case "single_label":
-            return classification_metrics(predictions, names)
-        case "ordinal":
-            return ordinal_metrics(predictions, names)
-        case "multi_label":
-            return multi_label_metrics(predictions, names)
-        case "regression":
-            return regression_metrics(predictions, names)
+    return {
+        **_TASKS[predictions.task](predictions, names),
+        **{family: FAMILIES[family](predictions, names) for family in families},
+    }
 
 
 def classification_metrics(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
@@ -168,6 +168,32 @@ def regression_metrics(predictions: Predictions, target_names: Sequence[str]) ->
         "loss": float(predictions.loss.mean()),
         "per_target": per_target,
     }
+
+
+def _ranking(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
+    return ranking_metrics(predictions.logits, predictions.labels, names)
+
+
+def _sentiment(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
+    del names
+    if predictions.task == "regression":
+        return sentiment_regression_metrics(
+            predictions.logits.squeeze(axis=1), predictions.labels.squeeze(axis=1)
+        )
+    return sentiment_metrics(predictions.logits, predictions.labels)
+
+
+Metrics = Callable[[Predictions, Sequence[str]], dict[str, Any]]
+
+_TASKS: Mapping[Task, Metrics] = {
+    "single_label": classification_metrics,
+    "ordinal": ordinal_metrics,
+    "multi_label": multi_label_metrics,
+    "regression": regression_metrics,
+}
+
+FAMILIES: Mapping[MetricFamily, Metrics] = {"ranking": _ranking, "sentiment": _sentiment}
+"""What computes each family of `DatasetInfo.metrics`, of predictions and names of classes."""
 
 
 def _label_metrics(

@@ -1,4 +1,4 @@
-"""Metrics of how classes and examples are ranked: top-k accuracy, precision, ROC and d'."""
+"""Metrics of how classes and examples are ranked, as reported on VGGSound and AudioSet."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sft_jax.evaluation.scores import check_scores, softmax
 def ranking_metrics(
     logits: Float[np.ndarray, "n c"],
     labels: Int[np.ndarray, " n"],
+    class_names: Sequence[str],
     *,
-    top_k: Sequence[int] = (1,),
     faithful: bool = False,
 ) -> dict[str, Any]:
     """Top-k accuracy, and how well each class ranks the examples, one class against the rest.
@@ -33,40 +33,38 @@ def ranking_metrics(
     Args:
       logits: of each example and class.
       labels: true classes.
-      top_k: each adds `top{k}`: the share of examples whose class has one of the k largest
-        logits, of equal ones those of the first classes.
+      class_names: in the order of the labels.
       faithful: compute what the code of Ding et al. 2021 does: sort the examples by logit
         instead of probability, which compares badly across examples; count the average
         precision of a class without examples as 0 in the mean; and leave the mean AUC
         undefined where the AUC of a class is.
 
     Returns:
-      JSON values, fractions of 1: `top{k}`; `mean_average_precision`; `mean_roc_auc`;
-      `d_prime`, that of the mean AUC; `mean_d_prime`, the mean of those of the classes; and
-      `per_class`, in the order of the labels: `average_precision`, `roc_auc` and `d_prime`.
-      What is undefined is None, and so is an infinite d', that of an AUC of 0 or 1.
+      JSON values, fractions of 1: `top1`; `top5`, only of five classes or more; `mAP`, the mean
+      average precision; `mAUC`, the mean AUC; `d_prime`, that of the mean AUC;
+      `absent_classes`, the names of those without examples, which the means leave out; and
+      `per_class`, class name to `average_precision`, `roc_auc` and `d_prime`. What is
+      undefined is None, and so is an infinite d', that of an AUC of 0 or 1.
 
     Raises:
       ValueError: if there is no example, shapes do not fit, a logit is not finite, or a label
-        or a k is out of range.
+        is out of range.
     """
     logits, labels = check_scores(logits, labels)
-    result: dict[str, Any] = {f"top{k}": top_k_accuracy(logits, labels, k) for k in top_k}
+    if len(class_names) != logits.shape[1]:
+        raise ValueError(f"{len(class_names)} class names for logits of {logits.shape[1]} classes")
     scores = logits if faithful else softmax(logits)
-    per_class = [_of_class(labels == i, scores[:, i]) for i in range(logits.shape[1])]
-    precisions = [of["average_precision"] for of in per_class]
-    areas = [of["roc_auc"] for of in per_class]
-    if faithful:
-        mean_area = None if None in areas else _mean(areas)
-        precisions = [precision or 0.0 for precision in precisions]
-    else:
-        mean_area = _mean(areas)
-    defined = [of["d_prime"] for of in per_class if of["roc_auc"] is not None]
-    return result | {
-        "mean_average_precision": _mean(precisions),
-        "mean_roc_auc": mean_area,
+    per_class = {name: _of_class(labels == i, scores[:, i]) for i, name in enumerate(class_names)}
+    precisions = [of["average_precision"] for of in per_class.values()]
+    areas = [of["roc_auc"] for of in per_class.values()]
+    undefined = faithful and None in areas
+    mean_area = None if undefined else _mean(areas)
+    return {
+        **{f"top{k}": top_k_accuracy(logits, labels, k) for k in (1, 5) if k <= len(class_names)},
+        "mAP": _mean([value or 0.0 for value in precisions] if faithful else precisions),
+        "mAUC": mean_area,
         "d_prime": d_prime(mean_area),
-        "mean_d_prime": None if None in defined else _mean(defined),
+        "absent_classes": [name for i, name in enumerate(class_names) if i not in labels],
         "per_class": per_class,
     }
 

@@ -18,25 +18,26 @@ from rich.table import Table
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.evaluation.metrics import PARTS
+from sft_jax.evaluation.metrics import FAMILIES, PARTS
 from sft_jax.ops.losses import SCORE_NAMES
 
 
 def print_tables(console: Console, result: Mapping[str, Any]) -> None:
-    """Prints the metrics of a split, and those of each class, label or target."""
+    """Prints the metrics of a split, and those of each class, label or target.
+
+    Each family of metrics beside those of the task has a table of its own, without its classes.
+    """
     console.print(
         f"{result['split']}: {result['n_examples']} examples,"
         f" {result['checkpoint']} checkpoint, step {result['step']}"
         + (f", {', '.join(result['modalities'])} alone" if result.get("left_out") else ""),
         highlight=False,
     )
-    summary = Table()
-    summary.add_column("metric")
-    summary.add_column("value", justify="right")
-    for name, value in result.items():
-        if value is None or isinstance(value, float):
-            summary.add_row(name, _shown(value, 4))
-    console.print(summary)
+    of_task = {k: v for k, v in result.items() if v is None or isinstance(v, float)}
+    console.print(_values_table("metric", of_task))
+    for family in FAMILIES:
+        if family in result:
+            console.print(_values_table(family, result[family]))
     (key,) = set(result) & set(PARTS.values())
     parts = Table()
     parts.add_column(key.removeprefix("per_"))
@@ -45,6 +46,19 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     for name, values in result[key].items():
         parts.add_row(markup.escape(name), *(_shown(value, 3) for value in values.values()))
     console.print(parts)
+
+
+def _values_table(heading: str, values: Mapping[str, Any]) -> Table:
+    """A table of names and values; a list is one of names, and what is nested is left out."""
+    table = Table()
+    table.add_column(heading)
+    table.add_column("value", justify="right")
+    for name, value in values.items():
+        if isinstance(value, list):
+            table.add_row(name, markup.escape(", ".join(value)) or "-")
+        elif not isinstance(value, dict):
+            table.add_row(name, _shown(value, 4))
+    return table
 
 
 def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
@@ -64,7 +78,7 @@ def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def _shown(value: float | int | None, digits: int) -> str:
+def _shown(value: float | int | str | None, digits: int) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

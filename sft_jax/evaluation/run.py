@@ -29,9 +29,10 @@ def evaluate_run(
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
-    Writes `SPLIT.json`, with the metrics of `task_metrics` and what they are of, and what
-    `sft_jax.evaluation.report.draw` draws. Where the model is not given all modalities, the
-    names of those given are part of the files' names: `SPLIT-FIRST-SECOND.json` (`file_stem`).
+    Writes `SPLIT.json`, with the metrics of the task, those that the dataset asks for beside them
+    (`DatasetInfo.metrics`) and what they are of, and what `sft_jax.evaluation.report.draw` draws.
+    Where the model is not given all modalities, the names of those given are part of the files'
+    names: `SPLIT-FIRST-SECOND.json` (`file_stem`).
 
     Args:
       workdir: the run directory.
@@ -51,14 +52,14 @@ def evaluate_run(
     """
     run = _restore(workdir, which)
     evaluator = run.evaluator(split, modalities)
-    predictions = evaluator.predict(run.params)
+    predictions, info = evaluator.predict(run.params), run.dataset.info
     result = {
         "split": split,
         "checkpoint": which,
         "step": run.step,
         "modalities": [*evaluator.modalities],
         "left_out": sorted(set(run.model.modalities) - set(evaluator.modalities)),
-        **task_metrics(predictions, run.dataset.info.class_names),
+        **task_metrics(predictions, info.class_names, info.metrics),
     }
     stem = subsets.file_stem(result)
     run_directory.write_json(_folder(workdir) / f"{stem}.json", result)

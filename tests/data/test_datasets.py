@@ -36,13 +36,14 @@ def _example(number, length=6, real=4, label=0):
     return {"id": f"no{number}", "inputs": {"a": values}, "masks": {"a": mask}, "label": label}
 
 
-def _dataset(examples, statistics=None, task="single_label"):
+def _dataset(examples, statistics=None, task="single_label", class_names=("no", "yes"), metrics=()):
     info = DatasetInfo(
         modalities={"a": ModalitySpec(length=6, features=2)},
-        class_names=("no", "yes"),
+        class_names=class_names,
         statistics=statistics or {"a": Standardisation(mean=(0.0, 0.0), std=(1.0, 1.0))},
         num_examples={"train": len(examples)},
         task=task,
+        metrics=metrics,
     )
     return Dataset(info, {"train": examples}.__getitem__)
 
@@ -291,6 +292,67 @@ def test_the_task_is_saved_and_was_once_single_label():
     assert DatasetInfo.from_json(values) == dataclasses.replace(info, task="single_label")
     with pytest.raises(ValueError, match="task='multi' is not one of single_label, multi_label"):
         dataclasses.replace(info, task="multi")
+
+
+@pytest.mark.parametrize(
+    ("task", "count", "metrics"),
+    [
+        ("single_label", 7, ("sentiment", "ranking")),
+        ("single_label", 2, ("ranking",)),
+        ("ordinal", 7, ("sentiment",)),
+        ("regression", 1, ("sentiment",)),
+    ],
+)
+def test_the_metrics_asked_for_are_saved_but_do_not_make_the_data_another(task, count, metrics):
+    info = dataclasses.replace(
+        _dataset([_example(0)]).info, task=task, class_names=tuple("abcdefg"[:count])
+    )
+    asking = dataclasses.replace(info, metrics=metrics)
+    values = json.loads(json.dumps(asking.to_json()))
+    assert DatasetInfo.from_json(values).metrics == metrics
+    assert asking == info
+    assert info.metrics == ()
+    del values["metrics"]
+    assert DatasetInfo.from_json(values).metrics == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "count", "metrics", "message"),
+    [
+        ("single_label", 2, ("top5",), "metrics: 'top5' is not one of ranking, sentiment"),
+        (
+            "ordinal",
+            2,
+            ("ranking",),
+            "'ranking' needs the task single_label; the task is 'ordinal'",
+        ),
+        (
+            "multi_label",
+            7,
+            ("sentiment",),
+            "'sentiment' needs 7 classes, single_label or ordinal, ",
+        ),
+        ("single_label", 6, ("sentiment",), "the task is 'single_label', of 6 class_names"),
+        ("regression", 7, ("sentiment",), "the task is 'regression', of 7 class_names"),
+    ],
+)
+def test_metrics_that_are_not_of_such_labels_are_refused(task, count, metrics, message):
+    info = _dataset([_example(0)]).info
+    names = tuple("abcdefg"[:count])
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(info, task=task, class_names=names, metrics=metrics)
+
+
+def test_sentiment_is_from_minus_3_to_3():
+    examples = [_example(i, label=np.array([value])) for i, value in enumerate((-3.0, 3.0))]
+    examples.append(_example(2, label=np.array([3.2])))
+    dataset = _dataset(examples, task="regression", class_names=("sentiment",))
+    assert len(dataset.source("train")) == 3
+    dataset = _dataset(
+        examples, task="regression", class_names=("sentiment",), metrics=("sentiment",)
+    )
+    with pytest.raises(ValueError, match=r"'no2': label \[3.2\] is not from -3 to 3"):
+        dataset.source("train")
 
 
 def test_a_model_must_fit_the_task():

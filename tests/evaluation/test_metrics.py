@@ -7,6 +7,8 @@ import pytest
 
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import PARTS, classification_metrics, task_metrics
+from sft_jax.evaluation.ranking import ranking_metrics
+from sft_jax.evaluation.sentiment import sentiment_metrics, sentiment_regression_metrics
 
 NAMES = ("a", "b", "c", "d")
 
@@ -63,7 +65,7 @@ def test_a_single_class():
     assert found["accuracy"] == found["balanced_accuracy"] == found["macro_f1"] == 1
 
 
-def _of_task(task, labels, outputs, names):
+def _of_task(task, labels, outputs, names, families=()):
     labels = np.array(labels)
     return task_metrics(
         Predictions(
@@ -74,6 +76,7 @@ def _of_task(task, labels, outputs, names):
             task=task,
         ),
         names,
+        families,
     )
 
 
@@ -146,6 +149,33 @@ def test_regression_metrics_by_hand():
     assert found["r2"] == pytest.approx(-1.5 / 2)
     assert found["pearson_r"] == found["per_target"]["a"]["pearson_r"]
     assert (found["n_examples"], found["loss"]) == (3, 1)
+
+
+def test_families_stand_beside_the_metrics_of_the_task_by_their_names():
+    names = [f"class{i}" for i in range(7)]
+    labels, logits = [0, 2, 3, 6], np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32)
+    for task in ("single_label", "ordinal"):
+        plain = _of_task(task, labels, logits, names)
+        found = _of_task(task, labels, logits, names, ("sentiment", "ranking"))
+        assert found == {
+            **plain,
+            "sentiment": sentiment_metrics(logits, np.array(labels)),
+            "ranking": ranking_metrics(logits, np.array(labels), names),
+        }
+        assert found["ranking"]["top1"] == found["sentiment"]["acc7"] == found["accuracy"]
+        assert not {"sentiment", "ranking"} & set(plain)
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_sentiment_of_a_regression_is_that_of_its_number():
+    labels, outputs = [[-3], [0], [1.5]], [[-3.5], [0.25], [-0.25]]
+    found = _of_task("regression", labels, outputs, ["sentiment"], ["sentiment"])
+    assert found["sentiment"] == sentiment_regression_metrics(
+        np.array([-3.5, 0.25, -0.25]), np.array([-3.0, 0.0, 1.5])
+    )
+    assert found["sentiment"]["truth"] == "real"
+    assert found["sentiment"]["mae"] == found["mae"]
+    assert found["sentiment"]["corr"] == pytest.approx(found["pearson_r"])
 
 
 @pytest.mark.parametrize("task", PARTS)

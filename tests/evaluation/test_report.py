@@ -70,6 +70,29 @@ def test_tables_show_the_numbers():
     assert ["[none]", "-", "-", "-", "0"] in rows
 
 
+def test_each_family_of_metrics_has_its_table():
+    metrics = task_metrics(PREDICTIONS, NAMES, ["ranking"])
+    metrics["sentiment"] = {"truth": "rounded", "acc2_non0": 0.25, "corr": None, "n_non0": 7}
+    result = {"split": "test", "step": 120, "checkpoint": "best", **metrics}
+    console = Console(file=io.StringIO(), width=80)
+    report.print_tables(console, result)
+    lines = console.file.getvalue().splitlines()
+    rows = [line.translate(str.maketrans("│┃", "  ")).split() for line in lines]
+    headings = [row[0] for row in rows if row[1:] in (["value"], ["precision", "recall"])]
+    assert headings == ["metric", "ranking", "sentiment"]
+    for row in (
+        ["top1", "0.6667"],
+        ["mAUC", f"{metrics['ranking']['mAUC']:.4f}"],
+        ["absent_classes", "[none]"],
+        ["truth", "rounded"],
+        ["acc2_non0", "0.2500"],
+        ["corr", "-"],
+        ["n_non0", "7"],
+    ):
+        assert row in rows
+    assert "top5" not in {row[0] for row in rows if row}
+
+
 def test_tables_say_what_a_model_was_given_if_not_all():
     metrics = classification_metrics(PREDICTIONS, NAMES)
     result = {"split": "test", "step": 120, "checkpoint": "best", **metrics}

@@ -1,5 +1,6 @@
 """A run is evaluated with any of its modalities, by the functions and by eval.py."""
 
+import dataclasses
 import json
 import pathlib
 import runpy
@@ -8,9 +9,11 @@ import jax
 import numpy as np
 import optax
 import pytest
+import scipy.special
 import synthetic
 from absl import flags
 from absl.testing import flagsaver
+from sklearn import metrics
 
 from sft_jax.evaluation import run
 from sft_jax.modules.factory import build_model
@@ -24,9 +27,14 @@ EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run directory with a checkpoint of normal parameters; training would take longer."""
-    workdir, experiment = tmp_path_factory.mktemp("run"), synthetic.config()
+    workdir = tmp_path_factory.mktemp("run")
+    _save_normal(workdir, synthetic.dataset().info)
+    return workdir
+
+
+def _save_normal(workdir, info):
+    experiment = synthetic.config()
     run_directory.prepare(workdir, experiment)
-    info = synthetic.dataset().info
     model = build_model(experiment.model, info.modalities, len(info.class_names))
     state = create_state(
         model,
@@ -44,7 +52,6 @@ def trained(tmp_path_factory):
     checkpoints = Checkpoints(workdir)
     checkpoints.save("best", values, {"dataset": info.to_json()})
     checkpoints.close()
-    return workdir
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +92,50 @@ def test_what_is_left_out_makes_a_difference_and_has_its_own_files(trained, caps
         assert row["modalities"] == expected["modalities"]
         assert row["accuracy"] == pytest.approx(expected["accuracy"])
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_eval_writes_and_prints_the_metrics_that_the_dataset_asks_for(
+    tmp_path, monkeypatch, capsys
+):
+    # Of the seven classes the data has the first three, and no batch is of 20 examples.
+    names = ("-3", "-2", "-1", "0", "1", "2", "[3]")
+    data = synthetic.dataset()
+    data.info = dataclasses.replace(data.info, class_names=names)
+    _save_normal(tmp_path, data.info)
+    # What is asked for may change after training, unlike the data.
+    data.info = dataclasses.replace(data.info, metrics=("ranking", "sentiment"))
+    monkeypatch.setattr(run, "open_dataset", lambda *_: data)
+    seen = []
+    monkeypatch.setattr(run.report, "draw", lambda *given: seen.append(given[-1]))
+    _eval(f"--workdir={tmp_path}", "--split=valid")
+    found, output = _results(tmp_path)["valid.json"], capsys.readouterr().out
+
+    examples = len(data.source("valid"))
+    assert found["n_examples"] == data.info.num_examples["valid"] == examples == 20
+    assert np.sum(found["confusion_matrix"]) == examples
+    (predictions,) = seen
+    labels = predictions.labels
+    probabilities = scipy.special.softmax(predictions.logits.astype(np.float64), axis=1)
+    assert len(labels) == len(probabilities) == examples
+    ranked = np.argsort(-probabilities, axis=1)
+    assert found["ranking"]["top1"] == np.mean(ranked[:, 0] == labels) == found["accuracy"]
+    assert found["ranking"]["top5"] == np.mean((ranked[:, :5] == labels[:, None]).any(axis=1))
+    areas = [metrics.roc_auc_score(labels == i, probabilities[:, i]) for i in range(3)]
+    assert found["ranking"]["mAUC"] == pytest.approx(np.mean(areas))
+    assert found["ranking"]["absent_classes"] == [*names[3:]]
+    assert found["sentiment"]["truth"] == "rounded"
+    assert found["sentiment"]["n_non0"] == examples
+    upper, lower = probabilities[:, 4:].sum(axis=1), probabilities[:, :3].sum(axis=1)
+    assert found["sentiment"]["acc2_non0"] == np.mean(lower >= upper)
+    errors = np.abs(probabilities @ np.arange(-3, 4) - (labels - 3))
+    assert found["sentiment"]["mae"] == pytest.approx(errors.mean())
+    assert f"valid: {examples} examples" in output
+    for family in ("ranking", "sentiment"):
+        for name, value in found[family].items():
+            if isinstance(value, float):
+                assert f"{name} " in output
+                assert f"{value:.4f}" in output
+    assert "0, 1, 2, [3]" in output
 
 
 def test_eval_takes_modalities_in_any_order(trained, capsys):
