@@ -14,15 +14,10 @@ from typing import Any, TypedDict, get_args
 
 import numpy as np
 
-<<<<<<< HEAD
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_finite, check_label, check_mask, check_shapes
 from sft_jax.data.moments import Moments
-from sft_jax.structs import ModalitySpec, Task
-=======
-from sft_jax.config import DataConfig
 from sft_jax.structs import MetricFamily, ModalitySpec, Task
->>>>>>> 2eef84a2472b91ad360d071926c7a87c15532991
 
 IN_MEMORY_BYTES = 2**30
 """The most that a split may take to be held in memory."""
@@ -259,53 +254,7 @@ class _Prepared(Sequence[Example]):
         return prepared
 
 
-<<<<<<< HEAD
 def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
-=======
-def _check_label(example: Example, info: DatasetInfo) -> None:
-    label, count = np.asarray(example["label"]), len(info.class_names)
-    if info.task in ("single_label", "ordinal"):
-        allowed = f"one of the {count} classes"
-        good = label.shape == () and label.dtype.kind in "iu" and int(label) in range(count)
-    elif label.shape != (count,) or label.dtype.kind not in "biuf":
-        allowed, good = f"an array of {count} numbers", False
-    elif info.task == "multi_label":
-        allowed, good = "made of 0 and 1", bool(np.isin(label, (0, 1)).all())
-    elif "sentiment" in info.metrics:
-        allowed, good = "from -3 to 3", bool((np.abs(label) <= 3).all())
-    else:
-        allowed, good = "finite", bool(np.isfinite(label).all())
-    if not good:
-        raise ValueError(f"example {example['id']!r}: label {label.tolist()} is not {allowed}")
-
-
-def _check_shapes(example: Example, info: DatasetInfo) -> None:
-    expected = {name: (spec.length, spec.features) for name, spec in info.modalities.items()}
-    inputs = {name: np.shape(values) for name, values in example["inputs"].items()}
-    masks = {name: np.shape(mask) for name, mask in example["masks"].items()}
-    if inputs != expected:
-        raise ValueError(f"example {example['id']!r}: inputs of {inputs}, expected {expected}")
-    if masks != {name: shape[:1] for name, shape in expected.items()}:
-        raise ValueError(f"example {example['id']!r}: masks of {masks} for inputs of {inputs}")
-
-
-def _check_values(example: Example) -> None:
-    for name, values in example["inputs"].items():
-        mask = example["masks"][name]
-        if mask.dtype != bool:
-            raise ValueError(
-                f"example {example['id']!r}: mask of {name} is {mask.dtype}, expected bool"
-            )
-        bad = mask & ~np.isfinite(values).all(axis=-1)
-        if bad.any():
-            step = int(bad.argmax())
-            raise ValueError(
-                f"example {example['id']!r}: {name} is not finite at step {step}: {values[step]}"
-            )
-
-
-def compute_statistics(examples: Sequence[Example]) -> dict[str, Standardisation]:
->>>>>>> 2eef84a2472b91ad360d071926c7a87c15532991
     """Mean and standard deviation of every feature over the real steps of all examples.
 
     Sums are kept in float64. A feature that never changes gets a deviation of 1.
