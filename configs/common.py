@@ -8,8 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig, OptimConfig, TrainConfig
-from sft_jax.config_io import to_config_dict
+from sft_jax.config_io import from_mapping, to_config_dict
 from sft_jax.data_config import DataConfig
 
 
@@ -54,14 +53,14 @@ def small_experiment(
     model = {"pool": "attn_topk", "k": 4, "readout": "sum_cls", "n_pre": 1, "n_post": 3}
     args = parse_arg(arg, model="sft", modality="", **model, mixup="none", **data_fields)
     chosen = {name: args[name] for name in ("modality", *model)}
-    config = ExperimentConfig(
-        data=dataclasses.replace(data, **{name: args[name] for name in data_fields}),
-        model=ModelConfig(name=args["model"], **chosen, dropout=0.1, embedding_std=0.02),
-        optim=OptimConfig(weight_decay=0.05),
-        train=TrainConfig(ema_decay=0.99),
-        mixup=MixupConfig(layers=args["mixup"]),
+    return _config_dict(
+        data,
+        {name: args[name] for name in data_fields},
+        model={"name": args["model"], **chosen, "dropout": 0.1, "embedding_std": 0.02},
+        optim={"weight_decay": 0.05},
+        train={"ema_decay": 0.99},
+        mixup={"layers": args["mixup"]},
     )
-    return to_config_dict(config)
 
 
 def paper_experiment(
@@ -86,18 +85,25 @@ def paper_experiment(
     if args["size"] not in ("paper", "laptop"):
         raise ValueError(f"size={args['size']!r} is not one of paper, laptop")
     paper = args["size"] == "paper"
-    config = ExperimentConfig(
-        data=dataclasses.replace(data, **{name: args[name] for name in data_fields}),
-        model=ModelConfig(
-            name=args["model"],
+    return _config_dict(
+        data,
+        {name: args[name] for name in data_fields},
+        model={
+            "name": args["model"],
             **{name: args[name] for name in model},
-            k=dict(k),
-            n_pre=1,
-            n_post=11 if paper else 2,
-            embedding_std=1.0 if paper else 0.02,
-        ),
-        optim=OptimConfig(lr=lr, schedule="plateau", warmup_epochs=0.0),
-        train=TrainConfig(batch_size=24, epochs=20 if paper else 3),
-        mixup=MixupConfig(layers=args["mixup"], warmup_epochs=5.0 if paper else 1.0),
+            "k": dict(k),
+            "n_pre": 1,
+            "n_post": 11 if paper else 2,
+            "embedding_std": 1.0 if paper else 0.02,
+        },
+        optim={"lr": lr, "schedule": "plateau", "warmup_epochs": 0.0},
+        train={"batch_size": 24, "epochs": 20 if paper else 3},
+        mixup={"layers": args["mixup"], "warmup_epochs": 5.0 if paper else 1.0},
     )
-    return to_config_dict(config)
+
+
+def _config_dict(
+    data: DataConfig, data_fields: Mapping[str, Any], **sections: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    changed = {**dataclasses.asdict(data), **data_fields}
+    return to_config_dict(from_mapping({"data": changed, **sections}))

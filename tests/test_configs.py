@@ -12,7 +12,28 @@ from configs import watch
 from sft_jax import ModalitySpec, config_io
 from sft_jax.modules.factory import build_model
 
-MODALITIES = dict.fromkeys(("accelerometer", "gyroscope"), ModalitySpec(200, 3, 10))
+WATCH = dict.fromkeys(("accelerometer", "gyroscope"), ModalitySpec(200, 3, 10))
+SENTIMENT = {
+    "vision": ModalitySpec(500, 35),
+    "audio": ModalitySpec(500, 74),
+    "text": ModalitySpec(50, 300),
+}
+MODALITIES = {
+    "watch": WATCH,
+    "npz_folder": WATCH,
+    "tfds": WATCH,
+    "mosei": SENTIMENT,
+    "mosi": SENTIMENT,
+    "vggsound": {
+        "rgb": ModalitySpec(38, 1024),
+        "spect": ModalitySpec(1200, 128),
+        "flow": ModalitySpec(38, 1024),
+    },
+    "av_mnist": {
+        "image": ModalitySpec((28, 28), 1, (4, 4)),
+        "sound": ModalitySpec((64, 32), 1, (1, 32)),
+    },
+}
 FILES = [
     module.name
     for module in pkgutil.iter_modules(configs.__path__)
@@ -21,7 +42,7 @@ FILES = [
 
 
 def test_there_are_config_files():
-    assert "watch" in FILES
+    assert set(FILES) == set(MODALITIES)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -29,7 +50,7 @@ def test_a_config_makes_a_model_that_runs(name):
     config_dict = importlib.import_module(f"configs.{name}").get_config()
     assert config_dict.is_locked
     config = config_io.from_mapping(config_dict)
-    model = build_model(config.model, MODALITIES, num_classes=7)
+    model = build_model(config.model, MODALITIES[name], num_classes=7)
 
     @jax.jit
     def initialise_and_apply(key):

@@ -40,7 +40,7 @@ class RawConfig(tfds.core.BuilderConfig):
       needs_files: whether there is a folder of raw files.
     """
 
-    read: Callable[[Path], RawData] | None = None
+    read: Callable[[Path], RawData] = lambda _: _nothing()
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     integers: Sequence[str] = ()
     task: Task = "single_label"
@@ -52,7 +52,7 @@ class RawConfig(tfds.core.BuilderConfig):
         return np.uint8 if modality in self.integers else np.float32
 
 
-class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Stores what a reader gives, one split for each of its own, in its order.
 
     An example has `id`, `label` and one tensor `[length, ..., features]` for each modality,
@@ -110,6 +110,10 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 label = np.asarray(label, np.float32)
             yield key, {"id": record["id"], "label": label, **inputs}
         self.info.metadata["card"] = card.to_json()
+
+
+def _nothing() -> RawData:
+    raise ValueError("a config needs `read`")
 
 
 Builder = TypeVar("Builder", bound=RawBuilder)

@@ -171,7 +171,8 @@ def builder_of(config: DataConfig) -> tuple[type[RawBuilder], RawConfig]:
                     " manifest.csv"
                 )
             raw_data = npz_folder.read_npz_folder(folder)
-            name = f"{folder.resolve().name}_{npz_folder.fingerprint(folder)}_{config.not_finite}"
+            digest = npz_folder.content_sha256(folder)[:12]
+            name = f"{folder.resolve().name}_{digest}_{config.not_finite}"
             return NpzFolder, RawConfig(
                 name=name,
                 read=lambda _: raw_data,

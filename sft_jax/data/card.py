@@ -41,6 +41,7 @@ class SplitSummary:
 
     def add_label(self, label: int | np.ndarray, task: Task, names: Sequence[str]) -> None:
         """Counts the label of one example."""
+        counted: dict[str, Any]
         if task in CLASSES:
             counted = {names[int(label)]: 1}
         elif task == "multi_label":

@@ -29,7 +29,9 @@ def read_tfds(config: TfdsData) -> RawData:
         can be read, or a feature or a split of it is not there or not what it should be.
     """
     builder = _open(config)
-    source = {split: _data_source(builder, config, split) for split in config.splits}
+    source: dict[str, Any] = {
+        split: _data_source(builder, config.builder, text) for split, text in config.splits.items()
+    }
     features = builder.info.features
     _check_features(config, features)
     label = features[config.label]
@@ -87,13 +89,13 @@ def _open(config: TfdsData) -> Any:
         raise DataFileError(f"data.builder={config.builder!r} can't be opened: {error}") from None
 
 
-def _data_source(builder: Any, config: TfdsData, split: str) -> Any:
+def _data_source(builder: Any, name: str, split: str) -> Any:
     try:
-        return builder.as_data_source(config.splits[split])
+        return builder.as_data_source(split)
     except (ValueError, NotImplementedError, FileNotFoundError, KeyError) as error:
         raise DataFileError(
-            f"{config.builder}: split {split} = {config.splits[split]!r} can't be read; it must be"
-            f" prepared as array_record, and its splits are {sorted(builder.info.splits)}: {error}"
+            f"{name}: split {split!r} can't be read; it must be prepared as array_record, and its"
+            f" splits are {sorted(builder.info.splits)}: {error}"
         ) from None
 
 

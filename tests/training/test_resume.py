@@ -53,12 +53,15 @@ def start(workdir, kill_at=0):
 
 
 def metrics(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("train/input_wait", None)  # Time differs from run to run.
+    return lines
 
 
 def events(workdir):
     read = EventAccumulator(str(workdir / "tensorboard")).Reload()
-    names = read.Tags()["scalars"]
+    names = set(read.Tags()["scalars"]) - {"train/input_wait"}
     return {name: [(e.step, e.value) for e in read.Scalars(name)] for name in names}
 
 
