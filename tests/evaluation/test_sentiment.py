@@ -18,6 +18,7 @@ import json
 import numpy as np
 import pytest
 import reference
+import scipy.special
 from sklearn import metrics
 
 from sft_jax.evaluation.sentiment import sentiment_metrics, sentiment_regression_metrics
@@ -159,6 +160,22 @@ def test_numbers_are_what_scikit_learn_says():
             "f1": approx(metrics.f1_score(truth, predicted, average="weighted")),
         }
     assert found["acc2_has0"] != found["acc2_non0"]
+
+
+def test_classes_are_what_scikit_learn_says():
+    probabilities, truths = scipy.special.softmax(LOGITS, axis=1), LABELS - 3
+    expected = probabilities @ np.arange(-3, 4)
+    found = sentiment_metrics(LOGITS, LABELS)
+    assert found["acc7"] == metrics.accuracy_score(LABELS, LOGITS.argmax(axis=1))
+    rounded = np.round(expected).clip(-2, 2)
+    assert found["acc5"] == metrics.accuracy_score(truths.clip(-2, 2), rounded)
+    assert found["mae"] == approx(metrics.mean_absolute_error(truths, expected))
+    assert found["corr"] == approx(np.corrcoef(truths, expected)[0, 1])
+    not_negative = probabilities[:, 3:].sum(axis=1) > 0.5
+    assert _binary(found, "has0") == {
+        "acc2": metrics.accuracy_score(truths >= 0, not_negative),
+        "f1": approx(metrics.f1_score(truths >= 0, not_negative, average="weighted")),
+    }
 
 
 def test_certain_classes_are_as_good_as_their_numbers():
