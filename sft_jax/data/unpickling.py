@@ -1,25 +1,40 @@
 """Pickles of arrays, text and containers, read without running anything that is in them.
 
-A pickle can name any function to be called: whoever loads one with `pickle` trusts its author.
-Here every name is looked up in a table of stand-ins, which make containers and numpy arrays from
-checked arguments, and any other name is refused.
+A pickle is a program for a stack machine, and can name any function to call: whoever loads one
+with `pickle` trusts its author. Here a machine of its own carries out the instructions. It
+builds numbers, text, containers and numpy arrays, and has no means of doing anything else: the
+names in a pickle are looked up in the table of `pickled_values` and never imported, and arrays
+are made from bytes whose number has been checked.
+
+The files in use are larger than the memory of most machines. So the file is mapped, and an
+array of a MiB or more is a window on it: it takes memory only where, and while, it is read.
 """
 
 from __future__ import annotations
 
+import codecs
+import mmap
 import os
 import pathlib
-import pickle
-import re
-import sys
-from collections.abc import Callable
+import pickletools
+import struct
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from sft_jax.data.pickled_values import (
+    ADMITTED,
+    Global,
+    Pending,
+    RefusedError,
+    admitted,
+    checked_dict,
+    checked_keys,
+)
 from sft_jax.data.records import DataFileError
 
-_DTYPE = re.compile(r"[<>=|]?([?biufcSUO])(\d*)")
+_LARGE = 1 << 20  # bytes from which on a value stays in the file
 
 
 def load_pickle(path: str | os.PathLike[str]) -> Any:
@@ -28,217 +43,281 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
     Strings of Python 2 are decoded as latin-1. OrderedDict and defaultdict become dict.
 
     Args:
-      path: of the file.
+      path: a file that stays as it is for as long as the result is in use.
 
     Returns:
-      What was pickled: numbers, strings, bytes, containers, numpy scalars, and arrays of
-      booleans, numbers, text or objects.
+      What was pickled: numbers, str, bytes, bytearray, containers, numpy scalars, and arrays of
+      booleans, numbers, text or objects. Arrays cannot be written to, and those of a MiB or
+      more read the file. Bytes of a MiB or more outside of an array are a memoryview.
 
     Raises:
       DataFileError: if the pickle asks for anything else, or is no pickle, or is incomplete.
       OSError: if the file cannot be read.
     """
     path = pathlib.Path(path)
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise DataFileError(f"{path} is empty, expected a pickle")
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        with path.open("rb") as file:
-            return _plain(_Unpickler(file, encoding="latin1").load())
-    except _RefusedError as error:
+        return _Machine(content).run()
+    except RefusedError as error:
         raise DataFileError(
-            f"{path} is refused: {error}; only arrays, numbers, text and containers are read,"
-            " and nothing of it was run"
-        ) from None
-    except MemoryError:
-        raise DataFileError(f"{path} asks for more memory than there is") from None
-    except (pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, ImportError,
-            LookupError, TypeError, ValueError, RecursionError) as error:  # fmt: skip
+            f"{path} is refused: {error}, but only arrays, numbers, text and containers are"
+            " read; nothing in it was run"
+        ) from error
+    except MemoryError as error:
         raise DataFileError(
-            f"{path} is not a whole pickle of arrays ({os.path.getsize(path)} bytes):"
-            f" {error or type(error).__name__}"
-        ) from None
+            f"{path} does not fit in memory: out of it at byte {content.tell()} of {len(content)}"
+        ) from error
+    except (ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+        raise DataFileError(
+            f"{path} is not a whole pickle of data: at byte {content.tell()} of {len(content)}:"
+            f" {error}"
+        ) from error
 
 
-class _RefusedError(Exception):
-    """What a pickle asks for is not data."""
+class _Machine:
+    """Carries out the instructions of one pickle.
 
+    Method `_do_x` is opcode X of `pickletools`; opcodes without a method are refused.
+    """
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of an admitted name."""
-        full = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
-        if full not in _ADMITTED:
-            raise _RefusedError(f"it asks for {module}.{name}")
-        return _ADMITTED[full]
+    def __init__(self, content: mmap.mmap) -> None:
+        self._content = content
+        self._stack: list[Any] = []
+        self._marked: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
 
+    def run(self) -> Any:
+        while True:
+            code = self._content.read(1)
+            if not code:
+                raise ValueError("the file ends before the pickle does")
+            if code not in _OPCODES:
+                raise ValueError(f"{code!r} is no instruction of a pickle")
+            name, read = _OPCODES[code]
+            if name == "STOP":
+                return self._result()
+            argument: Any = None
+            if name in _SIZES:
+                argument = self._window(_SIZES[name])
+            elif read:
+                argument = read(self._content)
+            if name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[name]())
+            elif name in _VALUES:
+                self._stack.append(argument)
+            else:
+                getattr(self, f"_do_{name.lower()}", self._refuse)(argument)
 
-class _StandIn:
-    """What a pickle is given in place of a function or class: it can be called, and no more."""
+    def _result(self) -> Any:
+        result = self._stack.pop()
+        if isinstance(result, Global | Pending | np.dtype):
+            raise RefusedError("it holds no data")
+        return result
 
-    __slots__ = ("_make",)
+    def _refuse(self, argument: object) -> None:
+        raise RefusedError("it makes objects of a class or refers to something outside")
 
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self._make = make
+    def _window(self, size: struct.Struct) -> bytes | memoryview:
+        (length,) = size.unpack(self._content.read(size.size))
+        start = self._content.tell()
+        if not 0 <= length <= len(self._content) - start:
+            raise ValueError(f"{length} bytes promised, {len(self._content) - start} remain")
+        self._content.seek(start + length)
+        window = memoryview(self._content)[start : start + length]
+        return window if length >= _LARGE else bytes(window)
 
-    def __call__(self, *args: Any) -> Any:
-        return self._make(*args)
+    def _pop_marked(self) -> list[Any]:
+        items, self._stack = self._stack, self._marked.pop()
+        return items
 
-    def __setstate__(self, state: object) -> None:
-        raise _RefusedError("it changes a function")
+    def _top(self, kind: type) -> Any:
+        if type(self._stack[-1]) is not kind:
+            raise ValueError(f"{kind.__name__} expected, got {type(self._stack[-1]).__name__}")
+        return self._stack[-1]
 
+    def _do_proto(self, version: int) -> None:
+        if version > 5:
+            raise ValueError(f"protocol {version} is not known, expected at most 5")
 
-class _Dtype:
-    """A type of elements that a pickle describes: simple ones only."""
+    def _do_frame(self, length: int) -> None:
+        pass  # A hint for readers that do not have the whole file at hand.
 
-    __slots__ = ("dtype",)
+    def _do_mark(self, _: None) -> None:
+        self._marked.append(self._stack)
+        self._stack = []
 
-    def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
-        if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            raise _RefusedError(f"it asks for arrays of {code!r}")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: Any) -> None:
-        # (version, byte order, then what structured types have)
-        if not isinstance(state, tuple) or len(state) < 5 or any(state[2:5]):
-            raise _RefusedError("it asks for arrays of structures")
-        if state[1] not in ("<", ">", "=", "|"):
-            raise _RefusedError(f"it asks for the byte order {state[1]!r}")
-        if self.dtype.kind in "SU" and len(state) > 5 and not self.dtype.itemsize:
-            raise _RefusedError("it asks for text of no fixed size")
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array(np.ndarray):
-    """An array whose state is checked before it is taken over."""
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) not in (4, 5):
-            raise ValueError("an array without its shape or content")
-        shape, described, fortran, content = state[-4:]
-        dtype, size = _checked(shape, described)
-        if dtype.hasobject:
-            if not isinstance(content, list) or len(content) != size:
-                raise ValueError(f"an array of {size} objects without so many")
+    def _do_pop(self, _: None) -> None:
+        if self._stack:
+            self._stack.pop()
         else:
-            if isinstance(content, str):  # Of Python 2.
-                content = content.encode("latin1")
-            if not isinstance(content, bytes) or len(content) != size * dtype.itemsize:
-                raise ValueError(f"an array of shape {shape} and {dtype} of other size")
-            if dtype.kind == "U":
-                codes = np.frombuffer(content, np.dtype("u4").newbyteorder(dtype.byteorder))
-                if codes.max(initial=0) > sys.maxunicode:
-                    raise ValueError("an array of text with what is no character")
-        super().__setstate__((1, shape, dtype, bool(fortran), content))
+            self._pop_marked()
+
+    def _do_pop_mark(self, _: None) -> None:
+        self._pop_marked()
+
+    def _do_dup(self, _: None) -> None:
+        self._stack.append(self._stack[-1])
+
+    def _do_string(self, _: None) -> None:
+        line = self._content.readline().strip()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+            raise ValueError("a string has no quotes around it")
+        self._stack.append(codecs.escape_decode(line[1:-1])[0].decode("latin-1"))
+
+    def _do_binstring(self, value: bytes | memoryview) -> None:
+        self._stack.append(value.decode("latin-1") if isinstance(value, bytes) else value)
+
+    def _do_bytearray8(self, value: bytes | memoryview) -> None:
+        self._stack.append(bytearray(value) if isinstance(value, bytes) else value)
+
+    def _do_tuple(self, _: None) -> None:
+        items = self._pop_marked()
+        self._stack.append(tuple(items))
+
+    def _do_tuple1(self, _: None) -> None:
+        self._tuple(1)
+
+    def _do_tuple2(self, _: None) -> None:
+        self._tuple(2)
+
+    def _do_tuple3(self, _: None) -> None:
+        self._tuple(3)
+
+    def _tuple(self, length: int) -> None:
+        if len(self._stack) < length:
+            raise ValueError(f"a tuple of {length} is made of {len(self._stack)} values")
+        self._stack[-length:] = [tuple(self._stack[-length:])]
+
+    def _do_list(self, _: None) -> None:
+        items = self._pop_marked()
+        self._stack.append(items)
+
+    def _do_append(self, _: None) -> None:
+        item = self._stack.pop()
+        self._top(list).append(item)
+
+    def _do_appends(self, _: None) -> None:
+        items = self._pop_marked()
+        self._top(list).extend(items)
+
+    def _do_dict(self, _: None) -> None:
+        items = self._pop_marked()
+        self._stack.append(checked_dict(_pairs(items)))
+
+    def _do_setitem(self, _: None) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._top(dict).update(checked_dict([(key, value)]))
+
+    def _do_setitems(self, _: None) -> None:
+        items = self._pop_marked()
+        self._top(dict).update(checked_dict(_pairs(items)))
+
+    def _do_additems(self, _: None) -> None:
+        items = self._pop_marked()
+        self._top(set).update(checked_keys(items))
+
+    def _do_frozenset(self, _: None) -> None:
+        items = self._pop_marked()
+        self._stack.append(frozenset(checked_keys(items)))
+
+    def _do_memoize(self, _: None) -> None:
+        self._do_put(len(self._memo))
+
+    def _do_put(self, key: int) -> None:
+        value = self._stack[-1]
+        self._memo[key] = value
+        if isinstance(value, Pending):
+            value.memo_keys.append(key)
+
+    def _do_get(self, key: int) -> None:
+        if key not in self._memo:
+            raise ValueError(f"value {key} is used before it is there")
+        self._stack.append(self._memo[key])
+
+    _do_binput = _do_long_binput = _do_put
+    _do_binget = _do_long_binget = _do_get
+
+    def _do_global(self, argument: str) -> None:
+        self._stack.append(admitted(*argument.split(" ", 1)))
+
+    def _do_stack_global(self, _: None) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise ValueError("the name of a function is not a string")
+        self._stack.append(admitted(module, name))
+
+    def _do_inst(self, argument: str) -> None:
+        raise RefusedError(f"it asks for {Global(*argument.split(' ', 1))}")
+
+    def _do_reduce(self, _: None) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        if type(function) is not Global or type(arguments) is not tuple:
+            raise ValueError("a call has no function or no arguments")
+        make = ADMITTED[function]
+        if make is None:
+            raise RefusedError(f"it calls {function}")
+        self._stack.append(make(*arguments))
+
+    def _do_build(self, _: None) -> None:
+        state, pending = self._stack.pop(), self._stack.pop()
+        if not isinstance(pending, Pending):
+            raise RefusedError(f"it sets the state of a {type(pending).__name__}")
+        finished = pending.finish(state)
+        self._stack.append(finished)
+        for key in pending.memo_keys:
+            if self._memo[key] is pending:
+                self._memo[key] = finished
 
 
-def _checked(shape: Any, described: Any) -> tuple[np.dtype[Any], int]:
-    """The type and number of the elements of an array."""
-    if not isinstance(described, _Dtype):
-        raise ValueError("an array without a type of its elements")
-    if not isinstance(shape, tuple) or any(type(n) is not int or n < 0 for n in shape):
-        raise ValueError(f"an array of shape {shape!r}")
-    size = 1
-    for n in shape:
-        size *= n
-    return described.dtype, size
+def _pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(items[::2], items[1::2], strict=True)
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    if kind is not _ADMITTED["numpy.ndarray"]:
-        raise _RefusedError("it asks for a kind of array that is not known")
-    return _Array.__new__(_Array, (0,), np.uint8)
+_OPCODES: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
+    opcode.code.encode("latin-1"): (opcode.name, opcode.arg.reader if opcode.arg else None)
+    for opcode in pickletools.opcodes
+}
+# Its reader takes ASCII alone, but the strings of Python 2 are bytes.
+_OPCODES[b"S"] = ("STRING", None)
 
-
-def _from_buffer(content: Any, described: Any, shape: Any, order: Any) -> np.ndarray:
-    dtype, size = _checked(shape, described)
-    if dtype.hasobject or order not in ("C", "F"):
-        raise _RefusedError("it asks for an array of objects in a buffer")
-    if not isinstance(content, bytes | bytearray) or len(content) != size * dtype.itemsize:
-        raise ValueError(f"an array of shape {shape} and {dtype} of other size")
-    return np.frombuffer(content, dtype).reshape(shape, order=order)
-
-
-def _scalar(described: Any, content: Any = b"") -> Any:
-    if isinstance(content, str):
-        content = content.encode("latin1")
-    return _from_buffer(content, described, (1,), "C")[0]
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    # How Python 3 writes bytes for Python 2.
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"it asks for text in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _bytes(kind: type) -> Callable[..., Any]:
-    def make(content: Any = b"", encoding: Any = None) -> Any:
-        if isinstance(content, str):
-            content = _encode(content, encoding)
-        if not isinstance(content, bytes | bytearray | list):
-            raise _RefusedError(f"it makes {kind.__name__} of {type(content).__name__}")
-        return kind(content)
-
-    return make
-
-
-def _of_items(kind: type) -> Callable[..., Any]:
-    def make(items: Any = ()) -> Any:
-        if not isinstance(items, list | tuple | dict | set | frozenset):
-            raise _RefusedError(f"it makes a {kind.__name__} of {type(items).__name__}")
-        return kind(items)
-
-    return make
-
-
-def _numbers(kind: type) -> Callable[..., Any]:
-    def make(*values: Any) -> Any:
-        if len(values) > 2 or any(type(value) not in (int, float) for value in values):
-            raise _RefusedError(f"it makes a {kind.__name__} of something else than numbers")
-        return kind(*values)
-
-    return make
-
-
-def _refuse(*_: Any) -> None:
-    raise _RefusedError("it calls what is only to be named")
-
-
-def _no_items(factory: Any = None, *_: Any) -> dict[Any, Any]:
-    return {}
-
-
-_ADMITTED: dict[str, _StandIn] = {
-    "numpy.ndarray": _StandIn(_refuse),  # An argument of _reconstruct, never called.
-    "numpy.dtype": _StandIn(_Dtype),
-    "numpy._core.multiarray._reconstruct": _StandIn(_reconstruct),
-    "numpy._core.multiarray.scalar": _StandIn(_scalar),
-    "numpy._core.numeric._frombuffer": _StandIn(_from_buffer),
-    "_codecs.encode": _StandIn(_encode),
-    "collections.OrderedDict": _StandIn(_of_items(dict)),
-    "collections.defaultdict": _StandIn(_no_items),
-    **{
-        f"{module}.{kind.__name__}": _StandIn(make(kind))
-        for module in ("builtins", "__builtin__")
-        for make, kinds in (
-            (_bytes, (bytes, bytearray)),
-            (_of_items, (list, tuple, dict, set, frozenset)),
-            (_numbers, (complex, int, float, bool)),
-        )
-        for kind in kinds
-    },
+# Opcodes followed by bytes, and the number of which these are preceded.
+_SIZES = {
+    "BINBYTES": struct.Struct("<I"),
+    "BINBYTES8": struct.Struct("<Q"),
+    "BINSTRING": struct.Struct("<i"),
+    "BYTEARRAY8": struct.Struct("<Q"),
 }
 
+# Opcodes whose argument is a value as it stands.
+_VALUES = {
+    "BINBYTES",
+    "BINBYTES8",
+    "BINFLOAT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "BINUNICODE",
+    "BINUNICODE8",
+    "FLOAT",
+    "INT",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "SHORT_BINBYTES",
+    "SHORT_BINSTRING",
+    "SHORT_BINUNICODE",
+    "UNICODE",
+}
 
-def _plain(value: Any) -> Any:
-    """The same with arrays of numpy's own class."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            for i, item in enumerate(value.flat):
-                value.flat[i] = _plain(item)
-        return value.view(np.ndarray)
-    if isinstance(value, dict):
-        return {key: _plain(of) for key, of in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(of) for of in value)
-    if isinstance(value, _StandIn | _Dtype):
-        raise _RefusedError("it holds a function or type in place of data")
-    return value
+_CONSTANTS: dict[str, Callable[[], object]] = {
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": set,
+    "EMPTY_TUPLE": tuple,
+    "NEWFALSE": lambda: False,
+    "NEWTRUE": lambda: True,
+    "NONE": lambda: None,
+}

@@ -241,12 +241,13 @@ def test_labels_are_read_as_they_are(read, shape):
         np.testing.assert_array_equal(found, labels.astype(np.float32)[:, None])
 
 
-def test_values_are_not_copied(tmp_path):
+def test_values_are_views_of_the_file(tmp_path):
     path = tmp_path / "file.pkl"
     sentiment_pickles.write(path, "mosei", "mult_noalign", {"train": 8, "valid": 1, "test": 1})
     example = next(iter(read_sentiment(path, "mosei").read("train")))
     for values in example["inputs"].values():
         assert not values.flags.owndata
+        assert not values.flags.writeable
 
 
 def _problems(read, content):

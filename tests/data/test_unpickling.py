@@ -1,6 +1,7 @@
 import collections
 import io
 import pickle
+import pickletools
 import struct
 
 import numpy as np
@@ -38,9 +39,7 @@ def _assert_same(actual, expected):
         for one, other in zip(actual, expected, strict=True):
             _assert_same(one, other)
     elif isinstance(expected, np.ndarray):
-        # Numpy itself turns bytes that are stored the other way round.
-        assert actual.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
-        assert actual.shape == expected.shape
+        assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
         assert actual.tolist() == expected.tolist()
     else:
         assert actual == expected
@@ -67,16 +66,17 @@ def test_every_protocol_and_version_of_numpy_is_read(load, protocol, module):
         content = content.replace(length[0] + old + name, length[1] + new + name)
     if protocol < 4:
         content = content.replace(old, new)
-    else:
-        content = content[:3] + struct.pack("<Q", len(content) - 11) + content[11:]
     assert module.encode() in content
     _assert_same(load(content), _VALUES)
 
 
-def test_large_arrays_are_not_copied(load):
+@pytest.mark.parametrize("protocol", range(6))
+def test_large_arrays_are_read_from_the_file(load, protocol):
     array = np.random.default_rng(0).normal(size=(400, 2, 200))
-    loaded = load(pickle.dumps({"a": array, "b": [array, array.T]}, 4))
+    loaded = load(pickle.dumps({"a": array, "b": [array, array.T]}, protocol))
     _assert_same(loaded, {"a": array, "b": [array, array.T]})
+    assert loaded["a"] is loaded["b"][0]
+    assert not loaded["a"].flags.writeable
     assert not loaded["a"].flags.owndata
 
 
@@ -150,7 +150,9 @@ def _hostile(sentinel):
         "nested in an array": pickle.dumps(np.array([_Call(_touch, path)], object), 4),
         "nested in a dict": pickle.dumps({"train": [_Call(_touch, path)]}, 5),
         "inst": b"(" + text + b"iposix\nsystem\n.",
+        "inst of an admitted name": b"(ibuiltins\nset\n.",
         "obj": b"(cposix\nsystem\n" + text + b"o.",
+        "obj of an admitted name": b"(cbuiltins\nset\no.",
         "newobj": b"\x80\x02cposix\nsystem\n" + text + b"\x85\x81.",
         "newobj of an admitted name": b"\x80\x02cnumpy\nndarray\n)\x81.",
         "newobj_ex": b"\x80\x04cnumpy\nndarray\n)}\x92.",
@@ -183,7 +185,7 @@ def _hostile(sentinel):
 def test_hostile_pickles_are_refused_and_run_nothing(load, tmp_path, name):
     sentinel = tmp_path / "sentinel"
     content = _hostile(sentinel)[name]
-    with pytest.raises(DataFileError, match=r"file\.pkl is (refused|not a whole pickle)"):
+    with pytest.raises(DataFileError, match=r"file\.pkl is refused: "):
         load(content)
     assert not sentinel.exists()
 
@@ -205,8 +207,8 @@ def test_the_hostile_pickles_would_do_harm(tmp_path, name):
         ("stack_global", r"\._touch"),
         ("nested in an array", r"\._touch"),
         ("getattr", r"__builtin__\.getattr"),
-        ("another codec", "encoding 'rot13'"),
-        ("dtype of dates", "arrays of 'M8'"),
+        ("another codec", r"_codecs\.encode with 'rot13'"),
+        ("dtype of dates", "dtype 'M8'"),
     ],
 )
 def test_a_refusal_names_what_is_asked_for(load, tmp_path, name, asked):
@@ -218,33 +220,38 @@ _EIGHT = b"C\x08" + b"\0" * 8
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "message"),
     [
-        _array(b"f8", b"K\x02\x85", _EIGHT),  # Fewer bytes than elements.
-        _array(b"f8", b"J\xff\xff\xff\xff\x85", _EIGHT),  # A negative length.
-        _array(b"f8", b"X\x01\0\0\0a\x85", _EIGHT),
-        _array(b"f8", b"]K\x01a", _EIGHT),
-        _array(b"f8", b"K\x00\x8a\x09" + b"\xff" * 8 + b"\x7f\x86", b"C\0"),
-        _array(b"f8", b"K\x01\x85", b"]G" + b"\0" * 8 + b"a"),
-        _array(b"O8", b"K\x01\x85", _EIGHT),  # Bytes in place of objects.
-        _array(b"O8", b"K\x02\x85", b"]Na"),
-        _array(b"U1", b"K\x01\x85", b"C\x04\xff\xff\xff\x7f"),  # No character.
-        b"cnumpy.core.multiarray\nscalar\n(NC\0tR",
-        b"}(]K\x01u",
-        b"}(K\x01u",
-        b"K\x01K\x02a",
-        b"K\x01\x86",
-        b"h\x05",
-        b"cbuiltins\nset\n(K\x01tR",
-        b"Sabc\n",
-        b"\x80\x07",
-        b"(",
-        b"0",
-        b"",
+        (_array(b"f8", b"K\x02\x85", _EIGHT), "2 elements of float64 take 16 bytes, got 8"),
+        (_array(b"f8", b"J\xff\xff\xff\xff\x85", _EIGHT), "shape of an array"),
+        (_array(b"f8", b"X\x01\0\0\0a\x85", _EIGHT), "shape of an array"),
+        (_array(b"f8", b"]K\x01a", _EIGHT), "shape of an array"),
+        (_array(b"f8", b"K\x00\x8a\x09" + b"\xff" * 8 + b"\x7f\x86", b"C\0"), "byte"),
+        (_array(b"f8", b"K\x01\x85", b"]G" + b"\0" * 8 + b"a"), "content of an array is a list"),
+        (_array(b"O8", b"K\x01\x85", _EIGHT), "not made of a list"),
+        (_array(b"O8", b"K\x02\x85", b"]Na"), "not made of a list"),
+        (
+            _array(b"O8", b"K\x01\x85", b"]" + _array(b"O8", b"K\x00\x85", b"]") + b"a"),
+            "holds an array of objects",
+        ),
+        (_array(b"U1", b"K\x01\x85", b"C\x04\xff\xff\xff\x7f"), "no character"),
+        (b"cnumpy.core.multiarray\nscalar\n(NC\0tR", "dtype of an array is a NoneType"),
+        (b"}(]K\x01u", "no key"),
+        (b"}(((K\x01tt]u", "no key"),
+        (b"}(K\x01u", "shorter"),
+        (b"K\x01K\x02a", "list expected, got int"),
+        (b"K\x01\x86", "a tuple of 2"),
+        (b"h\x05", "used before it is there"),
+        (b"cbuiltins\nset\n(K\x01tR", "made of a int"),
+        (b"Sabc\n", "quotes"),
+        (b"\x80\x07", "protocol 7"),
+        (b"(", ""),
+        (b"0", ""),
+        (b"", ""),
     ],
 )
-def test_pickles_that_contradict_themselves_are_refused(load, content):
-    with pytest.raises(DataFileError, match=r"file\.pkl is (refused|not a whole pickle)"):
+def test_pickles_that_contradict_themselves_are_refused(load, content, message):
+    with pytest.raises(DataFileError, match=f"file.pkl is not a whole pickle.*{message}"):
         load(b"\x80\x02" + content + b".")
 
 
@@ -256,7 +263,7 @@ def test_absurd_lengths_are_refused_before_memory_is_asked_for(load):
         b"\x80\x02T" + struct.pack("<i", -1),
         b"\x80\x02\x8b" + struct.pack("<i", 1 << 30),
     ):
-        with pytest.raises(DataFileError, match=r"not a whole pickle|more memory than there is"):
+        with pytest.raises(DataFileError, match="not a whole pickle"):
             load(content + b"abc.")
 
 
@@ -278,12 +285,27 @@ def test_files_that_are_no_pickle_are_refused(load, tmp_path):
     ):
         with pytest.raises(DataFileError, match=r"file\.pkl"):
             load(content)
-    with pytest.raises(DataFileError, match="not a whole pickle"):
+    with pytest.raises(DataFileError, match="is empty"):
         load(b"")
     with pytest.raises(FileNotFoundError):
         load_pickle(tmp_path / "nowhere.pkl")
 
 
 def test_what_is_nested_without_end_does_no_harm(load):
-    with pytest.raises(DataFileError, match="not a whole pickle"):
-        load(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
+    assert load(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".") != []
+    deep = b"\x80\x02}N" + b"\x85" * 100_000 + b"Ns."
+    with pytest.raises(DataFileError, match="no key"):
+        load(deep)
+
+
+def test_every_instruction_is_carried_out_or_refused(load):
+    """A new instruction in a later Python is refused until someone thinks about it."""
+    from sft_jax.data import unpickling
+
+    methods = {name[4:].upper() for name in dir(unpickling._Machine) if name.startswith("_do_")}
+    carried_out = methods | unpickling._VALUES | set(unpickling._CONSTANTS) | {"STOP"}
+    refused = {opcode.name for opcode in pickletools.opcodes} - carried_out
+    assert refused == {
+        *("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ", "NEWOBJ_EX"),
+        *("NEXT_BUFFER", "READONLY_BUFFER"),
+    }
