@@ -69,7 +69,7 @@ def mix(
 
 
 def pink_noise(rng: np.random.Generator, samples: int) -> np.ndarray:
-    """Noise whose power density falls as 1 / frequency, without a mean.
+    """Noise whose power density falls as 1 / frequency, from one period in `samples` upwards.
 
     Returns:
       `[samples]` float64.
