@@ -170,7 +170,8 @@ class AvMnist:
     split only, as speech and as babble, 5 to 9 in the valid split, the others in training.
 
     The images of a split come in a random order, each with a random recording of the same
-    digit; the babble is made of other recordings of the split, of any digit. An example depends on the seed, its split and its place there alone.
+    digit; the babble is made of other recordings of the split, of any digit. An example depends
+    on the seed, its split and its place there alone.
 
     Attributes:
       files: what was read.
