@@ -38,7 +38,7 @@ def patchify(
     fill = [(0, c * s - n) for n, c, s in zip(lengths, counts, patch_sizes, strict=True)]
     values = jnp.pad(jnp.where(mask[..., None], values, 0), [(0, 0), *fill, (0, 0)])
     mask = jnp.pad(mask, [(0, 0), *fill])
-    # Axes in turn which patch and where in the patch; then all of the first kind come first.
+    # The axes alternate between which patch and where in it: the former are put first.
     split = [n for pair in zip(counts, patch_sizes, strict=True) for n in pair]
     order = [0, *range(1, len(split) + 1, 2), *range(2, len(split) + 1, 2)]
     count, size = math.prod(counts), math.prod(patch_sizes)

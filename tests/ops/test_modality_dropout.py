@@ -45,3 +45,14 @@ def test_draws_differ_by_key_and_by_example():
         for seed in (0, 1)
     )
     assert 0.3 < (first != other).mean() < 0.7
+
+
+def test_images_are_dropped_whole_too():
+    masks = _masks()
+    of_images = masks | {"sight": masks["sight"][..., None] & jnp.array([False, True])}
+    key = jax.random.key(0, impl="rbg")
+    expected = drop_modalities(key, masks, 0.5)["sight"]
+    found = drop_modalities(key, of_images, 0.5)["sight"]
+    assert found.shape == (BATCH, 3, 2)
+    np.testing.assert_array_equal(found[..., 1], expected)
+    assert not found[..., 0].any()
