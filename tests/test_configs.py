@@ -31,7 +31,7 @@ MODALITIES = {
     },
     "av_mnist": {
         "image": ModalitySpec((28, 28), 1, (4, 4)),
-        "sound": ModalitySpec((64, 32), 1, (1, 32)),
+        "sound": ModalitySpec((64, 32), 1, (2, 32)),
     },
 }
 FILES = [

@@ -9,7 +9,13 @@ import numpy as np
 from sft_jax.structs import Task
 
 
-def check_label(identity: str, label: int | np.ndarray, task: Task, classes: Sequence[str]) -> None:
+def check_label(
+    identity: str,
+    label: int | np.ndarray,
+    task: Task,
+    classes: Sequence[str],
+    largest: float = np.inf,
+) -> None:
     """Raises ValueError unless a label is one of the task's.
 
     Args:
@@ -17,6 +23,7 @@ def check_label(identity: str, label: int | np.ndarray, task: Task, classes: Seq
       label: class index, or `[c]` numbers.
       task: what labels are.
       classes: names of the classes, labels or numbers.
+      largest: the largest absolute value that a number to predict may have.
     """
     values, count = np.asarray(label), len(classes)
     if task in ("single_label", "ordinal"):
@@ -27,7 +34,8 @@ def check_label(identity: str, label: int | np.ndarray, task: Task, classes: Seq
     elif task == "multi_label":
         allowed, good = "made of 0 and 1", bool(np.isin(values, (0, 1)).all())
     else:
-        allowed, good = "finite", bool(np.isfinite(values).all())
+        allowed = "finite" if largest == np.inf else f"from {-largest:g} to {largest:g}"
+        good = bool((np.isfinite(values) & (np.abs(values) <= largest)).all())
     if not good:
         raise ValueError(f"example {identity!r}: label {values.tolist()} is not {allowed}")
 
@@ -77,7 +85,7 @@ def check_finite(identity: str, name: str, values: np.ndarray, mask: np.ndarray)
     bad = mask & ~np.isfinite(values).all(axis=-1)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
-        where = first[0] if len(first) == 1 else first
+        where = ", ".join(map(str, first))
         raise ValueError(
             f"example {identity!r}: {name} is not finite at step {where}: {values[first]}"
         )

@@ -235,7 +235,8 @@ class _Prepared(Sequence[Example]):
     def __getitem__(self, position: Any) -> Any:
         given = self._examples[position]
         identity = given["id"]
-        check_label(identity, given["label"], self._info.task, self._info.class_names)
+        largest = 3.0 if "sentiment" in self._info.metrics else np.inf
+        check_label(identity, given["label"], self._info.task, self._info.class_names, largest)
         check_shapes(identity, given["inputs"], self._shapes)
         prepared = Example(id=identity, inputs={}, masks={}, label=given["label"])
         for name, shape in self._shapes.items():
@@ -271,6 +272,7 @@ def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Stand
             real = np.ones(values.shape[:-1], bool)
             if "masks" in example:
                 real = example["masks"][name]
+                check_mask(example["id"], name, real, values)
             check_finite(example["id"], name, values, real)
             moments = Moments.of(values[real])
             total[name] = total[name] + moments if name in total else moments
