@@ -155,7 +155,7 @@ class AvMnistData:
     snr_db: tuple[float, float] = (-14.0, 6.0)
     data_seed: Annotated[int, Field(ge=0)] = 0
     modalities: tuple[str, ...] = ()
-    patch_size: PatchSizes = field(default_factory=lambda: {"image": (4, 4), "sound": (2, 32)})
+    patch_size: PatchSizes = field(default_factory=lambda: {"image": (7, 7), "sound": (4, 16)})
 
 
 @dataclass(frozen=True, config=_STRICT)

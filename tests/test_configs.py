@@ -30,8 +30,8 @@ MODALITIES = {
         "flow": ModalitySpec(38, 1024),
     },
     "av_mnist": {
-        "image": ModalitySpec((28, 28), 1, (4, 4)),
-        "sound": ModalitySpec((64, 32), 1, (2, 32)),
+        "image": ModalitySpec((28, 28), 1, (7, 7)),
+        "sound": ModalitySpec((64, 32), 1, (4, 16)),
     },
 }
 FILES = [
