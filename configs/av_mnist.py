@@ -16,4 +16,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         `blanked_share`, of the patches of each image; such as `blanked_share=0.75,k=16`.
     """
     data = AvMnistData(train_pairs=8000, valid_pairs=2000)
-    return small_experiment(arg, data, train_pairs=8000, blanked_share=0.0)
+    config = small_experiment(arg, data, train_pairs=8000, blanked_share=0.0)
+    config.train.epochs = 8
+    return config
