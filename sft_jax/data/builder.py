@@ -55,8 +55,9 @@ class RawConfig(tfds.core.BuilderConfig):
 class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Stores what a reader gives, one split for each of its own, in its order.
 
-    An example has `id`, `label` and one tensor `[length, ..., features]` for each modality,
-    of length 0 where the example lacks it.
+    An example has `id`, `label` and one tensor `[length, ..., features]` for each modality.
+    `present` says of each modality whether the example has it; if not, its tensor is one zero
+    (TFDS cannot read an empty tensor of more than one unknown axis).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -74,6 +75,7 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
                     "label": tfds.features.Scalar(np.int64)
                     if one_class
                     else tfds.features.Tensor(shape=(None,), dtype=np.float32),
+                    "present": {name: np.bool_ for name in config.ranks},
                     **{
                         name: tfds.features.Tensor(
                             shape=(None,) * rank,
@@ -97,18 +99,18 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
     def _generate_examples(
         self, raw: RawData, card: Card, split: str
     ) -> Iterator[tuple[int, dict]]:
-        absent = {name: (0,) * (len(of) - 1) + of[-1:] for name, of in card.shapes.items()}
+        config = self.builder_config
         for key, record in enumerate(clean_records(raw, card, split)):
+            given = record["inputs"]
             inputs = {
-                name: np.asarray(
-                    record["inputs"].get(name, np.zeros(shape)), self.builder_config.dtype(name)
-                )
-                for name, shape in absent.items()
+                name: np.asarray(given.get(name, np.zeros((1,) * rank)), config.dtype(name))
+                for name, rank in config.ranks.items()
             }
             label = record["label"]
             if card.task not in CLASSES:
                 label = np.asarray(label, np.float32)
-            yield key, {"id": record["id"], "label": label, **inputs}
+            present = {name: name in given for name in inputs}
+            yield key, {"id": record["id"], "label": label, "present": present, **inputs}
         self.info.metadata["card"] = card.to_json()
 
 
@@ -209,10 +211,10 @@ class PreparedSplit(Sequence[Record]):
         if not 0 <= position < len(self):
             raise IndexError(position)
         example = self._source[position]
-        inputs = {name: example[name] for name in self._modalities}
+        present = example["present"]
         return Record(
             id=example["id"].decode(),
-            inputs={name: values for name, values in inputs.items() if len(values)},
+            inputs={name: example[name] for name in self._modalities if present[name]},
             label=int(example["label"]) if self._one_class else example["label"],
         )
 

@@ -71,7 +71,10 @@ def _broken(change):
     ("change", "message"),
     [
         (lambda e: e["inputs"]["a"].__setitem__((2, 1, 0), np.inf), "not finite at step 2, 1: "),
-        (lambda e: e["masks"].update(a=np.ones(3, bool)), r"mask of a is of shape \[3\], expected \[3, 4\]"),
+        (
+            lambda e: e["masks"].update(a=np.ones(3, bool)),
+            r"mask of a is of shape \[3\], expected \[3, 4\]",
+        ),
         (lambda e: e["masks"].update(a=np.ones((3, 4), int)), "mask of a is int"),
     ],
 )
