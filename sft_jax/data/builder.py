@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import logging
 import os
 import uuid
@@ -25,6 +26,9 @@ from sft_jax.data.records import RawData, Record
 from sft_jax.structs import NotFinite, Task
 
 _LOGGER = logging.getLogger(__name__)
+
+_SHARD_EXAMPLES = 10_000
+_AT_ONCE = 64  # After so many examples the writer updates its description on disk.
 
 
 @dataclasses.dataclass(eq=False)
@@ -95,6 +99,26 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
         raw = config.read(Path(dl_manager.manual_dir) if config.needs_files else Path())
         card = Card.begin(self.name, raw, config.policy)
         return {split: self._generate_examples(raw, card, split) for split in raw.num_examples}
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        """Writes each example as it comes.
+
+        What TFDS does by itself holds a split in memory, and needs TensorFlow for one of more
+        than 1 GiB.
+        """
+        del download_config
+        # Of the directory that is written to before it gets its name.
+        info = self._info()
+        writer = tfds.core.SequentialWriter(
+            info, max_examples_per_shard=_SHARD_EXAMPLES, file_format="array_record"
+        )
+        splits = self._split_generators(dl_manager)
+        writer.initialize_splits([*splits])
+        for split, examples in splits.items():
+            while some := [example for _, example in itertools.islice(examples, _AT_ONCE)]:
+                writer.add_examples({split: some})
+        writer.close_all()
+        self.info.set_splits(info.splits)
 
     def _generate_examples(
         self, raw: RawData, card: Card, split: str

@@ -34,9 +34,9 @@ from sft_jax.data.sentiment_form import (
 from sft_jax.data.sentiment_padding import find_padding, find_spans
 from sft_jax.data.unpickling import load_pickle
 
-# MultiBench: Liang et al., "MultiBench: Multiscale Benchmarks for Multimodal Representation
-# Learning", NeurIPS 2021, appendix C.2, which passes on MulT's aligned file. MMSA: the
-# train_samples of its configs and table 1 of arXiv 2102.04830, which has all splits.
+# As public code that uses the files gives them: MMSA's configs (`train_samples`), and what is
+# quoted from the appendix of MultiBench (Liang et al., NeurIPS 2021), whose file is of MulT's
+# aligned form. For MulT's MOSEI file that is not aligned, no count could be confirmed.
 KNOWN_RELEASES: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     "mosei": {
         "MultiBench": {"train": 16265, "valid": 1869, "test": 4643},
