@@ -12,10 +12,12 @@ from absl import flags
 from rich.console import Console
 
 from sft_jax import command_line
+from sft_jax.data.card_report import print_summary
 from sft_jax.evaluation import report
 from sft_jax.evaluation.metrics import PARTS
-from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run
+from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, read_card
 from sft_jax.evaluation.subsets import file_stem
+from sft_jax.training.run_directory import CARD
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "What to evaluate on.")
@@ -37,14 +39,21 @@ def main() -> None:
         if _MODALITIES.value is not None or _PREDICTIONS.value:
             raise ValueError("--every_subset goes with neither --modalities nor --predictions")
         report.print_subsets(Console(), evaluate_every_subset(*what))
+        _print_data(workdir)
         _print_paths(workdir, f"{_SPLIT.value}_subsets")
         return
     result, predictions = evaluate_run(*what, _MODALITIES.value)
     report.print_tables(Console(), result)
+    _print_data(workdir)
     if _PREDICTIONS.value:
         names = tuple(result[PARTS[predictions.task]])
         report.write_predictions(pathlib.Path(_PREDICTIONS.value), predictions, names)
     _print_paths(workdir, file_stem(result))
+
+
+def _print_data(workdir: pathlib.Path) -> None:
+    if card := read_card(workdir):
+        print_summary(Console(), card, str(workdir / CARD))
 
 
 def _print_paths(workdir: pathlib.Path, stem: str) -> None:

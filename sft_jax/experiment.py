@@ -16,7 +16,7 @@ from sft_jax.training import distributed, loop, run_directory
 
 
 def train(
-    config: ExperimentConfig, workdir: pathlib.Path, dataset: Dataset | None = None
+    config: ExperimentConfig, workdir: str | pathlib.Path, dataset: Dataset | None = None
 ) -> loop.Result:
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
@@ -32,14 +32,16 @@ def train(
       OSError, ModuleNotFoundError: as `open_dataset` says.
       NonFiniteError: as `loop.fit` says.
     """
+    workdir = pathlib.Path(workdir)
     run_directory.prepare(workdir, config)
+    own_dataset = dataset is not None
     if dataset is None:
         dataset = open_dataset(config.data)
     info = dataset.info
     info.check_task(config.model.task)
     run_directory.write_json(workdir / "dataset.json", info.to_json())
     if dataset.card:
-        run_directory.write_json(workdir / "data_card.json", dataset.card.to_json())
+        run_directory.write_json(workdir / run_directory.CARD, dataset.card.to_json())
     mesh = distributed.make_mesh()
     model = build_model(config.model, info.modalities, len(info.class_names))
     batches = pipeline.train_iterator(
@@ -57,6 +59,6 @@ def train(
         validate,
         num_examples=info.num_examples["train"],
         workdir=workdir,
-        description={"dataset": info.to_json()},
+        description={"dataset": info.to_json(), "own_dataset": own_dataset},
         mesh=mesh,
     )

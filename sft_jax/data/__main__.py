@@ -1,36 +1,51 @@
 """Prepares, inspects and validates data.
 
-python -m sft_jax.data list
-python -m sft_jax.data prepare av_mnist manual_dir=raw train_pairs=8000
-python -m sft_jax.data inspect mosei variant=mult_aligned
-python -m sft_jax.data inspect raw/mosei_senti_data_noalign.pkl
-python -m sft_jax.data validate raw/my_folder
+Examples:
+  python -m sft_jax.data list
+  python -m sft_jax.data list mosei
+  python -m sft_jax.data prepare mosei manual_dir=raw variant=mult_noalign
+  python -m sft_jax.data inspect mosei
+  python -m sft_jax.data inspect raw/mosei_senti_data_noalign.pkl
+  python -m sft_jax.data inspect raw/unaligned_50.pkl --dataset mosi --json card.json
+  python -m sft_jax.data inspect runs/mosei/data_card.json
+  python -m sft_jax.data validate raw/my_folder
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
+import inspect
 import json
 import logging
 import pathlib
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from sft_jax import config_io
 from sft_jax.data import builders, catalog
 from sft_jax.data.builder import read_card as builder_card
-from sft_jax.data.card import Card, read_card
+from sft_jax.data.card import Card, load_card, read_card
 from sft_jax.data.card_report import print_card
+from sft_jax.data.records import DataFileError
 from sft_jax.data_config import DATA_CONFIGS, DataConfig
+
+_LOGGER = logging.getLogger("sft_jax.data")
+
+_WITHOUT_FILES = {
+    "watch": "No files: the recordings come in the package seglearn, the extra [watch]",
+    "tfds": "It takes a dataset that is prepared as array_record or parquet: builder=NAME"
+    " modalities=FEATURE,FEATURE",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; a fault in the data ends in one line and exit status 1."""
+    """Runs one command; a fault in the data ends in a clear message and exit status 1."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sft_jax").setLevel(logging.INFO)
@@ -41,91 +56,156 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sft_jax.data", description="Prepares, inspects and validates data."
-    )
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": examples}
+    parser = argparse.ArgumentParser(prog="python -m sft_jax.data", description=description, **form)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, what in (
-        ("list", _list, "the datasets that are known"),
-        ("prepare", _prepare, "prepare a dataset from its raw files"),
-        ("inspect", _inspect, "print the data card of a prepared dataset, or of raw files"),
-        ("validate", _validate, "read raw files to their end and say what is wrong with them"),
+    for run, what in (
+        (_list, "the datasets that are known; of one, the fields that can be set"),
+        (_prepare, "prepare a dataset from its raw files, and print its data card"),
+        (_inspect, "print the data card of a prepared dataset, of raw files or of a run"),
+        (_validate, "read raw files to their end and say what is wrong with them"),
     ):
-        command = commands.add_parser(name, help=what, description=what)
+        name = run.__name__.removeprefix("_")
+        command = commands.add_parser(name, help=what, description=what, **form)
         command.set_defaults(run=run)
-        if name == "list":
-            continue
-        if name == "prepare":
-            command.add_argument("data", metavar="NAME", choices=[*DATA_CONFIGS])
-        else:
-            command.add_argument("data", metavar="NAME|FILE" if name == "inspect" else "FILE")
+        if name in ("list", "prepare"):
+            optional: Any = {"nargs": "?"} if name == "list" else {}
+            known = ", ".join(DATA_CONFIGS)
             command.add_argument(
-                "--dataset", choices=[*DATA_CONFIGS], help="whose file it is, if it doesn't show"
+                "data", metavar="NAME", choices=[*DATA_CONFIGS, None], help=known, **optional
             )
-        if name == "inspect":
-            command.add_argument("--json", metavar="FILE", help="write the card there too")
-        command.add_argument(
-            "fields",
-            metavar="FIELD=VALUE",
-            nargs="*",
-            help="fields of the dataset's config, such as manual_dir=raw; see data_config.py",
-        )
+        else:
+            _add_file(command, name)
+        if name != "list":
+            command.add_argument(
+                "fields",
+                metavar="FIELD=VALUE",
+                nargs="*",
+                help="fields of the dataset, such as manual_dir=raw; `list NAME` explains them",
+            )
     return parser
+
+
+def _add_file(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument(
+        "data",
+        metavar="NAME|FILE" if name == "inspect" else "FILE",
+        help="raw file or folder"
+        + (", data_card.json, or name of a prepared dataset" if name == "inspect" else ""),
+    )
+    command.add_argument(
+        "--dataset",
+        metavar="NAME",
+        choices=catalog.OF_FILES,
+        help=f"whose file it is, if it doesn't show: {', '.join(catalog.OF_FILES)}",
+    )
+    command.add_argument(
+        "--json", metavar="FILE", help="write the card there too; - prints it, in place of tables"
+    )
 
 
 def _config(values: dict[str, Any], fields: Sequence[str]) -> DataConfig:
     for field in fields:
         key, separator, text = field.partition("=")
         if not separator:
-            raise ValueError(f"{field!r} is not FIELD=VALUE")
+            raise ValueError(f"{field!r} is not FIELD=VALUE, such as manual_dir=raw")
+        # Messages that train.py shares have the name of the section.
+        key = key.removeprefix("data.")
         try:
             values[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            values[key] = text
+            values[key] = text.split(",") if key == "modalities" else text
     return config_io.from_mapping({"data": values}).data
 
 
-def _list(_: argparse.Namespace) -> None:
-    table = Table("name", "what it is", "what it takes", show_lines=True)
+def _list(options: argparse.Namespace) -> None:
+    if options.data:
+        print(f"{options.data}: fields, as FIELD=VALUE here and as --config.data.FIELD=VALUE for")
+        print("train.py\n")
+        print(inspect.getdoc(DATA_CONFIGS[options.data]))
+        return
     for name, builder in builders.BUILDERS.items():
-        what = (builder.__doc__ or "").splitlines()[0]
-        table.add_row(name, what, builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "nothing")
-    Console().print(table)
+        takes = builder.MANUAL_DOWNLOAD_INSTRUCTIONS or _WITHOUT_FILES[name]
+        what = (builder.__doc__ or "").splitlines()[0].rstrip(".")
+        for i, text in enumerate((f"{what}.", f"{takes}.", f"configs/{name}.py")):
+            print(_indented(text, f"{name:<12}" if i == 0 else " " * 12))
+        print()
+
+
+def _indented(text: str, first: str) -> str:
+    """Text in lines of 80 characters; addresses and names of files are never cut."""
+    return textwrap.fill(
+        text,
+        80,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _prepare(options: argparse.Namespace) -> None:
     builder = catalog.prepare_dataset(_config({"name": options.data}, options.fields))
     print_card(Console(), builder_card(builder))
-    print(f"prepared in {builder.data_dir}")
+    print(f"\nprepared in {builder.data_dir}")
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    if options.data in DATA_CONFIGS and not pathlib.Path(options.data).exists():
+    path = pathlib.Path(options.data)
+    if options.data in DATA_CONFIGS and not path.exists():
         card = catalog.prepared_card(_config({"name": options.data}, options.fields))
+    elif path.suffix == ".json" and path.is_file():
+        card = load_card(path)
     else:
-        card = _read(options)
-    print_card(Console(), card)
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(card.to_json(), indent=2) + "\n")
+        card = _read(path, options)
+    _show(card, options.json)
 
 
 def _validate(options: argparse.Namespace) -> None:
-    card = _read(options)
-    print_card(Console(), card)
-    total = sum(split.n_examples for split in card.splits.values())
-    print(f"{options.data}: all {total} examples can be read")
-
-
-def _read(options: argparse.Namespace) -> Card:
-    path = pathlib.Path(options.data)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no file or folder {path}, and no dataset of that name: known are"
-            f" {', '.join(DATA_CONFIGS)}"
+    card = _read(pathlib.Path(options.data), options)
+    _show(card, options.json)
+    if options.json == "-":
+        return
+    total = card.split(card.splits)
+    if card.policy == "error" and any(total.not_finite.values()):
+        print(
+            "\nto prepare it, say what becomes of numbers that are not finite:"
+            " not_finite=zero, mean or drop"
         )
+    found = len(card.warnings())
+    print(
+        f"\n{options.data}: all {total.n_examples:,} examples can be read,"
+        f" {found or 'no'} warning{'' if found == 1 else 's'}"
+    )
+
+
+def _show(card: Card, json_file: str | None) -> None:
+    text = json.dumps(card.to_json(), indent=2) + "\n" if json_file else ""
+    if json_file == "-":
+        print(text, end="")
+        return
+    print_card(Console(), card)
+    if json_file:
+        pathlib.Path(json_file).write_text(text)
+
+
+def _read(path: pathlib.Path, options: argparse.Namespace) -> Card:
+    if not path.exists():
+        known = f"no dataset of that name, only {', '.join(DATA_CONFIGS)}"
+        if options.data in DATA_CONFIGS:
+            known = "the dataset of that name is not a file: see inspect"
+        raise FileNotFoundError(f"no file or folder {path}, and {known}")
     config = _config(catalog.config_of_path(path, options.dataset), options.fields)
-    # What is not finite is counted, not refused.
-    return read_card(config.name, catalog.read_raw(config), "zero")
+    _LOGGER.info("reading %s", path)
+    try:
+        raw = catalog.read_raw(config)
+        # What is not finite is counted, not refused, whatever will become of it.
+        card = read_card(builders.BUILDERS[config.name].name, raw, "zero")
+    except ValueError as error:
+        where = "" if str(path) in str(error) else f"{path}: "
+        raise DataFileError(f"{where}{error}") from error
+    return dataclasses.replace(card, policy=getattr(config, "not_finite", "error"))
 
 
 if __name__ == "__main__":

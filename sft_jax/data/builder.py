@@ -177,7 +177,7 @@ def prepare(kind: type[Builder], config: RawConfig, data_dir: str, manual_dir: s
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"no folder {folder} with the raw files of {builder.name}; name it with"
-                f" --config.data.manual_dir. {type(builder).MANUAL_DOWNLOAD_INSTRUCTIONS or ''}"
+                f" data.manual_dir=FOLDER. {type(builder).MANUAL_DOWNLOAD_INSTRUCTIONS or ''}"
             )
         options = {"download_config": tfds.download.DownloadConfig(manual_dir=folder)}
     _LOGGER.info("preparing %s in %s (once)", builder.name, builder.data_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -242,6 +243,19 @@ def read_card(dataset: str, raw: RawData, policy: NotFinite) -> Card:
     for split in raw.num_examples:
         collections.deque(clean_records(raw, card, split), maxlen=0)
     return card
+
+
+def load_card(path: pathlib.Path) -> Card:
+    """A card that was saved as JSON.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it holds no card.
+    """
+    try:
+        return Card.from_json(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no data card: {error!r}") from error
 
 
 def describe_file(path: pathlib.Path) -> dict[str, Any]:

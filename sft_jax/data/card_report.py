@@ -1,87 +1,146 @@
-"""Data cards as tables for people."""
+"""Data cards for people: as tables that 80 columns hold, and in a few lines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from rich import box, markup
 from rich.console import Console
 from rich.table import Table
 
 from sft_jax.data.card import Card, SplitSummary
 
+MOST_ROWS = 20
+"""More classes than these are not all printed."""
+MOST_SPLITS = 4
+"""More splits than these are counted together."""
+FIRST_WARNINGS = 3
+"""As many warnings are in a summary."""
+
 
 def print_card(console: Console, card: Card) -> None:
-    """Prints everything on a card, and what it warns of."""
-    console.print(f"{card.dataset}, {card.variant}: {card.task}", highlight=False)
-    for table in (_splits(card), _labels(card), _modalities(card), _files(card)):
-        if table.row_count:
-            console.print(table)
-    for warning in card.warnings():
+    """Prints what is on a card, but for the moments, and what it warns of.
+
+    Of many classes only the largest and the smallest are printed; the card as JSON has all.
+    """
+    _say(console, f"{card.dataset}, {card.variant}: {card.task}\n{_examples(card)}")
+    splits = card.splits
+    if len(splits) > MOST_SPLITS:
+        splits = {f"all {len(splits)} splits": card.split(splits)}
+    labels = "range of the labels" if card.task == "regression" else "examples of each class"
+    for heading, table in (
+        (labels, _labels(card, splits)),
+        ("modalities (steps: fewest-median-most, where it is not absent)", _steps(card, splits)),
+    ):
+        _say(console, f"\n{heading}")
+        console.print(table)
+    if card.files:
+        _say(console, "\nfiles")
+    for file in card.files:
+        _say(console, f" {file['name']}, {file['bytes']:,} bytes\n   sha256 {file['sha256']}")
+    if warnings := card.warnings():
+        console.print()
+        _warn(console, warnings)
+
+
+def print_summary(console: Console, card: Card, where: str) -> None:
+    """Prints what the data is and the first warnings.
+
+    Args:
+      console: where to.
+      card: of the data.
+      where: the file that holds the card, to be named if there is more to see.
+    """
+    warnings = card.warnings()
+    _say(
+        console,
+        f"data: {card.dataset}, {card.variant}: {_examples(card)},"
+        f" {len(warnings) or 'no'} warning{'' if len(warnings) == 1 else 's'}",
+    )
+    _warn(console, warnings[:FIRST_WARNINGS])
+    if len(warnings) > FIRST_WARNINGS:
+        _say(console, f"all of them: python -m sft_jax.data inspect {where}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _warn(console: Console, warnings: list[str]) -> None:
+    for warning in warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
 
 
-def _splits(card: Card) -> Table:
-    table = Table(title="examples")
-    for split in card.splits:
-        table.add_column(split, justify="right")
-    table.add_row(*(str(of.n_examples) for of in card.splits.values()))
-    return table
+def _examples(card: Card) -> str:
+    if len(card.splits) > MOST_SPLITS:
+        count = card.split(card.splits).n_examples
+        return f"{count:,} examples in {len(card.splits)} splits"
+    counts = ", ".join(f"{of.n_examples:,} {split}" for split, of in card.splits.items())
+    return f"{counts} examples"
 
 
-def _labels(card: Card) -> Table:
-    regression = card.task == "regression"
-    table = Table(title="range of the labels" if regression else "examples of each class")
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+
+
+def _labels(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
+    table = _table()
     table.add_column("label")
-    for split in card.splits:
+    for split in splits:
         table.add_column(split, justify="right")
-    for name in card.class_names:
-        cells = (of.labels.get(name, 0) for of in card.splits.values())
-        table.add_row(
-            name, *(f"{c[0]:g} to {c[1]:g}" if isinstance(c, list) else str(c) for c in cells)
-        )
+    rows = [
+        (markup.escape(name), *(_label(of.labels.get(name, 0)) for of in splits.values()))
+        for name in card.class_names
+    ]
+    if card.task != "regression" and len(rows) > MOST_ROWS:
+        total = card.split(card.splits).labels
+        order = np.argsort([-total.get(name, 0) for name in card.class_names], kind="stable")
+        rows = [rows[i] for i in order]
+        half = MOST_ROWS // 2
+        rows[half:-half] = [(f"({len(rows) - 2 * half} more)",)]
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _modalities(card: Card) -> Table:
-    table = Table(title=f"modalities (not finite: {card.policy})")
-    for column in ("modality", "split", "shape", "padded in the file"):
-        table.add_column(column)
-    for column in ("steps: min", "25 %", "median", "75 %", "max", "absent", "not finite"):
-        table.add_column(column, justify="right")
+def _label(value: Any) -> str:
+    return f"{value[0]:.4g} to {value[1]:.4g}" if isinstance(value, list) else f"{value:,}"
+
+
+def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
+    table = _table()
+    table.add_column("name", overflow="fold")
+    table.add_column("shape, at most")
+    if card.padding:
+        table.add_column("padded")
+    table.add_column("split", overflow="fold")
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("absent", justify="right")
+    table.add_column("not finite", justify="right")
     for name, shape in card.shapes.items():
-        for split, of in card.splits.items():
-            table.add_row(
-                name,
-                split,
-                " x ".join(map(str, shape)),
-                card.padding.get(name, "none"),
-                *_quantiles(of.lengths.get(name, {})),
-                str(of.lengths.get(name, {}).get(0, 0)),
-                _kinds(of, name),
-            )
-    return table
-
-
-def _files(card: Card) -> Table:
-    table = Table(title="files")
-    for column in ("name", "bytes", "sha256"):
-        table.add_column(column, overflow="fold")
-    for file in card.files:
-        table.add_row(file["name"], f"{file['bytes']:,}", file["sha256"])
+        about = [markup.escape(name), " x ".join(map(str, shape))]
+        about += [card.padding.get(name, "none")] if card.padding else []
+        for split, of in splits.items():
+            lengths = of.lengths.get(name, {})
+            absent = f"{lengths.get(0, 0):,}"
+            table.add_row(*about, split, _range(lengths), absent, _kinds(of, name))
+            about = [""] * len(about)
     return table
 
 
 def _kinds(split: SplitSummary, modality: str) -> str:
     kinds = split.not_finite.get(modality) or {}
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "0"
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) or "0"
 
 
-def _quantiles(lengths: Mapping[int, int]) -> list[str]:
-    """Minimum, quartiles and maximum of the lengths of the examples that have the modality."""
+def _range(lengths: Mapping[int, int]) -> str:
+    """Minimum, median and maximum of the lengths of the examples that have the modality."""
     present = {length: count for length, count in sorted(lengths.items()) if length}
     if not present:
-        return ["-"] * 5
+        return "-"
     steps, ends = np.array([*present]), np.cumsum([*present.values()])
-    ranks = np.array([0, 0.25, 0.5, 0.75, 1]) * (ends[-1] - 1)
-    return [str(steps[np.searchsorted(ends, rank, side="right")]) for rank in ranks]
+    ranks = np.array([0, 0.5, 1]) * (ends[-1] - 1)
+    low, middle, high = (steps[np.searchsorted(ends, rank, side="right")] for rank in ranks)
+    return str(low) if low == high else f"{low}-{middle}-{high}"

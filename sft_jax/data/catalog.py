@@ -10,7 +10,7 @@ import numpy as np
 
 from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, standardisations
 from sft_jax.data.records import RawData, Record
-from sft_jax.data_config import DataConfig, SentimentData, VggSoundData, WatchData
+from sft_jax.data_config import DATA_CONFIGS, DataConfig, SentimentData, VggSoundData, WatchData
 from sft_jax.structs import ModalitySpec
 
 if TYPE_CHECKING:
@@ -107,11 +107,16 @@ def prepared_card(config: DataConfig) -> Card:
 def read_raw(config: DataConfig) -> RawData:
     """What the raw files of a config's `manual_dir` hold, without preparing it.
 
+    A file of sentiments that the config names is read whichever variant it is of.
+
     Raises:
       OSError, ValueError, ModuleNotFoundError: what the reader raises.
     """
-    from sft_jax.data import builders
+    from sft_jax.data import builders, sentiment_files
 
+    if isinstance(config, SentimentData) and config.file:
+        path = pathlib.Path(config.manual_dir) / config.file
+        return sentiment_files.read_sentiment(path, config.name)
     _, raw = builders.builder_of(config)
     return raw.read(pathlib.Path(getattr(config, "manual_dir", "")))
 
@@ -128,20 +133,32 @@ def config_of_path(path: pathlib.Path, name: str | None = None) -> dict[str, Any
     """
     folder = path if path.is_dir() else path.parent
     names = [path.name] if path.is_file() else sorted(of.name for of in path.iterdir())
+    pickles = [of for of in names if of.endswith((".pkl", ".pickle"))]
     if name is None:
         name = next((of for of, tell in _TELLING if any(map(tell, names))), None)
-        if name is None and any(of.endswith((".pkl", ".pickle")) for of in names):
-            where = str(path.resolve()).lower()
-            name = next((of for of in ("mosei", "mosi") if of in where), None)
-        if name is None:
-            raise ValueError(f"can't tell which dataset {path} is of: say it with --dataset")
+    if name is None and pickles:
+        # What the nearest part of the path says.
+        for part in (*pickles, *reversed(path.resolve().parts)):
+            name = name or next((of for of in ("mosei", "mosi") if of in part.lower()), None)
+    if name is None:
+        raise ValueError(
+            f"can't tell which dataset {path} is of: say it with --dataset NAME, one of"
+            f" {', '.join(OF_FILES)}"
+        )
     config: dict[str, Any] = {"name": name, "manual_dir": str(folder)}
     if name in ("mosei", "mosi"):
-        config["file"] = path.name
+        if path.is_dir() and len(pickles) != 1:
+            raise ValueError(
+                f"{path} is a folder with {len(pickles)} pickles, {pickles}: name the file"
+            )
+        config["file"] = pickles[0] if path.is_dir() else path.name
     if name == "vggsound":
         config["classes"] = 100 if any(of.startswith("vgg100") for of in names) else 10
     return config
 
+
+OF_FILES = tuple(name for name in DATA_CONFIGS if name not in ("watch", "tfds"))
+"""The datasets that are read from raw files."""
 
 _TELLING: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("npz_folder", lambda name: name == "manifest.csv"),

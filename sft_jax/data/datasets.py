@@ -200,6 +200,32 @@ class Dataset:
         self._read = read
         self._sources: dict[str, Sequence[Example]] = {}
 
+    def like(self, info: DatasetInfo) -> Dataset:
+        """The same examples, padded and standardised as those of another dataset are.
+
+        For a model, which must be given its examples in the way of those that it learned from.
+
+        Args:
+          info: of the other dataset. Shapes, patches and statistics are taken from it; which
+            metrics are asked for is not.
+
+        Raises:
+          ValueError: if `info` is not of the same modalities, numbers of axes and features,
+            task and class_names. An example that is longer than `info` says is found when it
+            is read.
+        """
+        for what, own, given in (
+            ("modalities, as (axes, features),", _form(self.info), _form(info)),
+            ("task", self.info.task, info.task),
+            ("class_names", self.info.class_names, info.class_names),
+        ):
+            if own != given:
+                raise ValueError(f"{what} of the dataset: {own}, expected {given}")
+        changed = dataclasses.replace(
+            info, num_examples=self.info.num_examples, metrics=self.info.metrics
+        )
+        return Dataset(changed, self._read, self.card)
+
     def source(self, split: str) -> Sequence[Example]:
         """The examples of a split, padded and standardised.
 
@@ -220,6 +246,10 @@ class Dataset:
             fits = len(examples) * self.info.example_bytes <= IN_MEMORY_BYTES
             self._sources[split] = tuple(examples) if fits else examples
         return self._sources[split]
+
+
+def _form(info: DatasetInfo) -> dict[str, tuple[int, int]]:
+    return {name: (len(of.lengths), of.features) for name, of in info.modalities.items()}
 
 
 class _Prepared(Sequence[Example]):

@@ -86,7 +86,11 @@ def _open(config: TfdsData) -> Any:
                 config.builder, data_dir=os.path.expanduser(config.data_dir) or None
             )
     except (tfds.core.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
-        raise DataFileError(f"data.builder={config.builder!r} can't be opened: {error}") from None
+        # What follows the first line lists all datasets that there are.
+        raise DataFileError(
+            f"data.builder={config.builder!r} can't be opened in"
+            f" data.data_dir={config.data_dir!r}: {str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 def _data_source(builder: Any, name: str, split: str) -> Any:

@@ -45,7 +45,7 @@ def whole_samples(field: str, seconds: float) -> int:
 
 
 class Watch(builder.RawBuilder):
-    """Windows of the recordings, one split per person.
+    """Smartwatch exercises (Burns et al. 2018): windows of the recordings, a split per person.
 
     A window never crosses from one recording into another, and what is left over at the end
     of a recording is dropped. Because every person is a split, any split by person is a sum

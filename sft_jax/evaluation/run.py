@@ -10,6 +10,7 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
+from sft_jax.data.card import Card, load_card
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset, DatasetInfo
 from sft_jax.evaluation import report, subsets
@@ -20,12 +21,16 @@ from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.training import distributed, optim, run_directory
 from sft_jax.training.checkpoint import Checkpoints
-from sft_jax.training.run_directory import RunDirectoryError
+from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import create_state
 
 
 def evaluate_run(
-    workdir: pathlib.Path, split: str, which: str, modalities: Sequence[str] | None = None
+    workdir: str | pathlib.Path,
+    split: str,
+    which: str,
+    modalities: Sequence[str] | None = None,
+    dataset: Dataset | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
@@ -40,17 +45,22 @@ def evaluate_run(
       which: best, latest, or a step.
       modalities: names of those that the model is given; by default all. The others are
         left out of its inputs.
+      dataset: what it is evaluated on, by the run's own statistics, such as
+        `sft_jax.data.arrays.from_arrays` makes; by default the data of the run's config.
 
     Returns:
       What is in the JSON file, and the predictions.
 
     Raises:
-      RunDirectoryError: if `workdir` is not a run directory, or its data has changed.
+      RunDirectoryError: if `workdir` is not a run directory, its data has changed, or it was
+        trained on a dataset that its config does not name and none is given.
       NoCheckpointError: if there is no such checkpoint.
-      ValueError: if there is no such split, the task of the model is not the dataset's, or
-        for `modalities` as `check_subset` says.
+      ValueError: if there is no such split, the task of the model is not the dataset's,
+        `dataset` does not fit as `Dataset.like` says, or for `modalities` as `check_subset`
+        says.
     """
-    run = _restore(workdir, which)
+    workdir = pathlib.Path(workdir)
+    run = _restore(workdir, which, dataset)
     evaluator = run.evaluator(split, modalities)
     predictions, info = evaluator.predict(run.params), run.dataset.info
     result = {
@@ -67,7 +77,19 @@ def evaluate_run(
     return result, predictions
 
 
-def evaluate_every_subset(workdir: pathlib.Path, split: str, which: str) -> dict[str, Any]:
+def read_card(workdir: pathlib.Path) -> Card | None:
+    """The card of the data that a run was trained on; None if there is none.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    path = workdir / CARD
+    return load_card(path) if path.exists() else None
+
+
+def evaluate_every_subset(
+    workdir: str | pathlib.Path, split: str, which: str, dataset: Dataset | None = None
+) -> dict[str, Any]:
     """Evaluates a checkpoint of a run with every non-empty set of its modalities.
 
     Writes `SPLIT_subsets.json` to `eval/` in the run directory. A model that classifies one
@@ -77,6 +99,7 @@ def evaluate_every_subset(workdir: pathlib.Path, split: str, which: str) -> dict
       workdir: the run directory.
       split: train, valid or test.
       which: best, latest, or a step.
+      dataset: as `evaluate_run`.
 
     Returns:
       What is in the JSON file: `split`, `checkpoint`, `step`, `n_examples`; `score`, accuracy
@@ -87,7 +110,8 @@ def evaluate_every_subset(workdir: pathlib.Path, split: str, which: str) -> dict
       RunDirectoryError, NoCheckpointError, ValueError: as `evaluate_run`, and ValueError if
         the model has more modalities than `MOST_MODALITIES`.
     """
-    run = _restore(workdir, which)
+    workdir = pathlib.Path(workdir)
+    run = _restore(workdir, which, dataset)
     result = {
         "split": split,
         "checkpoint": which,
@@ -119,16 +143,21 @@ class _Restored:
         return Evaluator(self.model, source, self.batch_size, self.mesh, modalities)
 
 
-def _restore(workdir: pathlib.Path, which: str) -> _Restored:
+def _restore(workdir: pathlib.Path, which: str, dataset: Dataset | None) -> _Restored:
     config = run_directory.read_config(workdir)
     checkpoints = Checkpoints(workdir)
-    info = DatasetInfo.from_json(checkpoints.description(which)["dataset"])
-    dataset = open_dataset(config.data, info.statistics)
-    if dataset.info != info:
+    description = checkpoints.description(which)
+    info = DatasetInfo.from_json(description["dataset"])
+    if dataset is not None:
+        dataset = dataset.like(info)
+    elif description.get("own_dataset"):
         raise RunDirectoryError(
-            f"the data is not what {workdir} was trained on: that had {info.to_json()},"
-            f" this has {dataset.info.to_json()}"
+            f"{workdir} was trained on a dataset that its config does not name: evaluate it in"
+            " Python, with sft_jax.evaluation.run.evaluate_run(..., dataset=...)"
         )
+    else:
+        dataset = open_dataset(config.data, info.statistics)
+        _check_same(workdir, info, dataset.info)
     info.check_task(config.model.task)
     mesh = distributed.make_mesh()
     model = build_model(config.model, info.modalities, len(info.class_names))
@@ -145,6 +174,18 @@ def _restore(workdir: pathlib.Path, which: str) -> _Restored:
     checkpoints.close()
     size = config.train.batch_size
     return _Restored(model, state.eval_params, int(state.step), dataset, size, mesh)
+
+
+def _check_same(workdir: pathlib.Path, trained: DatasetInfo, found: DatasetInfo) -> None:
+    changed = [
+        f"{field.name} was {getattr(trained, field.name)}, is {getattr(found, field.name)}"
+        for field in dataclasses.fields(DatasetInfo)
+        if field.compare and getattr(trained, field.name) != getattr(found, field.name)
+    ]
+    if changed:
+        raise RunDirectoryError(
+            f"the data is not what {workdir} was trained on: {'; '.join(changed)}"
+        )
 
 
 def _folder(workdir: pathlib.Path) -> pathlib.Path:

@@ -20,6 +20,9 @@ from sft_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
+CARD = "data_card.json"
+"""The file with what was found in the data."""
+
 
 class RunDirectoryError(ValueError):
     """A run directory that can't be used for what was asked."""

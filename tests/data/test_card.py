@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from sft_jax.data.card import Card, clean_records, read_card
-from sft_jax.data.card_report import print_card
+from sft_jax.data.card_report import print_card, print_summary
 from sft_jax.data.records import RawData
 
 SPLITS = {
@@ -142,3 +142,32 @@ def test_a_card_is_printed_whole(tmp_path):
     text = out.file.getvalue()
     for part in ("mine, small: single_label", "middle", "4 x 2", "2 nan", "data.bin", "warning: "):
         assert part in text
+
+
+def test_of_many_splits_and_classes_the_outermost_are_printed():
+    names = tuple(f"class [{i}]" for i in range(100))
+    splits = {f"part {i}": [] for i in range(6)}
+    for i in range(100):
+        for j in range(i + 1):
+            example = {"id": f"{i}, {j}", "inputs": {"x": np.ones((1, 2))}, "label": i}
+            splits[f"part {i % 6}"].append(example)
+    out = Console(file=io.StringIO(), width=80)
+    print_card(out, read_card("mine", _raw(splits, class_names=names), "error"))
+    text = out.file.getvalue()
+    assert "5,050 examples in 6 splits" in text
+    first, last = text.index("class [99]  "), text.index("class [0]  ")
+    assert text.index("class [90]  ") < text.index("(80 more)") < text.index("class [9]  ")
+    assert first < text.index("class [90]") < last
+    assert "class [50] " not in text[:last]
+
+
+def test_a_summary_is_a_few_lines():
+    out = Console(file=io.StringIO(), width=80)
+    print_summary(out, read_card("mine", _raw(), "zero"), "run/data_card.json")
+    assert out.file.getvalue().splitlines() == [
+        "data: mine, small: 2 train, 1 valid examples, 4 warnings",
+        "warning: train: no example of middle",
+        "warning: train: 1 examples without y",
+        "warning: train: x holds 2 nan; policy: zero",
+        "all of them: python -m sft_jax.data inspect run/data_card.json",
+    ]

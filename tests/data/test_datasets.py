@@ -343,6 +343,41 @@ def test_metrics_that_are_not_of_such_labels_are_refused(task, count, metrics, m
         dataclasses.replace(info, task=task, class_names=names, metrics=metrics)
 
 
+def test_a_dataset_is_given_to_a_model_like_the_one_it_learned_from():
+    learned = _dataset([_example(0)]).info
+    learned = dataclasses.replace(
+        learned,
+        modalities={"a": ModalitySpec(length=9, features=2, patch_size=3)},
+        statistics={"a": Standardisation(mean=(1.0, 2.0), std=(2.0, 4.0))},
+    )
+    own = _dataset([_example(1), _example(2)], metrics=("ranking",))
+    like = own.like(learned)
+    assert like.info == dataclasses.replace(learned, num_examples={"train": 2})
+    assert like.info.metrics == ("ranking",)
+    for example, before in zip(like.source("train"), own.source("train"), strict=True):
+        expected = (before["inputs"]["a"][:4] - np.float32([1, 2])) / np.float32([2, 4])
+        np.testing.assert_array_equal(example["inputs"]["a"][:4], expected)
+        np.testing.assert_array_equal(example["inputs"]["a"][4:], np.zeros((5, 2)))
+        np.testing.assert_array_equal(example["masks"]["a"], np.arange(9) < 4)
+    shorter = dataclasses.replace(learned, modalities={"a": ModalitySpec(5, 2)})
+    with pytest.raises(ValueError, match=r"'no1': a is of shape \[6, 2\], expected \[up to 5, 2\]"):
+        own.like(shorter).source("train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modalities": {"a": ModalitySpec((6, 2), 2)}}, r"'a': \(1, 2\)}, expected {'a': \(2, 2"),
+        ({"task": "ordinal"}, "task of the dataset: single_label, expected ordinal"),
+        ({"class_names": ("yes", "no")}, r"class_names of the dataset: \('no', 'yes'\), expected"),
+    ],
+)
+def test_a_dataset_of_another_kind_is_not_like_it(changes, message):
+    own = _dataset([_example(0)])
+    with pytest.raises(ValueError, match=message):
+        own.like(dataclasses.replace(own.info, **changes))
+
+
 def test_sentiment_is_from_minus_3_to_3():
     examples = [_example(i, label=np.array([value])) for i, value in enumerate((-3.0, 3.0))]
     examples.append(_example(2, label=np.array([3.2])))

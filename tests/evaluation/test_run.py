@@ -15,6 +15,7 @@ from absl import flags
 from absl.testing import flagsaver
 from sklearn import metrics
 
+from sft_jax.data.arrays import from_arrays
 from sft_jax.evaluation import run
 from sft_jax.modules.factory import build_model
 from sft_jax.training import distributed, optim, run_directory
@@ -32,7 +33,7 @@ def trained(tmp_path_factory):
     return workdir
 
 
-def _save_normal(workdir, info):
+def _save_normal(workdir, info, **description):
     experiment = synthetic.config()
     run_directory.prepare(workdir, experiment)
     model = build_model(experiment.model, info.modalities, len(info.class_names))
@@ -50,7 +51,7 @@ def _save_normal(workdir, info):
         lambda a: jax.device_put(random.normal(size=a.shape).astype(a.dtype), a.sharding), state
     )
     checkpoints = Checkpoints(workdir)
-    checkpoints.save("best", values, {"dataset": info.to_json()})
+    checkpoints.save("best", values, {"dataset": info.to_json(), **description})
     checkpoints.close()
 
 
@@ -161,3 +162,51 @@ def test_eval_takes_modalities_in_any_order(trained, capsys):
 def test_wrong_flags(trained, arguments, message):
     with pytest.raises(ValueError, match=message):
         _eval(f"--workdir={trained}", "--split=valid", *arguments)
+
+
+def test_the_card_of_the_data_is_shown_if_the_run_has_one(tmp_path, capsys):
+    info = synthetic.dataset().info
+    _save_normal(tmp_path, info)
+    _eval(f"--workdir={tmp_path}", "--split=valid")  # As runs were once, without.
+    assert "data: " not in capsys.readouterr().out
+    labels = {split: np.zeros(3, int) for split in ("train", "valid")}
+    inputs = {split: {"x": np.full((3, 2, 2), np.nan)} for split in labels}
+    card = from_arrays(inputs, labels, ("no", "yes"), not_finite="zero").card
+    run_directory.write_json(tmp_path / "data_card.json", card.to_json())
+    for option in ("--every_subset", "--noevery_subset"):
+        _eval(f"--workdir={tmp_path}", "--split=valid", option)
+        output = capsys.readouterr().out
+        assert "data: arrays, arrays: 3 train, 3 valid examples, 4 warnings" in output
+        assert "train: x holds 12 nan; policy: zero" in output
+        assert f"all of them: python -m sft_jax.data inspect {tmp_path}/data_card.json" in output
+    (tmp_path / "data_card.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no data card"):
+        _eval(f"--workdir={tmp_path}", "--split=valid")
+
+
+def test_a_run_on_a_dataset_of_its_own_is_evaluated_on_a_given_one(trained, tmp_path):
+    info = synthetic.dataset().info
+    shifted = {
+        name: dataclasses.replace(of, mean=tuple(m + 1 for m in of.mean))
+        for name, of in info.statistics.items()
+    }
+    _save_normal(tmp_path, info, own_dataset=True)
+    with pytest.raises(run_directory.RunDirectoryError, match="that its config does not name"):
+        run.evaluate_run(tmp_path, "valid", "best")
+    own = synthetic.dataset(valid=9)
+    own.info = dataclasses.replace(own.info, statistics=shifted)
+    result, predictions = run.evaluate_run(str(tmp_path), "valid", "best", dataset=own)
+    assert result["n_examples"] == 9
+    # By the statistics of the run, not by those of what it is evaluated on.
+    _, expected = run.evaluate_run(trained, "valid", "best")
+    np.testing.assert_allclose(predictions.logits, expected.logits[:9], rtol=1e-5, atol=1e-5)
+    table = run.evaluate_every_subset(str(tmp_path), "valid", "best", dataset=own)
+    assert table["n_examples"] == 9
+    assert table["subsets"][0]["loss"] == pytest.approx(result["loss"], rel=1e-6)
+
+
+def test_data_that_has_changed_is_named(trained, monkeypatch):
+    monkeypatch.setattr(run, "open_dataset", lambda *_: synthetic.dataset(valid=9))
+    message = "num_examples was {'train': 50, 'valid': 20}, is {'train': 50, 'valid': 9}$"
+    with pytest.raises(run_directory.RunDirectoryError, match=message):
+        run.evaluate_run(trained, "valid", "best")
