@@ -32,6 +32,8 @@ class SplitSummary:
       lengths: modality to {steps: number of examples}, absent ones among them as 0.
       not_finite: modality to the kinds of numbers that are not finite and how many.
       moments: modality to the moments of its features, after such numbers have been treated.
+      rounded: of regression, number name to {rounded to a whole number: number of examples},
+        halves to the even one, as classes of sentiment are made.
     """
 
     n_examples: int = 0
@@ -39,6 +41,7 @@ class SplitSummary:
     lengths: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
     not_finite: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     moments: dict[str, Moments] = dataclasses.field(default_factory=dict)
+    rounded: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
 
     def add_label(self, label: int | np.ndarray, task: Task, names: Sequence[str]) -> None:
         """Counts the label of one example."""
@@ -50,6 +53,8 @@ class SplitSummary:
         else:
             values = np.asarray(label, np.float64).tolist()
             counted = {name: [v, v] for name, v in zip(names, values, strict=True)}
+            whole = {name: {round(of[0]): 1} for name, of in counted.items()}
+            self.rounded = _add_counts(self.rounded, whole)
         self.labels = _add_labels(self.labels, counted)
 
     def __add__(self, other: SplitSummary) -> SplitSummary:
@@ -65,16 +70,17 @@ class SplitSummary:
                 else (self.moments | other.moments)[name]
                 for name in self.moments | other.moments
             },
+            _add_counts(self.rounded, other.rounded),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         moments = {name: of.to_json() for name, of in self.moments.items()}
-        return {**dataclasses.asdict(self), "moments": moments} | {
-            "lengths": {
-                name: {str(length): n for length, n in sorted(of.items())}
-                for name, of in self.lengths.items()
-            }
+        return {
+            **dataclasses.asdict(self),
+            "moments": moments,
+            "lengths": _with_text_keys(self.lengths),
+            "rounded": _with_text_keys(self.rounded),
         }
 
     @classmethod
@@ -83,12 +89,10 @@ class SplitSummary:
         return cls(
             values["n_examples"],
             dict(values["labels"]),
-            {
-                name: {int(length): n for length, n in of.items()}
-                for name, of in values["lengths"].items()
-            },
+            _with_whole_keys(values["lengths"]),
             {name: dict(of) for name, of in values["not_finite"].items()},
             {name: Moments.from_json(of) for name, of in values["moments"].items()},
+            _with_whole_keys(values["rounded"]),
         )
 
 
@@ -263,6 +267,14 @@ def describe_file(path: pathlib.Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _with_text_keys(counts: Mapping[str, dict[int, int]]) -> dict[str, dict[str, int]]:
+    return {name: {str(key): n for key, n in sorted(of.items())} for name, of in counts.items()}
+
+
+def _with_whole_keys(counts: Mapping[str, dict[str, int]]) -> dict[str, dict[int, int]]:
+    return {name: {int(key): n for key, n in of.items()} for name, of in counts.items()}
 
 
 def _add_labels(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

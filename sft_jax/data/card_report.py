@@ -94,6 +94,11 @@ def _labels(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
         (markup.escape(name), *(_label(of.labels.get(name, 0)) for of in splits.values()))
         for name in card.class_names
     ]
+    for name in card.class_names if card.task == "regression" else ():
+        whole = sorted({value for of in splits.values() for value in of.rounded.get(name, {})})
+        for value in whole if len(whole) <= MOST_ROWS else ():
+            counts = (of.rounded.get(name, {}).get(value, 0) for of in splits.values())
+            rows.append((f"  rounded to {value}", *map(_label, counts)))
     if card.task != "regression" and len(rows) > MOST_ROWS:
         total = card.split(card.splits).labels
         order = np.argsort([-total.get(name, 0) for name in card.class_names], kind="stable")

@@ -99,6 +99,9 @@ def test_labels_of_other_tasks(task, labels, expected):
     ]
     card = read_card("mine", _raw({"train": examples}, task=task), "error")
     assert card.splits["train"].labels == expected
+    if task == "regression":
+        assert card.splits["train"].rounded["low"] == {2: 1, -2: 1}
+        assert Card.from_json(json.loads(json.dumps(card.to_json()))).to_json() == card.to_json()
 
 
 def test_records_are_cleaned_on_the_way():
