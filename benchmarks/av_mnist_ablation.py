@@ -34,6 +34,7 @@ VARIANTS = (
     "k=4",
     "k=16",
     "k=0",
+    "n_pre=1,n_post=3,k=4",
 )
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds.")

@@ -16,6 +16,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         `blanked_share`, of the patches of each image; such as `blanked_share=0.75,k=16`.
     """
     data = AvMnistData(train_pairs=8000, valid_pairs=2000)
-    config = small_experiment(arg, data, train_pairs=8000, blanked_share=0.0)
+    # Chosen on the validation pairs: 0.785, against 0.774 with 1 and 3 blocks.
+    config = small_experiment(arg, data, n_pre=2, n_post=2, train_pairs=8000, blanked_share=0.0)
     config.train.epochs = 8
     return config

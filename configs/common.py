@@ -40,7 +40,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
 
 
 def small_experiment(
-    arg: str | None, data: DataConfig, **data_fields: Any
+    arg: str | None, data: DataConfig, *, n_pre: int = 1, n_post: int = 3, **data_fields: Any
 ) -> ml_collections.ConfigDict:
     """A small model and short training, with which a laptop has a result in minutes.
 
@@ -48,9 +48,11 @@ def small_experiment(
       arg: the text after the colon of `--config=FILE:ARG`: `model`, `modality`, `pool`, `k`,
         `readout`, `n_pre`, `n_post` and `mixup` by name, and the fields of the data.
       data: what it is trained on.
+      n_pre: default of that argument.
+      n_post: default of that argument.
       **data_fields: the fields of `data` that are arguments too, and their defaults.
     """
-    model = {"pool": "attn_topk", "k": 4, "readout": "sum_cls", "n_pre": 1, "n_post": 3}
+    model = {"pool": "attn_topk", "k": 4, "readout": "sum_cls", "n_pre": n_pre, "n_post": n_post}
     args = parse_arg(arg, model="sft", modality="", **model, mixup="none", **data_fields)
     chosen = {name: args[name] for name in ("modality", *model)}
     return _config_dict(
