@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -39,6 +40,8 @@ def from_arrays(
     Raises:
       ValueError: naming the split, modality or example, what was found and what was expected.
     """
+    if task not in get_args(Task):
+        raise ValueError(f"task={task!r} is not one of {', '.join(get_args(Task))}")
     if missing := [split for split in ("train", "valid") if split not in inputs]:
         raise ValueError(f"inputs have no split {missing}, only {sorted(inputs)}")
     if set(inputs) != set(labels):
@@ -47,10 +50,18 @@ def from_arrays(
         counts = {name: len(of) for name, of in arrays.items()} | {"labels": len(labels[split])}
         if len(set(counts.values())) > 1:
             raise ValueError(f"split {split!r}: the numbers of examples differ: {counts}")
+    shapes, patches = _shapes(inputs), patch_size or {}
+    given = {name for arrays in inputs.values() for name in arrays}
+    if missing := sorted(given - set(shapes)):
+        raise ValueError(f"no example has any of {missing}")
+    if not given:
+        raise ValueError("inputs have no modality")
+    if unknown := sorted(set(patches) - given):
+        raise ValueError(f"patch_size: unknown modality {unknown}, known: {sorted(given)}")
     raw = RawData(
         variant="arrays",
         files=(),
-        shapes=_shapes(inputs),
+        shapes=shapes,
         class_names=tuple(class_names),
         task=task,
         num_examples={split: len(of) for split, of in labels.items()},
@@ -58,7 +69,6 @@ def from_arrays(
     )
     card = Card.begin("arrays", raw, not_finite)
     records = {split: tuple(clean_records(raw, card, split)) for split in raw.num_examples}
-    patches = patch_size or {}
     info = DatasetInfo(
         modalities={
             name: ModalitySpec.of_shape(shape, patches.get(name, 1))

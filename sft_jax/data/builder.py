@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import itertools
+import json
 import logging
 import os
 import uuid
@@ -20,8 +22,9 @@ from typing import Any, TypeVar
 import absl.logging
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
-from sft_jax.data.card import CLASSES, Card, clean_records
+from sft_jax.data.card import CLASSES, Card, clean_records, size_in_bytes
 from sft_jax.data.records import RawData, Record
 from sft_jax.structs import NotFinite, Task
 
@@ -59,9 +62,8 @@ class RawConfig(tfds.core.BuilderConfig):
 class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Stores what a reader gives, one split for each of its own, in its order.
 
-    An example has `id`, `label` and one tensor `[length, ..., features]` for each modality.
-    `present` says of each modality whether the example has it; if not, its tensor is one zero
-    (TFDS cannot read an empty tensor of more than one unknown axis).
+    An example has `id`, `label` and, for each modality, `shape` (`[length, ..., features]`) and
+    `value`, its numbers in C order; the length is 0 where the example lacks the modality.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -79,13 +81,15 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
                     "label": tfds.features.Scalar(np.int64)
                     if one_class
                     else tfds.features.Tensor(shape=(None,), dtype=np.float32),
-                    "present": {name: np.bool_ for name in config.ranks},
                     **{
-                        name: tfds.features.Tensor(
-                            shape=(None,) * rank,
-                            dtype=config.dtype(name),
-                            encoding="bytes",
-                        )
+                        # TFDS stores a tensor of unknown shape just so, but can't read one that
+                        # has fewer bytes than axes.
+                        name: {
+                            "shape": tfds.features.Tensor(shape=(rank,), dtype=np.int32),
+                            "value": tfds.features.Tensor(
+                                shape=(None,), dtype=config.dtype(name), encoding="bytes"
+                            ),
+                        }
                         for name, rank in config.ranks.items()
                     },
                 }
@@ -96,8 +100,9 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
         config = self.builder_config
-        raw = config.read(Path(dl_manager.manual_dir) if config.needs_files else Path())
-        card = Card.begin(self.name, raw, config.policy)
+        folder = Path(dl_manager.manual_dir) if config.needs_files else Path()
+        raw = config.read(folder)
+        card = Card.begin(self.name, raw, config.policy, folder)
         return {split: self._generate_examples(raw, card, split) for split in raw.num_examples}
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
@@ -125,16 +130,15 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
     ) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
         for key, record in enumerate(clean_records(raw, card, split)):
-            given = record["inputs"]
-            inputs = {
-                name: np.asarray(given.get(name, np.zeros((1,) * rank)), config.dtype(name))
-                for name, rank in config.ranks.items()
-            }
+            inputs = {}
+            for name, rank in config.ranks.items():
+                values = record["inputs"].get(name, np.zeros((0,) * rank))
+                flat = np.asarray(values, config.dtype(name)).reshape(-1)
+                inputs[name] = {"shape": np.array(values.shape, np.int32), "value": flat}
             label = record["label"]
             if card.task not in CLASSES:
                 label = np.asarray(label, np.float32)
-            present = {name: name in given for name in inputs}
-            yield key, {"id": record["id"], "label": label, "present": present, **inputs}
+            yield key, {"id": record["id"], "label": label, **inputs}
         self.info.metadata["card"] = card.to_json()
 
 
@@ -167,14 +171,15 @@ def prepare(kind: type[Builder], config: RawConfig, data_dir: str, manual_dir: s
       ModuleNotFoundError: what the reader raises.
     """
     builder = open_builder(kind, config, data_dir)
+    folder = Path(os.path.expanduser(manual_dir) or _manual_dir(builder))
     if builder.data_path.exists():
-        _check_same_files(builder, manual_dir)
+        if manual_dir:
+            _check_same_files(builder, folder)
         return builder
     require_writable(builder.data_path.parent, data_dir)
     options = {}
     if config.needs_files:
-        folder = Path(os.path.expanduser(manual_dir) or _manual_dir(builder))
-        if not folder.is_dir():
+        if not folder.is_dir() or not any(folder.iterdir()):
             raise FileNotFoundError(
                 f"no folder {folder} with the raw files of {builder.name}; name it with"
                 f" data.manual_dir=FOLDER. {type(builder).MANUAL_DOWNLOAD_INSTRUCTIONS or ''}"
@@ -184,9 +189,13 @@ def prepare(kind: type[Builder], config: RawConfig, data_dir: str, manual_dir: s
     try:
         with quiet():
             builder.download_and_prepare(file_format="array_record", **options)
-    except OSError:
+    except (OSError, RuntimeError) as error:
         # Renaming fails if another process has finished in the meantime.
         if not builder.data_path.exists():
+            # What array_record raises if it cannot write is a plain RuntimeError.
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if full or type(error) is RuntimeError:
+                raise _unwritable(builder.data_path.parent, data_dir, error) from error
             raise
         _LOGGER.info("another process has prepared %s", builder.data_dir)
     return open_builder(kind, config, data_dir)
@@ -198,10 +207,16 @@ def open_builder(kind: type[Builder], config: RawConfig, data_dir: str) -> Build
     Raises:
       ValueError: if what has been prepared is damaged.
     """
+    root = os.path.expanduser(data_dir)
     with quiet():
-        builder = kind(config=config, data_dir=os.path.expanduser(data_dir) or None)
+        try:
+            builder = kind(config=config, data_dir=root or None)
+        except (json_format.ParseError, json.JSONDecodeError) as error:
+            root = root or tfds.core.constants.DATA_DIR
+            where = Path(root) / kind.name / config.name / str(kind.VERSION)
+            raise _damaged(where, error) from error
         if builder.data_path.exists() and not builder.is_prepared():
-            raise ValueError(f"the prepared data in {builder.data_dir} is damaged; remove it")
+            raise _damaged(builder.data_path, "a file is missing")
     return builder
 
 
@@ -209,14 +224,16 @@ def read_card(builder: RawBuilder) -> Card:
     """The card of prepared data.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, or it is damaged.
     """
     try:
         return Card.from_json(builder.info.metadata["card"])
-    except KeyError:
+    except (KeyError, TypeError) as error:
         raise ValueError(
-            f"the prepared data in {builder.data_dir} has no data card; remove it"
-        ) from None
+            f"the prepared data in {builder.data_dir} has no data card of this version; remove it"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise _damaged(builder.data_path, error) from error
 
 
 class PreparedSplit(Sequence[Record]):
@@ -224,7 +241,9 @@ class PreparedSplit(Sequence[Record]):
 
     def __init__(self, builder: RawBuilder, splits: Sequence[str]) -> None:
         """Opens the splits, in the order given."""
-        self._source = builder.as_data_source("+".join(splits))
+        self._data_path = builder.data_path
+        with self._damage_named():
+            self._source = builder.as_data_source("+".join(splits))
         self._modalities = tuple(builder.builder_config.ranks)
         self._one_class = builder.builder_config.task in CLASSES
 
@@ -234,13 +253,25 @@ class PreparedSplit(Sequence[Record]):
     def __getitem__(self, position: Any) -> Any:
         if not 0 <= position < len(self):
             raise IndexError(position)
-        example = self._source[position]
-        present = example["present"]
+        with self._damage_named():
+            example = self._source[position]
+        stored = {name: example[name] for name in self._modalities}
         return Record(
             id=example["id"].decode(),
-            inputs={name: example[name] for name in self._modalities if present[name]},
+            inputs={
+                name: of["value"].reshape(of["shape"])
+                for name, of in stored.items()
+                if of["shape"][0]
+            },
             label=int(example["label"]) if self._one_class else example["label"],
         )
+
+    @contextlib.contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # What array_record raises for any fault of a file.
+            raise _damaged(self._data_path, error) from error
 
 
 def require_writable(directory: Path, data_dir: str) -> None:
@@ -250,10 +281,14 @@ def require_writable(directory: Path, data_dir: str) -> None:
         probe.mkdir(parents=True)
         probe.rmdir()
     except OSError as error:
-        raise OSError(
-            f"cannot write to data_dir={data_dir!r} ({directory}): {error}; "
-            "choose another with --config.data.data_dir or TFDS_DATA_DIR"
-        ) from error
+        raise _unwritable(directory, data_dir, error) from error
+
+
+def _unwritable(directory: Path, data_dir: str, error: Exception) -> OSError:
+    return OSError(
+        f"cannot write to data_dir={data_dir!r} ({directory}): {error}; "
+        "choose another with --config.data.data_dir or TFDS_DATA_DIR"
+    )
 
 
 @contextlib.contextmanager
@@ -274,15 +309,16 @@ def _manual_dir(builder: RawBuilder) -> Path:
     return Path(builder.data_path).parents[2] / "downloads" / "manual"
 
 
-def _check_same_files(builder: RawBuilder, manual_dir: str) -> None:
-    if not manual_dir:
-        return
-    folder = Path(os.path.expanduser(manual_dir))
+def _damaged(where: Path, found: object) -> ValueError:
+    return ValueError(f"the prepared data in {where} is damaged; remove it ({found})")
+
+
+def _check_same_files(builder: RawBuilder, folder: Path) -> None:
     for file in read_card(builder).files:
         found = folder / file["name"]
-        if found.exists() and found.stat().st_size != file["bytes"]:
+        if found.exists() and (size := size_in_bytes(found)) != file["bytes"]:
             raise ValueError(
-                f"{builder.data_dir} was prepared from a file {file['name']} of"
-                f" {file['bytes']} bytes, but the one in {folder} has {found.stat().st_size};"
-                " remove the prepared data to prepare it again"
+                f"{builder.data_dir} was prepared from {file['name']} of {file['bytes']} bytes,"
+                f" but the one in {folder} has {size}; remove the prepared data to prepare it"
+                " again"
             )

@@ -130,13 +130,15 @@ def builder_of(config: DataConfig) -> tuple[type[RawBuilder], RawConfig]:
         case SentimentData():
             kind = CmuMosei if config.name == "mosei" else CmuMosi
             name = f"{config.variant}_{config.not_finite}"
+            if config.file:
+                name += f"_{_digest(config.file)}"
             ranks = dict.fromkeys(("vision", "audio", "text"), 2)
             read = functools.partial(_read_sentiment, config)
             return kind, RawConfig(
                 name=name, read=read, ranks=ranks, task="regression", policy=config.not_finite
             )
         case VggSoundData():
-            split = config.split if config.split == "authors" else f"valid_{config.valid_share:g}"
+            split = config.split if config.split == "authors" else f"valid_{config.valid_share}"
             name = f"classes_{config.classes}_{split}_{config.not_finite}"
             ranks = dict.fromkeys(("rgb", "spect", "flow"), 2)
             read = functools.partial(
@@ -181,12 +183,15 @@ def builder_of(config: DataConfig) -> tuple[type[RawBuilder], RawConfig]:
                 policy=config.not_finite,
             )
         case TfdsData():
-            raw_data = tfds_source.read_tfds(config)
+            source = tfds_source.open_tfds(config)
+            # What is stored depends neither on where it is nor on its patches.
+            stored = dataclasses.asdict(config) | {"data_dir": "", "patch_size": {}}
             return FromTfds, RawConfig(
-                name=f"{raw_data.variant}_{_digest(dataclasses.asdict(config))}",
-                read=lambda _: raw_data,
-                ranks={name: len(shape) for name, shape in raw_data.shapes.items()},
-                task=raw_data.task,
+                name=f"{source.full_name.replace('/', '_')}_{_digest(stored)}",
+                read=lambda _: source.read(),
+                ranks=source.ranks,
+                integers=source.integers,
+                task=config.task,
                 policy=config.not_finite,
                 needs_files=False,
             )

@@ -107,7 +107,8 @@ class Card:
       class_names: of the classes, labels or numbers.
       shapes: modality name to the largest `[length, ..., features]` of its examples.
       policy: what was done with numbers that are not finite.
-      files: name, size in bytes and sha256 of each file that was read.
+      files: name, size in bytes and sha256 of each file that was read; of a folder, of the
+        files in it.
       padding: modality name to the side on which its examples were padded in the file.
       known_releases: release to its number of examples of each split.
       splits: split to what its examples are like.
@@ -125,8 +126,17 @@ class Card:
     splits: dict[str, SplitSummary] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def begin(cls, dataset: str, raw: RawData, policy: NotFinite) -> Card:
-        """A card without any split as yet; reads the files to hash them."""
+    def begin(
+        cls, dataset: str, raw: RawData, policy: NotFinite, folder: pathlib.Path | None = None
+    ) -> Card:
+        """A card without any split as yet; reads the files to hash them.
+
+        Args:
+          dataset: its name.
+          raw: what a reader found.
+          policy: what is done with numbers that are not finite.
+          folder: where the files are; those in it are named by their path from there.
+        """
         return cls(
             dataset=dataset,
             variant=raw.variant,
@@ -134,7 +144,7 @@ class Card:
             class_names=tuple(raw.class_names),
             shapes={name: tuple(shape) for name, shape in raw.shapes.items()},
             policy=policy,
-            files=[describe_file(path) for path in raw.files],
+            files=[describe_file(path, folder) for path in raw.files],
             padding=dict(raw.padding),
             known_releases={name: dict(of) for name, of in raw.known_releases.items()},
         )
@@ -207,7 +217,9 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         number is not finite; if an id comes twice; or if the split has no examples.
     """
     means = finite_means(raw.read("train")) if card.policy == "mean" else {}
-    summary = card.splits[split] = SplitSummary()
+    summary = card.splits[split] = SplitSummary(
+        moments={name: Moments.of(np.zeros((0, of[-1]))) for name, of in card.shapes.items()}
+    )
     seen: set[str] = set()
     for record in raw.read(split):
         identity = record["id"]
@@ -227,9 +239,7 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
                 )
             counts = collections.Counter(summary.not_finite.get(name, {}))
             summary.not_finite[name] = dict(counts + collections.Counter(bad))
-            moments = Moments.of(inputs[name])
-            known = summary.moments.get(name)
-            summary.moments[name] = known + moments if known else moments
+            summary.moments[name] += Moments.of(inputs[name])
         for name in card.shapes:
             length = len(inputs[name]) if name in inputs else 0
             lengths = summary.lengths.setdefault(name, {})
@@ -262,11 +272,36 @@ def load_card(path: pathlib.Path) -> Card:
         raise ValueError(f"{path} holds no data card: {error!r}") from error
 
 
-def describe_file(path: pathlib.Path) -> dict[str, Any]:
-    """Name, size in bytes and sha256 of a file."""
+def describe_file(path: pathlib.Path, folder: pathlib.Path | None = None) -> dict[str, Any]:
+    """Name (the path from `folder`, if it is in there), size in bytes and sha256 of a file.
+
+    Of a folder the sha256 is that of a line `SHA256  NAME` for each of its files, by name;
+    hidden ones don't count.
+    """
+    name = path.name
+    if folder and path.is_relative_to(folder):
+        name = path.relative_to(folder).as_posix()
+    if path.is_dir():
+        lines = "".join(f"{_sha256(file)}  {file.name}\n" for file in _files(path))
+        digest = hashlib.sha256(lines.encode()).hexdigest()
+    else:
+        digest = _sha256(path)
+    return {"name": name, "bytes": size_in_bytes(path), "sha256": digest}
+
+
+def size_in_bytes(path: pathlib.Path) -> int:
+    """Of a file, or of the files in a folder together."""
+    return sum(file.stat().st_size for file in (_files(path) if path.is_dir() else [path]))
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    files = (path for path in folder.iterdir() if path.is_file())
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def _sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_text_keys(counts: Mapping[str, dict[int, int]]) -> dict[str, dict[str, int]]:
