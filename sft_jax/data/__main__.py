@@ -46,7 +46,7 @@ _WITHOUT_FILES = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; a fault in the data ends in a clear message and exit status 1."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sft_jax").setLevel(logging.INFO)
     try:
@@ -55,11 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": examples}
-    parser = argparse.ArgumentParser(prog="python -m sft_jax.data", description=description, **form)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    program = argparse.ArgumentParser(
+        prog="python -m sft_jax.data", description=description, **form
+    )
+    commands = program.add_subparsers(required=True, metavar="COMMAND")
     for run, what in (
         (_list, "the datasets that are known; of one, the fields that can be set"),
         (_prepare, "prepare a dataset from its raw files, and print its data card"),
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
                 nargs="*",
                 help="fields of the dataset, such as manual_dir=raw; `list NAME` explains them",
             )
-    return parser
+    return program
 
 
 def _add_file(command: argparse.ArgumentParser, name: str) -> None:

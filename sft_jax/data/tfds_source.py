@@ -134,7 +134,7 @@ def _data_source(builder: Any, name: str, split: str) -> Any:
     except (ValueError, NotImplementedError, OSError, KeyError, RuntimeError) as error:
         raise DataFileError(
             f"{name}: split {split!r} can't be read; it must be prepared as array_record, and its"
-            f" splits are {sorted(builder.info.splits)}: {error}"
+            f" splits are {sorted(builder.info.splits)} (data.splits says which are used): {error}"
         ) from error
 
 
