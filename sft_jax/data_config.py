@@ -164,7 +164,7 @@ class FolderData:
 
     Attributes:
       data_dir: where prepared data is kept; empty for the default of TensorFlow Datasets.
-      manual_dir: the folder with `manifest.csv`; see `sft_jax.data.npz_folder`.
+      manual_dir: the folder with `manifest.csv`; see `sft_jax.data.readers.npz_folder`.
       not_finite: what is done with NaN and infinite numbers (`sft_jax.structs.NotFinite`).
       modalities: those used; all by default.
       patch_size: modality to the steps that make one of its tokens, or the size of its patches

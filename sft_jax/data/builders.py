@@ -9,9 +9,10 @@ import json
 import os
 from pathlib import Path
 
-from sft_jax.data import av_mnist, npz_folder, sentiment_files, tfds_source, vggsound_files, watch
+from sft_jax.data import watch
 from sft_jax.data.builder import RawBuilder, RawConfig
 from sft_jax.data.builder import prepare as prepare_builder
+from sft_jax.data.readers import av_mnist, npz_folder, sentiment_files, tfds_source, vggsound_files
 from sft_jax.data.records import DataFileError, RawData
 from sft_jax.data_config import (
     AvMnistData,

@@ -112,7 +112,8 @@ def read_raw(config: DataConfig) -> RawData:
     Raises:
       OSError, ValueError, ModuleNotFoundError: what the reader raises.
     """
-    from sft_jax.data import builders, sentiment_files
+    from sft_jax.data import builders
+    from sft_jax.data.readers import sentiment_files
 
     if isinstance(config, SentimentData) and config.file:
         path = pathlib.Path(config.manual_dir) / config.file
@@ -201,7 +202,7 @@ def _info(
     if isinstance(config, VggSoundData):
         return info | {"metrics": ("ranking",)}, None
     if isinstance(config, SentimentData):
-        from sft_jax.data.sentiment_files import sentiment_class
+        from sft_jax.data.readers.sentiment_files import sentiment_class
 
         info["metrics"] = ("sentiment",)
         if config.target == "classes":

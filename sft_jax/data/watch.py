@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from sft_jax.data import builder
-from sft_jax.data.recordings import (
+from sft_jax.data.readers.recordings import (
     EXERCISES,
     MODALITIES,
     PEOPLE,

@@ -16,10 +16,11 @@ import tensorflow_datasets as tfds
 import vggsound_hdf5
 from PIL import Image
 
-from sft_jax.data import av_mnist, builder, builders, catalog, sentiment_files
+from sft_jax.data import builder, builders, catalog
 from sft_jax.data.cleaning import clean, finite_means
 from sft_jax.data.datasets import Standardisation, compute_statistics
-from sft_jax.data.npz_folder import read_npz_folder
+from sft_jax.data.readers import av_mnist, sentiment_files
+from sft_jax.data.readers.npz_folder import read_npz_folder
 from sft_jax.data.records import DataFileError
 from sft_jax.data_config import AvMnistData, FolderData, SentimentData, TfdsData, VggSoundData
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from absl import logging
 
-from sft_jax.data import builder, recordings, watch
+from sft_jax.data import builder, watch
+from sft_jax.data.readers import recordings
 
 SIDE_NAMES = {0.0: "left", 1.0: "right"}
 

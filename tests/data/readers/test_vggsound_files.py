@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import vggsound_hdf5
 
+from sft_jax.data.readers.vggsound_files import read_vggsound
 from sft_jax.data.records import DataFileError
-from sft_jax.data.vggsound_files import read_vggsound
 
 SPLITS = ("train", "valid", "test")
 

@@ -24,15 +24,15 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from sft_jax.data.records import RawData, Record
-from sft_jax.data.sentiment_form import (
+from sft_jax.data.readers.sentiment_form import (
     MODALITIES,
     SentimentSplit,
     checked_form,
     raise_problems,
 )
-from sft_jax.data.sentiment_padding import find_padding, find_spans
-from sft_jax.data.unpickling import load_pickle
+from sft_jax.data.readers.sentiment_padding import find_padding, find_spans
+from sft_jax.data.readers.unpickling import load_pickle
+from sft_jax.data.records import RawData, Record
 
 # As public code that uses the files gives them: MMSA's configs (`train_samples`), and what is
 # quoted from the appendix of MultiBench (Liang et al., NeurIPS 2021), whose file is of MulT's

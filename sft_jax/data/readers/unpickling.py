@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_jax.data.pickled_values import (
+from sft_jax.data.readers.pickled_values import (
     ADMITTED,
     Global,
     Pending,

@@ -1,6 +1,6 @@
 """The labels of a manifest, as text, and what `dataset.json` says of them.
 
-`sft_jax.data.npz_folder` describes both files.
+`sft_jax.data.readers.npz_folder` describes both files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sft_jax.data.weak_images import blank_patches, fit_components, weaken
+from sft_jax.data.readers.weak_images import blank_patches, fit_components, weaken
 
 
 def _images(count=300, deviations=(60.0, 40.0, 20.0, 10.0)):
@@ -53,7 +53,7 @@ def test_many_images_are_treated_as_few(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4)).astype(np.uint8)
     kept = fit_components(images, 0.5)
     weak = weaken(images, kept)
-    monkeypatch.setattr("sft_jax.data.weak_images._BLOCK", 7)
+    monkeypatch.setattr("sft_jax.data.readers.weak_images._BLOCK", 7)
     again = fit_components(images, 0.5)
     np.testing.assert_array_equal(again.components, kept.components)
     np.testing.assert_array_equal(weaken(images, again), weak)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import sentiment_pickles
 
+from sft_jax.data.readers.sentiment_files import KNOWN_RELEASES, read_sentiment, sentiment_class
 from sft_jax.data.records import DataFileError
-from sft_jax.data.sentiment_files import KNOWN_RELEASES, read_sentiment, sentiment_class
 
 _COUNTS = {"train": 9, "test": 3, "valid": 7}
 

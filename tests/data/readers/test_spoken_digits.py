@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from av_mnist_files import ARCHIVE, archive, recordings, wav
 
+from sft_jax.data.readers.spoken_digits import find_spoken_digits, read_spoken_digits
 from sft_jax.data.records import DataFileError
-from sft_jax.data.spoken_digits import find_spoken_digits, read_spoken_digits
 
 FILES = recordings(("ann", "bob"), 2)
 TONE = np.arange(100)

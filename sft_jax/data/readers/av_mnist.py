@@ -16,18 +16,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sft_jax.data.idx import read_idx
-from sft_jax.data.log_mel import log_mel
-from sft_jax.data.noisy_speech import NoisySpeech, choose, mix
-from sft_jax.data.records import DataFileError, RawData, Record
-from sft_jax.data.spoken_digits import (
+from sft_jax.data.readers.idx import read_idx
+from sft_jax.data.readers.log_mel import log_mel
+from sft_jax.data.readers.noisy_speech import NoisySpeech, choose, mix
+from sft_jax.data.readers.spoken_digits import (
     DIGITS,
     SAMPLE_RATE,
     SpokenDigit,
     find_spoken_digits,
     read_spoken_digits,
 )
-from sft_jax.data.weak_images import blank_patches, fit_components, weaken
+from sft_jax.data.readers.weak_images import blank_patches, fit_components, weaken
+from sft_jax.data.records import DataFileError, RawData, Record
 
 SPLITS = ("train", "valid", "test")
 

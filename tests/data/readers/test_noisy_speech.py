@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sft_jax.data.noisy_speech import choose, mix, pink_noise
+from sft_jax.data.readers.noisy_speech import choose, mix, pink_noise
 
 WINDOW = 8320
 VOICES = [np.int16(200 * np.sin(f * np.arange(n))) for f, n in ((0.3, 700), (0.7, 9000))]

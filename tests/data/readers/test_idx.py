@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from av_mnist_files import idx
 
-from sft_jax.data.idx import read_idx
+from sft_jax.data.readers.idx import read_idx
 from sft_jax.data.records import DataFileError
 
 VALUES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from npz_examples import write_example, write_labels, write_manifest
 
-from sft_jax.data.npz_folder import content_sha256, read_npz_folder
+from sft_jax.data.readers.npz_folder import content_sha256, read_npz_folder
 from sft_jax.data.records import DataFileError
 
 SPLITS = ("train", "valid", "test")

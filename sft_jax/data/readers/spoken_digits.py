@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sft_jax.data.idx import read_maybe_gzipped
+from sft_jax.data.readers.idx import read_maybe_gzipped
 from sft_jax.data.records import DataFileError
 
 SAMPLE_RATE = 8000  # Hz

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sft_jax.data.log_mel import log_mel, mel_filters
+from sft_jax.data.readers.log_mel import log_mel, mel_filters
 
 RATE = 8000
 

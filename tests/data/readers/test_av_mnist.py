@@ -7,10 +7,10 @@ import av_mnist_files
 import numpy as np
 import pytest
 
-from sft_jax.data.av_mnist import SPLITS, AvMnist, AvMnistOptions, read_av_mnist
-from sft_jax.data.log_mel import log_mel
+from sft_jax.data.readers.av_mnist import SPLITS, AvMnist, AvMnistOptions, read_av_mnist
+from sft_jax.data.readers.log_mel import log_mel
+from sft_jax.data.readers.weak_images import fit_components, weaken
 from sft_jax.data.records import DataFileError
-from sft_jax.data.weak_images import fit_components, weaken
 
 TRAIN_LABELS = "mnist/train-labels-idx1-ubyte.gz"
 
@@ -120,7 +120,7 @@ def test_no_recording_is_heard_in_two_splits(made, monkeypatch):
         heard.extend([spoken, *around])
 
     known = {content[44:]: name for name, content in av_mnist_files.recordings().items()}
-    monkeypatch.setattr("sft_jax.data.av_mnist.mix", listen)
+    monkeypatch.setattr("sft_jax.data.readers.av_mnist.mix", listen)
     for split, indices in (("train", range(10, 12)), ("valid", range(5, 10)), ("test", range(5))):
         heard.clear()
         _all(made(), split)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sft_jax.data.readers.sentiment_form import MODALITIES, SentimentSplit, Variant
 from sft_jax.data.records import Padding
-from sft_jax.data.sentiment_form import MODALITIES, SentimentSplit, Variant
 
 
 def find_padding(variant: Variant, splits: Mapping[str, SentimentSplit]) -> dict[str, Padding]:

@@ -39,7 +39,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sft_jax.data.manifest_labels import Labels, read_labels
+from sft_jax.data.readers.manifest_labels import Labels, read_labels
 from sft_jax.data.records import DataFileError, RawData, Record
 
 SPLITS = ("train", "valid", "test")

@@ -1,0 +1,1 @@
+"""Readers of raw files: each gives `sft_jax.data.records.RawData`."""
