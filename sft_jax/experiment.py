@@ -27,7 +27,7 @@ def train(
         makes; by default the one that `config.data` names, which is prepared if need be.
 
     Raises:
-      RunDirectoryError: if `workdir` can't be written to, or is another config's.
+      RunDirectoryError: if `workdir` can't be written to, or is another config's or dataset's.
       ValueError: if model and dataset do not fit, or as `open_dataset` and `loop.fit` say.
       OSError, ModuleNotFoundError: as `open_dataset` says.
       NonFiniteError: as `loop.fit` says.
@@ -39,7 +39,7 @@ def train(
         dataset = open_dataset(config.data)
     info = dataset.info
     info.check_task(config.model.task)
-    run_directory.write_json(workdir / "dataset.json", info.to_json())
+    run_directory.keep_dataset(workdir, info.to_json())
     if dataset.card:
         run_directory.write_json(workdir / run_directory.CARD, dataset.card.to_json())
     mesh = distributed.make_mesh()

@@ -10,6 +10,7 @@ import pathlib
 import platform
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
             pass
     except OSError as error:
         raise RunDirectoryError(f"can't write to workdir {workdir}: {error.strerror}") from None
-    if any(path.name.isdecimal() for path in workdir.glob("checkpoints/latest/*")):
+    if _has_checkpoints(workdir):
         if changed := config_io.differences(read_config(workdir), config):
             raise RunDirectoryError(
                 f"workdir {workdir} was made by another config. Give another --workdir, or"
@@ -53,6 +54,28 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
         write_json(workdir / "config.json", config_io.to_json(config))
     with (workdir / "starts.jsonl").open("a") as file:
         file.write(json.dumps(_start()) + "\n")
+
+
+def keep_dataset(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
+    """Writes `dataset.json`, or checks that the run was trained on the same data until now.
+
+    Args:
+      workdir: the run directory.
+      info: what is to be known of the dataset, as JSON values.
+
+    Raises:
+      RunDirectoryError: naming what differs.
+    """
+    path = workdir / "dataset.json"
+    if _has_checkpoints(workdir) and path.exists():
+        saved = json.loads(path.read_text())
+        changed = [key for key in saved if key != "metrics" and saved[key] != info.get(key)]
+        if changed:
+            raise RunDirectoryError(
+                f"workdir {workdir} was trained on other data: {', '.join(changed)} differ from"
+                f" {path}. Give another workdir"
+            )
+    write_json(path, info)
 
 
 def read_config(workdir: pathlib.Path) -> ExperimentConfig:
@@ -70,6 +93,10 @@ def read_config(workdir: pathlib.Path) -> ExperimentConfig:
         ) from None
     except json.JSONDecodeError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
+
+
+def _has_checkpoints(workdir: pathlib.Path) -> bool:
+    return any(path.name.isdecimal() for path in workdir.glob("checkpoints/latest/*"))
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

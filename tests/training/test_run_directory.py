@@ -68,3 +68,15 @@ def test_metrics_of_steps_to_be_taken_again_are_dropped(tmp_path):
     path.write_text(path.read_text() + '{"step": 6, "lo')  # Killed while writing.
     Reporter(tmp_path, 3, 10).close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    info = {"num_examples": {"train": 3}, "statistics": {"a": 1.0}, "metrics": []}
+    run_directory.keep_dataset(tmp_path, info)
+    other = {**info, "statistics": {"a": 2.0}}
+    run_directory.keep_dataset(tmp_path, other)  # Nothing has been trained yet.
+    (tmp_path / "checkpoints/latest/10").mkdir(parents=True)
+    run_directory.keep_dataset(tmp_path, {**other, "metrics": ["ranking"]})
+    with pytest.raises(run_directory.RunDirectoryError, match="other data: statistics differ"):
+        run_directory.keep_dataset(tmp_path, info)
+    assert json.loads((tmp_path / "dataset.json").read_text())["statistics"] == {"a": 2.0}

@@ -116,7 +116,13 @@ def _open(config: TfdsData) -> Any:
                 config.builder, data_dir=os.path.expanduser(config.data_dir) or None
             )
             prepared = builder.is_prepared()
-    except (tfds.core.DatasetNotFoundError, ValueError, OSError, ImportError) as error:
+    except (
+        tfds.core.DatasetNotFoundError,
+        ValueError,
+        OSError,
+        ImportError,
+        RuntimeError,
+    ) as error:
         first = str(error).partition("\n")[0]  # A list of all that TFDS knows may follow.
         raise DataFileError(f"data.builder={config.builder!r} can't be opened: {first}") from error
     if not prepared:
