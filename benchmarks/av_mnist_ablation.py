@@ -3,7 +3,8 @@
 python benchmarks/av_mnist_ablation.py --manual_dir=FOLDER --json=benchmarks/results/av_mnist.json
 
 FOLDER holds the raw files; see `python -m sft_jax.data list`. The result is written after each
-variant. Those in the file already are not repeated: remove it to begin anew.
+variant. Those in the file already are not repeated: remove it to begin anew. At the end the
+training steps of all variants are timed side by side, of one seed: let nothing else run then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import variants  # noqa: E402
+from benchmarks.summaries import write  # noqa: E402
 from configs import av_mnist  # noqa: E402
 from sft_jax import config_io  # noqa: E402
 from sft_jax.config import ExperimentConfig  # noqa: E402
@@ -64,10 +66,17 @@ def main(_: list[str]) -> None:
     def measure(argument: str) -> dict[str, Any]:
         return variants.measure(_config(argument), open_data(), seeds)
 
-    result = variants.measure_all(
-        pathlib.Path(_JSON.value), seeds, _VARIANTS.value or VARIANTS, measure
+    path = pathlib.Path(_JSON.value)
+    result = variants.measure_all(path, seeds, _VARIANTS.value or VARIANTS, measure)
+    models = result["models"]
+    seconds = variants.time_steps({name: _config(name) for name in models}, open_data())
+    for name, of in seconds.items():
+        models[name]["train_step_seconds"] = of
+    write(path, result)
+    variants.print_table(models)
+    print(
+        "\n".join(f"{name}: {1000 * of:.1f} ms per training step" for name, of in seconds.items())
     )
-    variants.print_table(result["models"])
 
 
 if __name__ == "__main__":

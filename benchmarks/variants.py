@@ -7,6 +7,7 @@ split, once.
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import time
@@ -66,7 +67,6 @@ class Variant:
         now = self._create(traced)
         best: dict[str, Any] = {metric: -sign * np.inf}
         batches = self._positions(seed)
-        start = time.monotonic()
         for number in range(1, self.plan.total_steps + 1):
             batch, _ = next(batches)
             now, _ = self._train(now, traced, batch.labels, self._examples)
@@ -79,15 +79,26 @@ class Variant:
             if sign * valid[metric] > sign * best[metric]:
                 # Fetched: the next step takes over the memory of the state.
                 best = {**valid, "step": number, "params": jax.device_get(now.eval_params)}
-        seconds = time.monotonic() - start
         test = self._metrics(best["params"], self._test)
         return {
             "accuracy": test["accuracy"],
             "valid_accuracy": best["accuracy"],
             "best_step": best["step"],
-            "train_seconds": seconds,
             "n_examples": self.dataset.info.num_examples["test"],
         }
+
+    def time(self, steps: int) -> float:
+        """Seconds that a training step takes, in the mean over some."""
+        seed = np.int32(0)
+        now = self._create(seed)
+        positions = [batch.labels for batch, _ in itertools.islice(self._positions(0), steps + 1)]
+        now, _ = self._train(now, seed, positions[0], self._examples)
+        jax.block_until_ready(now)
+        start = time.perf_counter()
+        for some in positions[1:]:
+            now, _ = self._train(now, seed, some, self._examples)
+        jax.block_until_ready(now)
+        return (time.perf_counter() - start) / steps
 
     def _batches(self, split: str, *, whole: bool = False) -> Iterator[Batch]:
         source = self.dataset.source(split)
@@ -129,7 +140,7 @@ class Variant:
 
 
 def measure(config: ExperimentConfig, dataset: Dataset, seeds: Sequence[int]) -> dict[str, Any]:
-    """One row of the table; `train_seconds` is of one seed, while the others train beside it."""
+    """One row of the table."""
     variant = Variant(config, dataset)
     with ThreadPoolExecutor() as threads:
         results = list(threads.map(variant.run, seeds))
@@ -140,8 +151,16 @@ def measure(config: ExperimentConfig, dataset: Dataset, seeds: Sequence[int]) ->
         "valid_accuracies": [result["valid_accuracy"] for result in results],
         "valid_accuracy_mean": float(np.mean([result["valid_accuracy"] for result in results])),
         "best_steps": [result["best_step"] for result in results],
-        "train_seconds": [round(result["train_seconds"], 1) for result in results],
     }
+
+
+def time_steps(
+    configs: Mapping[str, ExperimentConfig], dataset: Dataset, *, rounds: int = 5, steps: int = 10
+) -> dict[str, float]:
+    """Seconds of a training step of each config: the median over rounds through all of them."""
+    made = {name: Variant(config, dataset) for name, config in configs.items()}
+    seconds = [{name: of.time(steps) for name, of in made.items()} for _ in range(rounds)]
+    return {name: float(np.median([of[name] for of in seconds])) for name in made}
 
 
 def print_table(models: Mapping[str, Mapping[str, Any]]) -> None:
