@@ -45,21 +45,34 @@ def test_there_are_config_files():
     assert set(FILES) == set(MODALITIES)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_config_makes_a_model_that_runs(name):
-    config_dict = importlib.import_module(f"configs.{name}").get_config()
+def _model(name, argument=None):
+    config_dict = importlib.import_module(f"configs.{name}").get_config(argument)
     assert config_dict.is_locked
     config = config_io.from_mapping(config_dict)
-    model = build_model(config.model, MODALITIES[name], num_classes=7)
+    return build_model(config.model, MODALITIES[name], num_classes=7)
 
-    @jax.jit
+
+def _logits(model):
     def initialise_and_apply(key):
         inputs = model.example_inputs()
         return model.apply(model.init(key, inputs), inputs)
 
-    # This kind of key is quick to compile.
-    logits = initialise_and_apply(jax.random.key(0, impl="rbg"))
+    return initialise_and_apply
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_makes_a_model(name):
+    logits = jax.eval_shape(_logits(_model(name)), jax.eval_shape(jax.random.key, 0))
     assert logits.shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("watch", None), ("av_mnist", None), ("mosei", "size=laptop"), ("vggsound", "size=laptop")],
+)
+def test_the_model_of_a_config_runs(name, argument):
+    # This kind of key is quick to compile.
+    logits = jax.jit(_logits(_model(name, argument)))(jax.random.key(0, impl="rbg"))
     assert np.isfinite(logits).all()
 
 
