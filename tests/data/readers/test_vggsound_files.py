@@ -181,7 +181,7 @@ def test_no_class_has_two_clips(tmp_path):
 # Which classes.
 
 
-def test_a_test_file_without_a_class_does_not_shift_the_others(tmp_path):
+def test_a_test_file_without_a_class_shifts_no_other(tmp_path):
     raw = read_vggsound(_empty(tmp_path, ["b", "c", "a"] * 2, ["c", "a"]))
     assert raw.class_names == ("a", "b", "c")
     assert [record["label"] for record in raw.read("test")] == [2, 0]
