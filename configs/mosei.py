@@ -15,10 +15,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       arg: the arguments of every model (`configs.common.paper_experiment`), and `variant`, which
         file is read; such as `variant=mult_aligned,size=laptop`.
     """
-    return paper_experiment(
-        arg,
-        SentimentData(name="mosei"),
-        k={"vision": 7, "audio": 7, "text": 1},
-        lr=1e-4,
-        variant="mult_noalign",
-    )
+    return sentiment_experiment(arg, SentimentData(name="mosei"))
+
+
+def sentiment_experiment(arg: str | None, data: SentimentData) -> ml_collections.ConfigDict:
+    """What the experiments on CMU-MOSEI and CMU-MOSI share."""
+    k = {"vision": 7, "audio": 7, "text": 1}
+    return paper_experiment(arg, data, k=k, lr=1e-4, variant="mult_noalign")

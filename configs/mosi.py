@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs.common import paper_experiment
+from configs.mosei import sentiment_experiment
 from sft_jax.data_config import SentimentData
 
 
@@ -15,10 +15,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       arg: the arguments of every model (`configs.common.paper_experiment`), and `variant`, which
         file is read; such as `variant=mmsa_unaligned,size=laptop`.
     """
-    return paper_experiment(
-        arg,
-        SentimentData(name="mosi"),
-        k={"vision": 7, "audio": 7, "text": 1},
-        lr=1e-4,
-        variant="mult_noalign",
-    )
+    return sentiment_experiment(arg, SentimentData(name="mosi"))

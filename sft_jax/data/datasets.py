@@ -273,16 +273,22 @@ class _Prepared(Sequence[Example]):
             values = np.zeros(shape, np.float32)
             mask = np.zeros(shape[:-1], bool)
             if name in given["inputs"]:
-                raw = given["inputs"][name]
-                real = given["masks"][name] if "masks" in given else np.ones(raw.shape[:-1], bool)
-                check_mask(identity, name, real, raw)
-                check_finite(identity, name, raw, real)
+                raw, real = _checked(given, name)
                 within = tuple(slice(length) for length in raw.shape[:-1])
                 standardised = self._info.statistics[name].apply(raw)
                 values[within] = np.where(real[..., None], standardised, np.float32(0))
                 mask[within] = real
             prepared["inputs"][name], prepared["masks"][name] = values, mask
         return prepared
+
+
+def _checked(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a modality and which are real: all, unless the example has masks."""
+    values = example["inputs"][name]
+    real = example["masks"][name] if "masks" in example else np.ones(values.shape[:-1], bool)
+    check_mask(example["id"], name, real, values)
+    check_finite(example["id"], name, values, real)
+    return values, real
 
 
 def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
@@ -298,12 +304,8 @@ def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Stand
     """
     total: dict[str, Moments] = {}
     for example in examples:
-        for name, values in example["inputs"].items():
-            real = np.ones(values.shape[:-1], bool)
-            if "masks" in example:
-                real = example["masks"][name]
-                check_mask(example["id"], name, real, values)
-            check_finite(example["id"], name, values, real)
+        for name in example["inputs"]:
+            values, real = _checked(example, name)
             moments = Moments.of(values[real])
             total[name] = total[name] + moments if name in total else moments
     return standardisations(total)
