@@ -38,6 +38,9 @@ Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
 Task = Literal["single_label", "multi_label", "ordinal", "regression"]
 """What is predicted: one class; any number of labels; one of ordered classes; numbers."""
 
+CLASS_TASKS: tuple[Task, ...] = ("single_label", "ordinal")
+"""The tasks whose label is one class."""
+
 NotFinite = Literal["error", "zero", "mean", "drop"]
 """What is done with NaN, infinite numbers and numbers beyond float32: refused; set to 0; set to
 the mean of their feature over what is finite of it in the training split; or left out, with

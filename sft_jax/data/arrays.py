@@ -7,10 +7,10 @@ from typing import get_args
 
 import numpy as np
 
-from sft_jax.data.card import CLASSES, Card, clean_records
+from sft_jax.data.card import Card, clean_records
 from sft_jax.data.datasets import Dataset, DatasetInfo, standardisations
 from sft_jax.data.records import RawData, Record
-from sft_jax.structs import ModalitySpec, NotFinite, Task
+from sft_jax.structs import CLASS_TASKS, ModalitySpec, NotFinite, Task
 
 Arrays = Mapping[str, np.ndarray | Sequence[np.ndarray | None]]
 """Modality name to one array `[n, length, ..., features]`, or to a list of n arrays `[length, ...,
@@ -90,7 +90,7 @@ def _records(
         yield Record(
             id=f"{split}/{i}",
             inputs={name: np.asarray(of) for name, of in given.items() if of is not None},
-            label=np.asarray(label)[()] if task in CLASSES else np.asarray(label),
+            label=np.asarray(label)[()] if task in CLASS_TASKS else np.asarray(label),
         )
 
 

@@ -24,9 +24,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
-from sft_jax.data.card import CLASSES, Card, clean_records, size_in_bytes
+from sft_jax.data.card import Card, clean_records, size_in_bytes
 from sft_jax.data.records import RawData, Record
-from sft_jax.structs import NotFinite, Task
+from sft_jax.structs import CLASS_TASKS, NotFinite, Task
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
 
     def _info(self) -> Any:
         config = self.builder_config
-        one_class = config.task in CLASSES
+        one_class = config.task in CLASS_TASKS
         return tfds.core.DatasetInfo(
             builder=self,
             description=type(self).__doc__,
@@ -136,7 +136,7 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
                 flat = np.asarray(values, config.dtype(name)).reshape(-1)
                 inputs[name] = {"shape": np.array(values.shape, np.int32), "value": flat}
             label = record["label"]
-            if card.task not in CLASSES:
+            if card.task not in CLASS_TASKS:
                 label = np.asarray(label, np.float32)
             yield key, {"id": record["id"], "label": label, **inputs}
         self.info.metadata["card"] = card.to_json()
@@ -245,7 +245,7 @@ class PreparedSplit(Sequence[Record]):
         with self._damage_named():
             self._source = builder.as_data_source("+".join(splits))
         self._modalities = tuple(builder.builder_config.ranks)
-        self._one_class = builder.builder_config.task in CLASSES
+        self._one_class = builder.builder_config.task in CLASS_TASKS
 
     def __len__(self) -> int:
         return len(self._source)

@@ -16,9 +16,7 @@ from sft_jax.data.checks import check_label, check_shapes
 from sft_jax.data.cleaning import clean, finite_means
 from sft_jax.data.moments import Moments
 from sft_jax.data.records import RawData, Record
-from sft_jax.structs import NotFinite, Task
-
-CLASSES: tuple[Task, ...] = ("single_label", "ordinal")
+from sft_jax.structs import CLASS_TASKS, NotFinite, Task
 
 
 @dataclasses.dataclass
@@ -46,7 +44,7 @@ class SplitSummary:
     def add_label(self, label: int | np.ndarray, task: Task, names: Sequence[str]) -> None:
         """Counts the label of one example."""
         counted: dict[str, Any]
-        if task in CLASSES:
+        if task in CLASS_TASKS:
             counted = {names[int(label)]: 1}
         elif task == "multi_label":
             counted = {name: int(has) for name, has in zip(names, np.asarray(label), strict=True)}
@@ -164,7 +162,7 @@ class Card:
             known = "; ".join(f"{name}: {of}" for name, of in self.known_releases.items())
             found.append(f"the number of examples, {counts}, is that of no known release ({known})")
         for name, split in self.splits.items():
-            if self.task in CLASSES and (
+            if self.task in CLASS_TASKS and (
                 missing := [of for of in self.class_names if of not in split.labels]
             ):
                 found.append(f"{name}: no example of {', '.join(missing)}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sft_jax.structs import Task
+from sft_jax.structs import CLASS_TASKS, Task
 
 
 def check_label(
@@ -26,7 +26,7 @@ def check_label(
       largest: the largest absolute value that a number to predict may have.
     """
     values, count = np.asarray(label), len(classes)
-    if task in ("single_label", "ordinal"):
+    if task in CLASS_TASKS:
         allowed = f"one of the {count} classes"
         good = values.shape == () and values.dtype.kind in "iu" and int(values) in range(count)
     elif values.shape != (count,) or values.dtype.kind not in "biuf":

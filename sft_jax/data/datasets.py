@@ -17,7 +17,7 @@ import numpy as np
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_finite, check_label, check_mask, check_shapes
 from sft_jax.data.moments import Moments
-from sft_jax.structs import MetricFamily, ModalitySpec, Task
+from sft_jax.structs import CLASS_TASKS, MetricFamily, ModalitySpec, Task
 
 IN_MEMORY_BYTES = 2**30
 """The most that a split may take to be held in memory."""
@@ -125,8 +125,7 @@ class DatasetInfo:
 
         One class of several may be predicted in their order or without it.
         """
-        one_class = ("single_label", "ordinal")
-        allowed = one_class if self.task in one_class else (self.task,)
+        allowed = CLASS_TASKS if self.task in CLASS_TASKS else (self.task,)
         if task not in allowed:
             raise ValueError(
                 f"model.task={task!r} does not fit the dataset, whose task is {self.task!r};"
@@ -163,9 +162,7 @@ def _check_metrics(family: str, task: Task, count: int) -> None:
         needed, good = "the task single_label", task == "single_label"
     else:
         needed = "7 classes, single_label or ordinal, or a regression of 1 number"
-        good = (task in ("single_label", "ordinal") and count == 7) or (
-            task == "regression" and count == 1
-        )
+        good = (task in CLASS_TASKS and count == 7) or (task == "regression" and count == 1)
     if not good:
         raise ValueError(
             f"metrics: {family!r} needs {needed}; the task is {task!r}, of {count} class_names"

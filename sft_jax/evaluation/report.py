@@ -20,6 +20,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import FAMILIES, PARTS
 from sft_jax.ops.losses import SCORE_NAMES
+from sft_jax.structs import CLASS_TASKS
 
 
 def print_tables(console: Console, result: Mapping[str, Any]) -> None:
@@ -158,7 +159,7 @@ def write_predictions(path: pathlib.Path, predictions: Predictions, names: Seque
     and of numbers: id and for each of them what is true, and the probability or number
     predicted.
     """
-    if predictions.task in ("single_label", "ordinal"):
+    if predictions.task in CLASS_TASKS:
         header, rows = _class_columns(predictions, names)
     else:
         header, rows = _number_columns(predictions, names)

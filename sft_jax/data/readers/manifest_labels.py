@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 
 from sft_jax.data.records import DataFileError
-from sft_jax.structs import Task
+from sft_jax.structs import CLASS_TASKS, Task
 
 _KEYS = ("task", "class_names")
 
@@ -72,7 +72,7 @@ def read_labels(
             return Labels(task, ())
         class_names = _default_names(task, train)
     labels = Labels(task, class_names)
-    least = 2 if task in ("single_label", "ordinal") else 1
+    least = 2 if task in CLASS_TASKS else 1
     if len(class_names) < least:
         problems.append(f"class names {list(class_names)}: {task} needs at least {least}")
         return labels

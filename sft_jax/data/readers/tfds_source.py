@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from sft_jax.data.builder import quiet
-from sft_jax.data.card import CLASSES
 from sft_jax.data.records import DataFileError, RawData, Record
 from sft_jax.data_config import TfdsData
+from sft_jax.structs import CLASS_TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _read(builder: Any, config: TfdsData) -> RawData:
     label = builder.info.features[config.label]
     if isinstance(label, tfds.features.ClassLabel):
         names = tuple(label.names)
-    elif config.task in CLASSES:
+    elif config.task in CLASS_TASKS:
         names = tuple(str(i) for i in range(int(max(labels)) + 1))
     else:
         names = tuple(f"{config.label}{i}" for i in range(len(np.atleast_1d(labels[0]))))
@@ -98,7 +98,7 @@ def _records(source: Mapping[str, Any], config: TfdsData, split: str) -> Iterato
         yield Record(
             id=identity.decode() if isinstance(identity, bytes) else str(identity),
             inputs={name: values for name, values in inputs.items() if len(values)},
-            label=int(value) if config.task in CLASSES else np.atleast_1d(value),
+            label=int(value) if config.task in CLASS_TASKS else np.atleast_1d(value),
         )
 
 
@@ -158,7 +158,7 @@ def _check_features(config: TfdsData, features: Mapping[str, Any]) -> None:
                 f" [length, ..., features]: it is {features[name]}"
             )
     shape, kind = _form(features[config.label])
-    one_class = config.task in CLASSES
+    one_class = config.task in CLASS_TASKS
     good = shape == () and kind in "iu" if one_class else len(shape or ()) < 2 and kind in "biuf"
     if not good:
         raise DataFileError(
