@@ -91,7 +91,7 @@ class SeparateAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Returns `[n, b, width]` and the weights `[b, n, n]`, their mean over heads."""
-        attended, weights = functional.multi_head_attention_forward(
+        return functional.multi_head_attention_forward(
             tokens, tokens, tokens,
             embed_dim_to_check=tokens.shape[2],
             num_heads=self.num_heads,
@@ -110,8 +110,6 @@ class SeparateAttention(nn.Module):
             k_proj_weight=self.k_proj.weight,
             v_proj_weight=self.v_proj.weight,
         )  # fmt: skip
-        assert weights is not None
-        return attended, weights
 
 
 class Network(nn.Module):
