@@ -46,6 +46,10 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that each side has.", lower_b
 _STEPS = flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
 _GOLDEN = flags.DEFINE_string("golden", "", "Folder of arrays that PyTorch's side must reproduce.")
 
+flags.register_validator(
+    "variants", lambda names: set(names) <= set(VARIANTS), f"must be of {', '.join(VARIANTS)}"
+)
+
 
 class Process:
     """A side in a process of its own; `facts` is what it says of itself."""
@@ -169,7 +173,7 @@ def _ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def _rows(dataset: str, result: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of a Markdown table: CPU seconds, and in brackets PyTorch's over ours."""
+    """Lines of a Markdown table; the ratios of a step are of CPU seconds."""
     memory = result["memory"]
     for name, seconds in result["seconds_per_step"].items():
         cells = [dataset, name]
