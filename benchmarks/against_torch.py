@@ -6,6 +6,8 @@ Needs the extra [torch]. Each side is a process of its own; they live through th
 turns, so that what else the machine does falls on both. The paper's settings, without mixup, on
 random examples of full length; compiled before anything is measured. Memory is that of one
 training step in a fresh process, the first of PyTorch's and of ours after it is compiled.
+With more than one thread on a machine that has other work, those of PyTorch spin while they wait
+for each other, which counts as CPU time and can be most of it.
 """
 
 from __future__ import annotations
