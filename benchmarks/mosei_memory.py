@@ -39,8 +39,7 @@ import jax
 from configs import mosei
 from sft_jax import config_io
 from sft_jax.data import catalog, pipeline
-from sft_jax.modules.factory import build_model
-from sft_jax.training import distributed, loop, optim, state, step
+from sft_jax.training import assembly, distributed
 
 def done(phase, **facts):
     print(json.dumps({"phase": phase, **facts}), flush=True)
@@ -54,15 +53,13 @@ done("prepare", seconds=time.monotonic() - begin, n_examples=dataset.info.num_ex
 begin = time.monotonic()
 dataset = catalog.open_dataset(config.data)
 batches = pipeline.train_iterator(dataset.source("train"), config.train.batch_size, 0)
-model = build_model(config.model, dataset.info.modalities, len(dataset.info.class_names))
-mesh = distributed.make_mesh(jax.devices()[:1])
-plan = loop.Plan.of(config, dataset.info.num_examples["train"])
-optimizer = optim.make_optimizer(config.optim, lambda _: config.optim.lr)
-now = state.create_state(
-    model, optimizer, optim.make_plateau(config.optim), seed=0, ema=False, mesh=mesh)
-train = step.compile_train_step(model, optimizer, config, mesh, mixup_from=plan.mixup_from)
+mesh, info = distributed.make_mesh(jax.devices()[:1]), dataset.info
+made = assembly.assemble_model(
+    config, info.modalities, len(info.class_names),
+    num_examples=info.num_examples["train"], mesh=mesh)
+now = made.new_state()
 for batch, _ in itertools.islice(batches, 5):
-    now, metrics = train(now, distributed.put_batch(batch, mesh))
+    now, metrics = made.step(now, distributed.put_batch(batch, mesh))
 done("train", seconds=time.monotonic() - begin, steps=5, loss=float(metrics.loss))
 """
 

@@ -29,8 +29,7 @@ from configs import av_mnist, mosei, vggsound, watch  # noqa: E402
 from sft_jax import config_io  # noqa: E402
 from sft_jax.config import ExperimentConfig  # noqa: E402
 from sft_jax.data import catalog, datasets, pipeline  # noqa: E402
-from sft_jax.modules.factory import build_model  # noqa: E402
-from sft_jax.training import distributed, loop, optim, state, step  # noqa: E402
+from sft_jax.training import assembly, distributed  # noqa: E402
 
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "Folder with the raw files of AV-MNIST.")
 _JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
@@ -51,17 +50,17 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
 
     mesh = distributed.make_mesh(jax.devices()[:1])
     info = dataset.info
-    model = build_model(config.model, info.modalities, len(info.class_names))
-    plan = loop.Plan.of(config, info.num_examples["train"])
-    schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    plateau = optim.make_plateau(config.optim)
-    ema = config.train.ema_decay > 0
-    now = state.create_state(model, optimizer, plateau, seed=config.seed, ema=ema, mesh=mesh)
-    train_step = step.compile_train_step(model, optimizer, config, mesh, mixup_from=plan.mixup_from)
+    made = assembly.assemble_model(
+        config,
+        info.modalities,
+        len(info.class_names),
+        num_examples=info.num_examples["train"],
+        mesh=mesh,
+    )
+    now = made.new_state()
     batches = pipeline.train_iterator(source, size, config.seed)
     batch, _ = next(batches)
-    now, last = train_step(now, distributed.put_batch(batch, mesh))
+    now, last = made.step(now, distributed.put_batch(batch, mesh))
     jax.block_until_ready(last)  # Compiled.
     waited, start = 0.0, time.perf_counter()
     for _ in range(steps):
@@ -69,7 +68,7 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
         batch, _ = next(batches)
         waited += time.perf_counter() - begin
         # As in the loop, the step before is looked at while this one is computed.
-        now, metrics = train_step(now, distributed.put_batch(batch, mesh))
+        now, metrics = made.step(now, distributed.put_batch(batch, mesh))
         jax.block_until_ready(last.loss)
         last = metrics
     jax.block_until_ready(last)

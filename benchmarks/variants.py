@@ -27,7 +27,7 @@ from sft_jax.evaluation import cost
 from sft_jax.modules.factory import build_model
 from sft_jax.ops.losses import cross_entropy
 from sft_jax.structs import Batch
-from sft_jax.training import loop, optim, state, step
+from sft_jax.training import assembly, optim, state, step
 
 
 class Variant:
@@ -40,7 +40,7 @@ class Variant:
         info = dataset.info
         self.config, self.dataset = config, dataset
         self.model = build_model(config.model, info.modalities, len(info.class_names))
-        self.plan = loop.Plan.of(config, info.num_examples["train"])
+        self.plan = assembly.Plan.of(config, info.num_examples["train"])
         per_epoch, steps = self.plan.steps_per_epoch, self.plan.total_steps
         schedule = optim.make_schedule(config.optim, per_epoch, steps)
         self.optimizer = optim.make_optimizer(config.optim, schedule)

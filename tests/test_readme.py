@@ -13,7 +13,7 @@ import reference
 from absl import flags
 from ml_collections import config_flags
 
-from sft_jax import config_io
+from sft_jax import config_io, profile
 from sft_jax.data import __main__ as data_command
 from sft_jax.data_config import DATA_CONFIGS
 
@@ -114,3 +114,19 @@ def test_the_commands_for_training_have_configs_that_there_are(monkeypatch):
         values(sys.argv)
         assert values.workdir.startswith("runs/")
         config_io.from_mapping(values.config)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # By ml_collections.
+def test_the_commands_for_costs_are_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = _commands("python -m sft_jax.profile")
+    assert len(commands) >= 3
+    for command in commands:
+        values = flags.FlagValues()
+        profile.define_flags(values)
+        monkeypatch.setattr(sys, "argv", ["profile.py", *command])  # Where it finds overrides.
+        assert values(sys.argv) == ["profile.py"]
+        config = config_io.from_mapping(values.config)
+        profile.models_of(config, values.models)
+        profile.batch_sizes(values.batch_sizes)
+        assert values.results is None or (ROOT / values.results).is_file()

@@ -67,7 +67,7 @@ def open_dataset(
     for split, parts in splits.items():
         if not card.split(parts).n_examples:
             raise ValueError(f"split {split!r} has no examples: it is made of {parts}")
-    modalities = _modalities(config, card)
+    modalities = modality_specs(config, card.shapes)
     info, label = _info(config, card)
     if statistics is None:
         moments = card.split(splits["train"]).moments
@@ -183,15 +183,26 @@ def _splits(config: DataConfig, card: Card) -> dict[str, Sequence[str]]:
     return {split: [split] for split in ("train", "valid", "test")}
 
 
-def _modalities(config: DataConfig, card: Card) -> dict[str, ModalitySpec]:
-    chosen = getattr(config, "modalities", ()) or tuple(card.shapes)
+def modality_specs(
+    config: DataConfig, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, ModalitySpec]:
+    """The modalities that a config uses, with its patches.
+
+    Args:
+      config: which of them, and their patches.
+      shapes: modality name to the shape of its examples, for all that there are.
+
+    Raises:
+      ValueError: if it names others, or a patch does not fit.
+    """
+    chosen = getattr(config, "modalities", ()) or tuple(shapes)
     patches = config.patch_size
     if not isinstance(patches, Mapping):
         patches = dict.fromkeys(chosen, patches)
     for field, names in (("modalities", chosen), ("patch_size", patches)):
-        if unknown := sorted(set(names) - set(card.shapes)):
-            raise ValueError(f"data.{field}: unknown modality {unknown}, known: {[*card.shapes]}")
-    return {name: ModalitySpec.of_shape(card.shapes[name], patches.get(name, 1)) for name in chosen}
+        if unknown := sorted(set(names) - set(shapes)):
+            raise ValueError(f"data.{field}: unknown modality {unknown}, known: {[*shapes]}")
+    return {name: ModalitySpec.of_shape(shapes[name], patches.get(name, 1)) for name in chosen}
 
 
 def _info(

@@ -76,6 +76,19 @@ class Standardisation:
         return (np.asarray(values, np.float32) - mean) / std
 
 
+def check_task(of_model: Task, of_data: Task) -> None:
+    """Raises ValueError unless a model of one task can learn labels of the other.
+
+    One class of several may be predicted in their order or without it.
+    """
+    allowed = CLASS_TASKS if of_data in CLASS_TASKS else (of_data,)
+    if of_model not in allowed:
+        raise ValueError(
+            f"model.task={of_model!r} does not fit the dataset, whose task is {of_data!r};"
+            f" allowed here: {', '.join(allowed)}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """What a model and its evaluation need to know of a dataset.
@@ -121,16 +134,8 @@ class DatasetInfo:
         return sum(4 * math.prod(shape) + math.prod(shape[:-1]) for shape in shapes)
 
     def check_task(self, task: Task) -> None:
-        """Raises ValueError unless a model of this task can learn the labels.
-
-        One class of several may be predicted in their order or without it.
-        """
-        allowed = CLASS_TASKS if self.task in CLASS_TASKS else (self.task,)
-        if task not in allowed:
-            raise ValueError(
-                f"model.task={task!r} does not fit the dataset, whose task is {self.task!r};"
-                f" allowed here: {', '.join(allowed)}"
-            )
+        """Raises ValueError unless a model of this task can learn the labels (`check_task`)."""
+        check_task(task, self.task)
 
     def to_json(self) -> dict[str, Any]:
         """What `json.load` would give: nothing but dicts, lists, strings and numbers."""

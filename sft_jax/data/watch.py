@@ -16,6 +16,7 @@ from sft_jax.data.readers.recordings import (
     SIDES,
     Recording,
     read_recordings,
+    window_shapes,
 )
 from sft_jax.data.records import RawData, Record
 
@@ -87,7 +88,7 @@ def read_watch(window: int, stride: int) -> RawData:
     return RawData(
         variant=f"window_{window / SAMPLE_RATE:g}s_stride_{stride / SAMPLE_RATE:g}s",
         files=(),
-        shapes=dict.fromkeys(MODALITIES, (window, 3)),
+        shapes=window_shapes(window),
         class_names=EXERCISES,
         task="single_label",
         num_examples={

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +17,9 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 
 from sft_jax.modules.multimodal import MultimodalClassifier
+
+STAGES = ("tokenizer", "unimodal", "pre_pooling", "pooling", "fused", "head", "other")
+"""The parts of a model, from inputs to logits, and what belongs to none of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +61,57 @@ def count(function: Callable[..., Any], *args: Any) -> Cost:
       ValueError: for a `while_loop`, which may run any number of times.
       NotImplementedError: naming a primitive whose cost is not known here.
     """
+    return total(by_stage(function, *args))
+
+
+def by_stage(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
+    """Counts the operations of `function(*args)`, as `count` does, apart for each stage.
+
+    The stage of an operation is told from the names of the modules (and `jax.named_scope`s)
+    that it was traced in, the outermost that tells:
+
+    | stage | modules |
+    | --- | --- |
+    | tokenizer | `tokenizer_*` |
+    | unimodal | `unimodal_*`, blocks of one modality before fusion |
+    | pooling | `reducer` in `pooling_*` |
+    | pre_pooling | what else `pooling_*` does: self-attention and saliency |
+    | fused | `fused*`, and `cross_*`, `self_*` and `mlp_*` of MulT |
+    | head | `head`, `readout` |
+    | other | none of these |
+
+    Args:
+      function: what `jax.make_jaxpr` can trace.
+      *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
+
+    Returns:
+      One of each of `STAGES`; `total` of them is what `count` gives.
+
+    Raises:
+      ValueError, NotImplementedError: as `count`.
+    """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _of_jaxpr(used)
+    return dict.fromkeys(STAGES, Cost()) | _of_jaxpr(used, "")
+
+
+def total(costs: Mapping[str, Cost]) -> Cost:
+    """The cost of all stages together."""
+    return _sum(costs.values())
 
 
 def forward_cost(model: MultimodalClassifier, batch_size: int = 1) -> Cost:
     """The cost of the logits of `batch_size` examples of full length, in evaluation."""
+    return total(forward_stages(model, batch_size))
+
+
+def forward_stages(model: MultimodalClassifier, batch_size: int = 1) -> dict[str, Cost]:
+    """The cost of the logits of `batch_size` examples of full length, for each of `STAGES`."""
     inputs = {
         name: jax.ShapeDtypeStruct((batch_size, *like.shape[1:]), like.dtype)
         for name, like in jax.eval_shape(model.example_inputs).items()
     }
-    return count(model.apply, _variables(model), inputs)
+    return by_stage(model.apply, _variables(model), inputs)
 
 
 def num_parameters(model: MultimodalClassifier) -> int:
@@ -87,9 +130,9 @@ def _names(text: str) -> frozenset[str]:
 _FREE = _names(
     """
     bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy copy_p device_put
-    dynamic_slice dynamic_update_slice expand_dims gather iota name optimization_barrier pad
-    random_seed random_unwrap random_wrap reduce_precision reshape rev scatter sharding_constraint
-    slice split squeeze stack stop_gradient transpose unstack
+    dynamic_slice dynamic_update_slice empty empty2 expand_dims gather iota name
+    optimization_barrier pad random_seed random_unwrap random_wrap reduce_precision reshape rev
+    scatter sharding_constraint slice split squeeze stack stop_gradient transpose unstack
     """
 )
 _ELEMENTWISE = _names(
@@ -121,14 +164,65 @@ _CALLS = {
 """The parameter that holds what a primitive calls."""
 
 
-def _of_jaxpr(jaxpr: Jaxpr) -> Cost:
-    return _sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _of_jaxpr(jaxpr: Jaxpr, scope: str) -> dict[str, Cost]:
+    """The cost of each stage that there is; the names of `scope` are around all equations."""
+    return _merge(_of_equation(equation, scope) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: JaxprEqn) -> Cost:
+def _of_equation(equation: JaxprEqn, outer: str) -> dict[str, Cost]:
+    # What a call holds was traced by itself: its names go on from those of the call.
+    scope = f"{outer}/{equation.source_info.name_stack}"
     outputs: list[Any] = [variable.aval for variable in equation.outvars]
     largest = max((_size(aval) * aval.dtype.itemsize for aval in outputs), default=0)
-    return _sum([Cost(largest_bytes=largest), _operations(equation)])
+    own = {_stage(scope): Cost(largest_bytes=largest)}
+    inner = _of_call(equation, scope)
+    return _merge([own, {_stage(scope): _operations(equation)} if inner is None else inner])
+
+
+def _stage(scope: str) -> str:
+    # Transformations are around a name: transpose(jvp(Model))/fused_0.
+    names = [name for name in re.split(r"[/()]", scope) if name]
+    for i, name in enumerate(names):
+        if name.startswith("pooling_"):
+            return "pooling" if "reducer" in names[i + 1 : i + 2] else "pre_pooling"
+        for start, stage in _STARTS.items():
+            if name.startswith(start):
+                return stage
+        if name in ("head", "readout"):
+            return "head"
+    return "other"
+
+
+_STARTS = {
+    "tokenizer_": "tokenizer",
+    "unimodal_": "unimodal",
+    "fused": "fused",
+    "cross_": "fused",
+    "self_": "fused",
+    "mlp_": "fused",
+}
+
+
+def _of_call(equation: JaxprEqn, scope: str) -> dict[str, Cost] | None:
+    """The cost of what an equation calls; None if it calls nothing."""
+    name, params = equation.primitive.name, equation.params
+    if name in _CALLS:
+        return _of_jaxpr(_open(params[_CALLS[name]]), scope)
+    match name:
+        case "scan":
+            body = _of_jaxpr(_open(params["jaxpr"]), scope)
+            return {stage: _repeat(cost, params["length"]) for stage, cost in body.items()}
+        case "cond":
+            branches = [_of_jaxpr(_open(branch), scope) for branch in params["branches"]]
+            largest = max(total(branch).largest_bytes for branch in branches)
+            dearest = max(branches, key=lambda branch: total(branch).flops)
+            return _merge([dearest, {_stage(scope): Cost(largest_bytes=largest)}])
+        case "while":
+            raise ValueError(
+                "a while_loop runs an unknown number of times, so its operations can't be"
+                " counted: use scan, or fori_loop with bounds that are Python integers"
+            )
+    return None
 
 
 def _operations(equation: JaxprEqn) -> Cost:
@@ -142,8 +236,6 @@ def _operations(equation: JaxprEqn) -> Cost:
         return Cost(elementwise_flops=_size(inputs[0]))
     if name.replace("-", "_") in _SCATTERING:
         return Cost(elementwise_flops=_size(inputs[2]))
-    if name in _CALLS:
-        return _of_jaxpr(_open(params[_CALLS[name]]))
     match name:
         case "sort" | "top_k":
             axis = params["dimension"] if name == "sort" else params.get("axis", -1)
@@ -157,30 +249,26 @@ def _operations(equation: JaxprEqn) -> Cost:
             features = inputs[1].shape[params["dimension_numbers"].rhs_spec[0]]
             length = _size(inputs[1]) // features
             return Cost(matmul_flops=2 * _size(equation.outvars[0].aval) * length)
-        case "scan":
-            return _repeat(_of_jaxpr(_open(params["jaxpr"])), params["length"])
-        case "cond":
-            branches = [_of_jaxpr(_open(branch)) for branch in params["branches"]]
-            largest = max(branch.largest_bytes for branch in branches)
-            dearest = max(branches, key=lambda branch: branch.flops)
-            return dataclasses.replace(dearest, largest_bytes=largest)
-        case "while":
-            raise ValueError(
-                "a while_loop runs an unknown number of times, so its operations can't be"
-                " counted: use scan, or fori_loop with bounds that are Python integers"
-            )
     raise NotImplementedError(f"the cost of the primitive {name!r} is not known: {equation}")
 
 
+def _merge(parts: Iterable[Mapping[str, Cost]]) -> dict[str, Cost]:
+    merged: dict[str, Cost] = {}
+    for part in parts:
+        for stage, cost in part.items():
+            merged[stage] = _sum([merged.get(stage, Cost()), cost])
+    return merged
+
+
 def _sum(costs: Iterable[Cost]) -> Cost:
-    total = Cost()
+    summed = Cost()
     for cost in costs:
-        total = Cost(
-            total.matmul_flops + cost.matmul_flops,
-            total.elementwise_flops + cost.elementwise_flops,
-            max(total.largest_bytes, cost.largest_bytes),
+        summed = Cost(
+            summed.matmul_flops + cost.matmul_flops,
+            summed.elementwise_flops + cost.elementwise_flops,
+            max(summed.largest_bytes, cost.largest_bytes),
         )
-    return total
+    return summed
 
 
 def _repeat(cost: Cost, times: int) -> Cost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -69,9 +70,11 @@ class BottleneckTransformer(MultimodalClassifier):
             else:
                 if bottleneck is None:
                     bottleneck = self._bottleneck(like)
-                streams, bottleneck = self._fused_layer(
-                    i, streams, bottleneck, present, train=train
-                )
+                # By this name costs are told from those of the blocks before fusion.
+                with jax.named_scope("fused"):
+                    streams, bottleneck = self._fused_layer(
+                        i, streams, bottleneck, present, train=train
+                    )
             if mixup is not None:
                 streams, present = mixup.streams(i, streams, present)
                 if bottleneck is not None and not self.faithful:

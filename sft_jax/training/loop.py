@@ -19,7 +19,7 @@ from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import Batch
-from sft_jax.training import distributed, optim, state, step
+from sft_jax.training import assembly, distributed, state, step
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.reporting import Reporter
 
@@ -91,19 +91,12 @@ def fit(
         options don't fit it.
     """
     distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
-    plan = Plan.of(config, num_examples)
-    schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    plateau = optim.make_plateau(config.optim)
+    made = assembly.assemble(config, model, num_examples=num_examples, mesh=mesh)
+    plan, train_state, train_step = made.plan, made.new_state(), made.step
     # Compiled once, like the steps.
     observe = jax.jit(
-        functools.partial(plateau.update, {}), out_shardings=distributed.replicated(mesh)
+        functools.partial(made.plateau.update, {}), out_shardings=distributed.replicated(mesh)
     )
-
-    train_state = state.create_state(
-        model, optimizer, plateau, seed=config.seed, ema=config.train.ema_decay > 0, mesh=mesh
-    )
-    train_step = step.compile_train_step(model, optimizer, config, mesh, mixup_from=plan.mixup_from)
 
     checkpoints = Checkpoints(workdir, config.train.keep_latest)
     best = _Best.of(checkpoints, config.train.best_metric)
@@ -163,7 +156,7 @@ def fit(
             if evaluate or log:
                 pending.check()
             if log:
-                rate = float(schedule(number - 1)) * float(train_state.plateau.scale)
+                rate = float(made.schedule(number - 1)) * float(train_state.plateau.scale)
                 scalars = pending.scalars(rate, SCORE_NAMES[config.model.task])
                 wait = clock.share()
                 reporter.scalars(number, {**scalars, "train/input_wait": wait})
@@ -176,26 +169,6 @@ def fit(
         reporter.close()
         checkpoints.close()
     return Result(train_state, best.step, best.value, train_step._cache_size())
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How many steps there are, after which of them to evaluate, and which is the first mixed."""
-
-    steps_per_epoch: float
-    total_steps: int
-    evaluate_at: frozenset[int]
-    mixup_from: int
-
-    @classmethod
-    def of(cls, config: ExperimentConfig, num_examples: int) -> Plan:
-        """The plan for `num_examples` training examples in an epoch."""
-        per_epoch = num_examples / config.train.batch_size
-        total = math.ceil(config.train.epochs * per_epoch)
-        every = config.train.evaluate_every_epochs
-        ends = range(every, config.train.epochs + 1, every)
-        evaluate_at = frozenset({math.ceil(e * per_epoch) for e in ends} | {total})
-        return cls(per_epoch, total, evaluate_at, math.ceil(config.mixup.warmup_epochs * per_epoch))
 
 
 class _Clock:

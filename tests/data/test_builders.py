@@ -19,6 +19,7 @@ from PIL import Image
 from sft_jax.data import builder, builders, catalog
 from sft_jax.data.cleaning import clean, finite_means
 from sft_jax.data.datasets import Standardisation, compute_statistics
+from sft_jax.data.outline import Outline, outline
 from sft_jax.data.readers import av_mnist, sentiment_files
 from sft_jax.data.readers.npz_folder import read_npz_folder
 from sft_jax.data.records import DataFileError
@@ -36,6 +37,19 @@ def _unchanged(config):
         for name, spec in modalities.items()
     }
     return catalog.open_dataset(config, one)
+
+
+def _assert_outlined(config, info, **differs):
+    """Without the data the same is known of it, but for what made-up files have otherwise."""
+    found = Outline(info.modalities, len(info.class_names), info.task)
+    assert outline(config) == found._replace(**differs)
+
+
+def _published(config, info):
+    """The modalities if the longest example were as long as in the published files."""
+    steps = sentiment_pickles.steps(config.name, config.variant)
+    specs = info.modalities.items()
+    return {name: dataclasses.replace(spec, length=steps[name]) for name, spec in specs}
 
 
 def _assert_examples(dataset, split, expected, label=lambda label: label):
@@ -124,6 +138,7 @@ def test_sentiments_are_those_of_the_file(sentiments, name, variant):
     dataset = _unchanged(config)
     info = dataset.info
     assert (info.task, info.metrics, len(info.class_names)) == ("ordinal", ("sentiment",), 7)
+    _assert_outlined(config, info, modalities=_published(config, info))
     assert [*info.modalities] == ["vision", "audio", "text"]
     for split in SPLITS:
         expected = _expected(config, split)
@@ -170,6 +185,7 @@ def test_a_sentiment_may_be_a_number_and_modalities_may_be_fewer(sentiments):
     assert [*dataset.info.modalities] == ["text", "audio"]
     assert dataset.info.modalities["audio"].patch_size == 5
     assert dataset.info.modalities["text"].patch_size == 1
+    _assert_outlined(config, dataset.info, modalities=_published(config, dataset.info))
     _assert_examples(dataset, "valid", _cleaned(_expected(config, "valid")))
     for field in ({"modalities": ("audio", "speech")}, {"patch_size": {"speech": 2}}):
         with pytest.raises(ValueError, match=rf"data.{next(iter(field))}: unknown .*'speech'"):
@@ -290,6 +306,7 @@ def test_clips_are_those_of_the_files(vggsound):
     assert (dataset.info.task, dataset.info.metrics) == ("single_label", ("ranking",))
     shapes = {name: spec.shape for name, spec in dataset.info.modalities.items()}
     assert shapes == vggsound_hdf5.SHAPES
+    _assert_outlined(vggsound, dataset.info, num_outputs=10)
     for split in SPLITS:
         expected = []
         prefix = "test" if split == "test" else "train"
@@ -351,6 +368,7 @@ def test_pairs_of_digits_are_those_made_of_the_files(digits):
     dataset = _unchanged(digits)
     shapes = {name: spec.shape for name, spec in dataset.info.modalities.items()}
     assert shapes == {"image": (28, 28, 1), "sound": (64, 32, 1)}
+    _assert_outlined(digits, dataset.info)
     assert {name: spec.num_tokens for name, spec in dataset.info.modalities.items()} == {
         "image": 16,
         "sound": 32,
@@ -561,6 +579,7 @@ def test_patches_and_a_second_opening_prepare_nothing_again(shapes, monkeypatch)
     monkeypatch.setattr(builders.FromTfds, "download_and_prepare", None)
     info = catalog.open_dataset(dataclasses.replace(shapes, patch_size={"picture": 2})).info
     assert info.modalities["picture"].patch_size == 2
+    _assert_outlined(shapes, catalog.open_dataset(shapes).info)
 
 
 def test_a_number_of_tfds_may_be_predicted(shapes):

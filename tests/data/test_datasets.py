@@ -15,6 +15,7 @@ from sft_jax.data.datasets import (
     Standardisation,
     compute_statistics,
 )
+from sft_jax.data.outline import Outline, outline
 from sft_jax.data_config import WatchData
 from sft_jax.structs import ModalitySpec
 
@@ -65,10 +66,13 @@ def test_no_person_is_in_two_splits(dataset):
 
 
 def test_info_describes_the_examples(config):
-    info = open_dataset(dataclasses.replace(config, patch_size=7)).info
+    config = dataclasses.replace(config, patch_size=7)
+    info = open_dataset(config).info
     assert info.class_names == ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
     spec = ModalitySpec(length=200, features=3, patch_size=7)
     assert info.modalities == {"accelerometer": spec, "gyroscope": spec}
+    # Known without the data too.
+    assert outline(config) == Outline(info.modalities, len(info.class_names), info.task)
 
 
 def test_training_inputs_are_standardised(dataset):

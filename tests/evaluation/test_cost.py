@@ -11,9 +11,20 @@ import pytest
 import tiny_baselines
 import tiny_sft
 
-from sft_jax import Tokens
-from sft_jax.evaluation.cost import Cost, count, forward_cost, num_parameters
+from configs import mosei, vggsound
+from sft_jax import ModalitySpec, Tokens, config_io
+from sft_jax.evaluation.cost import (
+    STAGES,
+    Cost,
+    by_stage,
+    count,
+    forward_cost,
+    forward_stages,
+    num_parameters,
+    total,
+)
 from sft_jax.modules.block import Block
+from sft_jax.modules.factory import build_model
 
 N, D = 6, 8
 
@@ -234,3 +245,117 @@ def test_other_models_can_be_counted(name):
     assert all(value > 0 for value in dataclasses.asdict(cost).values())
     variables = tiny_baselines.variables(model)
     assert num_parameters(model) == sum(math.prod(a.shape) for a in jax.tree.leaves(variables))
+
+
+def scoped(name, function):
+    return jax.named_scope(name)(function)
+
+
+@pytest.mark.parametrize(
+    ("scope", "stage"),
+    [
+        ("tokenizer_a", "tokenizer"),
+        ("Model/unimodal_head_0/mlp_in", "unimodal"),
+        ("pooling_a/attention", "pre_pooling"),
+        ("pooling_reducer", "pre_pooling"),
+        ("pooling_a/reducer/perceiver", "pooling"),
+        ("fused_3/attention/out", "fused"),
+        ("fused/unimodal_a_3", "fused"),
+        ("cross_a_with_b_0", "fused"),
+        ("self_a_0/mlp_in", "fused"),
+        ("mlp_out", "fused"),
+        ("head/classifier", "head"),
+        ("readout", "head"),
+        ("Model/overhead", "other"),
+        ("", "other"),
+    ],
+)
+def test_the_stage_is_told_by_the_outermost_name_that_tells(scope, stage):
+    function = product
+    for name in filter(None, reversed(scope.split("/"))):
+        function = scoped(name, function)
+    costs = by_stage(function, X, X)
+    assert costs == dict.fromkeys(STAGES, Cost()) | {stage: Cost(PRODUCT, 0, 4 * N * N)}
+
+
+def test_calls_loops_and_gradients_are_of_the_stage_that_they_are_in():
+    forward, backward = jax.custom_vjp(product), scoped("reducer", lambda y, g: (g @ y.T, g))
+    forward.defvjp(lambda x, y: (x @ y, y), backward)
+
+    def pool(x):
+        inner = jax.checkpoint(jax.jit(scoped("reducer", lambda x: x @ x)))
+        x, _ = jax.lax.scan(lambda x, _: (inner(x), None), x, length=3)
+        return jax.lax.cond(x.sum() > 0, product, lambda x, _: x, forward(x, x), x)
+
+    def run(x):
+        return scoped("head", product)(scoped("pooling_a", pool)(x), x)
+
+    costs = by_stage(run, X)
+    flops = {stage: cost.matmul_flops for stage, cost in costs.items() if cost.matmul_flops}
+    assert flops == {"pooling": 3 * PRODUCT, "pre_pooling": 2 * PRODUCT, "head": PRODUCT}
+    gradient = by_stage(jax.value_and_grad(lambda x: run(x).sum()), X)
+    flops = {stage: cost.matmul_flops for stage, cost in gradient.items() if cost.matmul_flops}
+    # Three for one, but one for the function whose derivative, a reducer, is its own.
+    assert flops == {
+        "pooling": (3 * 3 + 1) * PRODUCT,
+        "pre_pooling": (3 + 1) * PRODUCT,
+        "head": 3 * PRODUCT,
+    }
+
+
+@pytest.mark.parametrize("name", ["sft", "late", "concat", "unimodal", "bottleneck", "crossmodal"])
+def test_the_stages_of_a_model_are_all_of_it(name):
+    model = (
+        tiny_sft.sft(pool="attn_topk", n_pre=2, n_post=3)
+        if name == "sft"
+        else tiny_baselines.make(name)
+    )
+    stages = forward_stages(model)
+    assert [*stages] == [*STAGES]
+    assert total(stages) == forward_cost(model)
+    assert stages["other"].matmul_flops == 0
+    projections = sum(
+        2 * spec.num_tokens * spec.patch_size * spec.features * model.width
+        for spec in model.modalities.values()
+        if name != "unimodal" or spec == model.modalities[model.mixed_modalities[0]]
+    )
+    assert stages["tokenizer"].matmul_flops == projections
+    expected = {
+        "sft": {"tokenizer", "unimodal", "pre_pooling", "fused", "head"},
+        "late": {"tokenizer", "unimodal", "head"},
+        "unimodal": {"tokenizer", "unimodal", "head"},
+        "concat": {"tokenizer", "fused", "head"},
+        "bottleneck": {"tokenizer", "unimodal", "fused", "head"},
+        "crossmodal": {"tokenizer", "fused", "head"},
+    }
+    assert {stage for stage, cost in stages.items() if cost.matmul_flops} == expected[name]
+
+
+# Measured on the authors' code: millions of operations of the matrix products of an example.
+OF_THE_AUTHORS = {
+    "vggsound": (
+        {"tokenizer": 18.5, "unimodal": 255.8, "pre_pooling": 247.6, "fused": 5.2},
+        527.2,
+        {"rgb": ModalitySpec(38, 1024), "spect": ModalitySpec(1200, 128)}
+        | {"flow": ModalitySpec(38, 1024)},
+        vggsound,
+    ),
+    "mosei": (
+        {"tokenizer": 5.6, "unimodal": 101.0, "pre_pooling": 94.2, "fused": 3.8},
+        204.6,
+        {"vision": ModalitySpec(500, 35), "audio": ModalitySpec(500, 74)}
+        | {"text": ModalitySpec(50, 300)},
+        mosei,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_THE_AUTHORS)
+def test_the_papers_model_costs_what_the_authors_code_does(name):
+    expected, most, modalities, file = OF_THE_AUTHORS[name]
+    config = config_io.from_mapping(file.get_config())
+    stages = forward_stages(build_model(config.model, modalities, 10 if name == "vggsound" else 7))
+    for stage, millions in expected.items():
+        assert stages[stage].matmul_flops == pytest.approx(1e6 * millions, rel=0.01)
+    assert sum(stages[stage].matmul_flops for stage in set(STAGES) - set(expected)) < 1e4
+    assert total(stages).matmul_flops <= 1e6 * most

@@ -82,7 +82,7 @@ from sft_jax.modules.factory import build_model
 from sft_jax.modules.reducer import LEARNED_POOLS, WINDOWED_POOLS, Reducer
 from sft_jax.ops.block_sparse import BlockSparseWeights, to_dense
 from sft_jax.ops.mixup import draw_mixup
-from sft_jax.training.loop import Plan
+from sft_jax.training.assembly import Plan
 from sft_jax.training.step import make_train_step
 
 TESTS = pathlib.Path(__file__).parents[1]

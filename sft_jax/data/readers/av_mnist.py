@@ -31,6 +31,8 @@ from sft_jax.data.records import DataFileError, RawData, Record
 
 SPLITS = ("train", "valid", "test")
 
+CLASS_NAMES = tuple(map(str, DIGITS))
+
 _SIZE = 28  # pixels
 _FRAME, _HOP, _BANDS = 256, 128, 32
 _BLANKED = 0.75  # share of the patches in the harder variant
@@ -110,6 +112,12 @@ class AvMnistOptions:
     def window(self) -> int:
         """Length of a sound in samples."""
         return round(self.window_seconds * SAMPLE_RATE)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Modality to the shape of its examples: pixels, and frames by bands."""
+        frames = 1 + (self.window - _FRAME) // _HOP
+        return {"image": (_SIZE, _SIZE, 1), "sound": (frames, _BANDS, 1)}
 
     @property
     def variant(self) -> str:
@@ -273,12 +281,11 @@ def read_av_mnist(
       OSError: if a file cannot be opened.
     """
     made = AvMnist(pathlib.Path(folder).expanduser(), options)
-    frames = 1 + (options.window - _FRAME) // _HOP
     return RawData(
         variant=options.variant,
         files=made.files,
-        shapes={"image": (_SIZE, _SIZE, 1), "sound": (frames, _BANDS, 1)},
-        class_names=tuple(map(str, DIGITS)),
+        shapes=options.shapes,
+        class_names=CLASS_NAMES,
         task="single_label",
         num_examples=made.num_examples,
         read=made.read,

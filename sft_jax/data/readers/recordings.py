@@ -45,6 +45,11 @@ class Recording(NamedTuple):
     values: np.ndarray
 
 
+def window_shapes(samples: int) -> dict[str, tuple[int, ...]]:
+    """Modality to the `(steps, features)` of a window of so many samples."""
+    return {name: (samples, of.stop - of.start) for name, of in MODALITIES.items()}
+
+
 def read_recordings() -> list[Recording]:
     """Reads the recordings out of the installed package, without importing it.
 

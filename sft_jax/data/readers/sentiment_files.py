@@ -27,6 +27,7 @@ import numpy as np
 from sft_jax.data.readers.sentiment_form import (
     MODALITIES,
     SentimentSplit,
+    Variant,
     checked_form,
     raise_problems,
 )
@@ -44,6 +45,26 @@ KNOWN_RELEASES: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     },
     "mosi": {"MulT and MMSA": {"train": 1284, "valid": 229, "test": 686}},
 }
+
+_STEPS = {"mosei": (500, 500, 50), "mosi": (500, 375, 50)}
+_STEPS_ALIGNED = (50, 50, 50)
+_FEATURES = {"mosei": (35, 74), "mosi": (20, 5)}
+_TEXT_FEATURES = {"mult": 300, "mmsa": 768}  # GloVe, BERT
+
+
+def published_shapes(dataset: str, variant: Variant) -> dict[str, tuple[int, ...]]:
+    """Modality to the `(steps, features)` of the published files, padding included.
+
+    A file is read as long as its longest example, which in the published ones is all of it.
+
+    Args:
+      dataset: "mosei" or "mosi".
+      variant: see `read_sentiment`.
+    """
+    source, _, alignment = variant.partition("_")
+    steps = _STEPS_ALIGNED if alignment == "aligned" else _STEPS[dataset]
+    features = (*_FEATURES[dataset], _TEXT_FEATURES[source])
+    return dict(zip(MODALITIES, zip(steps, features, strict=True), strict=True))
 
 
 def sentiment_class(value: float) -> int:

@@ -1,0 +1,123 @@
+"""From a config and a model to all that training is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from sft_jax.config import ExperimentConfig
+from sft_jax.modules.factory import build_model
+from sft_jax.structs import ModalitySpec
+from sft_jax.training import optim
+from sft_jax.training.state import TrainState, create_state
+from sft_jax.training.step import compile_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many steps there are, after which of them to evaluate, and which is the first mixed."""
+
+    steps_per_epoch: float
+    total_steps: int
+    evaluate_at: frozenset[int]
+    mixup_from: int
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, num_examples: int) -> Plan:
+        """The plan for `num_examples` training examples in an epoch."""
+        per_epoch = num_examples / config.train.batch_size
+        total = math.ceil(config.train.epochs * per_epoch)
+        every = config.train.evaluate_every_epochs
+        ends = range(every, config.train.epochs + 1, every)
+        evaluate_at = frozenset({math.ceil(e * per_epoch) for e in ends} | {total})
+        return cls(per_epoch, total, evaluate_at, math.ceil(config.mixup.warmup_epochs * per_epoch))
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """What a config makes of a model.
+
+    Attributes:
+      model: the module.
+      plan: how long it is trained.
+      schedule: learning rate by step.
+      optimizer: with that schedule.
+      plateau: what the schedule of that name adds to it.
+      new_state: makes the state before the first step.
+      step: the jitted function from a state, whose memory it takes over, and a batch to the
+        next state and the metrics; compiled when it is first called.
+    """
+
+    model: Any
+    plan: Plan
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    plateau: optax.GradientTransformationExtraArgs
+    new_state: Callable[[], TrainState]
+    step: Any
+
+
+def assemble_model(
+    config: ExperimentConfig,
+    modalities: Mapping[str, ModalitySpec],
+    num_classes: int,
+    *,
+    num_examples: int,
+    mesh: Mesh,
+) -> Assembled:
+    """Builds the model of a config, and what it is trained with.
+
+    Args:
+      config: of the experiment.
+      modalities: name to shape of each.
+      num_classes: outputs of the model.
+      num_examples: training examples in an epoch.
+      mesh: the devices.
+
+    Raises:
+      ValueError: as `assemble`, or if the model is not one for such modalities.
+    """
+    model = build_model(config.model, modalities, num_classes)
+    return assemble(config, model, num_examples=num_examples, mesh=mesh)
+
+
+def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: Mesh) -> Assembled:
+    """Makes all that it takes to train a model.
+
+    Args:
+      config: of the experiment.
+      model: a module as `sft_jax.modules.factory.build_model` makes it.
+      num_examples: training examples in an epoch, over all processes.
+      mesh: the devices.
+
+    Raises:
+      ValueError: if the optimiser's options don't fit it, or the warm-up is as long as the run.
+    """
+    plan = Plan.of(config, num_examples)
+    schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    plateau = optim.make_plateau(config.optim)
+    new_state = functools.partial(
+        create_state,
+        model,
+        optimizer,
+        plateau,
+        seed=config.seed,
+        ema=config.train.ema_decay > 0,
+        mesh=mesh,
+    )
+    return Assembled(
+        model=model,
+        plan=plan,
+        schedule=schedule,
+        optimizer=optimizer,
+        plateau=plateau,
+        new_state=new_state,
+        step=compile_train_step(model, optimizer, config, mesh, mixup_from=plan.mixup_from),
+    )
