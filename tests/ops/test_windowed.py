@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sft_jax.evaluation.cost import count
-from sft_jax.ops.attention import apply_weights, attention_weights, saliency
+from sft_jax.ops.attention import saliency
 from sft_jax.ops.windowed import WindowPattern, windowed_attention, windowed_saliency
 from sft_jax.ops.windows import adaptive_windows
 
