@@ -7,9 +7,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,43 +117,74 @@ def windowed_saliency(
     return received(query, key, mask, log_sum_exp)
 
 
+_BLOCK_BYTES = 2**21
+"""Size of the logits that are held at once: what stays in a CPU's cache."""
+
+
 def _clean(values: Float[Array, "b n h e"], mask: Bool[Array, "b n"]) -> Float[Array, "b n h e"]:
     """The values with 0 at padding, where anything may stand."""
     return jnp.where(mask[..., None, None], values, 0)
 
 
-def _precise(values: Array) -> Array:
-    """In float32 at least."""
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+def _scale(query: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
+    return query * query.shape[-1] ** -0.5
 
 
-def _query_windows(values: Shaped[Array, "b n *s"], pattern: WindowPattern) -> Array:
-    """`[b, w, q, *s]`: the windows of the positions after the first, filled up with 0."""
+def _einsum(subscripts: str, left: Array, right: Array) -> Array:
+    """A product that is summed, and returned, in float32 at least."""
+    dtype = jnp.promote_types(left.dtype, jnp.float32)
+    return jnp.einsum(subscripts, left, right, preferred_element_type=dtype)
+
+
+def _unfold(values: Shaped[Array, "b m *s"], window: int, reach: int) -> Shaped[Array, "b w k *s"]:
+    """Cuts `m = w window + 2 reach` positions into windows with their reach on either side."""
     batch, length, *shape = values.shape
-    count = pattern.num_windows(length)
-    short = count * pattern.window - (length - 1)
-    values = jnp.pad(values[:, 1:], ((0, 0), (0, short), *[(0, 0)] * len(shape)))
-    return values.reshape(batch, count, pattern.window, *shape)
+    count, further = (length - 2 * reach) // window, -(-2 * reach // window)
+    short = (count + further) * window - length
+    values = jnp.pad(values, ((0, 0), (0, short), *[(0, 0)] * len(shape)))
+    windows = values.reshape(batch, count + further, window, *shape)
+    shifted = [windows[:, start : start + count] for start in range(further + 1)]
+    return jnp.concatenate(shifted, axis=2)[:, :, : window + 2 * reach]
 
 
-def _key_windows(values: Shaped[Array, "b n *s"], pattern: WindowPattern) -> Array:
-    """`[b, w, l, *s]`: the same windows with what their reach adds on either side."""
-    batch, length, *shape = values.shape
-    window, reach = pattern.window, pattern.reach
-    count, further = pattern.num_windows(length), -(-2 * reach // window)
-    short = (count + further) * window - reach - (length - 1)
-    values = jnp.pad(values[:, 1:], ((0, 0), (reach, short), *[(0, 0)] * len(shape)))
-    blocks = values.reshape(batch, count + further, window, *shape)
-    shifted = [blocks[:, start : start + count] for start in range(further + 1)]
-    return jnp.concatenate(shifted, axis=2)[:, :, : pattern.num_local]
+def _windows_per_block(pattern: WindowPattern, query: Float[Array, "b n h e"]) -> int:
+    """How many windows to compute at once."""
+    batch, length, heads, _ = query.shape
+    seen = pattern.num_local + 1 + pattern.summaries
+    itemsize = jnp.promote_types(query.dtype, jnp.float32).itemsize
+    windows = -(-(length - 1) // pattern.window)
+    most = max(_BLOCK_BYTES // (batch * heads * pattern.window * seen * itemsize), 1)
+    # As equal as can be, so that few windows are added to fill up the last block.
+    return -(-windows // max(-(-windows // most), 1))
 
 
-def _membership(mask: Bool[Array, "b n"], summaries: int) -> tuple[Array, Array]:
-    """The stretch that each token after CLS belongs to, and how many tokens each has.
+def _blocks(
+    values: Shaped[Array, "b n *s"], pattern: WindowPattern, per_block: int, reach: int
+) -> Shaped[Array, "t b m *s"]:
+    """Cuts the positions after the first into blocks of windows, with their reach.
 
-    Returns:
-      `[b, n-1]`, `summaries` at padding, and `[b, s]`.
+    Positions before the first, CLS among them, and after the last are 0.
     """
+    _, length, *shape = values.shape
+    size = max(per_block, 1) * pattern.window
+    short = -(length - 1) % size if length > 1 else size
+    widths = ((0, 0), (reach, short + reach), *[(0, 0)] * len(shape))
+    return jnp.moveaxis(_unfold(jnp.pad(values[:, 1:], widths), size, reach), 1, 0)
+
+
+def _unblock(
+    first: Float[Array, "b h *e"], blocks: Float[Array, "t b w q h *e"], length: int
+) -> Float[Array, "b n h *e"]:
+    """The row of CLS, and those of the blocks without what fills them up."""
+    blocks = jnp.moveaxis(blocks, 0, 1)
+    rows = blocks.reshape(len(first), -1, *first.shape[1:])
+    return jnp.concatenate([first[:, None], rows[:, : length - 1]], axis=1)
+
+
+def _membership(
+    mask: Bool[Array, "b n"], summaries: int
+) -> tuple[Int[Array, "b n-1"], Int[Array, "b s"]]:
+    """The stretch that each token after CLS belongs to, `s` at padding, and their sizes."""
     tokens = mask[:, 1:]
     real = tokens.sum(axis=1, keepdims=True, dtype=jnp.int32)
     used = jnp.clip(real, 1, summaries)
@@ -167,7 +197,7 @@ def _membership(mask: Bool[Array, "b n"], summaries: int) -> tuple[Array, Array]
 def _far(
     values: Float[Array, "b n h e"], mask: Bool[Array, "b n"], pattern: WindowPattern
 ) -> Float[Array, "b f h e"]:
-    """CLS, and the mean of each stretch of tokens: what every query sees."""
+    """What every query sees: CLS, and the mean of each stretch of tokens."""
     stretch, size = _membership(mask, pattern.summaries)
     one_hot = (stretch[:, None] == jnp.arange(pattern.summaries)[:, None]).astype(values.dtype)
     total = _einsum("bsn,bnhe->bshe", one_hot, values[:, 1:])
@@ -175,49 +205,41 @@ def _far(
     return jnp.concatenate([values[:, :1], mean.astype(values.dtype)], axis=1)
 
 
-def _bias(
-    mask: Bool[Array, "b n"], pattern: WindowPattern, dtype: np.dtype
-) -> Float[Array, "b 1 w 1 k"]:
-    """What is added to the logits of the far and the local keys."""
+def _far_size(mask: Bool[Array, "b n"], pattern: WindowPattern) -> Int[Array, "b f"]:
+    """How many keys each of them counts as."""
     _, size = _membership(mask, pattern.summaries)
-    # CLS, if real, is one key.
-    size = jnp.concatenate([mask[:, :1].astype(size.dtype), size], axis=1)
-    local = _key_windows(mask.astype(size.dtype), pattern)
-    far = jnp.broadcast_to(size[:, None], (*local.shape[:2], size.shape[1]))
-    size = jnp.concatenate([far, local], axis=2)
-    # Not -inf, as in `masked_softmax`; and half of the lowest number, so that the sum with a
-    # logit is finite too.
-    bias = jnp.where(
-        size > 0, jnp.log(jnp.maximum(size, 1).astype(dtype)), jnp.finfo(dtype).min / 2
-    )
-    return bias[:, None, :, None]
+    return jnp.concatenate([mask[:, :1].astype(size.dtype), size], axis=1)
 
 
 def _seen(
-    values: Float[Array, "b n h e"], mask: Bool[Array, "b n"], pattern: WindowPattern
-) -> Float[Array, "b h w k e"]:
-    """The far and the local keys of each window, or their values."""
-    values = _clean(values, mask)
-    far, local = _far(values, mask, pattern), _key_windows(values, pattern)
+    rows: Shaped[Array, "b m *s"], far: Shaped[Array, "b f *s"], pattern: WindowPattern
+) -> Shaped[Array, "b w k *s"]:
+    """What the queries of each window of a block see: first the far keys, then the local."""
+    local = _unfold(rows, pattern.window, pattern.reach)
     far = jnp.broadcast_to(far[:, None], (*local.shape[:2], *far.shape[1:]))
-    return jnp.moveaxis(jnp.concatenate([far, local], axis=2), 3, 1)
+    return jnp.concatenate([far, local], axis=2)
 
 
-def _queries(
-    values: Float[Array, "b n h e"], mask: Bool[Array, "b n"], pattern: WindowPattern
-) -> Float[Array, "b h w q e"]:
-    """The queries of each window."""
-    return jnp.moveaxis(_query_windows(_clean(values, mask), pattern), 3, 1)
+def _heads_first(values: Float[Array, "b w k h *e"]) -> Float[Array, "b h w k *e"]:
+    return jnp.moveaxis(values, 3, 1)
 
 
-def _einsum(subscripts: str, left: Array, right: Array) -> Array:
-    """A product that is summed, and returned, in float32 at least."""
-    dtype = jnp.promote_types(left.dtype, jnp.float32)
-    return jnp.einsum(subscripts, left, right, preferred_element_type=dtype)
+def _heads_last(values: Float[Array, "b h w k *e"]) -> Float[Array, "b w k h *e"]:
+    return jnp.moveaxis(values, 1, 3)
 
 
-def _scale(query: Array) -> Array:
-    return query * query.shape[-1] ** -0.5
+def _logits(
+    query: Float[Array, "b h w q e"],
+    key: Float[Array, "b h w k e"],
+    size: Int[Array, "b w k"],
+) -> Float[Array, "b h w q k"]:
+    """Scaled products, and the logarithm of the number of keys that each key counts as."""
+    logits = _einsum("bhwqe,bhwek->bhwqk", _scale(query), key.swapaxes(-1, -2))
+    # Not -inf, as in `masked_softmax`; and half of the lowest number, so that the sum with a
+    # logit is finite too.
+    lowest = jnp.finfo(logits.dtype).min / 2
+    bias = jnp.where(size > 0, jnp.log(jnp.maximum(size, 1).astype(logits.dtype)), lowest)
+    return logits + bias[:, None, :, None]
 
 
 def _cls(
@@ -227,26 +249,12 @@ def _cls(
     mask: Bool[Array, "b n"],
 ) -> tuple[Float[Array, "b h e"], Float[Array, "b h"]]:
     """What CLS, which sees all keys, gets, and the logarithm of its sum of exponentials."""
-    query, key, value = (
-        jnp.where(real[..., None, None], x, 0)
-        for x, real in ((query, mask[:, 0]), (key, mask), (value, mask))
-    )
     real = mask[:, None]
     logits = _einsum("bhe,bnhe->bhn", _scale(query), key)
     logits = jnp.where(real, logits, jnp.finfo(logits.dtype).min)
     log_sum_exp = jax.nn.logsumexp(logits, axis=-1)
     weights = jnp.where(real, jnp.exp(logits - log_sum_exp[..., None]), 0).astype(value.dtype)
-    attended = jnp.where(mask[:, :1, None], _einsum("bhn,bnhe->bhe", weights, value), 0)
-    return attended.astype(value.dtype), jnp.where(mask[:, :1], log_sum_exp, 0)
-
-
-def _join(
-    first: Float[Array, "b h *e"], windows: Float[Array, "b h w q *e"], length: int
-) -> Float[Array, "b n h *e"]:
-    """The row of CLS, and those of the windows."""
-    windows = jnp.moveaxis(windows, 1, 3)
-    rest = windows.reshape(len(windows), -1, *windows.shape[3:])[:, : length - 1]
-    return jnp.concatenate([first[:, None], rest], axis=1)
+    return _einsum("bhn,bnhe->bhe", weights, value).astype(value.dtype), log_sum_exp
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -260,26 +268,42 @@ def _attention(
 def _forward(
     pattern: WindowPattern, query: Array, key: Array, value: Array, mask: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-    queries = _scale(_queries(query, mask, pattern))
-    keys, values = _seen(key, mask, pattern), _seen(value, mask, pattern)
-    logits = _einsum("bhwqe,bhwek->bhwqk", queries, keys.swapaxes(-1, -2))
-    logits += _bias(mask, pattern, logits.dtype)
-    top = logits.max(axis=-1, keepdims=True)
-    weights = jnp.exp(logits - top)
-    total = weights.sum(axis=-1)
-    attended = _einsum("bhwqk,bhwke->bhwqe", weights.astype(values.dtype), values)
-    attended = (attended / total[..., None]).astype(value.dtype)
-    log_sum_exp = jnp.log(total) + top[..., 0]
+    residuals = (query, key, value, mask)
+    query, key, value = (_clean(values, mask) for values in (query, key, value))
+    far_key, far_value = _far(key, mask, pattern), _far(value, mask, pattern)
+    far_size = _far_size(mask, pattern)
+    blocks = functools.partial(
+        _blocks, pattern=pattern, per_block=_windows_per_block(pattern, query)
+    )
 
+    def attend(block: tuple[Array, ...]) -> tuple[Array, Array]:
+        query, key, value, size = block
+        query = _heads_first(_unfold(query, pattern.window, 0))
+        key = _heads_first(_seen(key, far_key, pattern))
+        value = _heads_first(_seen(value, far_value, pattern))
+        logits = _logits(query, key, _seen(size, far_size, pattern))
+        top = logits.max(axis=-1, keepdims=True)
+        weights = jnp.exp(logits - top)
+        total = weights.sum(axis=-1, keepdims=True)
+        attended = _einsum("bhwqk,bhwke->bhwqe", weights.astype(value.dtype), value) / total
+        log_sum_exp = jnp.log(total) + top
+        return _heads_last(attended.astype(value.dtype)), _heads_last(log_sum_exp[..., 0])
+
+    rows = (
+        blocks(query, reach=0),
+        blocks(key, reach=pattern.reach),
+        blocks(value, reach=pattern.reach),
+        blocks(mask.astype(far_size.dtype), reach=pattern.reach),
+    )
+    attended, log_sum_exp = jax.lax.map(attend, rows)
     first, first_log_sum_exp = _cls(query[:, 0], key, value, mask)
     length = mask.shape[1]
-    attended = _join(first, attended, length)
-    attended = _clean(attended, mask)
-    log_sum_exp = _join(first_log_sum_exp, log_sum_exp, length)
+    attended = _clean(_unblock(first, attended, length), mask)
+    log_sum_exp = _unblock(first_log_sum_exp, log_sum_exp, length)
     log_sum_exp = jnp.where(mask[..., None], log_sum_exp, 0).swapaxes(1, 2)
     attended = checkpoint_name(attended, "attention")
     log_sum_exp = checkpoint_name(log_sum_exp, "attention")
-    return (attended, log_sum_exp), (query, key, value, mask, attended, log_sum_exp)
+    return (attended, log_sum_exp), (*residuals, attended, log_sum_exp)
 
 
 def _backward(
@@ -287,35 +311,77 @@ def _backward(
 ) -> tuple[Array | None, ...]:
     """The weights once more, and what they and the cotangents make of the inputs'."""
     query, key, value, mask, attended, log_sum_exp = residuals
-    from_attended, from_log_sum_exp = cotangents
-    queries, to_query = jax.vjp(lambda query: _scale(_queries(query, mask, pattern)), query)
-    (keys, values), to_seen = jax.vjp(
-        lambda key, value: (_seen(key, mask, pattern), _seen(value, mask, pattern)), key, value
-    )
-    outer = _queries(from_attended, mask, pattern)
-    inner = (_precise(from_attended) * attended).sum(axis=-1) - from_log_sum_exp.swapaxes(1, 2)
-    of_rows = jnp.stack([log_sum_exp.swapaxes(1, 2), inner], axis=-1)
-    log_sums, inners = jnp.moveaxis(_queries(of_rows, mask, pattern), -1, 0)[..., None]
+    query, key, value = (_clean(values, mask) for values in (query, key, value))
+    outer, to_lse = _clean(cotangents[0], mask), cotangents[1].swapaxes(1, 2)
+    to_lse = jnp.where(mask[..., None], to_lse, 0)
+    log_sum_exp = log_sum_exp.swapaxes(1, 2)
+    inner = (outer.astype(to_lse.dtype) * attended).sum(axis=-1) - to_lse
+    far_size = _far_size(mask, pattern)
+    per_block, reach = _windows_per_block(pattern, query), pattern.reach
 
-    logits = _einsum("bhwqe,bhwek->bhwqk", queries, keys.swapaxes(-1, -2))
-    weights = jnp.exp(logits + _bias(mask, pattern, logits.dtype) - log_sums)
-    change = _einsum("bhwqe,bhwek->bhwqk", outer, values.swapaxes(-1, -2))
-    change = (weights * (change - inners)).astype(keys.dtype)
-    weights = weights.astype(values.dtype)
-    of_queries = _einsum("bhwqk,bhwke->bhwqe", change, keys).astype(queries.dtype)
-    of_keys = _einsum("bhweq,bhwqk->bhwek", queries.swapaxes(-1, -2), change)
-    of_values = _einsum("bhweq,bhwqk->bhwek", outer.swapaxes(-1, -2), weights)
-    (of_query,) = to_query(of_queries)
-    of_key, of_value = to_seen(
-        (
-            of_keys.swapaxes(-1, -2).astype(keys.dtype),
-            of_values.swapaxes(-1, -2).astype(values.dtype),
+    def far(key: Array, value: Array) -> tuple[Array, Array]:
+        return _far(key, mask, pattern), _far(value, mask, pattern)
+
+    def to_blocks(query: Array, key: Array, value: Array) -> tuple[Array, ...]:
+        return (
+            _blocks(query, pattern, per_block, 0),
+            _blocks(key, pattern, per_block, reach),
+            _blocks(value, pattern, per_block, reach),
         )
+
+    (far_key, far_value), from_far = jax.vjp(far, key, value)
+    rows, from_rows = jax.vjp(to_blocks, query, key, value)
+    constants = (
+        _blocks(mask.astype(far_size.dtype), pattern, per_block, reach),
+        *(_blocks(x, pattern, per_block, 0) for x in (outer, log_sum_exp, inner)),
     )
 
-    _, to_first = jax.vjp(functools.partial(_cls, mask=mask), query[:, 0], key, value)
-    first, first_key, first_value = to_first((from_attended[:, 0], from_log_sum_exp[:, :, 0]))
-    return of_query.at[:, 0].set(first), of_key + first_key, of_value + first_value, None
+    def differentiate(
+        of_far: tuple[Array, Array], block: tuple[tuple[Array, ...], tuple[Array, ...]]
+    ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+        (query, key, value), (size, *of_queries) = block
+        outer, log_sum_exp, inner = (
+            _heads_first(_unfold(rows, pattern.window, 0)) for rows in of_queries
+        )
+        query = _heads_first(_unfold(query, pattern.window, 0))
+
+        def seen(key: Array, value: Array, far_key: Array, far_value: Array) -> tuple[Array, Array]:
+            return (
+                _heads_first(_seen(key, far_key, pattern)),
+                _heads_first(_seen(value, far_value, pattern)),
+            )
+
+        (key, value), from_seen = jax.vjp(seen, key, value, far_key, far_value)
+        logits = _logits(query, key, _seen(size, far_size, pattern))
+        weights = jnp.exp(logits - log_sum_exp[..., None])
+        change = _einsum("bhwqe,bhwek->bhwqk", outer, value.swapaxes(-1, -2)) - inner[..., None]
+        change = (weights * change).astype(key.dtype)
+        weights = weights.astype(value.dtype)
+        to_query = _scale(_einsum("bhwqk,bhwke->bhwqe", change, key))
+        to_key = _einsum("bhweq,bhwqk->bhwek", _scale(query).swapaxes(-1, -2), change)
+        to_value = _einsum("bhweq,bhwqk->bhwek", outer.swapaxes(-1, -2), weights)
+        to_key, to_value, *to_far = from_seen(
+            (
+                to_key.swapaxes(-1, -2).astype(key.dtype),
+                to_value.swapaxes(-1, -2).astype(value.dtype),
+            )
+        )
+        to_query = _heads_last(to_query.astype(query.dtype))
+        of_far = jax.tree.map(jnp.add, of_far, tuple(to_far))
+        return of_far, (to_query.reshape(block[0][0].shape), to_key, to_value)
+
+    zeros = jax.tree.map(jnp.zeros_like, (far_key, far_value))
+    to_far, to_rows = jax.lax.scan(differentiate, zeros, (rows, constants))
+    to_query, to_key, to_value = from_rows(to_rows)
+    _, from_first = jax.vjp(functools.partial(_cls, mask=mask), query[:, 0], key, value)
+    first, first_key, first_value = from_first((outer[:, 0], to_lse[:, 0]))
+    far_key, far_value = from_far(to_far)
+    gradients = (
+        to_query.at[:, 0].set(first),
+        to_key + first_key + far_key,
+        to_value + first_value + far_value,
+    )
+    return *(_clean(gradient, mask) for gradient in gradients), None
 
 
 _attention.defvjp(_forward, _backward)
@@ -329,21 +395,40 @@ def _received(
     log_sum_exp: Float[Array, "b h n"],
 ) -> Float[Array, "b n-1"]:
     """`windowed_saliency`."""
-    queries, keys = _scale(_queries(query, mask, pattern)), _seen(key, mask, pattern)
-    log_sums = _queries(log_sum_exp.swapaxes(1, 2)[..., None], mask, pattern)
-    logits = _einsum("bhwqe,bhwek->bhwqk", queries, keys.swapaxes(-1, -2))
-    weights = jnp.exp(logits + _bias(mask, pattern, logits.dtype) - log_sums)
-    real = _query_windows(mask, pattern)[:, None, ..., None]
-    by_window = jnp.where(real, weights, 0).sum(axis=(1, 3))
-    far, local = jnp.split(by_window, [1 + pattern.summaries], axis=-1)
+    query, key = _clean(query, mask), _clean(key, mask)
+    far_key, far_size = _far(key, mask, pattern), _far_size(mask, pattern)
+    per_block, reach = _windows_per_block(pattern, query), pattern.reach
 
-    # Where each local key stands, by what the windows do with the positions themselves.
-    _, to_tokens = jax.vjp(
-        lambda tokens: _key_windows(tokens, pattern), jnp.zeros(mask.shape, local.dtype)
+    @jax.checkpoint
+    def receive(block: tuple[Array, ...]) -> tuple[Array, Array]:
+        query, real, log_sum_exp, key, size = block
+        query, real, log_sum_exp = (
+            _unfold(rows, pattern.window, 0) for rows in (query, real, log_sum_exp)
+        )
+        key = _heads_first(_seen(key, far_key, pattern))
+        logits = _logits(_heads_first(query), key, _seen(size, far_size, pattern))
+        weights = jnp.exp(logits - _heads_first(log_sum_exp)[..., None])
+        by_window = jnp.where(real[:, None, ..., None], weights, 0).sum(axis=(1, 3))
+        far, local = jnp.split(by_window, [1 + pattern.summaries], axis=-1)
+        # Back to where each local key stands, by what its reading does with the positions.
+        fold = jax.linear_transpose(
+            lambda rows: _unfold(rows, pattern.window, reach),
+            jax.ShapeDtypeStruct(size.shape, local.dtype),
+        )
+        return far[..., 1:].sum(axis=1), fold(local)[0]
+
+    blocks = (
+        *(_blocks(x, pattern, per_block, 0) for x in (query, mask, log_sum_exp.swapaxes(1, 2))),
+        *(_blocks(x, pattern, per_block, reach) for x in (key, mask.astype(far_size.dtype))),
     )
-    (received,) = to_tokens(local)
+    far, rows = jax.lax.map(receive, blocks)
+    fold = jax.linear_transpose(
+        lambda tokens: _blocks(tokens, pattern, per_block, reach),
+        jax.ShapeDtypeStruct(mask.shape, rows.dtype),
+    )
+    (local,) = fold(rows)
     stretch, size = _membership(mask, pattern.summaries)
-    share = far.sum(axis=1)[:, 1:] / jnp.maximum(size, 1)
+    share = far.sum(axis=0) / jnp.maximum(size, 1)
     spread = jnp.take_along_axis(jnp.pad(share, ((0, 0), (0, 1))), stretch, axis=1)
     count = jnp.maximum(mask[:, 1:].sum(axis=1, keepdims=True), 1) * query.shape[2]
-    return jnp.where(mask[:, 1:], (received[:, 1:] + spread) / count, 0)
+    return jnp.where(mask[:, 1:], (local[:, 1:] + spread) / count, 0)
