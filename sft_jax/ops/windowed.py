@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -113,17 +115,130 @@ def windowed_saliency(
     Returns:
       The saliency of the tokens after CLS.
     """
-    received = jax.checkpoint(functools.partial(_received, pattern))
-    return received(query, key, mask, log_sum_exp)
+    return _saliency(pattern, query, key, mask, log_sum_exp)
 
 
 _BLOCK_BYTES = 2**21
-"""Size of the logits that are held at once: what stays in a CPU's cache."""
+"""Size of the logits that are held at once, so that they stay in a CPU's cache."""
 
 
-def _clean(values: Float[Array, "b n h e"], mask: Bool[Array, "b n"]) -> Float[Array, "b n h e"]:
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """Reads and writes the windows of a sequence, a few at a time.
+
+    It works on rows: the positions of a sequence with 0 before and after them, as many as the
+    reach of the first window and the last of the last block need.
+
+    Attributes:
+      pattern: the windows.
+      length: of the sequence, CLS included.
+      windows: how many are in a block.
+    """
+
+    pattern: WindowPattern
+    length: int
+    windows: int
+
+    @classmethod
+    def of(cls, pattern: WindowPattern, query: Float[Array, "b n h e"]) -> _Blocks:
+        """Blocks of as many windows as fit."""
+        batch, length, heads, _ = query.shape
+        keys = 1 + pattern.summaries + pattern.num_local
+        itemsize = jnp.promote_types(query.dtype, jnp.float32).itemsize
+        most = max(_BLOCK_BYTES // (batch * heads * pattern.window * keys * itemsize), 1)
+        # As equal as can be, so that few windows are added to fill up the last block.
+        windows = pattern.num_windows(length)
+        return cls(pattern, length, -(-windows // -(-windows // most)))
+
+    @property
+    def count(self) -> int:
+        return -(-self.pattern.num_windows(self.length) // self.windows)
+
+    @property
+    def size(self) -> int:
+        return self.windows * self.pattern.window
+
+    def rows(self, values: Shaped[Array, "b n *s"]) -> Shaped[Array, "b m *s"]:
+        reach = self.pattern.reach
+        after = self.count * self.size + 1 - self.length + reach
+        return jnp.pad(values, ((0, 0), (reach, after), *[(0, 0)] * (values.ndim - 2)))
+
+    def values(self, rows: Shaped[Array, "b m *s"]) -> Shaped[Array, "b n *s"]:
+        """The inverse of `rows`."""
+        return rows[:, self.pattern.reach :][:, : self.length]
+
+    def queries(
+        self, rows: Shaped[Array, "b m h *s"], block: Int[Array, ""]
+    ) -> Shaped[Array, "b h w q *s"]:
+        """The windows of a block."""
+        start = 1 + self.pattern.reach + block * self.size
+        inside = jax.lax.dynamic_slice_in_dim(rows, start, self.size, axis=1)
+        shape = (len(rows), self.windows, self.pattern.window, *rows.shape[2:])
+        return _heads_first(inside.reshape(shape))
+
+    def set_queries(
+        self,
+        rows: Shaped[Array, "b m h *s"],
+        block: Int[Array, ""],
+        windows: Shaped[Array, "b h w q *s"],
+    ) -> Shaped[Array, "b m h *s"]:
+        """Writes what `queries` reads."""
+        start = 1 + self.pattern.reach + block * self.size
+        inside = _heads_last(windows).reshape(len(rows), self.size, *rows.shape[2:])
+        return jax.lax.dynamic_update_slice_in_dim(rows, inside.astype(rows.dtype), start, axis=1)
+
+    def seen(
+        self,
+        rows: Shaped[Array, "b m h *s"],
+        far: Shaped[Array, "b f h *s"],
+        block: Int[Array, ""],
+    ) -> Shaped[Array, "b h w k *s"]:
+        """What the windows of a block see: first the far keys, then the local."""
+        size = self.size + 2 * self.pattern.reach
+        local = self._unfold(
+            jax.lax.dynamic_slice_in_dim(rows, 1 + block * self.size, size, axis=1)
+        )
+        far = jnp.broadcast_to(far[:, None], (*local.shape[:2], *far.shape[1:]))
+        return _heads_first(jnp.concatenate([far, local], axis=2))
+
+    def add_seen(
+        self,
+        rows: Float[Array, "b m h *s"],
+        far: Float[Array, "b f h *s"],
+        block: Int[Array, ""],
+        windows: Float[Array, "b h w k *s"],
+    ) -> tuple[Float[Array, "b m h *s"], Float[Array, "b f h *s"]]:
+        """Adds to what `seen` reads."""
+        to_far, to_local = jnp.split(_heads_last(windows), [far.shape[1]], axis=2)
+        size, start = self.size + 2 * self.pattern.reach, 1 + block * self.size
+        inside = jax.lax.dynamic_slice_in_dim(rows, start, size, axis=1)
+        (added,) = jax.linear_transpose(self._unfold, inside)(to_local.astype(rows.dtype))
+        rows = jax.lax.dynamic_update_slice_in_dim(rows, inside + added, start, axis=1)
+        return rows, far + to_far.sum(axis=1).astype(far.dtype)
+
+    def _unfold(self, inside: Shaped[Array, "b m *s"]) -> Shaped[Array, "b w l *s"]:
+        """Cuts the rows of a block into windows with their reach on either side."""
+        window, reach = self.pattern.window, self.pattern.reach
+        batch, _, *shape = inside.shape
+        further = -(-2 * reach // window)
+        short = further * window - 2 * reach
+        inside = jnp.pad(inside, ((0, 0), (0, short), *[(0, 0)] * len(shape)))
+        stretches = inside.reshape(batch, self.windows + further, window, *shape)
+        shifted = [stretches[:, first : first + self.windows] for first in range(further + 1)]
+        return jnp.concatenate(shifted, axis=2)[:, :, : self.pattern.num_local]
+
+
+def _heads_first(values: Shaped[Array, "b w k h *e"]) -> Shaped[Array, "b h w k *e"]:
+    return jnp.moveaxis(values, 3, 1)
+
+
+def _heads_last(values: Shaped[Array, "b h w k *e"]) -> Shaped[Array, "b w k h *e"]:
+    return jnp.moveaxis(values, 1, 3)
+
+
+def _clean(values: Float[Array, "b n *s"], mask: Bool[Array, "b n"]) -> Float[Array, "b n *s"]:
     """The values with 0 at padding, where anything may stand."""
-    return jnp.where(mask[..., None, None], values, 0)
+    return jnp.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values, 0)
 
 
 def _scale(query: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
@@ -136,102 +251,58 @@ def _einsum(subscripts: str, left: Array, right: Array) -> Array:
     return jnp.einsum(subscripts, left, right, preferred_element_type=dtype)
 
 
-def _unfold(values: Shaped[Array, "b m *s"], window: int, reach: int) -> Shaped[Array, "b w k *s"]:
-    """Cuts `m = w window + 2 reach` positions into windows with their reach on either side."""
-    batch, length, *shape = values.shape
-    count, further = (length - 2 * reach) // window, -(-2 * reach // window)
-    short = (count + further) * window - length
-    values = jnp.pad(values, ((0, 0), (0, short), *[(0, 0)] * len(shape)))
-    windows = values.reshape(batch, count + further, window, *shape)
-    shifted = [windows[:, start : start + count] for start in range(further + 1)]
-    return jnp.concatenate(shifted, axis=2)[:, :, : window + 2 * reach]
+class _Summaries(typing.NamedTuple):
+    """The stretches of tokens that are summed up.
 
-
-def _windows_per_block(pattern: WindowPattern, query: Float[Array, "b n h e"]) -> int:
-    """How many windows to compute at once."""
-    batch, length, heads, _ = query.shape
-    seen = pattern.num_local + 1 + pattern.summaries
-    itemsize = jnp.promote_types(query.dtype, jnp.float32).itemsize
-    windows = -(-(length - 1) // pattern.window)
-    most = max(_BLOCK_BYTES // (batch * heads * pattern.window * seen * itemsize), 1)
-    # As equal as can be, so that few windows are added to fill up the last block.
-    return -(-windows // max(-(-windows // most), 1))
-
-
-def _blocks(
-    values: Shaped[Array, "b n *s"], pattern: WindowPattern, per_block: int, reach: int
-) -> Shaped[Array, "t b m *s"]:
-    """Cuts the positions after the first into blocks of windows, with their reach.
-
-    Positions before the first, CLS among them, and after the last are 0.
+    Attributes:
+      member: True where a row belongs to a stretch.
+      size: how many tokens each has.
     """
-    _, length, *shape = values.shape
-    size = max(per_block, 1) * pattern.window
-    short = -(length - 1) % size if length > 1 else size
-    widths = ((0, 0), (reach, short + reach), *[(0, 0)] * len(shape))
-    return jnp.moveaxis(_unfold(jnp.pad(values[:, 1:], widths), size, reach), 1, 0)
+
+    member: Bool[Array, "b s m"]
+    size: Int[Array, "b s"]
+
+    def share(self, dtype: np.dtype) -> Float[Array, "b s m"]:
+        """The matrix that takes means."""
+        size = jnp.maximum(self.size, 1).astype(dtype)
+        return jnp.where(self.member, 1 / size[..., None], 0)
 
 
-def _unblock(
-    first: Float[Array, "b h *e"], blocks: Float[Array, "t b w q h *e"], length: int
-) -> Float[Array, "b n h *e"]:
-    """The row of CLS, and those of the blocks without what fills them up."""
-    blocks = jnp.moveaxis(blocks, 0, 1)
-    rows = blocks.reshape(len(first), -1, *first.shape[1:])
-    return jnp.concatenate([first[:, None], rows[:, : length - 1]], axis=1)
-
-
-def _membership(
-    mask: Bool[Array, "b n"], summaries: int
-) -> tuple[Int[Array, "b n-1"], Int[Array, "b s"]]:
-    """The stretch that each token after CLS belongs to, `s` at padding, and their sizes."""
-    tokens = mask[:, 1:]
+def _summaries(mask: Bool[Array, "b n"], blocks: _Blocks) -> _Summaries:
+    tokens = mask.at[:, 0].set(False)
     real = tokens.sum(axis=1, keepdims=True, dtype=jnp.int32)
-    used = jnp.clip(real, 1, summaries)
-    # The inverse of the edges of `adaptive_windows`, by the rank among the real tokens.
+    number = blocks.pattern.summaries
+    used = jnp.clip(real, 1, number)
+    # The edges of `adaptive_windows`, and their inverse by the rank among the real tokens.
+    edge = jnp.minimum(jnp.arange(number + 1), used) * real // used
     stretch = (jnp.cumsum(tokens, axis=1, dtype=jnp.int32) * used - 1) // jnp.maximum(real, 1)
-    edge = jnp.minimum(jnp.arange(summaries + 1), used) * real // used
-    return jnp.where(tokens, stretch, summaries), jnp.diff(edge, axis=1)
+    stretch = blocks.rows(jnp.where(tokens, stretch, -1) + 1) - 1
+    member = stretch[:, None] == jnp.arange(number)[:, None]
+    return _Summaries(member, jnp.diff(edge, axis=1))
 
 
 def _far(
-    values: Float[Array, "b n h e"], mask: Bool[Array, "b n"], pattern: WindowPattern
+    rows: Float[Array, "b m h e"], mask: Bool[Array, "b n"], blocks: _Blocks
 ) -> Float[Array, "b f h e"]:
     """What every query sees: CLS, and the mean of each stretch of tokens."""
-    stretch, size = _membership(mask, pattern.summaries)
-    one_hot = (stretch[:, None] == jnp.arange(pattern.summaries)[:, None]).astype(values.dtype)
-    total = _einsum("bsn,bnhe->bshe", one_hot, values[:, 1:])
-    mean = total / jnp.maximum(size, 1).astype(total.dtype)[..., None, None]
-    return jnp.concatenate([values[:, :1], mean.astype(values.dtype)], axis=1)
+    share = _summaries(mask, blocks).share(rows.dtype)
+    mean = _einsum("bsm,bmhe->bshe", share, rows).astype(rows.dtype)
+    return jnp.concatenate([rows[:, blocks.pattern.reach][:, None], mean], axis=1)
 
 
-def _far_size(mask: Bool[Array, "b n"], pattern: WindowPattern) -> Int[Array, "b f"]:
-    """How many keys each of them counts as."""
-    _, size = _membership(mask, pattern.summaries)
-    return jnp.concatenate([mask[:, :1].astype(size.dtype), size], axis=1)
-
-
-def _seen(
-    rows: Shaped[Array, "b m *s"], far: Shaped[Array, "b f *s"], pattern: WindowPattern
-) -> Shaped[Array, "b w k *s"]:
-    """What the queries of each window of a block see: first the far keys, then the local."""
-    local = _unfold(rows, pattern.window, pattern.reach)
-    far = jnp.broadcast_to(far[:, None], (*local.shape[:2], *far.shape[1:]))
-    return jnp.concatenate([far, local], axis=2)
-
-
-def _heads_first(values: Float[Array, "b w k h *e"]) -> Float[Array, "b h w k *e"]:
-    return jnp.moveaxis(values, 3, 1)
-
-
-def _heads_last(values: Float[Array, "b h w k *e"]) -> Float[Array, "b w k h *e"]:
-    return jnp.moveaxis(values, 1, 3)
+def _sizes(
+    mask: Bool[Array, "b n"], blocks: _Blocks
+) -> tuple[Int[Array, "b m 1"], Int[Array, "b f 1"]]:
+    """How many keys each row and each far key counts as; CLS is a far key alone."""
+    rows = blocks.rows(mask.at[:, 0].set(False).astype(jnp.int32))
+    far = jnp.concatenate([mask[:, :1].astype(jnp.int32), _summaries(mask, blocks).size], axis=1)
+    return rows[..., None], far[..., None]
 
 
 def _logits(
     query: Float[Array, "b h w q e"],
     key: Float[Array, "b h w k e"],
-    size: Int[Array, "b w k"],
+    size: Int[Array, "b 1 w k"],
 ) -> Float[Array, "b h w q k"]:
     """Scaled products, and the logarithm of the number of keys that each key counts as."""
     logits = _einsum("bhwqe,bhwek->bhwqk", _scale(query), key.swapaxes(-1, -2))
@@ -239,14 +310,14 @@ def _logits(
     # logit is finite too.
     lowest = jnp.finfo(logits.dtype).min / 2
     bias = jnp.where(size > 0, jnp.log(jnp.maximum(size, 1).astype(logits.dtype)), lowest)
-    return logits + bias[:, None, :, None]
+    return logits + bias[..., None, :]
 
 
 def _cls(
     query: Float[Array, "b h e"],
-    key: Float[Array, "b n h e"],
-    value: Float[Array, "b n h e"],
-    mask: Bool[Array, "b n"],
+    key: Float[Array, "b m h e"],
+    value: Float[Array, "b m h e"],
+    mask: Bool[Array, "b m"],
 ) -> tuple[Float[Array, "b h e"], Float[Array, "b h"]]:
     """What CLS, which sees all keys, gets, and the logarithm of its sum of exponentials."""
     real = mask[:, None]
@@ -268,167 +339,168 @@ def _attention(
 def _forward(
     pattern: WindowPattern, query: Array, key: Array, value: Array, mask: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-    residuals = (query, key, value, mask)
-    query, key, value = (_clean(values, mask) for values in (query, key, value))
-    far_key, far_value = _far(key, mask, pattern), _far(value, mask, pattern)
-    far_size = _far_size(mask, pattern)
-    blocks = functools.partial(
-        _blocks, pattern=pattern, per_block=_windows_per_block(pattern, query)
-    )
+    blocks = _Blocks.of(pattern, query)
+    queries, keys, values = (blocks.rows(_clean(x, mask)) for x in (query, key, value))
+    far_key, far_value = _far(keys, mask, blocks), _far(values, mask, blocks)
+    sizes = _sizes(mask, blocks)
 
-    def attend(block: tuple[Array, ...]) -> tuple[Array, Array]:
-        query, key, value, size = block
-        query = _heads_first(_unfold(query, pattern.window, 0))
-        key = _heads_first(_seen(key, far_key, pattern))
-        value = _heads_first(_seen(value, far_value, pattern))
-        logits = _logits(query, key, _seen(size, far_size, pattern))
+    def attend(rows: tuple[Array, Array], block: Array) -> tuple[tuple[Array, Array], None]:
+        seen = blocks.seen(values, far_value, block)
+        logits = _logits(
+            blocks.queries(queries, block),
+            blocks.seen(keys, far_key, block),
+            blocks.seen(*sizes, block),
+        )
         top = logits.max(axis=-1, keepdims=True)
         weights = jnp.exp(logits - top)
         total = weights.sum(axis=-1, keepdims=True)
-        attended = _einsum("bhwqk,bhwke->bhwqe", weights.astype(value.dtype), value) / total
-        log_sum_exp = jnp.log(total) + top
-        return _heads_last(attended.astype(value.dtype)), _heads_last(log_sum_exp[..., 0])
+        attended = _einsum("bhwqk,bhwke->bhwqe", weights.astype(seen.dtype), seen) / total
+        log_sum_exp = (jnp.log(total) + top)[..., 0]
+        return (
+            blocks.set_queries(rows[0], block, attended),
+            blocks.set_queries(rows[1], block, log_sum_exp),
+        ), None
 
-    rows = (
-        blocks(query, reach=0),
-        blocks(key, reach=pattern.reach),
-        blocks(value, reach=pattern.reach),
-        blocks(mask.astype(far_size.dtype), reach=pattern.reach),
+    first, first_log_sum_exp = _cls(queries[:, pattern.reach], keys, values, blocks.rows(mask))
+    rows = (jnp.zeros_like(values), jnp.zeros(values.shape[:3], first_log_sum_exp.dtype))
+    rows, _ = jax.lax.scan(attend, rows, jnp.arange(blocks.count))
+    attended, log_sum_exp = (
+        _clean(blocks.values(x).at[:, 0].set(of_first), mask)
+        for x, of_first in zip(rows, (first, first_log_sum_exp), strict=True)
     )
-    attended, log_sum_exp = jax.lax.map(attend, rows)
-    first, first_log_sum_exp = _cls(query[:, 0], key, value, mask)
-    length = mask.shape[1]
-    attended = _clean(_unblock(first, attended, length), mask)
-    log_sum_exp = _unblock(first_log_sum_exp, log_sum_exp, length)
-    log_sum_exp = jnp.where(mask[..., None], log_sum_exp, 0).swapaxes(1, 2)
     attended = checkpoint_name(attended, "attention")
-    log_sum_exp = checkpoint_name(log_sum_exp, "attention")
-    return (attended, log_sum_exp), (*residuals, attended, log_sum_exp)
+    log_sum_exp = checkpoint_name(log_sum_exp.swapaxes(1, 2), "attention")
+    return (attended, log_sum_exp), (query, key, value, mask, attended, log_sum_exp)
+
+
+class _Differentials(typing.NamedTuple):
+    """Cotangents of the arguments of windowed attention, but for the part of CLS as a query."""
+
+    query: Float[Array, "b n h e"]
+    key: Float[Array, "b n h e"]
+    value: Float[Array, "b n h f"]
+    row_sum: Float[Array, "b n h"]
+
+
+def _differentiate(
+    pattern: WindowPattern,
+    query: Float[Array, "b n h e"],
+    key: Float[Array, "b n h e"],
+    value: Float[Array, "b n h f"],
+    mask: Bool[Array, "b n"],
+    log_sum_exp: Float[Array, "b n h"],
+    outer: Float[Array, "b n h f"],
+    inner: Float[Array, "b n h"],
+) -> _Differentials:
+    """The weights `p` once more, and with `c = p (outer valueᵀ - inner)` the sums over them.
+
+    All must be 0 at padding.
+
+    Returns:
+      `c key` and `cᵀ query`, scaled, `pᵀ outer`, and the sums of `c` over the keys.
+    """
+    blocks = _Blocks.of(pattern, query)
+    queries, keys, values, log_sums, outers, inners = (
+        blocks.rows(x) for x in (query, key, value, log_sum_exp, outer, inner)
+    )
+    far_key, far_value = _far(keys, mask, blocks), _far(values, mask, blocks)
+    sizes = _sizes(mask, blocks)
+
+    def step(sums: tuple[Array, ...], block: Array) -> tuple[tuple[Array, ...], None]:
+        to_query, to_key, to_far_key, to_value, to_far_value, row_sum = sums
+        query, outer = blocks.queries(queries, block), blocks.queries(outers, block)
+        key = blocks.seen(keys, far_key, block)
+        value = blocks.seen(values, far_value, block)
+        logits = _logits(query, key, blocks.seen(*sizes, block))
+        weights = jnp.exp(logits - blocks.queries(log_sums, block)[..., None])
+        change = _einsum("bhwqe,bhwek->bhwqk", outer, value.swapaxes(-1, -2))
+        change = weights * (change - blocks.queries(inners, block)[..., None])
+        row_sum = blocks.set_queries(row_sum, block, change.sum(axis=-1))
+        change, weights = change.astype(key.dtype), weights.astype(value.dtype)
+        of_query = _scale(_einsum("bhwqk,bhwke->bhwqe", change, key))
+        of_key = _einsum("bhweq,bhwqk->bhwek", _scale(query).swapaxes(-1, -2), change)
+        of_value = _einsum("bhweq,bhwqk->bhwek", outer.swapaxes(-1, -2), weights)
+        return (
+            blocks.set_queries(to_query, block, of_query),
+            *blocks.add_seen(to_key, to_far_key, block, of_key.swapaxes(-1, -2)),
+            *blocks.add_seen(to_value, to_far_value, block, of_value.swapaxes(-1, -2)),
+            row_sum,
+        ), None
+
+    sums = (queries, keys, far_key, values, far_value, log_sums)
+    sums, _ = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, sums), jnp.arange(blocks.count))
+    to_query, to_key, to_far_key, to_value, to_far_value, row_sum = sums
+
+    def spread(rows: Array, to_far: Array) -> Array:
+        (from_far,) = jax.linear_transpose(lambda rows: _far(rows, mask, blocks), rows)(to_far)
+        return _clean(blocks.values(rows + from_far), mask)
+
+    return _Differentials(
+        _clean(blocks.values(to_query), mask),
+        spread(to_key, to_far_key),
+        spread(to_value, to_far_value),
+        _clean(blocks.values(row_sum), mask),
+    )
 
 
 def _backward(
     pattern: WindowPattern, residuals: tuple[Array, ...], cotangents: tuple[Array, Array]
 ) -> tuple[Array | None, ...]:
-    """The weights once more, and what they and the cotangents make of the inputs'."""
-    query, key, value, mask, attended, log_sum_exp = residuals
-    query, key, value = (_clean(values, mask) for values in (query, key, value))
-    outer, to_lse = _clean(cotangents[0], mask), cotangents[1].swapaxes(1, 2)
-    to_lse = jnp.where(mask[..., None], to_lse, 0)
-    log_sum_exp = log_sum_exp.swapaxes(1, 2)
-    inner = (outer.astype(to_lse.dtype) * attended).sum(axis=-1) - to_lse
-    far_size = _far_size(mask, pattern)
-    per_block, reach = _windows_per_block(pattern, query), pattern.reach
-
-    def far(key: Array, value: Array) -> tuple[Array, Array]:
-        return _far(key, mask, pattern), _far(value, mask, pattern)
-
-    def to_blocks(query: Array, key: Array, value: Array) -> tuple[Array, ...]:
-        return (
-            _blocks(query, pattern, per_block, 0),
-            _blocks(key, pattern, per_block, reach),
-            _blocks(value, pattern, per_block, reach),
-        )
-
-    (far_key, far_value), from_far = jax.vjp(far, key, value)
-    rows, from_rows = jax.vjp(to_blocks, query, key, value)
-    constants = (
-        _blocks(mask.astype(far_size.dtype), pattern, per_block, reach),
-        *(_blocks(x, pattern, per_block, 0) for x in (outer, log_sum_exp, inner)),
-    )
-
-    def differentiate(
-        of_far: tuple[Array, Array], block: tuple[tuple[Array, ...], tuple[Array, ...]]
-    ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-        (query, key, value), (size, *of_queries) = block
-        outer, log_sum_exp, inner = (
-            _heads_first(_unfold(rows, pattern.window, 0)) for rows in of_queries
-        )
-        query = _heads_first(_unfold(query, pattern.window, 0))
-
-        def seen(key: Array, value: Array, far_key: Array, far_value: Array) -> tuple[Array, Array]:
-            return (
-                _heads_first(_seen(key, far_key, pattern)),
-                _heads_first(_seen(value, far_value, pattern)),
-            )
-
-        (key, value), from_seen = jax.vjp(seen, key, value, far_key, far_value)
-        logits = _logits(query, key, _seen(size, far_size, pattern))
-        weights = jnp.exp(logits - log_sum_exp[..., None])
-        change = _einsum("bhwqe,bhwek->bhwqk", outer, value.swapaxes(-1, -2)) - inner[..., None]
-        change = (weights * change).astype(key.dtype)
-        weights = weights.astype(value.dtype)
-        to_query = _scale(_einsum("bhwqk,bhwke->bhwqe", change, key))
-        to_key = _einsum("bhweq,bhwqk->bhwek", _scale(query).swapaxes(-1, -2), change)
-        to_value = _einsum("bhweq,bhwqk->bhwek", outer.swapaxes(-1, -2), weights)
-        to_key, to_value, *to_far = from_seen(
-            (
-                to_key.swapaxes(-1, -2).astype(key.dtype),
-                to_value.swapaxes(-1, -2).astype(value.dtype),
-            )
-        )
-        to_query = _heads_last(to_query.astype(query.dtype))
-        of_far = jax.tree.map(jnp.add, of_far, tuple(to_far))
-        return of_far, (to_query.reshape(block[0][0].shape), to_key, to_value)
-
-    zeros = jax.tree.map(jnp.zeros_like, (far_key, far_value))
-    to_far, to_rows = jax.lax.scan(differentiate, zeros, (rows, constants))
-    to_query, to_key, to_value = from_rows(to_rows)
+    *inputs, mask, attended, log_sum_exp = residuals
+    query, key, value, outer = (_clean(x, mask) for x in (*inputs, cotangents[0]))
+    log_sum_exp, to_log_sum_exp = log_sum_exp.swapaxes(1, 2), cotangents[1].swapaxes(1, 2)
+    to_log_sum_exp = _clean(to_log_sum_exp, mask)
+    inner = (outer.astype(to_log_sum_exp.dtype) * attended).sum(axis=-1) - to_log_sum_exp
+    found = _differentiate(pattern, query, key, value, mask, log_sum_exp, outer, inner)
     _, from_first = jax.vjp(functools.partial(_cls, mask=mask), query[:, 0], key, value)
-    first, first_key, first_value = from_first((outer[:, 0], to_lse[:, 0]))
-    far_key, far_value = from_far(to_far)
-    gradients = (
-        to_query.at[:, 0].set(first),
-        to_key + first_key + far_key,
-        to_value + first_value + far_value,
-    )
-    return *(_clean(gradient, mask) for gradient in gradients), None
+    first, to_key, to_value = from_first((outer[:, 0], to_log_sum_exp[:, 0]))
+    to_query = found.query.at[:, 0].set(first)
+    return to_query, found.key + to_key, found.value + to_value, None
 
 
 _attention.defvjp(_forward, _backward)
 
 
-def _received(
-    pattern: WindowPattern,
-    query: Float[Array, "b n h e"],
-    key: Float[Array, "b n h e"],
-    mask: Bool[Array, "b n"],
-    log_sum_exp: Float[Array, "b h n"],
-) -> Float[Array, "b n-1"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _saliency(
+    pattern: WindowPattern, query: Array, key: Array, mask: Array, log_sum_exp: Array
+) -> Array:
     """`windowed_saliency`."""
+    return _saliency_forward(pattern, query, key, mask, log_sum_exp)[0]
+
+
+def _saliency_forward(
+    pattern: WindowPattern, query: Array, key: Array, mask: Array, log_sum_exp: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    # The sum over the queries of the weights is what a value of one number each would get as
+    # its cotangent if that of the attended values were 1.
+    none = jnp.zeros_like(log_sum_exp).swapaxes(1, 2)
+    found = _saliency_differentials(pattern, query, key, mask, log_sum_exp, none[..., None])
+    return found.value[:, 1:, :, 0].sum(axis=-1), (query, key, mask, log_sum_exp)
+
+
+def _saliency_differentials(
+    pattern: WindowPattern, query: Array, key: Array, mask: Array, log_sum_exp: Array, value: Array
+) -> _Differentials:
+    """Those of the saliency's product with `value`."""
     query, key = _clean(query, mask), _clean(key, mask)
-    far_key, far_size = _far(key, mask, pattern), _far_size(mask, pattern)
-    per_block, reach = _windows_per_block(pattern, query), pattern.reach
-
-    @jax.checkpoint
-    def receive(block: tuple[Array, ...]) -> tuple[Array, Array]:
-        query, real, log_sum_exp, key, size = block
-        query, real, log_sum_exp = (
-            _unfold(rows, pattern.window, 0) for rows in (query, real, log_sum_exp)
-        )
-        key = _heads_first(_seen(key, far_key, pattern))
-        logits = _logits(_heads_first(query), key, _seen(size, far_size, pattern))
-        weights = jnp.exp(logits - _heads_first(log_sum_exp)[..., None])
-        by_window = jnp.where(real[:, None, ..., None], weights, 0).sum(axis=(1, 3))
-        far, local = jnp.split(by_window, [1 + pattern.summaries], axis=-1)
-        # Back to where each local key stands, by what its reading does with the positions.
-        fold = jax.linear_transpose(
-            lambda rows: _unfold(rows, pattern.window, reach),
-            jax.ShapeDtypeStruct(size.shape, local.dtype),
-        )
-        return far[..., 1:].sum(axis=1), fold(local)[0]
-
-    blocks = (
-        *(_blocks(x, pattern, per_block, 0) for x in (query, mask, log_sum_exp.swapaxes(1, 2))),
-        *(_blocks(x, pattern, per_block, reach) for x in (key, mask.astype(far_size.dtype))),
+    log_sum_exp = _clean(log_sum_exp.swapaxes(1, 2), mask)
+    count = jnp.maximum(mask[:, 1:].sum(axis=1), 1) * query.shape[2]
+    outer = jnp.broadcast_to(
+        (mask / count[:, None]).astype(value.dtype)[..., None, None], value.shape
     )
-    far, rows = jax.lax.map(receive, blocks)
-    fold = jax.linear_transpose(
-        lambda tokens: _blocks(tokens, pattern, per_block, reach),
-        jax.ShapeDtypeStruct(mask.shape, rows.dtype),
-    )
-    (local,) = fold(rows)
-    stretch, size = _membership(mask, pattern.summaries)
-    share = far.sum(axis=0) / jnp.maximum(size, 1)
-    spread = jnp.take_along_axis(jnp.pad(share, ((0, 0), (0, 1))), stretch, axis=1)
-    count = jnp.maximum(mask[:, 1:].sum(axis=1, keepdims=True), 1) * query.shape[2]
-    return jnp.where(mask[:, 1:], (local[:, 1:] + spread) / count, 0)
+    none = jnp.zeros_like(log_sum_exp)
+    return _differentiate(pattern, query, key, value, mask, log_sum_exp, outer, none)
+
+
+def _saliency_backward(
+    pattern: WindowPattern, residuals: tuple[Array, ...], cotangent: Array
+) -> tuple[Array | None, ...]:
+    query, key, mask, log_sum_exp = residuals
+    value = _clean(jnp.pad(cotangent, ((0, 0), (1, 0))), mask)[..., None, None]
+    value = jnp.broadcast_to(value, (*mask.shape, query.shape[2], 1))
+    found = _saliency_differentials(pattern, query, key, mask, log_sum_exp, value)
+    return found.query, found.key, None, -found.row_sum.swapaxes(1, 2)
+
+
+_saliency.defvjp(_saliency_forward, _saliency_backward)
