@@ -103,7 +103,8 @@ def windowed_saliency(
     """The saliency of `sft_jax.ops.attention.saliency`, of windowed attention.
 
     The weight of a summary is spread equally over its tokens. Gradients reach the queries and
-    the keys, also by way of `log_sum_exp`; nothing but the arguments is kept for them.
+    the keys, also by way of `log_sum_exp`; nothing but the arguments is kept for them, and the
+    weights are computed again.
 
     Args:
       query: queries of `h` heads of size `e`, CLS first.
@@ -152,13 +153,16 @@ class _Blocks:
 
     @property
     def count(self) -> int:
+        """How many blocks there are."""
         return -(-self.pattern.num_windows(self.length) // self.windows)
 
     @property
     def size(self) -> int:
+        """Positions in a block."""
         return self.windows * self.pattern.window
 
     def rows(self, values: Shaped[Array, "b n *s"]) -> Shaped[Array, "b m *s"]:
+        """The positions with what fills them up on both sides."""
         reach = self.pattern.reach
         after = self.count * self.size + 1 - self.length + reach
         return jnp.pad(values, ((0, 0), (reach, after), *[(0, 0)] * (values.ndim - 2)))
@@ -199,7 +203,9 @@ class _Blocks:
             jax.lax.dynamic_slice_in_dim(rows, 1 + block * self.size, size, axis=1)
         )
         far = jnp.broadcast_to(far[:, None], (*local.shape[:2], *far.shape[1:]))
-        return _heads_first(jnp.concatenate([far, local], axis=2))
+        # Not fused: XLA would search the pieces for each number that it transposes.
+        local = jax.lax.optimization_barrier(_heads_first(local))
+        return jnp.concatenate([_heads_first(far), local], axis=3)
 
     def add_seen(
         self,
@@ -269,6 +275,7 @@ class _Summaries(typing.NamedTuple):
 
 
 def _summaries(mask: Bool[Array, "b n"], blocks: _Blocks) -> _Summaries:
+    """Divides the real tokens after CLS."""
     tokens = mask.at[:, 0].set(False)
     real = tokens.sum(axis=1, keepdims=True, dtype=jnp.int32)
     number = blocks.pattern.summaries
@@ -305,7 +312,7 @@ def _logits(
     size: Int[Array, "b 1 w k"],
 ) -> Float[Array, "b h w q k"]:
     """Scaled products, and the logarithm of the number of keys that each key counts as."""
-    logits = _einsum("bhwqe,bhwek->bhwqk", _scale(query), key.swapaxes(-1, -2))
+    logits = _einsum("bhwqe,bhwke->bhwqk", _scale(query), key)
     # Not -inf, as in `masked_softmax`; and half of the lowest number, so that the sum with a
     # logit is finite too.
     lowest = jnp.finfo(logits.dtype).min / 2
@@ -413,7 +420,7 @@ def _differentiate(
         value = blocks.seen(values, far_value, block)
         logits = _logits(query, key, blocks.seen(*sizes, block))
         weights = jnp.exp(logits - blocks.queries(log_sums, block)[..., None])
-        change = _einsum("bhwqe,bhwek->bhwqk", outer, value.swapaxes(-1, -2))
+        change = _einsum("bhwqe,bhwke->bhwqk", outer, value)
         change = weights * (change - blocks.queries(inners, block)[..., None])
         row_sum = blocks.set_queries(row_sum, block, change.sum(axis=-1))
         change, weights = change.astype(key.dtype), weights.astype(value.dtype)
@@ -427,7 +434,7 @@ def _differentiate(
             row_sum,
         ), None
 
-    sums = (queries, keys, far_key, values, far_value, log_sums)
+    sums: tuple[Array, ...] = (queries, keys, far_key, values, far_value, log_sums)
     sums, _ = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, sums), jnp.arange(blocks.count))
     to_query, to_key, to_far_key, to_value, to_far_value, row_sum = sums
 

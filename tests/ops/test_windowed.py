@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sft_jax.evaluation.cost import count
+from sft_jax.ops import windowed as ops
 from sft_jax.ops.attention import saliency
 from sft_jax.ops.windowed import WindowPattern, windowed_attention, windowed_saliency
 from sft_jax.ops.windows import adaptive_windows
@@ -96,8 +98,11 @@ def _inputs(length):
 @functools.cache
 def _computed(pattern, length):
     """Attended values, log-sum-exp and saliency by both ways, and gradients of all the inputs."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
         arrays, mask = _inputs(length)
+        # Two windows at a time, so that there are several blocks.
+        keys = 1 + pattern.summaries + pattern.num_local
+        patch.setattr(ops, "_BLOCK_BYTES", 2 * 8 * len(mask) * HEADS * pattern.window * keys)
 
         def total(arrays, attention):
             found = attention(*arrays, jnp.asarray(mask), pattern)
@@ -126,3 +131,75 @@ def test_equals_dense_attention_over_tokens_and_summaries(pattern, length):
     assert not log_sum_exp.swapaxes(1, 2)[~mask].any()
     assert not received[~mask[:, 1:]].any()
     assert not gradients[:, ~mask].any()
+
+
+def test_one_block_gives_what_many_do(monkeypatch):
+    pattern, length = CASES[1]
+    arrays, mask = _inputs(length)
+    arrays = arrays.astype(np.float32)
+    found = []
+    for size in (1, 2**20):
+        monkeypatch.setattr(ops, "_BLOCK_BYTES", size)
+        attend = functools.partial(_windowed, mask=jnp.asarray(mask), pattern=pattern)
+        found.append(jax.jit(attend)(*arrays))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), *found)
+
+
+def test_alike_tokens_count_once_near_and_once_in_their_summary():
+    pattern, length = WindowPattern(4, 2, 3), 30
+    tokens = jnp.ones((1, length, 1, 1))
+    attended, log_sum_exp = windowed_attention(
+        0 * tokens, tokens, tokens, jnp.ones((1, length), bool), pattern
+    )
+    np.testing.assert_allclose(attended, 1, rtol=1e-6)
+    # A window amid the sequence: CLS, what is near, and all tokens but CLS.
+    np.testing.assert_allclose(log_sum_exp[0, 0, 13], np.log(1 + 8 + length - 1), rtol=1e-6)
+    np.testing.assert_allclose(log_sum_exp[0, 0, 0], np.log(length), rtol=1e-6)
+
+
+def test_low_precision_has_a_float32_log_sum_exp():
+    heads = jax.ShapeDtypeStruct((2, 22, HEADS, SIZE), jnp.bfloat16)
+    mask = jax.ShapeDtypeStruct((2, 22), bool)
+
+    def all_of(query, key, value, mask):
+        found = _windowed(query, key, value, mask, CASES[1][0])
+        return sum(a.astype(np.float32).sum() for a in found), found
+
+    step = jax.grad(all_of, argnums=(0, 1, 2), has_aux=True)
+    gradients, (attended, log_sum_exp, received) = jax.eval_shape(step, heads, heads, heads, mask)
+    assert all(gradient.dtype == jnp.bfloat16 for gradient in gradients)
+    assert attended.dtype == jnp.bfloat16
+    assert log_sum_exp.dtype == received.dtype == jnp.float32
+
+
+def _training_cost(length, wrap=lambda f: f):
+    heads = jax.ShapeDtypeStruct((2, length, 5, 8), np.float32)
+    mask = jax.ShapeDtypeStruct((2, length), bool)
+
+    @wrap
+    def loss(query, key, value, mask):
+        attended, *_, received = _windowed(query, key, value, mask, WindowPattern())
+        return (attended**2).sum() + (received**2).sum()
+
+    return count(jax.grad(loss, argnums=(0, 1, 2)), heads, heads, heads, mask)
+
+
+def test_cost_grows_linearly_with_the_length():
+    short, long = _training_cost(512), _training_cost(2048)
+    assert long.matmul_flops < 4.4 * short.matmul_flops
+    assert long.elementwise_flops < 4.4 * short.elementwise_flops
+    assert long.largest_bytes < 4.4 * short.largest_bytes
+    assert long.largest_bytes < 2048**2
+
+
+def test_rematerialisation_can_keep_what_attention_returns():
+    policy = jax.checkpoint_policies.save_only_these_names("attention")
+    plain, kept, again = (
+        _training_cost(512, wrap).matmul_flops
+        for wrap in (
+            lambda f: f,
+            functools.partial(jax.checkpoint, policy=policy),
+            jax.checkpoint,
+        )
+    )
+    assert plain <= kept < again
