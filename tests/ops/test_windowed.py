@@ -181,7 +181,7 @@ def _training_cost(length, wrap=lambda f: f):
         attended, *_, received = _windowed(query, key, value, mask, WindowPattern())
         return (attended**2).sum() + (received**2).sum()
 
-    return count(jax.grad(loss, argnums=(0, 1, 2)), heads, heads, heads, mask)
+    return count(jax.value_and_grad(loss, argnums=(0, 1, 2)), heads, heads, heads, mask)
 
 
 def test_cost_grows_linearly_with_the_length():
