@@ -5,6 +5,7 @@ from sft_jax.modules.crossmodal import CrossmodalTransformer
 from sft_jax.modules.sft import SparseFusionTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 from sft_jax.ops.block_sparse import BlockSparsePattern
+from sft_jax.ops.windowed import WindowPattern
 from sft_jax.ops.windows import ReferenceWindows
 from sft_jax.structs import Batch, ModalitySpec, Tokens
 from sft_jax.version import __version__
@@ -21,5 +22,6 @@ __all__ = [
     "SparseFusionTransformer",
     "Tokens",
     "Unimodal",
+    "WindowPattern",
     "__version__",
 ]

@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from sft_jax.data_config import Count, DataConfig, Positive, WatchData
-from sft_jax.structs import Pool, Readout, Task
+from sft_jax.structs import AttentionKernel, Pool, Readout, Task
 
 CountOrNone = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,8 +41,17 @@ class ModelConfig:
       pool: how each modality's tokens are cut down; only for sft, like k.
       k: tokens kept of each modality, 0 for its CLS alone; a mapping gives each its own.
       readout: where sft reads its logits from.
-      pre_pooling_attention: dense, as in the authors' code, or block_sparse, which differs
-        above 33 tokens (`sft_jax.SparseFusionTransformer`); only for sft.
+      unimodal_attention: in the blocks of a modality: dense; windowed, whose cost is linear in
+        the number of tokens and which differs above 72 (`sft_jax.WindowPattern`); or
+        block_sparse, the pattern that the authors announce, which differs above 33
+        (`sft_jax.BlockSparsePattern`). Only for sft.
+      pre_pooling_attention: in the attention before pooling, the same choices. The authors'
+        code computes dense. Only for sft.
+      attention_kernel: how attention is computed, which changes nothing but its cost
+        (`sft_jax.modules.attention.SelfAttention`).
+      parts: groups of examples that pass through the blocks of a modality one after the other,
+        which saves memory (`sft_jax.modules.multimodal.MultimodalClassifier`); where they
+        don't divide a batch, their greatest common divisor counts.
       modality: which one unimodal classifies; only for that model.
       dropout: rate inside the blocks and the pre-pooling attention.
       embedding_std: standard deviation that CLS and positions are initialised with.
@@ -58,7 +67,10 @@ class ModelConfig:
     pool: Pool = "attn_topk"
     k: CountOrNone | dict[str, CountOrNone] = 4
     readout: Readout = "sum_cls"
-    pre_pooling_attention: Literal["dense", "block_sparse"] = "dense"
+    unimodal_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
+    pre_pooling_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
+    attention_kernel: AttentionKernel = "auto"
+    parts: Count = 1
     modality: str = ""
     dropout: Fraction = 0.0
     embedding_std: Positive = 1.0

@@ -35,6 +35,9 @@ Pool = Literal[
 Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
 """Where the logits are read from; `sft_jax.modules.sft.SparseFusionTransformer` says more."""
 
+AttentionKernel = Literal["auto", "plain", "blocked", "cudnn"]
+"""How attention is computed; `sft_jax.modules.attention.SelfAttention` says what each does."""
+
 Task = Literal["single_label", "multi_label", "ordinal", "regression"]
 """What is predicted: one class; any number of labels; one of ordered classes; numbers."""
 

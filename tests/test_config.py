@@ -40,7 +40,10 @@ OTHER = ExperimentConfig(
         pool="avg",
         k={"accelerometer": 2, "gyroscope": 3},
         readout="mean",
+        unimodal_attention="windowed",
         pre_pooling_attention="block_sparse",
+        attention_kernel="blocked",
+        parts=2,
         dropout=0.1,
         embedding_std=0.5,
         modality="gyroscope",
@@ -227,5 +230,7 @@ def test_unknown_overrides_are_named():
     assert modle.startswith(
         "unknown config key 'modle.k': did you mean 'model'? allowed here: data"
     )
-    assert pol.startswith("unknown config key 'model.pol': did you mean 'pool'? allowed here: drop")
+    assert pol.startswith(
+        "unknown config key 'model.pol': did you mean 'pool'? allowed here: atten"
+    )
     assert seed == "unknown config key 'seed.x': allowed here: nothing"

@@ -6,28 +6,42 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from sft_jax.modules.linear import bounded_uniform
-from sft_jax.ops.attention import apply_weights, attention_weights
-from sft_jax.ops.block_sparse import (
-    BlockSparsePattern,
-    BlockSparseWeights,
-    block_sparse_attention,
-)
-from sft_jax.structs import Tokens
+from sft_jax.modules.linear import bounded_uniform, dense, flat_dot
+from sft_jax.ops.attention import apply_weights, attention_weights, cudnn_attention, saliency
+from sft_jax.ops.block_sparse import BlockSparsePattern, block_sparse_attention, received
+from sft_jax.ops.blocked import blocked_attention, blocked_self_attention
+from sft_jax.ops.windowed import WindowPattern, windowed_attention, windowed_saliency
+from sft_jax.structs import AttentionKernel, Tokens
+
+AttentionPattern = BlockSparsePattern | WindowPattern
+
+_PLAIN_UP_TO = 128 * 128
+"""Weights of one head that cost less to store than to compute twice."""
 
 
 class SelfAttention(nn.Module):
     """Each real token attends to the real tokens of its example (Vaswani et al. 2017).
+
+    | kernel | how the same numbers are computed |
+    | --- | --- |
+    | `auto` | `plain` for short sequences, `blocked` for longer ones |
+    | `plain` | with the weights of all queries and keys in memory |
+    | `blocked` | for some queries at a time, and again for the gradient (`sft_jax.ops.blocked`) |
+    | `cudnn` | by NVIDIA's library, in bfloat16 or float16 on its GPUs; saliency by `blocked` |
 
     Attributes:
       num_heads: heads; must divide the width of the tokens.
       dtype: of the computation; None for that of inputs and parameters.
       qkv_bias_init: of the biases of query, key and value.
       out_kernel_init: of the output projection; by default U(±1/sqrt(width)).
-      pattern: which tokens each attends to; None for all.
+      pattern: which tokens each attends to; None for all. It decides how that is computed; a
+        `WindowPattern` without effect up to the length where it would save nothing.
+      kernel: one of the above, where there is no pattern.
+      with_saliency: whether to return the saliency; the first token is CLS then.
 
     Raises (on `init` and `apply`):
       ValueError: for tokens with sizes, which count only where there is no pattern.
@@ -37,42 +51,111 @@ class SelfAttention(nn.Module):
     dtype: Dtype | None = None
     qkv_bias_init: Initializer = nn.initializers.zeros
     out_kernel_init: Initializer | None = None
-    pattern: BlockSparsePattern | None = None
+    pattern: AttentionPattern | None = None
+    kernel: AttentionKernel = "auto"
+    with_saliency: bool = False
 
     @nn.compact
     def __call__(
-        self, tokens: Tokens
-    ) -> tuple[Float[Array, "b n d"], Float[Array, "b h n n"] | BlockSparseWeights]:
-        """Returns the attended values and the attention weights.
+        self, tokens: Tokens, first: int | None = None
+    ) -> tuple[Float[Array, "b q d"], Float[Array, "b k"] | None]:
+        """Returns the attended values, and the saliency of all tokens after CLS or None.
 
-        Under `jit` the weights cost nothing beyond the attention where they are not used.
+        Where the weights are computed as a whole, they are sown as "weights" among the
+        intermediates.
+
+        Args:
+          tokens: what attends and is attended to.
+          first: how many tokens, from the first on, attend; None for all. Only where there is
+            neither a pattern nor saliency.
         """
         width = tokens.values.shape[-1]
-        # One Xavier-uniform matrix for all three, as in PyTorch: U(±sqrt(6 / (4 width))).
-        qkv = nn.Dense(
-            3 * width,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            bias_init=self.qkv_bias_init,
-            name="qkv",
-        )(tokens.values)
-        heads = qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, width // self.num_heads)
-        query, key, value = jnp.moveaxis(heads, -3, 0)
-        weights: Float[Array, "b h n n"] | BlockSparseWeights
-        if self.pattern is None:
-            weights = attention_weights(query, key, tokens.mask, tokens.sizes)
-            attended = apply_weights(weights, value)
-        elif tokens.sizes is None:
-            attended, weights = block_sparse_attention(query, key, value, tokens.mask, self.pattern)
-        else:
-            raise ValueError("tokens.sizes must be None where attention has a pattern")
-        out = nn.Dense(
+        query, key, value = _QueryKeyValue(
+            self.num_heads, self.dtype, self.qkv_bias_init, name="qkv"
+        )(tokens.values, first)
+        attended, salient = self._attend(query, key, value, tokens)
+        out = dense(
             width,
-            dtype=self.dtype,
+            self.dtype,
+            "out",
             kernel_init=self.out_kernel_init or bounded_uniform(width**-0.5),
-            name="out",
         )(attended.reshape(*attended.shape[:-2], width))
-        return out, weights
+        return out, salient
+
+    def _attend(
+        self, query: Array, key: Array, value: Array, tokens: Tokens
+    ) -> tuple[Array, Array | None]:
+        mask, sizes = tokens.mask, tokens.sizes
+        if self.pattern is not None and sizes is not None:
+            raise ValueError("tokens.sizes must be None where attention has a pattern")
+        if isinstance(self.pattern, BlockSparsePattern):
+            attended, sparse = block_sparse_attention(query, key, value, mask, self.pattern)
+            self.sow("intermediates", "weights", sparse)
+            return attended, received(sparse, mask) if self.with_saliency else None
+        if isinstance(self.pattern, WindowPattern) and not self.pattern.is_dense(key.shape[1]):
+            attended, lse = windowed_attention(query, key, value, mask, self.pattern)
+            if not self.with_saliency:
+                return attended, None
+            return attended, windowed_saliency(query, key, mask, lse, self.pattern)
+        kernel = _kernel(self.kernel, query, key)
+        if kernel == "plain":
+            weights = attention_weights(query, key, mask, sizes)
+            self.sow("intermediates", "weights", weights)
+            salient = saliency(weights, mask) if self.with_saliency else None
+            return apply_weights(weights, value), salient
+        if self.with_saliency:
+            return blocked_self_attention(query, key, value, mask, sizes)
+        return _ATTEND[kernel](query, key, value, mask, sizes), None
+
+
+class _QueryKeyValue(nn.Module):
+    """Queries, keys and values of tokens, from one dense layer."""
+
+    num_heads: int
+    dtype: Dtype | None
+    bias_init: Initializer
+
+    @nn.compact
+    def __call__(
+        self, values: Float[Array, "b n d"], first: int | None
+    ) -> tuple[Float[Array, "b q h e"], Float[Array, "b n h e"], Float[Array, "b n h e"]]:
+        width = values.shape[-1]
+        # One Xavier-uniform matrix for all three, as in PyTorch: U(±sqrt(6 / (4 width))).
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, 3 * width))
+        bias = self.param("bias", self.bias_init, (3 * width,))
+        values, kernel, bias = promote_dtype(values, kernel, bias, dtype=self.dtype)
+        if first is None:
+            query, key, value = jnp.split(flat_dot(values, kernel) + bias, 3, axis=-1)
+        else:
+            query = flat_dot(values[:, :first], kernel[:, :width]) + bias[:width]
+            rest = flat_dot(values, kernel[:, width:]) + bias[width:]
+            key, value = jnp.split(rest, 2, axis=-1)
+        of_heads = (self.num_heads, width // self.num_heads)
+        query, key, value = (a.reshape(*a.shape[:-1], *of_heads) for a in (query, key, value))
+        return query, key, value
+
+
+def _kernel(kernel: AttentionKernel, query: Array, key: Array) -> AttentionKernel:
+    if kernel != "auto":
+        return kernel
+    return "plain" if query.shape[1] * key.shape[1] <= _PLAIN_UP_TO else "blocked"
+
+
+def _plain_attention(
+    query: Float[Array, "b q h e"],
+    key: Float[Array, "b n h e"],
+    value: Float[Array, "b n h e"],
+    mask: Bool[Array, "b n"],
+    sizes: Float[Array, "b n"] | None,
+) -> Float[Array, "b q h e"]:
+    return apply_weights(attention_weights(query, key, mask, sizes), value)
+
+
+_ATTEND: dict[str, Callable[..., Array]] = {
+    "plain": _plain_attention,
+    "blocked": blocked_attention,
+    "cudnn": cudnn_attention,
+}
 
 
 def cross_attention(
@@ -80,7 +163,8 @@ def cross_attention(
     source: Tokens,
     num_heads: int,
     dtype: Dtype | None,
-    drop: Callable[[Array], Array] = lambda weights: weights,
+    kernel: AttentionKernel = "auto",
+    drop: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "b q d"]:
     """Each of `values` attends to the real tokens of its example's `source`.
 
@@ -92,6 +176,7 @@ def cross_attention(
       source: what is attended to, of the same width.
       num_heads: heads; must divide the width.
       dtype: of the computation; None for that of inputs and parameters.
+      kernel: see `SelfAttention`; with `drop` always plain.
       drop: applied to the attention weights.
 
     Returns:
@@ -103,12 +188,16 @@ def cross_attention(
     init = bounded_uniform((1.5 / width) ** 0.5)
 
     def project(name: str, values: Float[Array, "b n d"]) -> Float[Array, "b n h e"]:
-        projected = nn.Dense(width, dtype=dtype, kernel_init=init, name=name)(values)
+        projected = dense(width, dtype, name, kernel_init=init)(values)
         return projected.reshape(*values.shape[:-1], num_heads, width // num_heads)
 
     query = project("query", values)
     key, value = project("key", source.values), project("value", source.values)
-    weights = drop(attention_weights(query, key, source.mask, source.sizes))
-    attended = apply_weights(weights, value).reshape(values.shape)
+    if drop is None:
+        attend = _ATTEND[_kernel(kernel, query, key)]
+        attended = attend(query, key, value, source.mask, source.sizes)
+    else:
+        weights = drop(attention_weights(query, key, source.mask, source.sizes))
+        attended = apply_weights(weights, value)
     init = nn.initializers.xavier_uniform()
-    return nn.Dense(width, dtype=dtype, kernel_init=init, name="out")(attended)
+    return dense(width, dtype, "out", kernel_init=init)(attended.reshape(values.shape))

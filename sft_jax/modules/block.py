@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 from flax.typing import Dtype
 
-from sft_jax.modules.attention import SelfAttention
+from sft_jax.modules.attention import AttentionPattern, SelfAttention
 from sft_jax.modules.linear import layer_norm, linear
-from sft_jax.structs import Tokens
+from sft_jax.structs import AttentionKernel, Tokens
 
 
 class Block(nn.Module):
@@ -20,21 +21,37 @@ class Block(nn.Module):
       num_heads: attention heads.
       dropout: rate, of both residual branches and inside the MLP.
       dtype: of the computation; None for that of inputs and parameters.
+      kernel: how attention is computed; see `SelfAttention`.
+      pattern: which tokens each attends to; None for all.
     """
 
     num_heads: int
     dropout: float = 0.0
     dtype: Dtype | None = None
+    kernel: AttentionKernel = "auto"
+    pattern: AttentionPattern | None = None
 
     @nn.compact
-    def __call__(self, tokens: Tokens, *, train: bool = False) -> Tokens:
-        """Maps tokens to tokens of the same shape and mask."""
+    def __call__(self, tokens: Tokens, first: int | None = None, *, train: bool = False) -> Tokens:
+        """Maps tokens to tokens of the same shape and mask.
+
+        Args:
+          tokens: of the batch.
+          first: how many of them, from the first on, to compute; None for all.
+          train: applies dropout.
+        """
         drop = nn.Dropout(self.dropout, deterministic=not train)
         width = tokens.values.shape[-1]
         normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
-        attended, _ = SelfAttention(self.num_heads, self.dtype, name="attention")(
-            tokens.replace(values=normed)
-        )
+        attended, _ = SelfAttention(
+            self.num_heads,
+            self.dtype,
+            pattern=self.pattern,
+            kernel=self.kernel,
+            name="attention",
+        )(tokens.replace(values=normed), first)
+        if first is not None:
+            tokens = jax.tree.map(lambda array: array[:, :first], tokens)
         values = tokens.values + drop(attended)
         hidden = layer_norm(self.dtype, "mlp_norm")(values)
         hidden = linear(width, width, self.dtype, "mlp_in")(hidden)

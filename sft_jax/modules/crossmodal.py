@@ -10,10 +10,10 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.attention import cross_attention
-from sft_jax.modules.linear import layer_norm, linear
+from sft_jax.modules.linear import dense, layer_norm, linear
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.mixup import Mixup
-from sft_jax.structs import AnyArray, Tokens
+from sft_jax.structs import AnyArray, AttentionKernel, Tokens
 
 
 class CrossmodalLayer(nn.Module):
@@ -27,11 +27,13 @@ class CrossmodalLayer(nn.Module):
       num_heads: attention heads.
       dropout: rate.
       dtype: of the computation; None for that of inputs and parameters.
+      kernel: how attention is computed; see `SelfAttention`.
     """
 
     num_heads: int
     dropout: float = 0.0
     dtype: Dtype | None = None
+    kernel: AttentionKernel = "auto"
 
     @nn.compact
     def __call__(self, tokens: Tokens, source: Tokens, *, train: bool = False) -> Tokens:
@@ -43,7 +45,8 @@ class CrossmodalLayer(nn.Module):
         width = tokens.values.shape[-1]
         norm = layer_norm(self.dtype, "attention_norm")
         to, of = norm(tokens.values), source.replace(values=norm(source.values))
-        attended = cross_attention(to, of, self.num_heads, self.dtype, drop)
+        dropped = drop if train and self.dropout else None
+        attended = cross_attention(to, of, self.num_heads, self.dtype, self.kernel, dropped)
         values = tokens.values + drop(attended)
         hidden = self._xavier(4 * width, "mlp_in")(layer_norm(self.dtype, "mlp_norm")(values))
         hidden = self._xavier(width, "mlp_out")(drop(nn.relu(hidden)))
@@ -51,7 +54,7 @@ class CrossmodalLayer(nn.Module):
 
     def _xavier(self, features: int, name: str) -> nn.Dense:
         init = nn.initializers.xavier_uniform()
-        return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+        return dense(features, self.dtype, name, kernel_init=init)
 
 
 class CrossmodalTransformer(MultimodalClassifier):
@@ -161,4 +164,6 @@ class CrossmodalTransformer(MultimodalClassifier):
         return streams, dict(present)
 
     def _layer(self, name: str) -> CrossmodalLayer:
-        return CrossmodalLayer(self.num_heads, self.dropout, self.dtype, name=name)
+        return CrossmodalLayer(
+            self.num_heads, self.dropout, self.dtype, self.attention_kernel, name=name
+        )

@@ -14,7 +14,10 @@ from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.modules.sft import SparseFusionTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 from sft_jax.ops.block_sparse import BlockSparsePattern
+from sft_jax.ops.windowed import WindowPattern
 from sft_jax.structs import ModalitySpec
+
+_PATTERNS = {"dense": None, "windowed": WindowPattern(), "block_sparse": BlockSparsePattern()}
 
 
 def build_model(
@@ -35,17 +38,19 @@ def build_model(
         "dropout": config.dropout,
         "embedding_std": config.embedding_std,
         "dtype": jnp.dtype(config.dtype),
+        "attention_kernel": config.attention_kernel,
+        "parts": config.parts,
         "task": config.task,
     }
     match config.name:
         case "sft":
-            sparse = config.pre_pooling_attention == "block_sparse"
             return SparseFusionTransformer(
                 **shared,
                 pool=config.pool,
                 k=config.k,
                 readout=config.readout,
-                pre_pooling_pattern=BlockSparsePattern() if sparse else None,
+                unimodal_pattern=_PATTERNS[config.unimodal_attention],
+                pre_pooling_pattern=_PATTERNS[config.pre_pooling_attention],
             )
         case "late":
             return LateFusion(**shared)

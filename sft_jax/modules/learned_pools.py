@@ -76,6 +76,7 @@ class PerceiverPool(nn.Module):
             tokens.replace(values=layer_norm(self.dtype, "token_norm")(values)),
             self.num_heads,
             self.dtype,
+            "plain",  # A few queries only.
         )
         return _all_slots(queries.astype(attended.dtype) + attended, tokens)
 

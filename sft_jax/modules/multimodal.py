@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
@@ -14,10 +16,11 @@ from sft_jax.modules.block import Block
 from sft_jax.modules.head import ClassifierHead, OrdinalHead
 from sft_jax.modules.inputs import check_inputs, check_modalities
 from sft_jax.modules.tokenizer import Tokenizer
+from sft_jax.ops.blocked import SAVED
 from sft_jax.ops.presence import is_present
-from sft_jax.structs import AnyArray, ModalitySpec, Task, Tokens
+from sft_jax.structs import AnyArray, AttentionKernel, ModalitySpec, Task, Tokens
 
-_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0}
+_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0, "parts": 1}
 
 
 def mean_over_present(
@@ -77,6 +80,11 @@ class MultimodalClassifier(nn.Module):
         lets what the token holds count from the start.
       dtype: of the computation; None for that of inputs and parameters. Parameters are
         float32, and the logits are never less than float32.
+      attention_kernel: how attention is computed, which changes nothing but its cost; see
+        `sft_jax.modules.attention.SelfAttention`.
+      parts: as how many groups of examples, one after the other, the batch passes through each
+        block before fusion. For the gradient, the blocks but for their attention are computed
+        again. This saves memory and changes no number, but what is drawn at random.
       task: what the outputs are, called logits everywhere: with single_label and multi_label
         logits of a softmax or of sigmoids; with ordinal log-probabilities (`OrdinalHead`);
         with regression the predicted numbers. A model that averages logits over modalities,
@@ -96,6 +104,8 @@ class MultimodalClassifier(nn.Module):
     dropout: float = 0.0
     embedding_std: float = 1.0
     dtype: Dtype | None = None
+    attention_kernel: AttentionKernel = "auto"
+    parts: int = 1
     task: Task = "single_label"
 
     @property
@@ -125,6 +135,11 @@ class MultimodalClassifier(nn.Module):
             problems.append("num_classes=1 must be at least 2 for task='ordinal'")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout={self.dropout} must be at least 0 and below 1")
+        if self.attention_kernel not in get_args(AttentionKernel):
+            problems.append(
+                f"attention_kernel={self.attention_kernel!r} is not one of"
+                f" {', '.join(get_args(AttentionKernel))}"
+            )
         if self.embedding_std <= 0:
             problems.append(f"embedding_std={self.embedding_std} must be above 0")
         if self.num_heads >= 1 and self.width % self.num_heads:
@@ -179,9 +194,31 @@ class MultimodalClassifier(nn.Module):
     ) -> dict[str, Tokens]:
         """Block `i` of every modality."""
         return {
-            name: self._block(f"unimodal_{name}_{i}")(tokens, train=train)
+            name: self._in_parts(self._unimodal_block(f"unimodal_{name}_{i}"), tokens, train=train)
             for name, tokens in streams.items()
         }
+
+    def _in_parts(self, module: nn.Module, tokens: Tokens, *, train: bool) -> Any:
+        """`module(tokens)`, for as many of `parts` at a time as divide the batch."""
+        batch = len(tokens.mask)
+        parts = math.gcd(batch, self.parts)
+        if parts == 1 or self.is_initializing() or self.is_mutable_collection("intermediates"):
+            return module(tokens, train=train)
+        # Every part takes each parts-th example, so that it stays spread over the devices.
+        split = jax.tree.map(
+            lambda a: a.reshape(batch // parts, parts, *a.shape[1:]).swapaxes(0, 1), tokens
+        )
+        each = nn.scan(
+            nn.remat(
+                lambda module, carry, part: (carry, module(part, train=train)),
+                policy=jax.checkpoint_policies.save_only_these_names(SAVED),
+                prevent_cse=False,
+            ),
+            variable_broadcast="params",
+            split_rngs={"dropout": True, "pool": True},
+        )
+        _, stacked = each(module, (), split)
+        return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(batch, *a.shape[2:]), stacked)
 
     def _classify_each(self, streams: Mapping[str, Tokens]) -> list[Float[Array, "b c"]]:
         """The logits of the CLS of each modality, from one head that they share."""
@@ -200,8 +237,19 @@ class MultimodalClassifier(nn.Module):
             jnp.pad(tokens.mask, ((0, 0), (0, short))),
         )
 
-    def _block(self, name: str) -> Block:
-        return Block(self.num_heads, self.dropout, self.dtype, name=name)
+    def _unimodal_block(self, name: str) -> Block:
+        """A block over the tokens of one modality."""
+        return self._block(name)
+
+    def _block(self, name: str | None, **attributes: Any) -> Block:
+        return Block(
+            self.num_heads,
+            self.dropout,
+            self.dtype,
+            self.attention_kernel,
+            name=name,
+            **attributes,
+        )
 
     def _head(self) -> ClassifierHead | OrdinalHead:
         head = OrdinalHead if self.task == "ordinal" else ClassifierHead

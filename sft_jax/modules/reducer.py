@@ -21,6 +21,8 @@ WINDOWED_POOLS = ("max", "avg", "attn", "strided_random")
 """The pools that give one token per window."""
 LEARNED_POOLS = ("token_learner", "perceiver")
 """The pools that have parameters."""
+SALIENT_POOLS = ("attn", "attn_topk", "attn_wkmedoids", "attn_random", "evit")
+"""The pools that look at the saliency."""
 
 
 class Reducer(nn.Module):
@@ -71,9 +73,23 @@ class Reducer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Tokens, saliency: Float[Array, "b n"], *, train: bool = False
+        self, tokens: Tokens, saliency: Float[Array, "b n"] | None = None, *, train: bool = False
     ) -> Tokens:
-        """Returns `[b, k, d]` tokens; a slot that an example has no token for is masked."""
+        """Returns `[b, k, d]` tokens; a slot that an example has no token for is masked.
+
+        Args:
+          tokens: to choose from.
+          saliency: of each; without effect, and not needed, but for `SALIENT_POOLS`.
+          train: see above.
+
+        Raises:
+          ValueError: if a pool that looks at the saliency has none.
+        """
+        if saliency is None:
+            if self.pool in SALIENT_POOLS:
+                raise ValueError(f"pool={self.pool!r} needs the saliency of the tokens")
+            dtype = jnp.promote_types(tokens.values.dtype, jnp.float32)
+            saliency = jnp.ones(tokens.mask.shape, dtype)
         reference = self.reference_windows
         match self.pool:
             case "none":

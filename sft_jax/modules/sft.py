@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, cast, get_args
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from sft_jax.modules.attention import AttentionPattern
+from sft_jax.modules.block import Block
 from sft_jax.modules.learned_pools import PerceiverPool
 from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_present
 from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS
 from sft_jax.modules.sparse_pooling import SparsePooling
-from sft_jax.ops.block_sparse import BlockSparsePattern
 from sft_jax.ops.mixup import Mixup
 from sft_jax.ops.pooling import masked_mean
 from sft_jax.ops.select import channel_top_k
@@ -21,6 +23,10 @@ from sft_jax.ops.windows import ReferenceWindows
 from sft_jax.structs import AnyArray, Pool, Readout, Tokens
 
 READOUTS: Sequence[str] = get_args(Readout)
+
+
+_SCAN_FROM = 4
+"""How many equal blocks it takes for a loop over them to be worth it."""
 
 
 class SparseFusionTransformer(MultimodalClassifier):
@@ -53,6 +59,8 @@ class SparseFusionTransformer(MultimodalClassifier):
         parameters their code never uses: the CLS sum is tripled and, with `channel_topk`,
         each modality is pooled again, to this many tokens. For `max`, `avg` and
         `channel_topk`; with other pools their code fails.
+      unimodal_pattern: which tokens each attends to in the blocks of a modality; None, the
+        default, for all. A `WindowPattern` makes their cost linear in the number of tokens.
       pre_pooling_pattern: which tokens each attends to in the self-attention before pooling;
         None, the default, for all. The authors announce a sparse attention there and set up
         that of fairseq, but the pattern, which is `BlockSparsePattern()`, is never applied:
@@ -67,7 +75,8 @@ class SparseFusionTransformer(MultimodalClassifier):
     readout: Readout = "sum_cls"
     reference_windows: Mapping[str, ReferenceWindows] | None = None
     reference_fusion_layer: int | None = None
-    pre_pooling_pattern: BlockSparsePattern | None = None
+    unimodal_pattern: AttentionPattern | None = None
+    pre_pooling_pattern: AttentionPattern | None = None
 
     @nn.compact
     def __call__(
@@ -103,14 +112,11 @@ class SparseFusionTransformer(MultimodalClassifier):
                 streams, present = mixup.streams(i, streams, present)
         cls, pooled = {}, []
         for name, tokens in streams.items():
-            cls[name], kept = self._sparse_pooling(name)(tokens, train=train)
+            cls[name], kept = self._in_parts(self._sparse_pooling(name), tokens, train=train)
             pooled.append(self._reference_pooled_again(name, kept))
         tokens = join(self._entering(cls, present), *pooled)
         self.sow("intermediates", "fused_input", tokens)
-        for i in range(self.n_post):
-            tokens = self._block(f"fused_{i}")(tokens, train=train)
-            if mixup is not None:
-                tokens = mixup.fused(self.n_pre + i, tokens)
+        tokens = self._fuse(tokens, len(cls), train=train, mixup=mixup)
         token = self._read_out(tokens, len(cls))
         self.sow("intermediates", "cls", token)
         return self._head()(token)
@@ -124,8 +130,63 @@ class SparseFusionTransformer(MultimodalClassifier):
             dropout=self.dropout,
             dtype=self.dtype,
             pattern=self.pre_pooling_pattern,
+            kernel=self.attention_kernel,
             name=f"pooling_{name}",
         )
+
+    def _unimodal_block(self, name: str) -> Block:
+        return self._block(name, pattern=self.unimodal_pattern)
+
+    def _fuse(
+        self, tokens: Tokens, num_modalities: int, *, train: bool, mixup: Mixup | None
+    ) -> Tokens:
+        """The fused blocks; of the last, only the tokens that are read out.
+
+        To those who look at the intermediates every token of every block is shown.
+        """
+        if self.is_initializing() or self.is_mutable_collection("intermediates"):
+            for i in range(self.n_post):
+                tokens = self._block(f"fused_{i}")(tokens, train=train)
+                tokens = self._mixed(i, tokens, mixup)
+            return tokens
+        before_last = max(self.n_post - 1, 0)
+        if before_last >= _SCAN_FROM:
+            tokens = self._scan_fused(before_last, tokens, train=train, mixup=mixup)
+        else:
+            for i in range(before_last):
+                tokens = self._block(f"fused_{i}")(tokens, train=train)
+                tokens = self._mixed(i, tokens, mixup)
+        if self.n_post:
+            first = {"modality_cls": num_modalities, "mean": None, "attention": None}
+            last = self._block(f"fused_{before_last}")
+            tokens = last(tokens, first.get(self.readout, 1), train=train)
+            tokens = self._mixed(before_last, tokens, mixup)
+        return tokens
+
+    def _scan_fused(
+        self, count: int, tokens: Tokens, *, train: bool, mixup: Mixup | None
+    ) -> Tokens:
+        """The first fused blocks as one loop, which is compiled once for all of them."""
+        params = self.variables["params"]
+        stacked = jax.tree.map(
+            lambda *arrays: jnp.stack(arrays), *(params[f"fused_{i}"] for i in range(count))
+        )
+        block = self._block(None, parent=None)
+        keys = None
+        if train and self.dropout:
+            keys = jax.random.split(self.make_rng("dropout"), count)
+
+        def step(tokens: Tokens, layer: Any) -> tuple[Tokens, None]:
+            i, params, key = layer
+            rngs = None if key is None else {"dropout": key}
+            tokens = cast(Tokens, block.apply({"params": params}, tokens, train=train, rngs=rngs))
+            return self._mixed(i, tokens, mixup), None
+
+        with jax.named_scope("fused"):
+            return jax.lax.scan(step, tokens, (jnp.arange(count), stacked, keys))[0]
+
+    def _mixed(self, i: int | Array, tokens: Tokens, mixup: Mixup | None) -> Tokens:
+        return tokens if mixup is None else mixup.fused(self.n_pre + i, tokens)
 
     def _reference_pooled_again(self, name: str, kept: Tokens) -> Tokens:
         """What the authors' fusion layer does to pooled tokens, if there is one."""

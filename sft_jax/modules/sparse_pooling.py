@@ -6,13 +6,11 @@ import flax.linen as nn
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from sft_jax.modules.attention import SelfAttention
+from sft_jax.modules.attention import AttentionPattern, SelfAttention
 from sft_jax.modules.linear import bounded_uniform, layer_norm
-from sft_jax.modules.reducer import Reducer
-from sft_jax.ops import block_sparse
-from sft_jax.ops.block_sparse import BlockSparsePattern
+from sft_jax.modules.reducer import SALIENT_POOLS, Reducer
 from sft_jax.ops.windows import ReferenceWindows
-from sft_jax.structs import Pool, Tokens
+from sft_jax.structs import AttentionKernel, Pool, Tokens
 
 
 class SparsePooling(nn.Module):
@@ -26,6 +24,7 @@ class SparsePooling(nn.Module):
       dropout: rate, of the residual branch.
       dtype: of the computation.
       pattern: which tokens each attends to; None for all.
+      kernel: how attention is computed; see `SelfAttention`.
     """
 
     num_heads: int
@@ -34,7 +33,8 @@ class SparsePooling(nn.Module):
     reference_windows: ReferenceWindows | None = None
     dropout: float = 0.0
     dtype: Dtype | None = None
-    pattern: BlockSparsePattern | None = None
+    pattern: AttentionPattern | None = None
+    kernel: AttentionKernel = "auto"
 
     @nn.compact
     def __call__(
@@ -42,21 +42,23 @@ class SparsePooling(nn.Module):
     ) -> tuple[Float[Array, "b d"], Tokens]:
         """Takes tokens with CLS first; returns CLS and the pooled others."""
         width = tokens.values.shape[-1]
+        looked_at = self.is_mutable_collection("intermediates")
+        needed = self.k > 0 and self.pool in SALIENT_POOLS
         normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
-        attended, weights = SelfAttention(
+        attended, salient = SelfAttention(
             self.num_heads,
             self.dtype,
             # As the authors' attention here, unlike that of their blocks, is initialised.
             qkv_bias_init=bounded_uniform(width**-0.5),
             out_kernel_init=nn.initializers.xavier_uniform(),
             pattern=self.pattern,
+            kernel=self.kernel,
+            with_saliency=needed or looked_at,
             name="attention",
         )(tokens.replace(values=normed))
         values = tokens.values + nn.Dropout(self.dropout, deterministic=not train)(attended)
-        received = block_sparse.received(weights, tokens.mask)
-        self.sow("intermediates", "weights", weights)
         self.sow("intermediates", "attended", values)
-        self.sow("intermediates", "saliency", received)
+        self.sow("intermediates", "saliency", salient)
         reducer = Reducer(
             self.pool,
             self.k,
@@ -68,4 +70,4 @@ class SparsePooling(nn.Module):
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
         if self.k == 0 and self.pool != "none":
             return values[:, 0], Tokens(others.values[:, :0], others.mask[:, :0])
-        return values[:, 0], reducer(others, received, train=train)
+        return values[:, 0], reducer(others, salient, train=train)

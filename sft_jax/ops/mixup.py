@@ -64,7 +64,7 @@ class Mixup(flax.struct.PyTreeNode):
             there[name] = self._if_drawn(layer, decides, present[name])
         return mixed, there
 
-    def fused(self, layer: int, tokens: Tokens) -> Tokens:
+    def fused(self, layer: int | Int[Array, ""], tokens: Tokens) -> Tokens:
         """The output of block `layer` over the tokens of all modalities, mixed if it is the layer.
 
         The share is that of the first modality by name.
@@ -95,7 +95,7 @@ class Mixup(flax.struct.PyTreeNode):
         mean = jnp.where(count > 0, total / jnp.maximum(count, 1), plain)
         return jnp.where(self.layer >= 0, mean, 1)
 
-    def _if_drawn(self, layer: int, mixed, plain):  # type: ignore[no-untyped-def]
+    def _if_drawn(self, layer: int | Array, mixed, plain):  # type: ignore[no-untyped-def]
         return jax.tree.map(lambda a, b: jnp.where(self.layer == layer, a, b), mixed, plain)
 
 

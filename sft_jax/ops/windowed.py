@@ -40,7 +40,7 @@ class WindowPattern:
 
     window: int = 32
     reach: int = 16
-    summaries: int = 16
+    summaries: int = 8
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -74,7 +74,7 @@ def ours_under_their_names(intermediates):
                 found[f"fusion_pooled_bdk/{modality}"] = again.swapaxes(1, 2)
             case ["pooling", modality]:
                 pooling = intermediates[name]
-                weights = pooling["weights"][0]
+                weights = pooling["attention"]["weights"][0]
                 if isinstance(weights, BlockSparseWeights):
                     weights = to_dense(weights)
                 found[f"sparse_attn_weights/{modality}"] = weights.mean(axis=1)

@@ -1,6 +1,7 @@
 """Self-attention with a pattern, and how a config asks for it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,13 @@ def test_a_pattern_that_hides_nothing_changes_nothing():
     def both():
         dense, sparse = SelfAttention(2), SelfAttention(2, pattern=DENSE)
         variables = dense.init(jax.random.key(0, impl="rbg"), tokens)
-        attended, weights = sparse.apply(variables, tokens)
-        return dense.apply(variables, tokens), (attended, to_dense(weights))
+        apply = functools.partial(dense.apply, mutable=["intermediates"])
+        (expected, _), state = apply(variables, tokens)
+        (attended, _), of_sparse = functools.partial(sparse.apply, mutable=["intermediates"])(
+            variables, tokens
+        )
+        weights, of_pattern = (of["intermediates"]["weights"][0] for of in (state, of_sparse))
+        return (expected, weights), (attended, to_dense(of_pattern))
 
     (attended, weights), (found, found_weights) = both()
     real = np.asarray(tokens.mask)

@@ -122,7 +122,7 @@ def test_1_every_token_attends_to_all_unless_a_pattern_is_asked_for(attributes, 
     model = tiny_sft.sft(modalities=modalities, n_pre=0, n_post=0, pool="max", **attributes)
     mask = np.arange(40) < np.array([[40], [37], [40]])
     found = _intermediates(model, tiny_sft.inputs(modalities=modalities), {"sight": mask})
-    weights = found["pooling_sight"]["weights"][0]
+    weights = found["pooling_sight"]["attention"]["weights"][0]
     if isinstance(weights, BlockSparseWeights):
         weights = to_dense(weights)
     real = np.pad(mask, ((0, 0), (1, 0)), constant_values=True)
@@ -311,12 +311,12 @@ def test_27_width_and_heads_are_those_of_the_config(name):
 
 @pytest.mark.parametrize(("pool", "salient"), [("max", False), ("attn", True)])
 def test_28_weights_are_averaged_over_heads_for_saliency_alone(pool, salient):
-    # Theirs does so in every attention. Sight has 6 tokens beside CLS, sound has 7, and what is
-    # fused are 9; nothing else has such a size.
+    # Theirs does so in every attention. Sight has 6 tokens beside CLS, sound has 7; what is fused
+    # are 9, of which CLS alone attends in the only block. Nothing else has such a size.
     model = tiny_sft.sft(pool=pool, k=4, width=12)
     shapes = set(_shapes(model, tiny_sft.normal_variables(model, model.example_inputs())))
-    for n in (7, 8, 9):
-        assert (tiny_sft.BATCH, 2, n, n) in shapes
+    for queries, keys in ((7, 7), (8, 8), (1, 9)):
+        assert (tiny_sft.BATCH, 2, queries, keys) in shapes
     assert not shapes & {(tiny_sft.BATCH, n, n) for n in (8, 9)}
     # Saliency takes the weights without CLS.
     assert ((tiny_sft.BATCH, 2, 6, 6) in shapes) == salient

