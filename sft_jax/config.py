@@ -50,8 +50,7 @@ class ModelConfig:
       attention_kernel: how attention is computed, which changes nothing but its cost
         (`sft_jax.modules.attention.SelfAttention`).
       parts: groups of examples that pass through the blocks of a modality one after the other,
-        which saves memory (`sft_jax.modules.multimodal.MultimodalClassifier`); where they
-        don't divide a batch, their greatest common divisor counts.
+        which saves memory; 0 chooses (`sft_jax.modules.multimodal.MultimodalClassifier`).
       modality: which one unimodal classifies; only for that model.
       dropout: rate inside the blocks and the pre-pooling attention.
       embedding_std: standard deviation that CLS and positions are initialised with.
@@ -70,7 +69,7 @@ class ModelConfig:
     unimodal_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
     pre_pooling_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
     attention_kernel: AttentionKernel = "auto"
-    parts: Count = 1
+    parts: CountOrNone = 0
     modality: str = ""
     dropout: Fraction = 0.0
     embedding_std: Positive = 1.0

@@ -14,7 +14,7 @@ from sft_jax.modules.linear import bounded_uniform, dense, flat_dot
 from sft_jax.ops.attention import apply_weights, attention_weights, cudnn_attention, saliency
 from sft_jax.ops.block_sparse import BlockSparsePattern, block_sparse_attention, received
 from sft_jax.ops.blocked import blocked_attention, blocked_self_attention
-from sft_jax.ops.windowed import WindowPattern, windowed_attention, windowed_saliency
+from sft_jax.ops.windowed import WindowPattern, windowed_attention
 from sft_jax.structs import AttentionKernel, Tokens
 
 AttentionPattern = BlockSparsePattern | WindowPattern
@@ -93,16 +93,14 @@ class SelfAttention(nn.Module):
             self.sow("intermediates", "weights", sparse)
             return attended, received(sparse, mask) if self.with_saliency else None
         if isinstance(self.pattern, WindowPattern) and not self.pattern.is_dense(key.shape[1]):
-            attended, lse = windowed_attention(query, key, value, mask, self.pattern)
-            if not self.with_saliency:
-                return attended, None
-            return attended, windowed_saliency(query, key, mask, lse, self.pattern)
+            attended, salient = windowed_attention(query, key, value, mask, self.pattern)
+            return attended, salient if self.with_saliency else None
         kernel = _kernel(self.kernel, query, key)
         if kernel == "plain":
             weights = attention_weights(query, key, mask, sizes)
             self.sow("intermediates", "weights", weights)
-            salient = saliency(weights, mask) if self.with_saliency else None
-            return apply_weights(weights, value), salient
+            attended = apply_weights(weights, value)
+            return attended, saliency(weights, mask) if self.with_saliency else None
         if self.with_saliency:
             return blocked_self_attention(query, key, value, mask, sizes)
         return _ATTEND[kernel](query, key, value, mask, sizes), None

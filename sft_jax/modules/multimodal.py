@@ -20,7 +20,10 @@ from sft_jax.ops.blocked import SAVED
 from sft_jax.ops.presence import is_present
 from sft_jax.structs import AnyArray, AttentionKernel, ModalitySpec, Task, Tokens
 
-_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0, "parts": 1}
+_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0, "parts": 0}
+
+_LONG = 128
+"""Tokens of a sequence that are enough work for a CPU at a time."""
 
 
 def mean_over_present(
@@ -83,8 +86,11 @@ class MultimodalClassifier(nn.Module):
       attention_kernel: how attention is computed, which changes nothing but its cost; see
         `sft_jax.modules.attention.SelfAttention`.
       parts: as how many groups of examples, one after the other, the batch passes through each
-        block before fusion. For the gradient, the blocks but for their attention are computed
-        again. This saves memory and changes no number, but what is drawn at random.
+        block before fusion; for the gradient, what is in the blocks but for attention is
+        computed again. This saves memory and changes no number, but what is drawn at random.
+        Where they don't divide a batch, their greatest common divisor with it counts. 0 passes
+        long sequences one by one on a single CPU, which costs no time there, and all else at
+        once.
       task: what the outputs are, called logits everywhere: with single_label and multi_label
         logits of a softmax or of sigmoids; with ordinal log-probabilities (`OrdinalHead`);
         with regression the predicted numbers. A model that averages logits over modalities,
@@ -105,7 +111,7 @@ class MultimodalClassifier(nn.Module):
     embedding_std: float = 1.0
     dtype: Dtype | None = None
     attention_kernel: AttentionKernel = "auto"
-    parts: int = 1
+    parts: int = 0
     task: Task = "single_label"
 
     @property
@@ -199,9 +205,10 @@ class MultimodalClassifier(nn.Module):
         }
 
     def _in_parts(self, module: nn.Module, tokens: Tokens, *, train: bool) -> Any:
-        """`module(tokens)`, for as many of `parts` at a time as divide the batch."""
-        batch = len(tokens.mask)
-        parts = math.gcd(batch, self.parts)
+        """`module(tokens)`, for one part of the batch after the other."""
+        batch, length = tokens.mask.shape
+        apart = jax.default_backend() == "cpu" and jax.device_count() == 1 and length > _LONG
+        parts = math.gcd(batch, self.parts or (batch if apart else 1))
         if parts == 1 or self.is_initializing() or self.is_mutable_collection("intermediates"):
             return module(tokens, train=train)
         # Every part takes each parts-th example, so that it stays spread over the devices.

@@ -106,7 +106,7 @@ def _forward(
     query: Array, key: Array, value: Array, key_weight: Array, query_weight: Array | None
 ) -> tuple[tuple[Array, Array | None], Any]:
     parts = _by_head(query, key, value, key_weight, query_weight)
-    out, lse, received = _each_head(_forward_of_head, parts)
+    out, lse, received = each(lambda of_head: _forward_of_head(*of_head), parts)
     out, lse = (checkpoint_name(array, SAVED) for array in (out, lse))
     if received is not None:
         received = checkpoint_name(_sum_over_heads(received, len(query)), SAVED)
@@ -122,7 +122,7 @@ def _backward(residuals: Any, cotangents: tuple[Array, Array | None]) -> tuple[A
     if of_received is not None:
         of_received = jnp.repeat(of_received, heads, axis=0)
     parts = (*parts, out, lse, _to_heads(of_out), of_received)
-    gradients = _each_head(_backward_of_head, parts)
+    gradients = each(lambda of_head: _backward_of_head(*of_head), parts)
     return (*(_from_heads(array, query) for array in gradients), None, None)
 
 
@@ -137,7 +137,7 @@ def _forward_of_head(
     Keys are rows and queries columns: reducing over the rows vectorises on a CPU.
     """
     kind = jnp.promote_types(query.dtype, jnp.float32)
-    query = _base_2(query)
+    query = base_2(query)
     # With a weight of 0 a masked key is gone, whatever its logit.
     values = (value * key_weight[:, None]).astype(value.dtype).T
 
@@ -162,7 +162,7 @@ def _forward_of_head(
 
     # Softmax is the same whatever is subtracted from the logits. Where no logit can be so large
     # that its exponential overflows, and none so small that it vanishes, nothing need be.
-    bound = jnp.sqrt(_largest_square(query) * _largest_square(key))
+    bound = jnp.sqrt(largest_square(query) * largest_square(key))
     received, (out, lse) = jax.lax.cond(
         bound < 64, lambda: blocks(shift=False), lambda: blocks(shift=True)
     )
@@ -182,7 +182,7 @@ def _backward_of_head(
 ) -> tuple[Array, Array, Array]:
     """The gradients of query, key and value of one head of one example."""
     kind = jnp.promote_types(query.dtype, jnp.float32)
-    scaled = _base_2(query)
+    scaled = base_2(query)
     inner = (out.astype(kind) * of_out.astype(kind)).sum(axis=-1)
     weighted_key = (key * key_weight[:, None]).astype(key.dtype).T
 
@@ -218,12 +218,13 @@ def _backward_of_head(
     )
 
 
-def _base_2(query: Array) -> Array:
+def base_2(query: Array) -> Array:
     """Scaled so that `2 ** (query · key)` is the exponential of the logits."""
     return query * (math.log2(math.e) * query.shape[-1] ** -0.5)
 
 
-def _largest_square(vectors: Float[Array, "n e"]) -> Float[Array, ""]:
+def largest_square(vectors: Float[Array, "*n e"]) -> Float[Array, ""]:
+    """Of the lengths of vectors."""
     kind = jnp.promote_types(vectors.dtype, jnp.float32)
     return jnp.square(vectors.astype(kind)).sum(axis=-1).max()
 
@@ -267,11 +268,9 @@ def _block_size(num_keys: int) -> int:
     return 256
 
 
-def _each_head(function: Callable[..., Any], parts: tuple[Any, ...]) -> Any:
-    """Applies a function to every head: on a CPU one by one, whose blocks fit into its cache."""
-    if _on_cpu():
-        return jax.lax.map(lambda part: function(*part), parts)
-    return jax.vmap(function)(*parts)
+def each(function: Callable[[Any], Any], parts: Any) -> Any:
+    """Applies a function to every example or head: on a CPU one by one, to stay in its cache."""
+    return jax.lax.map(function, parts) if _on_cpu() else jax.vmap(function)(parts)
 
 
 def _by_head(
