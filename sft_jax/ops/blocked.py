@@ -47,7 +47,7 @@ def blocked_attention(
     Returns:
       The weighted sums of the values, in their type; 0 where an example has no real key.
     """
-    weight = _key_weight(key_mask, key_sizes)
+    weight = _key_weight(key_mask, key_sizes, query)
     key, value = (jnp.where(key_mask[..., None, None], array, 0) for array in (key, value))
     attended, _ = _attend(query, key, value, weight, None)
     return attended
@@ -76,7 +76,7 @@ def blocked_self_attention(
     query, key, value = (
         jnp.where(mask[..., None, None], array, 0) for array in (query, key, value)
     )
-    weight = _key_weight(mask, sizes)
+    weight = _key_weight(mask, sizes, query)
     queries = mask.at[:, 0].set(False).astype(weight.dtype)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1) * query.shape[2]
     attended, received = _attend(query, key, value, weight, queries / count)
@@ -84,10 +84,12 @@ def blocked_self_attention(
     return attended, received[:, 1:]
 
 
-def _key_weight(mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None) -> Array:
-    """What `exp` of a key's logits is multiplied by: its size, or 0."""
-    weight = mask.astype(jnp.float32) if sizes is None else jnp.where(mask, sizes, 0)
-    return jax.lax.stop_gradient(weight)
+def _key_weight(
+    mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None, query: Array
+) -> Array:
+    """What `exp` of a key's logits is multiplied by, in their type: its size, or 0."""
+    weight = mask if sizes is None else jnp.where(mask, sizes, 0)
+    return jax.lax.stop_gradient(weight.astype(jnp.promote_types(query.dtype, jnp.float32)))
 
 
 @jax.custom_vjp
