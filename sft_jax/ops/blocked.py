@@ -146,8 +146,11 @@ def _forward_of_head(
     def block(received: Array | None, queries: Any, *, shift: bool) -> tuple[Any, Any]:
         query, query_weight = queries
         logits = jnp.matmul(key, query, preferred_element_type=kind)
-        # The largest of all keys, masked ones too, where 0 stands: more than enough.
-        most = logits.max(axis=0) if shift else jnp.zeros(query.shape[1], kind)
+        most = jnp.zeros(query.shape[1], kind)
+        if shift:
+            # Without the masked keys, where 0 stands: next to that all others might vanish.
+            logits = jnp.where(key_weight[:, None] > 0, logits, jnp.finfo(kind).min)
+            most = logits.max(axis=0)
         weights = exp2(logits - most if shift else logits)
         sums = jnp.matmul(values, weights.astype(values.dtype), preferred_element_type=kind)
         total = (weights * key_weight[:, None]).sum(axis=0)
