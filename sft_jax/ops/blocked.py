@@ -84,9 +84,7 @@ def blocked_self_attention(
     return attended, received[:, 1:]
 
 
-def _key_weight(
-    mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None, query: Array
-) -> Array:
+def _key_weight(mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None, query: Array) -> Array:
     """What `exp` of a key's logits is multiplied by, in their type: its size, or 0."""
     weight = mask if sizes is None else jnp.where(mask, sizes, 0)
     return jax.lax.stop_gradient(weight.astype(jnp.promote_types(query.dtype, jnp.float32)))
@@ -167,9 +165,12 @@ def _forward_of_head(
 
     # Softmax is the same whatever is subtracted from the logits. Where no logit can be so large
     # that its exponential overflows, and none so small that it vanishes, nothing need be.
+    # That is half of the exponents of the type that weights are multiplied with values in.
     bound = jnp.sqrt(_largest_square(query) * _largest_square(key))
     received, (out, lse) = jax.lax.cond(
-        bound < 64, lambda: blocks(shift=False), lambda: blocks(shift=True)
+        bound < jnp.finfo(value.dtype).maxexp // 2,
+        lambda: blocks(shift=False),
+        lambda: blocks(shift=True),
     )
     return out.T, lse, None if received is None else received * key_weight
 
