@@ -74,9 +74,14 @@ def cudnn_attention(
     Arguments as of `attention_weights`; what a mask hides must be finite.
 
     Raises:
-      RuntimeError: where the device has no cuDNN.
+      RuntimeError: where JAX computes on no GPU, or the GPU has no cuDNN.
       NotImplementedError: for a type or a size of heads that cuDNN does not take.
     """
+    if (backend := jax.default_backend()) != "gpu":
+        raise RuntimeError(
+            f"attention_kernel='cudnn' needs an NVIDIA GPU, and JAX computes on: {backend};"
+            " 'auto' works everywhere"
+        )
     bias = None
     if key_sizes is not None:
         sizes = jnp.log(jnp.where(key_mask, key_sizes, 1)).astype(query.dtype)

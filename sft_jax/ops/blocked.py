@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
@@ -47,7 +48,7 @@ def blocked_attention(
     Returns:
       The weighted sums of the values, in their type; 0 where an example has no real key.
     """
-    weight = _key_weight(key_mask, key_sizes)
+    weight = _key_weight(key_mask, key_sizes, query)
     key, value = (jnp.where(key_mask[..., None, None], array, 0) for array in (key, value))
     attended, _ = _attend(query, key, value, weight, None)
     return attended
@@ -76,7 +77,7 @@ def blocked_self_attention(
     query, key, value = (
         jnp.where(mask[..., None, None], array, 0) for array in (query, key, value)
     )
-    weight = _key_weight(mask, sizes)
+    weight = _key_weight(mask, sizes, query)
     queries = mask.at[:, 0].set(False).astype(weight.dtype)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1) * query.shape[2]
     attended, received = _attend(query, key, value, weight, queries / count)
@@ -84,10 +85,10 @@ def blocked_self_attention(
     return attended, received[:, 1:]
 
 
-def _key_weight(mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None) -> Array:
-    """What `exp` of a key's logits is multiplied by: its size, or 0."""
-    weight = mask.astype(jnp.float32) if sizes is None else jnp.where(mask, sizes, 0)
-    return jax.lax.stop_gradient(weight)
+def _key_weight(mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None, query: Array) -> Array:
+    """What `exp` of a key's logits is multiplied by, in their type: its size, or 0."""
+    weight = mask if sizes is None else jnp.where(mask, sizes, 0)
+    return jax.lax.stop_gradient(weight.astype(jnp.promote_types(query.dtype, jnp.float32)))
 
 
 @jax.custom_vjp
@@ -144,8 +145,11 @@ def _forward_of_head(
     def block(received: Array | None, queries: Any, *, shift: bool) -> tuple[Any, Any]:
         query, query_weight = queries
         logits = jnp.matmul(key, query, preferred_element_type=kind)
-        # The largest of all keys, masked ones too, where 0 stands: more than enough.
-        most = logits.max(axis=0) if shift else jnp.zeros(query.shape[1], kind)
+        most = jnp.zeros(query.shape[1], kind)
+        if shift:
+            # Without the masked keys, where 0 stands: next to that all others might vanish.
+            logits = jnp.where(key_weight[:, None] > 0, logits, jnp.finfo(kind).min)
+            most = logits.max(axis=0)
         weights = exp2(logits - most if shift else logits)
         sums = jnp.matmul(values, weights.astype(values.dtype), preferred_element_type=kind)
         total = (weights * key_weight[:, None]).sum(axis=0)
@@ -160,11 +164,10 @@ def _forward_of_head(
         step = functools.partial(block, shift=shift)
         return _scan_blocks(step, start, (query.T, query_weight), len(key))
 
-    # Softmax is the same whatever is subtracted from the logits. Where no logit can be so large
-    # that its exponential overflows, and none so small that it vanishes, nothing need be.
-    bound = jnp.sqrt(largest_square(query) * largest_square(key))
     received, (out, lse) = jax.lax.cond(
-        bound < 64, lambda: blocks(shift=False), lambda: blocks(shift=True)
+        are_small(query, key, value.dtype),
+        lambda: blocks(shift=False),
+        lambda: blocks(shift=True),
     )
     return out.T, lse, None if received is None else received * key_weight
 
@@ -223,8 +226,19 @@ def base_2(query: Array) -> Array:
     return query * (math.log2(math.e) * query.shape[-1] ** -0.5)
 
 
-def largest_square(vectors: Float[Array, "*n e"]) -> Float[Array, ""]:
-    """Of the lengths of vectors."""
+def are_small(
+    query: Float[Array, "*q e"], key: Float[Array, "*n e"], dtype: np.dtype
+) -> Bool[Array, ""]:
+    """Whether softmax needs nothing subtracted from the logits to base 2, `query · key`.
+
+    It is the same whatever is subtracted. Where no logit can be so large that its exponential
+    overflows, and none so small that it vanishes, nothing need be: within half of the exponents
+    of `dtype`, in which the weights are multiplied with the values.
+    """
+    return _largest_square(query) * _largest_square(key) < (jnp.finfo(dtype).maxexp // 2) ** 2
+
+
+def _largest_square(vectors: Float[Array, "*n e"]) -> Float[Array, ""]:
     kind = jnp.promote_types(vectors.dtype, jnp.float32)
     return jnp.square(vectors.astype(kind)).sum(axis=-1).max()
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.ops.blocked import SAVED, base_2, each, largest_square
+from sft_jax.ops.blocked import SAVED, are_small, base_2, each
 from sft_jax.ops.exponential import exp2
 
 
@@ -169,14 +169,15 @@ def _weights(
     kind = counts.dtype
     queries = query.swapaxes(1, 2)
     logits = jnp.einsum("wke,weq->wkq", key, queries, preferred_element_type=kind)
-    # Nothing need be subtracted where no logit is large: see `sft_jax.ops.blocked`.
     top = jax.lax.cond(
-        largest_square(query) * largest_square(key) < 64**2,
+        are_small(query, key, key.dtype),
         lambda logits: jnp.zeros((len(logits), logits.shape[2]), kind),
-        lambda logits: logits.max(axis=1),
+        lambda logits: jnp.where(counts > 0, logits, jnp.finfo(kind).min).max(axis=1),
         jax.lax.stop_gradient(logits),
     )
-    weights = exp2(logits - top[:, None]) * counts
+    # What is masked may be far above the largest: it must stay finite to be multiplied by 0.
+    most = jnp.finfo(kind).maxexp - 2
+    weights = exp2(jnp.minimum(logits - top[:, None], most)) * counts
     total = weights.sum(axis=1)
     return weights, jnp.where(total > 0, total, 1)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sft_jax.ops.attention import apply_weights, attention_weights, saliency
+from sft_jax.ops.attention import apply_weights, attention_weights, cudnn_attention, saliency
 
 MASK = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
 MASKED_THROUGHOUT = 2
@@ -104,3 +104,9 @@ def test_saliency_has_finite_gradients_without_a_real_token():
     mask = jnp.asarray([[True, False, False, False]])
     gradient = jax.grad(lambda w: saliency(w, mask).sum())(weights)
     assert (gradient == 0).all()
+
+
+def test_cudnn_elsewhere_is_an_error_that_says_so():
+    arrays = _query_key_value()
+    with pytest.raises(RuntimeError, match=r"attention_kernel='cudnn' needs .* computes on: cpu"):
+        cudnn_attention(*arrays, jnp.asarray(MASK))

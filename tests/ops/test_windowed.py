@@ -139,6 +139,23 @@ def test_logits_of_any_size_give_weights():
         jax.tree.map(np.testing.assert_allclose, attend(*arguments), expected)
 
 
+def test_padding_has_no_effect_beside_very_negative_logits():
+    arrays, _ = _inputs(30)
+    mask = np.ones((4, 30), bool)
+    mask[:, 20:] = False
+    positive = np.abs(np.nan_to_num(arrays)).astype(np.float32) + 1
+    attend = jax.jit(
+        jax.value_and_grad(
+            lambda arrays: (
+                windowed_attention(*arrays, jnp.asarray(mask), WindowPattern(4, 2, 3))[0][:, :20]
+            ).sum()
+        )
+    )
+    total, gradients = attend((-300 * positive[0], positive[1], jnp.ones_like(positive[2])))
+    np.testing.assert_allclose(total, 4 * 20 * HEADS * SIZE, rtol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_low_precision_has_a_float32_saliency():
     heads = jax.ShapeDtypeStruct((2, 22, HEADS, SIZE), jnp.bfloat16)
     mask = jax.ShapeDtypeStruct((2, 22), bool)
