@@ -44,9 +44,10 @@ def _config(dataset: str, attention: str) -> ExperimentConfig:
         changed.data.patch_size = 1
         changed.train.epochs = 8
     else:
-        changed = av_mnist.get_config("train_pairs=4000,n_pre=1,n_post=3")
+        changed = av_mnist.get_config("train_pairs=2000,n_pre=1,n_post=3")
         changed.data.manual_dir = _MANUAL_DIR.value
-        changed.data.valid_pairs = 1000
+        changed.data.valid_pairs = 500
+        changed.data.test_pairs = 5000
         changed.data.patch_size = {"image": (2, 2), "sound": (2, 4)}
         changed.train.epochs = 6
     changed.model.unimodal_attention = attention
