@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
 import absl.logging
+import jax
 import ml_collections
 from absl import app, flags
 
 from sft_jax import config_io
 
+_logger = logging.getLogger(__name__)
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs `main`.
+CACHED_FROM_SECONDS = 0.5
+"""What takes less to compile costs about as much to load."""
+
+
+def run(main: Callable[[], None], *, compilation_cache: bool = False) -> None:
+    """Parses the flags and runs `main`, with a flag for JAX's compilation cache if so told.
 
     A ValueError, OSError, missing module or non-finite number is taken for the user's to
     mend: its message is printed and the exit status is 1. Anything else is a defect of
     ours and is shown with its traceback. So is everything with `--debug`.
     """
     flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
+    if compilation_cache:
+        what = "Folder for compiled programs, which later starts load; empty for none. Default:"
+        what += " JAX_COMPILATION_CACHE_DIR if set, else sft_jax in XDG_CACHE_HOME or ~/.cache."
+        flags.DEFINE_string("compilation_cache", None, what)
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -29,6 +41,8 @@ def run(main: Callable[[], None]) -> None:
         # Orbax says at INFO what it does with each file.
         absl.logging.set_verbosity(absl.logging.WARNING)
         logging.getLogger("sft_jax").setLevel(logging.INFO)
+        if compilation_cache:
+            _keep_compiled(flags.FLAGS.compilation_cache)
         try:
             main()
         except (ValueError, OSError, ModuleNotFoundError, ArithmeticError) as error:
@@ -37,6 +51,41 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(f"error: {error}\n(--debug shows where)")
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _keep_compiled(folder: str | None) -> None:
+    """Has JAX keep what it compiles in a folder; without, if the folder can't be written to."""
+    if folder is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return  # JAX has read it.
+    try:
+        path = _writable(_default_cache() if folder is None else folder) if folder != "" else None
+    except (OSError, RuntimeError) as error:
+        _logger.warning("compiled programs are not kept for later starts: %s", error)
+        path = None
+    jax.config.update("jax_compilation_cache_dir", path)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_FROM_SECONDS)
+
+
+def _default_cache() -> str:
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return str(pathlib.Path(base) / "sft_jax")
+
+
+def _writable(folder: str) -> str:
+    """Where in a folder to keep programs that are compiled for as many cores as we may use.
+
+    XLA divides the work of a CPU by their number, which JAX's key of a program leaves out; the
+    CPU's instruction set is part of it.
+    """
+    allowed = getattr(os, "sched_getaffinity", None)  # Of Linux.
+    cores = len(allowed(0)) if allowed else os.cpu_count()
+    if "://" in folder:  # A bucket, which JAX itself reaches.
+        return f"{folder.rstrip('/')}/cores_{cores}"
+    path = pathlib.Path(folder).expanduser() / f"cores_{cores}"
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        return str(path)
 
 
 class _ConfigFileParser(flags.ArgumentParser):

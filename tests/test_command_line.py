@@ -1,10 +1,14 @@
 """Wrong command lines end at once in a clear message, before anything is written."""
 
+import os
 import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from sft_jax import command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/watch.py"
@@ -87,3 +91,77 @@ def test_eval_names_a_folder_that_is_no_run_directory(tmp_path):
     result = _run("eval.py", f"--workdir={tmp_path}")
     _assert_fails(result, f"{tmp_path} is not a run directory: it has no config.json")
     assert list(tmp_path.iterdir()) == []
+
+
+CACHED = """
+import jax
+from sft_jax import command_line
+
+def main():
+    jax.monitoring.register_event_listener(lambda name, **_: print(name.rpartition("/")[-1]))
+    jax.jit(lambda x: x @ x)(jax.numpy.ones(8))
+    print(jax.config.jax_compilation_cache_dir)
+
+command_line.run(main, compilation_cache=True)
+"""
+
+
+def _run_cached(home):
+    env = {**os.environ, "HOME": str(home), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    env = {k: v for k, v in env.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-W", "error", "-c", CACHED]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *events, folder = done.stdout.splitlines()
+    return set(events), pathlib.Path(folder)
+
+
+def test_a_second_start_loads_what_the_first_compiled(tmp_path):
+    events, folder = _run_cached(tmp_path)
+    assert folder.parent == tmp_path / ".cache" / "sft_jax"
+    assert "cache_misses" in events
+    assert "cache_hits" not in events
+    kept = sorted(folder.iterdir())
+    events, _ = _run_cached(tmp_path)
+    assert "cache_hits" in events
+    assert "cache_misses" not in events
+    assert sorted(folder.iterdir()) == kept != []
+
+
+@pytest.fixture
+def cache_config(monkeypatch):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name in (*names, "xdg_cache_home"):
+        monkeypatch.delenv(name.upper(), raising=False)
+    yield monkeypatch
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_the_folder_of_compiled_programs_is_the_first_that_is_named(cache_config, tmp_path):
+    def chosen(flag):
+        jax.config.update("jax_compilation_cache_dir", "before")
+        command_line._keep_compiled(flag)
+        return jax.config.jax_compilation_cache_dir
+
+    cores = f"cores_{len(os.sched_getaffinity(0))}"
+    cache_config.setenv("HOME", str(tmp_path / "home"))
+    assert chosen(None) == str(tmp_path / "home" / ".cache" / "sft_jax" / cores)
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == command_line.CACHED_FROM_SECONDS
+    assert chosen("~/flag") == str(tmp_path / "home" / "flag" / cores)
+    assert chosen("gs://bucket/flag") == f"gs://bucket/flag/{cores}"
+    cache_config.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert chosen(None) == str(tmp_path / "xdg" / "sft_jax" / cores)
+    cache_config.setenv("JAX_COMPILATION_CACHE_DIR", "of JAX")
+    assert chosen(None) == "before"  # As JAX itself has read it.
+    assert chosen(str(tmp_path / "flag")) == str(tmp_path / "flag" / cores)
+    assert chosen("") is None
+
+
+def test_a_cache_that_can_not_be_written_is_done_without(cache_config, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    command_line._keep_compiled(str(tmp_path / "file" / "cache"))
+    assert jax.config.jax_compilation_cache_dir is None
+    (message,) = caplog.messages
+    assert message.startswith("compiled programs are not kept for later starts: [Errno 20] Not a")
