@@ -10,7 +10,7 @@ import tiny_sft
 
 from sft_jax import Tokens
 from sft_jax.evaluation.cost import count
-from sft_jax.modules.reducer import LEARNED_POOLS, POOLS, Reducer
+from sft_jax.modules.reducer import LEARNED_POOLS, POOLS, SALIENT_POOLS, Reducer
 from sft_jax.ops.windows import adaptive_windows
 
 K = 3
@@ -262,3 +262,15 @@ def test_the_measure_finds_differences_of_all_pairs():
 
     values = jax.ShapeDtypeStruct((BATCH, LENGTH, 40), np.float32)
     assert count(in_a_loop, values).largest_bytes > 4 * WEIGHTS
+
+
+@every_pool
+def test_pools_that_look_at_the_saliency_are_refused_without(pool):
+    tokens, _ = _case()
+    reducer = Reducer(pool, K)
+    init = functools.partial(jax.eval_shape, reducer.init, jax.random.key(0), tokens)
+    if pool in SALIENT_POOLS:
+        with pytest.raises(ValueError, match=f"pool='{pool}' needs the saliency of the tokens"):
+            init()
+    else:
+        init()

@@ -1,0 +1,116 @@
+"""Every way of computing attention gives every model the same logits, and SFT the same gradients.
+
+| file | what it checks, with blocked attention and the fused blocks as a loop |
+| --- | --- |
+| `sft_{poolk,ks,kspad}_{max,attn,attn_topk}` | the logits |
+| `{latefuse,concat,unimodal_rgb,mbt}_poolk`, `MulT_2_2` | the logits |
+| `sft_poolk_attn_topk` | the gradient of every parameter too |
+"""
+
+import functools
+
+import chex
+import jax
+import numpy as np
+import pytest
+import reference
+import reference_baselines
+import tiny_baselines
+import tiny_sft
+
+from sft_jax.modules import attention, sft
+from sft_jax.ops import blocked
+
+MODELS = ("sft", *tiny_baselines.RIGHT)
+POOLS = {"poolk": "attn_topk", "ks": "attn", "kspad": "max"}
+"""One for each config; the others take as long to compile again."""
+FILES = [*(f"sft_{case}_{pool}" for case, pool in POOLS.items()), "mbt_poolk", "MulT_2_2"]
+MORE = [
+    *(f"sft_{case}_{pool}" for case in POOLS for pool in POOLS.values()),
+    *(f"{model}_poolk" for model in ("latefuse", "concat", "unimodal_rgb")),
+]
+
+
+@pytest.fixture
+def _small_blocks(monkeypatch):
+    """Several blocks for few queries, the last of them smaller."""
+    monkeypatch.setattr(blocked, "_block_size", lambda num_keys: 3)
+
+
+def _tiny(name, kernel):
+    if name == "sft":
+        return tiny_sft.sft(attention_kernel=kernel)
+    return tiny_baselines.make(name, attention_kernel=kernel)
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.parametrize("name", MODELS)
+def test_blocked_gives_what_plain_does(name):
+    inputs, masks = tiny_sft.inputs(), tiny_sft.masks()
+    cotangent = np.random.default_rng(1).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)
+    model = _tiny(name, "blocked")
+    plain = tiny_sft.compiled("attn_topk") if name == "sft" else tiny_baselines.compiled(name)
+    variables = (tiny_sft if name == "sft" else tiny_baselines).variables(model)
+
+    def total(variables, inputs):
+        logits = model.apply(variables, inputs, masks)
+        return (logits * cotangent).sum(), logits
+
+    expected = plain(inputs, masks, cotangent)
+    if name == "sft":
+        step = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+        (_, logits), gradients = step(variables, inputs)
+        chex.assert_trees_all_close(gradients, expected[1], rtol=1e-4, atol=1e-5)
+    else:
+        _, logits = jax.jit(total)(variables, inputs)
+    np.testing.assert_allclose(logits, expected[0], rtol=1e-4, atol=1e-5)
+
+
+@functools.cache
+def _program(name, kernel):
+    model = _tiny(name, kernel)
+    variables = tiny_sft.normal_variables(model, model.example_inputs())
+    return str(jax.make_jaxpr(model.apply)(variables, tiny_sft.inputs()))
+
+
+@pytest.mark.parametrize("name", ["sft", "crossmodal"])
+def test_auto_is_plain_for_short_sequences_and_blocked_for_longer_ones(name, monkeypatch):
+    assert _program(name, "auto") == _program(name, "plain") != _program(name, "blocked")
+    _program.cache_clear()
+    monkeypatch.setattr(attention, "_PLAIN_UP_TO", 0)
+    assert _program(name, "auto") == _program(name, "blocked")
+    _program.cache_clear()
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.parametrize(
+    "name",
+    [*FILES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE if name not in FILES)],
+)
+def test_golden_logits_of_blocked_attention(name, monkeypatch):
+    monkeypatch.setattr(sft, "_SCAN_FROM", 1)
+    arrays, config = reference.load(name)
+    is_sft = name.startswith("sft")
+    model = reference.sft_model(config) if is_sft else reference_baselines.model(config)
+    params = reference.parameters(reference.under(arrays, "param/"), model)
+    model = model.clone(attention_kernel="blocked")
+    loss_of = reference.cross_entropy(arrays["in/labels"])
+    gradient = name == "sft_poolk_attn_topk"
+
+    def loss(params, inputs):
+        # Without intermediates, for which all blocks would be computed one by one.
+        logits = model.apply({"params": params}, inputs)
+        return loss_of(logits), logits
+
+    with jax.enable_x64(True):
+        params, inputs = jax.tree.map(
+            np.float64, (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES})
+        )
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True) if gradient else loss)
+        found, of_params = run(params, inputs)
+    logits = found[1] if gradient else of_params
+    np.testing.assert_allclose(logits, arrays["f64/logits"], rtol=1e-10, atol=1e-10)
+    if gradient:
+        expected = reference.parameters(reference.under(arrays, "grad/"), model, np.float32)
+        of_params = jax.tree.map(np.float32, of_params)
+        chex.assert_trees_all_close(of_params, expected, rtol=1e-5, atol=1e-8)
