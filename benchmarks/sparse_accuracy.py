@@ -11,7 +11,6 @@ those in the file already are not repeated.
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import sys
 from typing import Any
@@ -44,12 +43,12 @@ def _config(dataset: str, attention: str) -> ExperimentConfig:
         changed.data.patch_size = 1
         changed.train.epochs = 8
     else:
-        changed = av_mnist.get_config("train_pairs=2000,n_pre=1,n_post=3")
+        changed = av_mnist.get_config("train_pairs=4000,n_pre=1,n_post=3")
         changed.data.manual_dir = _MANUAL_DIR.value
         changed.data.valid_pairs = 500
         changed.data.test_pairs = 5000
         changed.data.patch_size = {"image": (2, 2), "sound": (2, 4)}
-        changed.train.epochs = 6
+        changed.train.epochs = 10
     changed.model.unimodal_attention = attention
     changed.model.pre_pooling_attention = attention
     return config_io.from_mapping(changed)
@@ -58,11 +57,10 @@ def _config(dataset: str, attention: str) -> ExperimentConfig:
 def main(_: list[str]) -> None:
     """Measures what is not in the file yet, and prints the table."""
     seeds = [int(seed) for seed in _SEEDS.value]
-    open_data = functools.cache(open_dataset)
 
     def measure(argument: str) -> dict[str, Any]:
         config = _config(*argument.split("/"))
-        dataset = open_data(config.data)
+        dataset = open_dataset(config.data)
         sizes = {name: spec.num_tokens for name, spec in dataset.info.modalities.items()}
         row = variants.measure(config, dataset, seeds)
         return {"tokens": sizes, "examples": dict(dataset.info.num_examples), **row}

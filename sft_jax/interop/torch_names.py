@@ -7,9 +7,11 @@ Their linear weights are [out, in], ours [in, out]; what else differs, a `Source
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -81,6 +83,33 @@ class Source:
         return array.T if self.transposed else array
 
 
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """The same parameter of several blocks, as one with a first axis for the block.
+
+    Attributes:
+      sources: of each block.
+    """
+
+    sources: tuple[Source, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of all tensors, one block after the other."""
+        return tuple(name for source in self.sources for name in source.tensors)
+
+    def shapes(self, parameter: Shape) -> tuple[Shape, ...]:
+        """As `Source.shapes`."""
+        return tuple(shape for source in self.sources for shape in source.shapes(parameter[1:]))
+
+    def build(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
+        """As `Source.build`."""
+        left = iter(tensors)
+        return np.stack(
+            [of.build(list(itertools.islice(left, len(of.tensors)))) for of in self.sources]
+        )
+
+
 def slot_problems(model: MultimodalClassifier, names: Mapping[str, str]) -> list[str]:
     """What is wrong with `names`, our name of the modality in each slot, for this model.
 
@@ -104,7 +133,7 @@ def slot_problems(model: MultimodalClassifier, names: Mapping[str, str]) -> list
     return problems or list(_order_problems(model, names))
 
 
-def sources(model: MultimodalClassifier, names: Mapping[str, str]) -> dict[Path, Source]:
+def sources(model: MultimodalClassifier, names: Mapping[str, str]) -> dict[Path, Source | Stack]:
     """The path of each parameter of `model` that the authors' code has too, to its source.
 
     Args:
@@ -123,7 +152,11 @@ def sources(model: MultimodalClassifier, names: Mapping[str, str]) -> dict[Path,
             for slot, name in names.items():
                 tree |= {f"unimodal_{name}_{i}": _block(f"_{slot}", i) for i in range(n_pre)}
                 tree[f"pooling_{name}"] = _sparse_attention(SLOTS.index(slot))
-            tree |= {f"fused_{i}": _block("_fused", i) for i in range(n_post)}
+            blocks = [_block("_fused", i) for i in range(n_post)]
+            if blocks:
+                *before, tree["fused_last"] = blocks
+                if before:
+                    tree["fused"] = jax.tree.map(lambda *each: Stack(each), *before)
         case LateFusion() | BottleneckTransformer():
             for slot, name in names.items():
                 each = range(n_pre + n_post)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sft_jax.interop.torch_names import UNUSED, Path, Shape, Source
+from sft_jax.interop.torch_names import UNUSED, Path, Shape, Source, Stack
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import AnyArray
 
@@ -81,7 +81,7 @@ def compare(
     state: Mapping[str, AnyArray],
     model: MultimodalClassifier,
     shapes: Mapping[Path, Shape],
-    made_of: Mapping[Path, Source],
+    made_of: Mapping[Path, Source | Stack],
 ) -> Report:
     """Holds the tensors of `state` against the parameters of `model`.
 
@@ -105,7 +105,7 @@ def compare(
 
 
 def _parameter(
-    state: Mapping[str, AnyArray], path: Path, shape: Shape, source: Source | None
+    state: Mapping[str, AnyArray], path: Path, shape: Shape, source: Source | Stack | None
 ) -> tuple[str, Row]:
     if source is None:
         return "missing", Row((), (), path, note="the authors' code has no such parameter")

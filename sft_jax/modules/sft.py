@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ READOUTS: Sequence[str] = get_args(Readout)
 
 
 _SCAN_FROM = 4
-"""How many equal blocks it takes for a loop over them to be worth it."""
+"""How many equal blocks it takes to be compiled as a loop over them."""
 
 
 class SparseFusionTransformer(MultimodalClassifier):
@@ -48,6 +48,9 @@ class SparseFusionTransformer(MultimodalClassifier):
     Nothing that a mask marks as padding has any effect. A modality that is masked
     throughout an example, or that is left out of `inputs`, adds nothing to its CLS sum and
     no pooled token: the two give the same logits.
+
+    All fused blocks but the last are parameters of one name, `fused`, with a first axis for the
+    block; the last is `fused_last`.
 
     Attributes:
       pool: how tokens are cut down; see `Reducer`.
@@ -142,48 +145,42 @@ class SparseFusionTransformer(MultimodalClassifier):
     ) -> Tokens:
         """The fused blocks; of the last, only the tokens that are read out.
 
-        To those who look at the intermediates every token of every block is shown.
+        To those who look at the intermediates every token of it is shown.
         """
-        if self.is_initializing() or self.is_mutable_collection("intermediates"):
-            for i in range(self.n_post):
-                tokens = self._block(f"fused_{i}")(tokens, train=train)
-                tokens = self._mixed(i, tokens, mixup)
+        if not self.n_post:
             return tokens
-        before_last = max(self.n_post - 1, 0)
-        if before_last >= _SCAN_FROM:
-            tokens = self._scan_fused(before_last, tokens, train=train, mixup=mixup)
-        else:
-            for i in range(before_last):
-                tokens = self._block(f"fused_{i}")(tokens, train=train)
-                tokens = self._mixed(i, tokens, mixup)
-        if self.n_post:
-            first = {"modality_cls": num_modalities, "mean": None, "attention": None}
-            last = self._block(f"fused_{before_last}")
-            tokens = last(tokens, first.get(self.readout, 1), train=train)
-            tokens = self._mixed(before_last, tokens, mixup)
-        return tokens
+        before_last = self.n_post - 1
+        if before_last:
+            tokens = self._fuse_stack(before_last, tokens, train=train, mixup=mixup)
+        first = {"modality_cls": num_modalities, "mean": None, "attention": None}
+        shown = self.is_mutable_collection("intermediates")
+        read = None if shown else first.get(self.readout, 1)
+        tokens = self._block("fused_last")(tokens, read, train=train)
+        return self._mixed(before_last, tokens, mixup)
 
-    def _scan_fused(
+    def _fuse_stack(
         self, count: int, tokens: Tokens, *, train: bool, mixup: Mixup | None
     ) -> Tokens:
-        """The first fused blocks as one loop, which is compiled once for all of them."""
-        params = self.variables["params"]
-        stacked = jax.tree.map(
-            lambda *arrays: jnp.stack(arrays), *(params[f"fused_{i}"] for i in range(count))
+        """Equal blocks as one, with parameters that have a first axis for the block."""
+        rngs = {"params": True, "dropout": True}
+        block = self._block("fused")
+        if self.is_initializing():
+            # Beside each other: they are drawn at once, and what they compute is not needed.
+            nn.vmap(
+                lambda block, tokens: block(tokens, train=train),
+                variable_axes={"params": 0},
+                split_rngs=rngs,
+                in_axes=None,
+                axis_size=count,
+            )(block, tokens)
+            return tokens
+        stack = nn.scan(
+            lambda block, tokens, i: (self._mixed(i, block(tokens, train=train), mixup), None),
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs=rngs,
+            unroll=count if count < _SCAN_FROM else 1,
         )
-        block = self._block(None, parent=None)
-        keys = None
-        if train and self.dropout:
-            keys = jax.random.split(self.make_rng("dropout"), count)
-
-        def step(tokens: Tokens, layer: Any) -> tuple[Tokens, None]:
-            i, params, key = layer
-            rngs = None if key is None else {"dropout": key}
-            tokens = cast(Tokens, block.apply({"params": params}, tokens, train=train, rngs=rngs))
-            return self._mixed(i, tokens, mixup), None
-
-        with jax.named_scope("fused"):
-            return jax.lax.scan(step, tokens, (jnp.arange(count), stacked, keys))[0]
+        return cast(Tokens, stack(block, tokens, jnp.arange(count))[0])
 
     def _mixed(self, i: int | Array, tokens: Tokens, mixup: Mixup | None) -> Tokens:
         return tokens if mixup is None else mixup.fused(self.n_pre + i, tokens)

@@ -91,7 +91,10 @@ def create_state(
     create = functools.partial(make_state, model, optimizer, plateau, seed, ema=ema)
     sharding = distributed.replicated(mesh)
     if not abstract:
-        return jax.jit(create, out_shardings=sharding)()
+        # A CPU takes longer to compile it than to run it as it stands; it runs once.
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        options: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
+        return jax.jit(create, out_shardings=sharding, compiler_options=options)()
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(create)
     )

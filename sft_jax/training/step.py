@@ -79,7 +79,7 @@ def make_train_step(
     parts = config.train.accumulate
 
     def summed_loss(
-        params: Any, batch: Batch, keys: dict[str, Array], step: Int[Array, ""]
+        params: Any, batch: Batch, keys: dict[str, Array], step: Int[Array, ""], count: Array
     ) -> tuple[Array, tuple[Array, Array]]:
         masks = {name: jnp.asarray(mask) for name, mask in batch.masks.items()}
         if rate := config.train.modality_dropout:
@@ -106,9 +106,9 @@ def make_train_step(
             other = example_losses(model.task, logits, batch.labels[mixup.partner], smoothing)
             loss = share * loss + (1 - share) * other
         score = example_scores(model.task, logits, batch.labels) * batch.weights
-        return jnp.sum(loss * batch.weights), (loss, score)
+        return jnp.sum(loss * batch.weights) / count, (loss, score)
 
-    def accumulate(params: Any, batch: Batch, step: Int[Array, ""]) -> Any:
+    def accumulate(params: Any, batch: Batch, step: Int[Array, ""], count: Array) -> Any:
         # Every part takes each parts-th example, so that it stays spread over the devices.
         split = jax.tree.map(
             lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch
@@ -120,7 +120,7 @@ def make_train_step(
                 name: jax.random.fold_in(rngs.stream(seed, name, step), index) for name in STREAMS
             }
             (_, aux), gradient = jax.value_and_grad(summed_loss, has_aux=True)(
-                params, batch, keys, step
+                params, batch, keys, step, count
             )
             return jax.tree.map(jnp.add, total, gradient), aux
 
@@ -129,9 +129,8 @@ def make_train_step(
         return gradient, jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1), aux)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        gradient, (example_loss, score) = accumulate(state.params, batch, state.step)
         count = jnp.maximum(batch.weights.sum(), 1)
-        gradient = jax.tree.map(lambda g: g / count, gradient)
+        gradient, (example_loss, score) = accumulate(state.params, batch, state.step, count)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         updates = optax.tree.scale(state.plateau.scale, updates)
         params = optax.apply_updates(state.params, updates)

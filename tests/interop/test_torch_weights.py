@@ -114,7 +114,10 @@ def test_slots_take_the_names_of_our_modalities():
     for slot, name in names.items():
         for module in ("tokenizer_{}", "unimodal_{}_0", "pooling_{}"):
             chex.assert_trees_all_equal(params[module.format(name)], expected[module.format(slot)])
-    assert params.keys() - {f"tokenizer_{name}" for name in names.values()} >= {"head", "fused_0"}
+    assert params.keys() - {f"tokenizer_{name}" for name in names.values()} >= {
+        "head",
+        "fused_last",
+    }
 
 
 def test_mult_in_the_authors_order_needs_no_permutation():

@@ -67,8 +67,10 @@ def ours_under_their_names(intermediates):
                 found[f"tokens/{modality}"] = sequence_first(name)
             case ["unimodal", modality, i]:
                 found[f"unimodal{i}/{modality}"] = sequence_first(name)
-            case ["fused", i] if i.isdigit():
-                found[f"fused{i}"] = sequence_first(name)
+            case ["fused", "last"]:
+                before = intermediates.get("fused", {"__call__": [Tokens((), ())]})["__call__"][0]
+                found |= {f"fused{i}": of.swapaxes(0, 1) for i, of in enumerate(before.values)}
+                found[f"fused{len(before.values)}"] = sequence_first(name)
             case ["pooled", "again", modality]:
                 again = intermediates[name][0].values
                 found[f"fusion_pooled_bdk/{modality}"] = again.swapaxes(1, 2)

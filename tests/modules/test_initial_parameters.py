@@ -160,8 +160,17 @@ def test_parameters_without_counterpart(name, path):
 
 def test_parameters_differ_by_key_and_from_each_other():
     drawn = _drawn("sft")
-    assert (drawn["fused_0/mlp_in/kernel"][0] != drawn["fused_0/mlp_in/kernel"][1]).any()
-    assert (drawn["fused_0/mlp_in/kernel"][0] != drawn["fused_0/mlp_out/kernel"][0]).any()
+    kernel = drawn["fused/mlp_in/kernel"]
+    assert (kernel[0] != kernel[1]).any()
+    assert (kernel[0] != drawn["fused/mlp_out/kernel"][0]).any()
+
+
+def test_parameters_differ_by_fused_block():
+    modalities = {"rgb": ModalitySpec(3, 4)}
+    drawn = _draw(SparseFusionTransformer(10, modalities, k=1, n_pre=0, n_post=3))
+    of_blocks = drawn["fused/mlp_in/kernel"].swapaxes(0, 1)
+    assert len(of_blocks) == 2
+    assert (of_blocks[0] != of_blocks[1]).any()
 
 
 def test_cls_and_positions_can_be_drawn_smaller():
