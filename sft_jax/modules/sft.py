@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast, get_args
+from typing import Any, get_args
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -162,7 +161,7 @@ class SparseFusionTransformer(MultimodalClassifier):
         self, count: int, tokens: Tokens, *, train: bool, mixup: Mixup | None
     ) -> Tokens:
         """Equal blocks as one, with parameters that have a first axis for the block."""
-        rngs = {"params": True, "dropout": True}
+        rngs: Any = {"params": True, "dropout": True}
         block = self._block("fused")
         if self.is_initializing():
             # Beside each other: they are drawn at once, and what they compute is not needed.
@@ -180,7 +179,7 @@ class SparseFusionTransformer(MultimodalClassifier):
             split_rngs=rngs,
             unroll=count if count < _SCAN_FROM else 1,
         )
-        return cast(Tokens, stack(block, tokens, jnp.arange(count))[0])
+        return stack(block, tokens, jnp.arange(count))[0]
 
     def _mixed(self, i: int | Array, tokens: Tokens, mixup: Mixup | None) -> Tokens:
         return tokens if mixup is None else mixup.fused(self.n_pre + i, tokens)
