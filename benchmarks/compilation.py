@@ -58,7 +58,7 @@ def start(dataset: str, argument: str) -> dict[str, dict[str, float]]:
     config = config_io.from_mapping(module.get_config(argument))
     data = outline(config.data)
     size = config.train.batch_size
-    mesh = distributed.make_mesh(jax.devices()[:1])
+    mesh = distributed.make_mesh(devices=jax.devices()[:1])
     random = np.random.default_rng(0)
     specs = data.modalities.items()
     batch = distributed.put_batch(

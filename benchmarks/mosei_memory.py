@@ -53,7 +53,7 @@ done("prepare", seconds=time.monotonic() - begin, n_examples=dataset.info.num_ex
 begin = time.monotonic()
 dataset = catalog.open_dataset(config.data)
 batches = pipeline.train_iterator(dataset.source("train"), config.train.batch_size, 0)
-mesh, info = distributed.make_mesh(jax.devices()[:1]), dataset.info
+mesh, info = distributed.make_mesh(devices=jax.devices()[:1]), dataset.info
 made = assembly.assemble_model(
     config, info.modalities, len(info.class_names),
     num_examples=info.num_examples["train"], mesh=mesh)

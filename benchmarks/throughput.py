@@ -48,7 +48,7 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
         next(alone)
     seconds = time.perf_counter() - start
 
-    mesh = distributed.make_mesh(jax.devices()[:1])
+    mesh = distributed.make_mesh(devices=jax.devices()[:1])
     info = dataset.info
     made = assembly.assemble_model(
         config,

@@ -172,8 +172,27 @@ class MixupConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class MeshConfig:
+    """How the devices are used, which changes no number but by rounding.
+
+    A run may go on with another mesh, on any other number of devices. See
+    `sft_jax.training.distributed`.
+
+    Attributes:
+      data: devices that share the examples of a batch, each with all parameters; 0 for all
+        that the other axes leave.
+      fsdp: devices that share the examples and the parameters too.
+      model: devices of one process that share the heads and the hidden features.
+    """
+
+    data: CountOrNone = 0
+    fsdp: Count = 1
+    model: Count = 1
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ExperimentConfig:
-    """One experiment; everything about a run that is not the machine.
+    """One experiment.
 
     Attributes:
       seed: of parameters, shuffling, dropout, mixup and random pools.
@@ -182,6 +201,7 @@ class ExperimentConfig:
       optim: the optimiser.
       train: the loop.
       mixup: whether and how examples are mixed.
+      mesh: how the devices are used: the one section that may change while a run goes on.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -190,6 +210,7 @@ class ExperimentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mixup: MixupConfig = field(default_factory=MixupConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         problems = []

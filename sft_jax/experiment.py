@@ -42,7 +42,7 @@ def train(
     run_directory.keep_dataset(workdir, info.to_json())
     if dataset.card:
         run_directory.write_json(workdir / run_directory.CARD, dataset.card.to_json())
-    mesh = distributed.make_mesh()
+    mesh = distributed.make_mesh(config.mesh)
     model = build_model(config.model, info.modalities, len(info.class_names))
     batches = pipeline.train_iterator(
         dataset.source("train"),

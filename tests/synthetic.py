@@ -9,6 +9,7 @@ import numpy as np
 from sft_jax import ModalitySpec
 from sft_jax.config import (
     ExperimentConfig,
+    MeshConfig,
     MixupConfig,
     ModelConfig,
     OptimConfig,
@@ -78,6 +79,7 @@ def config(**changes):
         "optim": OptimConfig(lr=1e-2),
         "train": TrainConfig(epochs=2, batch_size=8, log_every_steps=1),
         "mixup": MixupConfig(),
+        "mesh": MeshConfig(),
     }
     for name, value in changes.items():
         if "__" in name:
@@ -106,7 +108,7 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
     data.info.check_task(experiment.model.task)
     run_directory.prepare(workdir, experiment)
     model = build_model(experiment.model, data.info.modalities, len(data.info.class_names))
-    mesh = distributed.make_mesh(devices or jax.devices()[:1])
+    mesh = distributed.make_mesh(experiment.mesh, devices or jax.devices()[:1])
     size = experiment.train.batch_size
     batches = pipeline.train_iterator(data.source("train"), size, experiment.seed)
     evaluator = Evaluator(model, data.source("valid"), size, mesh)

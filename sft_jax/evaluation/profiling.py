@@ -139,7 +139,7 @@ def _measure(request: Mapping[str, Any]) -> dict[str, Any]:
     config = dataclasses.replace(config, mixup=mixup)
     modalities = {name: ModalitySpec(**spec) for name, spec in request["modalities"].items()}
     outline = Outline(modalities, request["outputs"], request["task"])
-    mesh = distributed.make_mesh(jax.devices()[:1])
+    mesh = distributed.make_mesh(devices=jax.devices()[:1])
     size = config.train.batch_size
     made = assembly.assemble_model(
         config,

@@ -112,6 +112,9 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
         ema=config.train.ema_decay > 0,
         mesh=mesh,
     )
+    train_step = compile_train_step(
+        model, optimizer, config, mesh, new_state(abstract=True), mixup_from=plan.mixup_from
+    )
     return Assembled(
         model=model,
         plan=plan,
@@ -119,5 +122,5 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
         optimizer=optimizer,
         plateau=plateau,
         new_state=new_state,
-        step=compile_train_step(model, optimizer, config, mesh, mixup_from=plan.mixup_from),
+        step=train_step,
     )

@@ -1,20 +1,71 @@
-"""Where arrays live: a mesh over all devices, batches split along it, the state on each."""
+"""Where arrays live: a mesh of devices, batches divided over it, and every parameter's place.
+
+The mesh has three axes, of which any may be 1. Examples are divided over `data` and `fsdp`.
+Parameters, and what the optimiser keeps for each, are divided over `fsdp`, so that no device
+holds all of them (Zhao et al. 2023, arXiv 2304.11277), and over `model`, so that each device
+computes some heads and hidden features only (Shoeybi et al. 2019, arXiv 1909.08053). XLA moves
+what is needed elsewhere: no number depends on the mesh but by rounding.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sft_jax.config import MeshConfig
+
 T = TypeVar("T")
 
+AXES = ("data", "fsdp", "model")
+EXAMPLES = ("data", "fsdp")
+"""The axes that the examples of a batch are divided over."""
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis `data` over the given devices, by default all there are."""
-    devices = devices or jax.devices()
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+RULES: Sequence[tuple[str, tuple[str | None, ...]]] = (
+    (r"/(qkv|query|key|value|mlp_in)/kernel$", ("fsdp", "model")),
+    (r"/(qkv|query|key|value|mlp_in)/bias$", ("model",)),
+    (r"/(out|mlp_out)/kernel$", ("model", "fsdp")),
+    (r"/kernel$", ("fsdp", None)),
+    (r"/(position|cls|bottleneck|queries)$", ("fsdp",)),
+)
+"""Patterns of parameters' paths, and the axes that their last dimensions are divided over.
+
+The first that is found in a path counts. Where an axis doesn't divide a dimension, that dimension
+is whole on each device of the axis, and so is all that no pattern is found in.
+"""
+
+
+def make_mesh(config: MeshConfig | None = None, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over the given devices, by default all there are.
+
+    Args:
+      config: sizes of the axes; by default all devices are on `data`.
+      devices: of all processes.
+
+    Raises:
+      ValueError: unless the product of the sizes is the number of devices, and the devices of
+        a `model` axis belong to one process.
+    """
+    config, devices = config or MeshConfig(), devices or jax.devices()
+    others = config.fsdp * config.model
+    shape = (config.data or max(len(devices) // others, 1), config.fsdp, config.model)
+    if math.prod(shape) != len(devices):
+        raise ValueError(
+            f"mesh.data={config.data}, mesh.fsdp={config.fsdp} and mesh.model={config.model} take"
+            f" {'a multiple of ' if not config.data else ''}{others * (config.data or 1)} devices,"
+            f" and there are {len(devices)}"
+        )
+    of_process = len(devices) // len({device.process_index for device in devices})
+    if of_process % config.model:
+        raise ValueError(
+            f"mesh.model={config.model} must divide the {of_process} devices of a process"
+        )
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -23,8 +74,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_by_example(mesh: Mesh) -> NamedSharding:
-    """The first dimension divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The first dimension divided over the devices that examples are."""
+    return NamedSharding(mesh, PartitionSpec(EXAMPLES))
 
 
 def put_batch(batch: T, mesh: Mesh) -> T:
@@ -37,9 +88,37 @@ def put_batch(batch: T, mesh: Mesh) -> T:
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
     """Raises ValueError unless every micro-batch divides evenly over the devices."""
-    devices = mesh.shape["data"]
+    devices = math.prod(mesh.shape[axis] for axis in EXAMPLES)
     if batch_size % (accumulate * devices):
         raise ValueError(
             f"train.batch_size={batch_size} must be a multiple of train.accumulate={accumulate}"
             f" x {devices} devices = {accumulate * devices}"
         )
+
+
+def place(tree: T, mesh: Mesh) -> T:
+    """The sharding of each array of a tree by `RULES`.
+
+    Args:
+      tree: arrays, or their shapes. Whatever holds a copy of the parameters' tree, such as the
+        state of an optimiser, has paths that end like theirs.
+      mesh: the devices.
+    """
+
+    def of_array(path: Any, array: Any) -> NamedSharding:
+        name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, _divided(name, array.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(of_array, tree)
+
+
+def _divided(name: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    for pattern, axes in RULES:
+        if re.search(pattern, name) and len(axes) <= len(shape):
+            sizes = shape[len(shape) - len(axes) :]
+            divided = (
+                axis if axis and size % mesh.shape[axis] == 0 else None
+                for axis, size in zip(axes, sizes, strict=True)
+            )
+            return PartitionSpec(*[None] * (len(shape) - len(axes)), *divided)
+    return PartitionSpec()

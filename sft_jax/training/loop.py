@@ -233,7 +233,7 @@ class _Pending:
         ]
         if np.isfinite(self.metrics.loss) and not groups:
             return
-        shards = self.metrics.example_loss.addressable_shards
+        shards = [s for s in self.metrics.example_loss.addressable_shards if s.replica_id == 0]
         loss = np.concatenate([s.data for s in sorted(shards, key=lambda s: s.index[0].start or 0)])
         bad = self.ids[~np.isfinite(loss)]
         where = "loss of examples" if len(bad) else "gradient of a batch with examples"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -30,7 +31,7 @@ class RunDirectoryError(ValueError):
 
 
 def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
-    """Makes a run directory, or checks that it was made by the same config.
+    """Makes a run directory, or checks that it was made by the same config but for the mesh.
 
     Writes `config.json`, and adds the command, versions and devices to `starts.jsonl`. A run
     that ended before its first checkpoint has nothing to lose, so its config may be changed.
@@ -45,7 +46,8 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     except OSError as error:
         raise RunDirectoryError(f"can't write to workdir {workdir}: {error.strerror}") from None
     if _has_checkpoints(workdir):
-        if changed := config_io.differences(read_config(workdir), config):
+        made_by = dataclasses.replace(read_config(workdir), mesh=config.mesh)
+        if changed := config_io.differences(made_by, config):
             raise RunDirectoryError(
                 f"workdir {workdir} was made by another config. Give another --workdir, or"
                 " undo these changes:\n  " + "\n  ".join(changed)

@@ -77,7 +77,7 @@ def create_state(
     mesh: Mesh,
     abstract: bool = False,
 ) -> TrainState:
-    """The state of `make_state`, created where it will live.
+    """The state of `make_state`, each part created where it will live: nowhere is all of it.
 
     Args:
       model: see `make_state`, as for `optimizer`, `plateau`, `seed` and `ema`.
@@ -89,12 +89,15 @@ def create_state(
       abstract: return shapes, types and shardings in place of arrays, as restoring needs.
     """
     create = functools.partial(make_state, model, optimizer, plateau, seed, ema=ema)
-    sharding = distributed.replicated(mesh)
+    shapes = jax.eval_shape(create)
+    shardings = distributed.place(shapes, mesh)
     if not abstract:
         # A CPU takes longer to compile it than to run it as it stands; it runs once.
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         options: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
-        return jax.jit(create, out_shardings=sharding, compiler_options=options)()
+        return jax.jit(create, out_shardings=shardings, compiler_options=options)()
     return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(create)
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        shapes,
+        shardings,
     )

@@ -174,17 +174,27 @@ def compile_train_step(
     optimizer: optax.GradientTransformation,
     config: ExperimentConfig,
     mesh: Mesh,
+    like: TrainState,
     *,
     mixup_from: int = 0,
 ) -> Any:
-    """The step of `make_train_step`, jitted over a mesh; it takes over the old state's memory."""
+    """The step of `make_train_step`, jitted over a mesh; it takes over the old state's memory.
+
+    Args:
+      model: see `make_train_step`, as for `optimizer`, `config` and `mixup_from`.
+      optimizer: whose state is that of `like`.
+      config: of the experiment.
+      mesh: the devices.
+      like: a state, or its shapes, where the new state is to be.
+      mixup_from: the first step that mixes examples.
+    """
     whole: Any = distributed.replicated(mesh)
     split: Any = distributed.split_by_example(mesh)
     metrics = StepMetrics(whole, whole, whole, split, whole)
     return jax.jit(
         make_train_step(model, optimizer, config, config.seed, mixup_from=mixup_from),
         donate_argnums=0,
-        out_shardings=(whole, metrics),
+        out_shardings=(jax.tree.map(lambda array: array.sharding, like), metrics),
     )
 
 

@@ -25,7 +25,7 @@ SMALL = {
 def quick_to_compile(monkeypatch):
     """On one device: sharding has tests of its own; and by keys of a kind that compiles quickly."""
     make = distributed.make_mesh
-    monkeypatch.setattr(distributed, "make_mesh", lambda: make(jax.devices()[:1]))
+    monkeypatch.setattr(distributed, "make_mesh", lambda config: make(config, jax.devices()[:1]))
     with jax.default_prng_impl("rbg"):
         yield
 

@@ -12,7 +12,7 @@ from sft_jax.training import distributed
 
 SOURCE = [synthetic.example(i) for i in range(13)]
 MODEL = tiny_sft.sft(modalities=synthetic.MODALITIES, num_classes=3, n_pre=0)
-MESHES = {count: distributed.make_mesh(jax.devices()[:count]) for count in (1, 8)}
+MESHES = {count: distributed.make_mesh(devices=jax.devices()[:count]) for count in (1, 8)}
 
 
 @pytest.fixture(scope="module")

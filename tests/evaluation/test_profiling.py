@@ -88,7 +88,7 @@ def test_the_peak_of_memory_can_be_taken():
 @pytest.mark.parametrize("task", ["single_label", "ordinal", "multi_label", "regression"])
 def test_examples_fit_every_task(task):
     outline = OUTLINE._replace(task=task)
-    batch = profiling._batch(outline, 4, distributed.make_mesh(jax.devices()[:1]))
+    batch = profiling._batch(outline, 4, distributed.make_mesh(devices=jax.devices()[:1]))
     one_class = task in ("single_label", "ordinal")
     assert batch.labels.shape == ((4,) if one_class else (4, 3))
     assert np.issubdtype(batch.labels.dtype, np.integer if one_class else np.floating)
@@ -96,7 +96,7 @@ def test_examples_fit_every_task(task):
 
 
 def test_one_function_makes_model_and_training():
-    mesh = distributed.make_mesh(jax.devices()[:1])
+    mesh = distributed.make_mesh(devices=jax.devices()[:1])
     made = assembly.assemble_model(
         CONFIG, OUTLINE.modalities, OUTLINE.num_outputs, num_examples=80, mesh=mesh
     )
