@@ -31,8 +31,8 @@ MESHES = {
 }
 
 
-def _experiment(model="sft", **mesh):
-    changes = {f"mesh__{axis}": size for axis, size in mesh.items()}
+def _experiment(model, mesh=None):
+    changes = {f"mesh__{axis}": size for axis, size in (mesh or {}).items()}
     return synthetic.config(**EXPERIMENT, model__name=model, **changes)
 
 
@@ -62,7 +62,7 @@ def test_no_number_depends_on_the_mesh(folder, tmp_path, model, mesh):
     losses = _on_one_device(model, folder)
     count, axes = MESHES[mesh]
     result, evaluator = synthetic.run(
-        tmp_path, _experiment(model, **axes), devices=jax.devices()[:count]
+        tmp_path, _experiment(model, axes), devices=jax.devices()[:count]
     )
     assert (result.train_compiles, evaluator.compiles) == (1, 1)
     assert len(losses) >= 20
