@@ -33,6 +33,7 @@ from benchmarks.summaries import environment, write  # noqa: E402
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "exact": {},
     "sparse": {"unimodal_attention": "windowed", "pre_pooling_attention": "windowed"},
+    "bfloat16": {"dtype": "bfloat16"},
 }
 """What of the config's `model` each of ours changes."""
 

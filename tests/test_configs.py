@@ -6,6 +6,7 @@ import pkgutil
 import jax
 import numpy as np
 import pytest
+from sparing import slow_but
 
 import configs
 from configs import watch
@@ -68,7 +69,12 @@ def test_a_config_makes_a_model(name):
 
 @pytest.mark.parametrize(
     ("name", "argument"),
-    [("watch", None), ("av_mnist", None), ("mosei", "size=laptop"), ("vggsound", "size=laptop")],
+    slow_but(
+        [(name, None) for name in ("watch", "av_mnist")]
+        + [(name, "size=laptop") for name in ("mosei", "vggsound")],
+        ("av_mnist", None),
+        ("mosei", "size=laptop"),
+    ),
 )
 def test_the_model_of_a_config_runs(name, argument):
     # This kind of key is quick to compile.

@@ -17,11 +17,12 @@ import reference
 import reference_baselines
 import tiny_baselines
 import tiny_sft
+from sparing import slow_but
 
 from sft_jax.modules import attention, sft
 from sft_jax.ops import blocked
 
-MODELS = ("sft", *tiny_baselines.RIGHT)
+MODELS = slow_but(("sft", *tiny_baselines.RIGHT), "sft", "crossmodal", "concat")
 POOLS = {"poolk": "attn_topk", "ks": "attn", "kspad": "max"}
 """One for each config; the others take as long to compile again."""
 FILES = [*(f"sft_{case}_{pool}" for case, pool in POOLS.items()), "mbt_poolk", "MulT_2_2"]

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import reference
 import reference_baselines
+from sparing import PRECISIONS
 
 FILES = reference.names("latefuse_*", "concat_*", "unimodal_*", "mbt_*", "MulT_*")
 
@@ -32,7 +33,7 @@ def _load(name):
     return config, model, (params, inputs), arrays
 
 
-@pytest.mark.parametrize("precision", ["f32", "f64"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FILES)
 def test_golden_baseline(name, precision):
     dtype, tolerance = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}[precision]

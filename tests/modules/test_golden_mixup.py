@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import reference
 import reference_baselines
-from test_golden_sft import PRECISIONS, ours_under_their_names
+from sparing import PRECISIONS
+from test_golden_sft import TYPES, ours_under_their_names
 
 from sft_jax.ops.losses import cross_entropy
 from sft_jax.ops.mixup import Mixup
@@ -52,10 +53,10 @@ def _compiled(config, precision):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-@pytest.mark.parametrize("precision", ["f32", "f64"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FILES)
 def test_golden_mixup(name, precision):
-    dtype, tolerance = PRECISIONS[precision]
+    dtype, tolerance = TYPES[precision]
     arrays, config = reference.load(name)
     model, _ = _model(config)
     params, inputs = jax.tree.map(

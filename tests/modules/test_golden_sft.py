@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from sparing import PRECISIONS
 
 from sft_jax import BlockSparsePattern, ReferenceWindows, Tokens
 from sft_jax.modules.reducer import Reducer
@@ -31,7 +32,7 @@ from sft_jax.ops.attention import saliency
 from sft_jax.ops.block_sparse import BlockSparseWeights, to_dense
 
 POOLS = ("max", "avg", "attn", "topk", "attn_topk", "attn_wkmedoids")
-PRECISIONS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
+TYPES = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
 FILES = reference.names("sft_*", "VARIANT_masked_sft_*")
 
 
@@ -88,11 +89,20 @@ def ours_under_their_names(intermediates):
     return found
 
 
-@pytest.mark.parametrize("precision", ["f32", "f64"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FILES)
 def test_golden_model(name, precision):
+    _check(name, precision)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_golden_model_in_float32(pool):
+    _check(f"sft_kspad_{pool}", "f32")
+
+
+def _check(name, precision):
     model, arguments, arrays = _load(name)
-    dtype, tolerance = PRECISIONS[precision]
+    dtype, tolerance = TYPES[precision]
     params, inputs = jax.tree.map(lambda a: a.astype(dtype), arguments)
     of_loss = reference.under(arrays, "grad/")  # Not in every file.
     gradient = precision == "f64" and bool(of_loss)
@@ -112,13 +122,13 @@ def test_golden_model(name, precision):
 
 @pytest.mark.parametrize("pool", [*POOLS, *(f"attn_wkmedoids_iters{i}" for i in range(3))])
 @pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("precision", ["f32", "f64"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_golden_pool_alone(case, k, pool, precision):
     arrays, _ = reference.load("pools")
     kernel, padding = (int(i) for i in arrays[f"{case}/k{k}/kernel_pad"])
     values, weights = arrays[f"{case}/x"].swapaxes(1, 2), arrays[f"{case}/w"]
-    dtype, tolerance = PRECISIONS[precision]
+    dtype, tolerance = TYPES[precision]
     name, _, iterations = pool.partition("_iters")
     with jax.enable_x64(precision == "f64"):
         # The file holds weights without CLS: give them a CLS that attends to nothing.

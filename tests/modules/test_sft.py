@@ -12,9 +12,15 @@ import pytest
 import tiny_sft
 from flax import nnx
 from flax.nnx import bridge
+from sparing import slow_but
 
 from sft_jax import ModalitySpec
 from sft_jax.modules.reducer import LEARNED_POOLS
+
+# Of each kind one; `test_reducer.py` has the same of every pool alone.
+some_pools = pytest.mark.parametrize(
+    "pool", slow_but(tiny_sft.POOLS, "avg", "attn_topk", "random", "tome", "token_learner", "none")
+)
 
 
 def _fused_input(model, inputs, masks=None):
@@ -34,7 +40,7 @@ def test_every_pool_keeps_exactly_k_tokens(pool, k, length):
     assert fused.mask.shape == (tiny_sft.BATCH, 1 + 2 * k)
 
 
-@pytest.mark.parametrize("pool", tiny_sft.POOLS)
+@some_pools
 def test_padded_slots_are_marked(pool):
     model = tiny_sft.sft(pool=pool, n_pre=0, n_post=0)
     apply = jax.jit(functools.partial(model.apply, mutable=["intermediates"]))
@@ -116,7 +122,7 @@ def test_random_pools_draw_from_their_stream_in_training_alone(pool):
     assert (np.asarray(first) != np.asarray(other)).any()
 
 
-@pytest.mark.parametrize("pool", tiny_sft.POOLS)
+@some_pools
 def test_bfloat16_tokens_stay_bfloat16_and_logits_are_float32(pool):
     model = tiny_sft.sft(pool=pool, dtype=jnp.bfloat16)
     variables = tiny_sft.variables(model)

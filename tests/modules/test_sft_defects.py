@@ -73,6 +73,7 @@ import pytest
 import synthetic
 import tiny_sft
 from jax.interpreters import partial_eval
+from sparing import slow_but
 
 from configs import mosei, vggsound
 from sft_jax import Batch, BlockSparsePattern, ModalitySpec, ReferenceWindows, Tokens, config_io
@@ -133,7 +134,7 @@ def test_1_every_token_attends_to_all_unless_a_pattern_is_asked_for(attributes, 
     np.testing.assert_array_equal(seen, np.broadcast_to(expected[:, None], seen.shape))
 
 
-@pytest.mark.parametrize("layers", MIXUPS)
+@pytest.mark.parametrize("layers", slow_but(MIXUPS, "none", "any"))
 def test_4_the_bottleneck_trains_with_every_mixup_and_without(layers):
     # Theirs fails with any mixup but one, and without. What mixing does, other tests show.
     step, state, batch = _train_step({"name": "mbt"}, layers=layers)
@@ -155,7 +156,7 @@ def _loss(**mixup):
     return jax.jit(lambda state, batch: step(state, batch)[1].loss)(state, batch)
 
 
-@pytest.mark.parametrize("layers", ["within", "fused"])
+@pytest.mark.parametrize("layers", slow_but(["within", "fused"], "within"))
 def test_7_features_are_mixed_whatever_the_mixup(layers):
     # Their "cross" mixes labels alone.
     assert abs(_loss(layers=layers) - _loss()) > 1e-4

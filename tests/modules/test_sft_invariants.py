@@ -6,10 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_sft
+from sparing import slow_but
 
 from sft_jax import ModalitySpec
 
-every_pool = pytest.mark.parametrize("pool", tiny_sft.POOLS)
+# Of each kind one; `test_reducer.py` has the same of every pool alone.
+every_pool = pytest.mark.parametrize(
+    "pool",
+    slow_but(tiny_sft.POOLS, "max", "attn_topk", "attn_wkmedoids", "tome", "perceiver", "none"),
+)
 COTANGENT = np.random.default_rng(9).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import synthetic
+from sparing import slow_but
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sft_jax.training.checkpoint import Checkpoints, NoCheckpointError
@@ -54,7 +55,7 @@ def test_tensorboard_holds_what_the_json_lines_hold(plain):
         assert [(e.step, e.value) for e in events.Scalars(name)] == expected
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (4, 2)])
+@pytest.mark.parametrize(("devices", "accumulate"), slow_but([(8, 1), (4, 2)], (4, 2)))
 def test_devices_and_accumulation_do_not_change_training(plain, tmp_path, devices, accumulate):
     experiment = synthetic.config(**PLAIN, train__accumulate=accumulate)
     result, evaluator = synthetic.run(tmp_path, experiment, devices=jax.devices()[:devices])

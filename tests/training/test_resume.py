@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import synthetic
+from sparing import slow_but
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 # 50 examples in batches of 8 over 4 epochs: 25 steps, evaluated after 7, 13, 19 and 25.
@@ -74,7 +75,7 @@ def unbroken(tmp_path_factory):
 
 
 # While the checkpoint of step 13 is being written; before there is one.
-@pytest.mark.parametrize("kill_at", [14, 3])
+@pytest.mark.parametrize("kill_at", slow_but([14, 3], 14))
 def test_a_killed_run_goes_on_bit_for_bit(unbroken, tmp_path, kill_at):
     killed = start(tmp_path, kill_at)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import synthetic
+from sparing import slow_but
 
 from sft_jax.evaluation import run
 
@@ -20,7 +21,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("task", CASES)
+@pytest.mark.parametrize("task", slow_but(CASES, "ordinal", "multi_label"))
 def test_a_task_is_learnt_saved_and_evaluated(tmp_path, monkeypatch, task):
     model, expected, picture = CASES[task]
     experiment = synthetic.config(

@@ -1,0 +1,18 @@
+"""What is left to `make test-slow`: cases that take as long as others and say the same again."""
+
+import pytest
+
+
+def slow_but(cases, *quick):
+    """Cases for a test, all of them slow but for some that `make test` runs too."""
+    assert set(quick) <= set(cases)
+    return [case if case in quick else slow(case) for case in cases]
+
+
+def slow(case):
+    """A value, or a tuple of values of several names."""
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+
+
+PRECISIONS = [slow("f32"), "f64"]
+"""Of a comparison with golden arrays: float64 tells the same of a program as float32, and more."""
