@@ -87,6 +87,8 @@ def fit(
     Raises:
       NonFiniteError: at the first loss or gradient that is not finite; the state before
         that step is not overwritten.
+      DamagedCheckpointError: if there are checkpoints but none is as it was saved.
+      SaveError: at the step after saving a checkpoint failed.
       ValueError: if batch, accumulation and devices don't divide, or the optimiser's
         options don't fit it.
     """
@@ -99,10 +101,13 @@ def fit(
     )
 
     checkpoints = Checkpoints(workdir, config.train.keep_latest)
+    resumed = checkpoints.resume(train_state)
     best = _Best.of(checkpoints, config.train.best_metric)
-    if checkpoints.steps("latest"):
-        train_state, saved = checkpoints.restore("latest", train_state)
+    if resumed:
+        train_state, saved = resumed
         batches.set_state(saved["iterator"])
+        # It may have been restored from the best, where the latest was damaged.
+        checkpoints.save("latest", train_state, saved)
         # Both are saved at once, the latest first: a kill may have left the best unsaved.
         if best.update(int(train_state.step), saved["metrics"]):
             checkpoints.save("best", train_state, saved)
@@ -150,6 +155,7 @@ def fit(
             if pending:
                 pending.check()
             pending = _Pending(number, metrics, ids)
+            checkpoints.check()
             reporter.advance(number)
             evaluate = number in plan.evaluate_at
             log = number % config.train.log_every_steps == 0 or number == plan.total_steps
