@@ -56,6 +56,7 @@ ONLY_IN = {
         "eval.py",
     ],
     "sft_jax.training": [
+        "sft_jax/command_line.py",
         "sft_jax/experiment.py",
         "sft_jax/profile.py",
         "sft_jax/training/",

@@ -20,7 +20,7 @@ from sft_jax.training.state import TrainState
 
 _logger = logging.getLogger(__name__)
 
-_KINDS = ("latest", "best")
+_KINDS = ("latest", "best", "stopped")
 # Orbax writes them as it commits a step. Nothing that is restored comes from them.
 _WRITTEN_ON_COMMIT = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _NONE, _DAMAGED = -1, -2
@@ -42,9 +42,11 @@ class Checkpoints:
     """The checkpoints of one run.
 
     `latest/STEP` are those that training goes on from; the older ones are removed. `best/STEP`
-    is the one that did best on the validation examples. Each holds the state of training
+    is the one that did best on the validation examples. `stopped/STEP` is where training was
+    told to end between evaluations; it is removed when a later one is saved as `latest`,
+    as which it counts wherever one is looked for. Each holds the state of training
     and a JSON description: the position of the data iterator, the config, the dataset's
-    labels and statistics, and the validation metrics.
+    labels and statistics, and the validation metrics, None where training was stopped.
 
     Saving goes on in the background; a checkpoint whose saving was cut short is ignored,
     so there is a whole one to go on from at any time. What goes wrong with saving is raised
@@ -105,7 +107,7 @@ class Checkpoints:
         """Saves in the background. A step that is there already is left as it is.
 
         Args:
-          kind: latest or best.
+          kind: latest, best or stopped.
           state: what is saved, at `state.step`.
           description: JSON values.
 
@@ -115,7 +117,10 @@ class Checkpoints:
         step = int(state.step)
         manager = self._managers[kind]
         # All, so that at most the best of the latest itself is unsaved at any time.
-        self._finish(*(_KINDS if kind == "latest" else (kind,)))
+        if kind == "best":
+            self._finish(kind)
+        else:
+            self.wait()
         if step in manager.all_steps():
             return
         self._saving[kind] = step
@@ -130,7 +135,7 @@ class Checkpoints:
         )
 
     def steps(self, kind: str) -> list[int]:
-        """The steps saved as `latest` or as `best`, in ascending order."""
+        """The steps saved as `latest`, `best` or `stopped`, in ascending order."""
         return sorted(self._managers[kind].all_steps())
 
     def description(self, which: str) -> dict[str, Any]:
@@ -202,6 +207,9 @@ class Checkpoints:
           SaveError: if something is not.
         """
         self._finish(*_KINDS)
+        for step in self.steps("stopped"):
+            if step <= max(self.steps("latest"), default=-1):
+                self._managers["stopped"].delete(step)
 
     def close(self) -> None:
         """Waits, as `wait` does, and releases the threads."""
@@ -263,9 +271,10 @@ class Checkpoints:
         """The first candidate that is whole."""
         candidates = self._candidates(which)
         if not candidates:
+            latest = sorted({*self.steps("latest"), *self.steps("stopped")})
             raise NoCheckpointError(
                 f"no checkpoint {which!r} in {self._folder}; there are"
-                f" latest {self.steps('latest')} and best {self.steps('best')}"
+                f" latest {latest} and best {self.steps('best')}"
             )
         for number, (kind, step) in enumerate(candidates):
             if not self._wrong(kind, step):
@@ -286,7 +295,7 @@ class Checkpoints:
             wanted = steps["best"][::-1]
         else:
             wanted = [int(which)] if which.isdecimal() else []
-        kinds = sorted(_KINDS, key=lambda kind: kind != which)
+        kinds = ("best", "latest") if which == "best" else _KINDS
         return [(kind, step) for step in wanted for kind in kinds if step in steps[kind]]
 
     def _wrong(self, kind: str, step: int) -> list[str]:
