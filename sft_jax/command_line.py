@@ -15,6 +15,7 @@ import ml_collections
 from absl import app, flags
 
 from sft_jax import config_io
+from sft_jax.training import preemption
 
 _logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def run(main: Callable[[], None], *, compilation_cache: bool = False) -> None:
 
     A ValueError, OSError, missing module or non-finite number is taken for the user's to
     mend: its message is printed and the exit status is 1. Anything else is a defect of
-    ours and is shown with its traceback. So is everything with `--debug`.
+    ours and is shown with its traceback. So is everything with `--debug`. Training that
+    was told to end says how to go on; the exit status is that of SIGTERM.
     """
     flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
     if compilation_cache:
@@ -45,6 +47,9 @@ def run(main: Callable[[], None], *, compilation_cache: bool = False) -> None:
             _keep_compiled(flags.FLAGS.compilation_cache)
         try:
             main()
+        except preemption.PreemptedError as stopped:
+            print(stopped)
+            sys.exit(preemption.EXIT_STATUS)
         except (ValueError, OSError, ModuleNotFoundError, ArithmeticError) as error:
             if flags.FLAGS.debug:
                 raise

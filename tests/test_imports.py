@@ -16,6 +16,7 @@ FILES = sorted(
 # Packages, and parts of ours, that only some files may import.
 ONLY_IN = {
     "orbax": ["sft_jax/training/checkpoint.py"],
+    "etils": ["sft_jax/training/checkpoint.py", "sft_jax/training/integrity.py"],
     "grain": ["sft_jax/data/"],
     "tensorflow_datasets": ["sft_jax/data/"],
     "array_record": ["sft_jax/data/"],
@@ -55,6 +56,7 @@ ONLY_IN = {
         "eval.py",
     ],
     "sft_jax.training": [
+        "sft_jax/command_line.py",
         "sft_jax/experiment.py",
         "sft_jax/profile.py",
         "sft_jax/training/",
@@ -141,4 +143,4 @@ print(*packages())
     assert added == {"sft_jax"}
     assert result.stderr == ""
     heavy = set(ONLY_IN) | {"optax", "tensorboardX"}
-    assert imported & heavy <= {"absl"}  # Chex brings absl.
+    assert imported & heavy <= {"absl", "etils"}  # Chex and Flax bring them.

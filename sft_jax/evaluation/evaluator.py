@@ -16,7 +16,7 @@ from sft_jax.evaluation import subsets
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES, example_scores
 from sft_jax.structs import Task
-from sft_jax.training import distributed, step
+from sft_jax.training import distributed, preemption, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +75,16 @@ class Evaluator:
         )
 
     def predict(self, params: Any) -> Predictions:
-        """Predictions for every example, each once."""
-        outputs = [
-            self._step(params, distributed.put_batch(given, self._mesh))
-            for given in (subsets.restrict(batch, self._modalities) for batch, _ in self._batches)
-        ]
+        """Predictions for every example, each once.
+
+        Raises:
+          GivenUpError: where training evaluates and its process is told to end.
+        """
+        outputs = []
+        for batch, _ in self._batches:
+            preemption.interruption_point()
+            given = subsets.restrict(batch, self._modalities)
+            outputs.append(self._step(params, distributed.put_batch(given, self._mesh)))
         return Predictions(
             ids=np.array([example["id"] for example in self._source]),
             labels=pipeline.stack_labels(self._source),
@@ -110,11 +115,10 @@ class Evaluator:
     def _in_order(self, batches: list[jax.Array]) -> np.ndarray:
         """Joins batches, in which one process's examples come before the next's."""
         count = jax.process_count()
-        ordered = [
-            np.asarray(batch, np.float32)
-            .reshape(count, -1, *batch.shape[1:])
-            .swapaxes(0, 1)
-            .reshape(batch.shape)
-            for batch in batches
-        ]
+        ordered = []
+        for batch in batches:
+            preemption.interruption_point()  # Here the host waits for what it has asked for.
+            values = np.asarray(batch, np.float32)
+            by_process = values.reshape(count, -1, *batch.shape[1:])
+            ordered.append(by_process.swapaxes(0, 1).reshape(batch.shape))
         return np.concatenate(ordered)[: len(self._source)]

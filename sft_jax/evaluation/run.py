@@ -55,6 +55,8 @@ def evaluate_run(
       RunDirectoryError: if `workdir` is not a run directory, its data has changed, or it was
         trained on a dataset that its config does not name and none is given.
       NoCheckpointError: if there is no such checkpoint.
+      DamagedCheckpointError: if it is not as it was saved, and as `Checkpoints` says there is
+        none to take in its place.
       ValueError: if there is no such split, the task of the model is not the dataset's,
         `dataset` does not fit as `Dataset.like` says, or for `modalities` as `check_subset`
         says.
@@ -145,7 +147,7 @@ class _Restored:
 
 def _restore(workdir: pathlib.Path, which: str, dataset: Dataset | None) -> _Restored:
     config = run_directory.read_config(workdir)
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
     description = checkpoints.description(which)
     info = DatasetInfo.from_json(description["dataset"])
     if dataset is not None:

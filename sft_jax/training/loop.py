@@ -19,7 +19,7 @@ from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import Batch
-from sft_jax.training import assembly, distributed, state, step
+from sft_jax.training import assembly, distributed, preemption, state, step
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.reporting import Reporter
 
@@ -87,6 +87,10 @@ def fit(
     Raises:
       NonFiniteError: at the first loss or gradient that is not finite; the state before
         that step is not overwritten.
+      PreemptedError: if the process was told to end, after saving the step it was at. An
+        evaluation that was interrupted is done again by the run that goes on.
+      DamagedCheckpointError: if there are checkpoints but none is as it was saved.
+      SaveError: at the step after saving a checkpoint failed.
       ValueError: if batch, accumulation and devices don't divide, or the optimiser's
         options don't fit it.
     """
@@ -99,38 +103,59 @@ def fit(
     )
 
     checkpoints = Checkpoints(workdir, config.train.keep_latest)
+    resumed = checkpoints.resume(train_state)
     best = _Best.of(checkpoints, config.train.best_metric)
-    if checkpoints.steps("latest"):
-        train_state, saved = checkpoints.restore("latest", train_state)
+    if resumed:
+        train_state, saved = resumed
         batches.set_state(saved["iterator"])
-        # Both are saved at once, the latest first: a kill may have left the best unsaved.
-        if best.update(int(train_state.step), saved["metrics"]):
-            checkpoints.save("best", train_state, saved)
+        if saved["metrics"] is not None:
+            # It may have been restored from the best, where the latest was damaged.
+            checkpoints.save("latest", train_state, saved)
+            # Both are saved at once, the latest first: a kill may have left the best unsaved.
+            if best.update(int(train_state.step), saved["metrics"]):
+                checkpoints.save("best", train_state, saved)
     first = int(train_state.step) + 1
-    reporter = Reporter(workdir, first - 1, plan.total_steps)
+    unevaluated = resumed and resumed[1]["metrics"] is None and first - 1 in plan.evaluate_at
+    reporter = Reporter(workdir, first - 1, plan.total_steps, evaluated=not unevaluated)
     if first > 1:
         reporter.say(f"going on from step {first - 1} of {plan.total_steps}")
+
+    def about(metrics: Mapping[str, float] | None) -> dict[str, Any]:
+        return {
+            **description,
+            "config": config_io.to_json(config),
+            "metrics": metrics,
+            "iterator": batches.get_state(),
+        }
+
+    def stop(number: int, train_state: state.TrainState) -> preemption.PreemptedError:
+        # Before the checkpoint, as in evaluate_and_save.
+        reporter.flush()
+        checkpoints.save("stopped", train_state, about(None))
+        checkpoints.wait()
+        return preemption.PreemptedError(
+            f"stopped at step {number} of {plan.total_steps}, which is saved in {workdir}:"
+            " run the same command again to go on from there"
+        )
 
     def evaluate_and_save(
         number: int, train_state: state.TrainState, wait: float
     ) -> state.TrainState:
-        values = dict(validate(train_state.eval_params))
+        try:
+            values = dict(validate(train_state.eval_params))
+        except preemption.GivenUpError:
+            raise stop(number, train_state) from None
         if config.optim.schedule == "plateau" and math.isfinite(values["loss"]):
             _, seen = observe(train_state.plateau, value=np.float32(values["loss"]))
             train_state = train_state.replace(plateau=seen)
-        about = {
-            **description,
-            "config": config_io.to_json(config),
-            "metrics": values,
-            "iterator": batches.get_state(),
-        }
+        saved = about(values)
         # Before the checkpoint, from which on a later start reports nothing again.
         reporter.scalars(number, {f"valid/{name}": value for name, value in values.items()})
         reporter.flush()
-        checkpoints.save("latest", train_state, about)
+        checkpoints.save("latest", train_state, saved)
         improved = best.update(number, values)
         if improved:
-            checkpoints.save("best", train_state, about)
+            checkpoints.save("best", train_state, saved)
         reporter.say(
             f"epoch {number / plan.steps_per_epoch:5.1f}  step {number:6d}  "
             + "  ".join(f"valid {name} {value:.4g}" for name, value in values.items())
@@ -142,29 +167,37 @@ def fit(
     pending: _Pending | None = None
     clock = _Clock()
     try:
-        for number in range(first, plan.total_steps + 1):
-            with clock.waiting():
-                batch, ids = next(batches)
-            train_state, metrics = train_step(train_state, distributed.put_batch(batch, mesh))
-            # The step before is looked at while this one is computed.
-            if pending:
-                pending.check()
-            pending = _Pending(number, metrics, ids)
-            reporter.advance(number)
-            evaluate = number in plan.evaluate_at
-            log = number % config.train.log_every_steps == 0 or number == plan.total_steps
-            if evaluate or log:
-                pending.check()
-            if log:
-                rate = float(made.schedule(number - 1)) * float(train_state.plateau.scale)
-                scalars = pending.scalars(rate, SCORE_NAMES[config.model.task])
-                wait = clock.share()
-                reporter.scalars(number, {**scalars, "train/input_wait": wait})
-                reporter.note(f"loss {float(metrics.loss):.3f}, {wait:.1%} waiting for input")
-            if evaluate:
-                train_state = evaluate_and_save(number, train_state, clock.share())
+        with preemption.watch() as notice:
+            if unevaluated:
+                train_state = evaluate_and_save(first - 1, train_state, clock.share())
                 clock.restart()
-        checkpoints.wait()
+            for number in range(first, plan.total_steps + 1):
+                with clock.waiting():
+                    batch, ids = next(batches)
+                train_state, metrics = train_step(train_state, distributed.put_batch(batch, mesh))
+                # The step before is looked at while this one is computed.
+                if pending:
+                    pending.check()
+                pending = _Pending(number, metrics, ids)
+                checkpoints.check()
+                reporter.advance(number)
+                evaluate = number in plan.evaluate_at
+                log = number % config.train.log_every_steps == 0 or number == plan.total_steps
+                stopping = notice.reached(number)
+                if evaluate or log or stopping:
+                    pending.check()
+                if log:
+                    rate = float(made.schedule(number - 1)) * float(train_state.plateau.scale)
+                    scalars = pending.scalars(rate, SCORE_NAMES[config.model.task])
+                    wait = clock.share()
+                    reporter.scalars(number, {**scalars, "train/input_wait": wait})
+                    reporter.note(f"loss {float(metrics.loss):.3f}, {wait:.1%} waiting for input")
+                if stopping:
+                    raise stop(number, train_state)
+                if evaluate:
+                    train_state = evaluate_and_save(number, train_state, clock.share())
+                    clock.restart()
+            checkpoints.wait()
     finally:
         reporter.close()
         checkpoints.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import rich.progress
 from rich.console import Console
@@ -19,18 +20,28 @@ class Reporter:
     here is dropped, so that each step is reported once.
     """
 
-    def __init__(self, workdir: pathlib.Path, first_step: int, total_steps: int) -> None:
+    def __init__(
+        self, workdir: pathlib.Path, first_step: int, total_steps: int, *, evaluated: bool = True
+    ) -> None:
         """Starts reporting.
 
         Args:
           workdir: the run directory.
           first_step: steps taken before.
           total_steps: steps of the whole run.
+          evaluated: False if the first step here is to be evaluated (again): what was written
+            of its evaluation is dropped as well.
         """
         path = workdir / "metrics.jsonl"
-        _drop_after(path, first_step)
+        kept = _drop_after(path, first_step, evaluated)
         self._lines = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + evaluated
+        )
+        if not evaluated:  # TensorBoard can but forget the whole step.
+            for line in kept:
+                if line["step"] == first_step:
+                    self._add_events(line)
         self._progress = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -53,8 +64,12 @@ class Reporter:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes scalars of a step."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._add_events({"step": step, **values})
+
+    def _add_events(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "step":
+                self._events.add_scalar(name, value, line["step"])
 
     def flush(self) -> None:
         """Hands everything written so far to the operating system."""
@@ -76,12 +91,20 @@ class Reporter:
         self._lines.close()
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
-    """Keeps the lines up to `step`; a last line cut short by a kill goes too."""
+def _drop_after(path: pathlib.Path, step: int, evaluated: bool) -> list[dict[str, Any]]:
+    """Keeps the lines up to `step`, and returns them; one cut short by a kill goes too."""
     if not path.exists():
-        return
+        return []
     lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+    kept = [json.loads(line) for line in lines if line.endswith("}\n")]
+    kept = [line for line in kept if line["step"] <= step]
+    if not evaluated:
+        kept = [
+            line
+            for line in kept
+            if line["step"] < step or not any(name.startswith("valid/") for name in line)
+        ]
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
     partial.replace(path)
+    return kept

@@ -98,7 +98,7 @@ def read_config(workdir: pathlib.Path) -> ExperimentConfig:
 
 
 def _has_checkpoints(workdir: pathlib.Path) -> bool:
-    return any(path.name.isdecimal() for path in workdir.glob("checkpoints/latest/*"))
+    return any(path.name.isdecimal() for path in workdir.glob("checkpoints/*/*"))
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

@@ -19,21 +19,40 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 # 50 examples in batches of 8 over 4 epochs: 25 steps, evaluated after 7, 13, 19 and 25.
 STEPS = 25
 PROGRAM = """
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 import conftest, synthetic
+from sft_jax import command_line
+from sft_jax.evaluation import subsets
+from sft_jax.training import integrity
 from test_resume import fingerprint
 
-workdir, kill_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+workdir, signal_name, during, end_at = sys.argv[1:]
+del sys.argv[1:]
+counts = dict.fromkeys(["step", "evaluation", "save"], 0)
+def count(what):
+    counts[what] += 1
+    if what == during and counts[what] == int(end_at):
+        os.kill(os.getpid(), signal.Signals[signal_name])
+        time.sleep(0.5 * (what == "save"))
 def look(number, batch, ids):
-    if number == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
+    count("step")
     return batch, ids
-result, evaluator = synthetic.run(
-    workdir,
-    synthetic.config(train__epochs=4, train__ema_decay=0.5, optim__schedule="plateau"),
-    wrap=lambda batches: synthetic.Batches(batches, look))
-print("compiles", result.train_compiles, evaluator.compiles)
-print("fingerprint", fingerprint(result.state))
+def restrict(*args, do=subsets.restrict):
+    count("evaluation")  # A batch of it, of three.
+    return do(*args)
+def sign(*args, do=integrity.sign):
+    count("save")
+    do(*args)
+subsets.restrict, integrity.sign = restrict, sign
+
+def main():
+    result, evaluator = synthetic.run(
+        pathlib.Path(workdir),
+        synthetic.config(train__epochs=4, train__ema_decay=0.5, optim__schedule="plateau"),
+        wrap=lambda batches: synthetic.Batches(batches, look))
+    print("compiles", result.train_compiles, evaluator.compiles)
+    print("fingerprint", fingerprint(result.state))
+command_line.run(main)
 """
 
 
@@ -42,11 +61,11 @@ def fingerprint(state):
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
-def start(workdir, kill_at=0):
+def start(workdir, signal_name="SIGKILL", during="step", end_at=0):
     tests = pathlib.Path(__file__).parents[1]
     path = os.pathsep.join([str(tests.parent), str(tests), str(tests / "training")])
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(workdir), str(kill_at)],
+        [sys.executable, "-c", PROGRAM, str(workdir), signal_name, during, str(end_at)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -77,7 +96,7 @@ def unbroken(tmp_path_factory):
 # While the checkpoint of step 13 is being written; before there is one.
 @pytest.mark.parametrize("kill_at", slow_but([14, 3], 14))
 def test_a_killed_run_goes_on_bit_for_bit(unbroken, tmp_path, kill_at):
-    killed = start(tmp_path, kill_at)
+    killed = start(tmp_path, end_at=kill_at)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = start(tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -86,6 +105,35 @@ def test_a_killed_run_goes_on_bit_for_bit(unbroken, tmp_path, kill_at):
     assert metrics(tmp_path) == metrics(workdir)
     assert events(tmp_path) == events(workdir)
     assert "compiles 1 1" in output
+
+
+def valid_steps(workdir):
+    return [line["step"] for line in metrics(workdir) if "valid/loss" in line]
+
+
+def test_a_run_that_is_told_to_end_goes_on_bit_for_bit(unbroken, tmp_path):
+    def ended(during, end_at):
+        done = start(tmp_path, "SIGTERM", during, end_at)
+        assert done.returncode == 143, done.stderr
+        assert "run the same command again" in done.stdout.splitlines()[-1]
+        steps = [int(path.name) for path in tmp_path.glob("checkpoints/stopped/*")]
+        assert f"stopped at step {steps[0]} of {STEPS}" in done.stdout
+        assert len(steps) == 1
+        return steps[0], valid_steps(tmp_path)
+
+    assert ended("step", 3) == (3, [])
+    assert ended("evaluation", 5) == (13, [7])  # In the middle of the second.
+    # While the checkpoint of step 13 is saved, which is evaluated first.
+    step, evaluated = ended("save", 1)
+    assert step > 13
+    assert evaluated[:2] == [7, 13]
+    last = start(tmp_path)
+    assert f"going on from step {step} of {STEPS}" in last.stdout
+    workdir, output = unbroken
+    assert last.stdout.splitlines()[-1] == output.splitlines()[-1]
+    assert metrics(tmp_path) == metrics(workdir)
+    assert events(tmp_path) == events(workdir)
+    assert not list(tmp_path.glob("checkpoints/stopped/*"))
 
 
 def test_a_finished_run_does_nothing_more(unbroken, tmp_path):

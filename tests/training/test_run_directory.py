@@ -70,6 +70,21 @@ def test_metrics_of_steps_to_be_taken_again_are_dropped(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
+def test_an_evaluation_to_be_done_again_is_dropped(tmp_path):
+    first = Reporter(tmp_path, 0, 10)
+    for step in (1, 2):
+        first.scalars(step, {"train/loss": step})
+        first.scalars(step, {"valid/loss": 2 * step})
+    first.close()
+    Reporter(tmp_path, 2, 10, evaluated=False).close()
+    written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert written == [
+        {"step": 1, "train/loss": 1},
+        {"step": 1, "valid/loss": 2},
+        {"step": 2, "train/loss": 2},
+    ]
+
+
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
     info = {"num_examples": {"train": 3}, "statistics": {"a": 1.0}, "metrics": []}
     run_directory.keep_dataset(tmp_path, info)

@@ -1,0 +1,42 @@
+"""The first SIGTERM is noted, the second ends the process."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from sft_jax.training import preemption
+
+
+@pytest.fixture(autouse=True)
+def _handler():
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_first_signal_is_noted_and_the_second_ends_the_process():
+    with preemption.watch() as notice:
+        assert not notice.reached(1)
+        preemption.interruption_point()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert notice.reached(2)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        with pytest.raises(preemption.GivenUpError):
+            preemption.interruption_point()
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    preemption.interruption_point()
+
+
+def test_another_thread_leaves_signals_alone():
+    found = []
+
+    def run():
+        with preemption.watch() as notice:
+            found.extend([signal.getsignal(signal.SIGTERM), notice.reached(1)])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [signal.default_int_handler, False]
