@@ -33,13 +33,14 @@ def train(
       NonFiniteError: as `loop.fit` says.
     """
     workdir = pathlib.Path(workdir)
-    run_directory.prepare(workdir, config)
     own_dataset = dataset is not None
-    if dataset is None:
-        dataset = open_dataset(config.data)
-    info = dataset.info
-    info.check_task(config.model.task)
-    run_directory.keep_dataset(workdir, info.to_json())
+    with distributed.first_process_first():
+        run_directory.prepare(workdir, config)
+        if dataset is None:
+            dataset = open_dataset(config.data)
+        info = dataset.info
+        info.check_task(config.model.task)
+        run_directory.keep_dataset(workdir, info.to_json())
     if dataset.card:
         run_directory.write_json(workdir / run_directory.CARD, dataset.card.to_json())
     mesh = distributed.make_mesh(config.mesh)

@@ -110,7 +110,13 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
     model = build_model(experiment.model, data.info.modalities, len(data.info.class_names))
     mesh = distributed.make_mesh(experiment.mesh, devices or jax.devices()[:1])
     size = experiment.train.batch_size
-    batches = pipeline.train_iterator(data.source("train"), size, experiment.seed)
+    batches = pipeline.train_iterator(
+        data.source("train"),
+        size,
+        experiment.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
     evaluator = Evaluator(model, data.source("valid"), size, mesh)
     result = loop.fit(
         experiment,

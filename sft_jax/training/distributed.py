@@ -9,13 +9,15 @@ what is needed elsewhere: no number depends on the mesh but by rounding.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sft_jax.config import MeshConfig
@@ -66,6 +68,19 @@ def make_mesh(config: MeshConfig | None = None, devices: list[jax.Device] | None
             f"mesh.model={config.model} must divide the {of_process} devices of a process"
         )
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """Within, the first process is alone; the others follow when it has left."""
+    if jax.process_count() == 1:
+        yield
+    elif jax.process_index() == 0:
+        yield
+        multihost_utils.sync_global_devices("the first process is done")
+    else:
+        multihost_utils.sync_global_devices("the first process is done")
+        yield
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

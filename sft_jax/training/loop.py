@@ -21,7 +21,7 @@ from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import Batch
 from sft_jax.training import assembly, distributed, preemption, state, step
 from sft_jax.training.checkpoint import Checkpoints
-from sft_jax.training.reporting import Reporter
+from sft_jax.training.reporting import Reporter, Silent
 
 Validate = Callable[[Any], Mapping[str, float]]
 """Computes named metrics, `loss` among them, from parameters."""
@@ -116,7 +116,9 @@ def fit(
                 checkpoints.save("best", train_state, saved)
     first = int(train_state.step) + 1
     unevaluated = resumed and resumed[1]["metrics"] is None and first - 1 in plan.evaluate_at
-    reporter = Reporter(workdir, first - 1, plan.total_steps, evaluated=not unevaluated)
+    reporter: Reporter = Silent()
+    if jax.process_index() == 0:
+        reporter = Reporter(workdir, first - 1, plan.total_steps, evaluated=not unevaluated)
     if first > 1:
         reporter.say(f"going on from step {first - 1} of {plan.total_steps}")
 

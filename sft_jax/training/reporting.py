@@ -91,6 +91,31 @@ class Reporter:
         self._lines.close()
 
 
+class Silent(Reporter):
+    """Reports nothing, for all processes but the first."""
+
+    def __init__(self) -> None:
+        pass
+
+    def advance(self, step: int) -> None:
+        """Does nothing, as all methods."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def note(self, text: str) -> None:
+        """Does nothing."""
+
+    def say(self, text: str) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def _drop_after(path: pathlib.Path, step: int, evaluated: bool) -> list[dict[str, Any]]:
     """Keeps the lines up to `step`, and returns them; one cut short by a kill goes too."""
     if not path.exists():

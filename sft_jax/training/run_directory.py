@@ -54,8 +54,9 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
             )
     else:
         write_json(workdir / "config.json", config_io.to_json(config))
-    with (workdir / "starts.jsonl").open("a") as file:
-        file.write(json.dumps(_start()) + "\n")
+    if jax.process_index() == 0:
+        with (workdir / "starts.jsonl").open("a") as file:
+            file.write(json.dumps(_start(config)) + "\n")
 
 
 def keep_dataset(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
@@ -102,13 +103,18 @@ def _has_checkpoints(workdir: pathlib.Path) -> bool:
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes a JSON file that is either whole or not there, whatever happens meanwhile."""
+    """Writes a JSON file that is either whole or not there, whatever happens meanwhile.
+
+    Of several processes the first writes, and the others do nothing.
+    """
+    if jax.process_index():
+        return
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(values, indent=2) + "\n")
     os.replace(partial, path)
 
 
-def _start() -> dict[str, Any]:
+def _start(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -117,4 +123,5 @@ def _start() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
+        "mesh": dataclasses.asdict(config.mesh),
     }

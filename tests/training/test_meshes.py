@@ -1,6 +1,8 @@
 """Training on meshes of several shapes, and from one to another."""
 
+import contextlib
 import functools
+import hashlib
 import json
 
 import jax
@@ -11,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from sft_jax.config import MeshConfig
 from sft_jax.training import distributed
+from sft_jax.training.checkpoint import Checkpoints
 
 # 60 examples in batches of 16 over 6 epochs: 23 steps.
 EXPERIMENT = {
@@ -18,7 +21,6 @@ EXPERIMENT = {
     "model__n_pre": 1,
     "model__n_post": 3,
     "train__epochs": 7,
-    "train__evaluate_every_epochs": 7,
     "train__batch_size": 16,
     "train__ema_decay": 0.5,
 }
@@ -31,12 +33,13 @@ MESHES = {
 }
 
 
-def _experiment(model, mesh=None):
+def experiment(model, mesh=None, evaluate_every=7):
     changes = {f"mesh__{axis}": size for axis, size in (mesh or {}).items()}
+    changes["train__evaluate_every_epochs"] = evaluate_every
     return synthetic.config(**EXPERIMENT, model__name=model, **changes)
 
 
-def _losses(workdir):
+def losses(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
@@ -45,8 +48,8 @@ def _losses(workdir):
 def _on_one_device(model, folder):
     workdir = folder / f"one_{model}"
     workdir.mkdir()
-    synthetic.run(workdir, _experiment(model))
-    return _losses(workdir)
+    synthetic.run(workdir, experiment(model))
+    return losses(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +62,14 @@ def folder(tmp_path_factory):
     [("sft", name) for name in MESHES] + [(name, "all") for name in MODELS[1:]],
 )
 def test_no_number_depends_on_the_mesh(folder, tmp_path, model, mesh):
-    losses = _on_one_device(model, folder)
+    of_one = _on_one_device(model, folder)
     count, axes = MESHES[mesh]
     result, evaluator = synthetic.run(
-        tmp_path, _experiment(model, axes), devices=jax.devices()[:count]
+        tmp_path, experiment(model, axes), devices=jax.devices()[:count]
     )
     assert (result.train_compiles, evaluator.compiles) == (1, 1)
-    assert len(losses) >= 20
-    np.testing.assert_allclose(_losses(tmp_path), losses, rtol=0, atol=1e-5)
+    assert len(of_one) >= 20
+    np.testing.assert_allclose(losses(tmp_path), of_one, rtol=0, atol=1e-5)
     if model == "sft":
         state = result.state
         for tree in (state.params, state.ema_params, state.opt_state[1][0].mu):
@@ -80,6 +83,64 @@ def test_no_number_depends_on_the_mesh(folder, tmp_path, model, mesh):
             assert whole
             share = axes.get("fsdp", 1) * axes.get("model", 1)
             assert kernel.addressable_shards[0].data.size * share == kernel.size
+
+
+class _Killed(Exception):
+    """In place of a signal."""
+
+
+def until(last, seen):
+    """Notes the ids of all batches, and ends the run before the one after `last`."""
+
+    def look(number, batch, ids):
+        if number > last:
+            raise _Killed
+        seen.append(sorted(ids))
+        return batch, ids
+
+    return lambda batches: synthetic.Batches(batches, look)
+
+
+def _fingerprint(state):
+    leaves = jax.tree.leaves(jax.device_get(state))
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+
+
+def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
+    saved, restored = {}, []
+    save, resume = Checkpoints.save, Checkpoints.resume
+
+    def saving(self, kind, state, description):
+        saved[int(state.step)] = _fingerprint(state)
+        save(self, kind, state, description)
+
+    def resuming(self, like):
+        found = resume(self, like)
+        if found:
+            restored.append((int(found[0].step), _fingerprint(found[0])))
+        return found
+
+    def run(workdir, devices, axes, last):
+        seen = []
+        changed, devices = experiment("sft", axes, evaluate_every=1), jax.devices()[:devices]
+        with contextlib.suppress(_Killed):
+            synthetic.run(workdir, changed, devices=devices, wrap=until(last, seen))
+        return seen
+
+    unbroken = run(tmp_path / "unbroken", 1, {}, 99)
+    saved.clear()
+    monkeypatch.setattr(Checkpoints, "save", saving)
+    monkeypatch.setattr(Checkpoints, "resume", resuming)
+    batches = []
+    # Each ends one step after a checkpoint, which it forgets.
+    turns = [(8, MESHES["all"][1], 5), (4, {"fsdp": 4}, 4), (1, {}, 4), (8, {}, 99)]
+    for devices, axes, last in turns:
+        batches[len(batches) - bool(batches) :] = run(tmp_path / "run", devices, axes, last)
+    assert batches == unbroken
+    assert [step for step, _ in restored] == [4, 7, 10]
+    assert all(saved[step] == found for step, found in restored)
+    one, moved = losses(tmp_path / "unbroken"), losses(tmp_path / "run")
+    np.testing.assert_allclose(moved, one, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
