@@ -34,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, compilation_cache=True)
+    command_line.run(main, compilation_cache=True, distributed=True)
