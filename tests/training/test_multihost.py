@@ -150,8 +150,11 @@ def _connected(port):
 PROGRAM = """
 import jax
 from sft_jax import command_line
+from sft_jax.training import checks
 
 def main():
+    print(checks.gather("x" * jax.process_index() + "y"))
+    print(checks.equal({"jax": f"0.{jax.process_index()}"}).problem)
     print(jax.process_index(), jax.process_count(), jax.device_count())
 
 command_line.run(main, distributed=True)
@@ -172,7 +175,11 @@ def test_two_processes_become_one_computation(port):
         for process, of in enumerate(started):
             stdout, stderr = of.communicate(timeout=120)
             assert of.returncode == 0, stderr
-            assert stdout.splitlines()[-1] == f"{process} 2 4"
+            texts, difference, numbers = stdout.splitlines()[-3:]
+            assert texts == "['y', 'xy']"
+            assert difference.startswith("process 1 (")
+            assert "): jax 0.1, others 0.0;" in difference
+            assert numbers == f"{process} 2 4"
     finally:
         for of in started:
             of.kill()
