@@ -61,4 +61,4 @@ def _print_paths(workdir: pathlib.Path, stem: str) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, compilation_cache=True)
+    command_line.run(main, compilation_cache=True, distributed=True)

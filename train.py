@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sft_jax import command_line, config_io, experiment
+from sft_jax.training import checks
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as FILE or FILE:ARG.")
 _WORKDIR = flags.DEFINE_string(
@@ -25,6 +26,7 @@ def main() -> None:
     """Runs the experiment that the flags describe."""
     config = config_io.from_mapping(_CONFIG.value)
     workdir = pathlib.Path(_WORKDIR.value)
+    checks.require(checks.cheap(_WORKDIR.value, config))
     result = experiment.train(config, workdir)
     print(
         f"done: {result.state.step} steps; best valid {config.train.best_metric}"
@@ -34,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, compilation_cache=True)
+    command_line.run(main, compilation_cache=True, distributed=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pathlib
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import absl.logging
 import jax
@@ -15,16 +18,22 @@ import ml_collections
 from absl import app, flags
 
 from sft_jax import config_io
-from sft_jax.training import preemption
+from sft_jax.training import multihost, preemption
 
 _logger = logging.getLogger(__name__)
 
 CACHED_FROM_SECONDS = 0.5
 """What takes less to compile costs about as much to load."""
 
+_EXPECTED = (ValueError, OSError, ModuleNotFoundError, ArithmeticError)
 
-def run(main: Callable[[], None], *, compilation_cache: bool = False) -> None:
-    """Parses the flags and runs `main`, with a flag for JAX's compilation cache if so told.
+
+def run(
+    main: Callable[[], None], *, compilation_cache: bool = False, distributed: bool = False
+) -> None:
+    """Parses the flags and runs `main`.
+
+    There are flags for JAX's compilation cache, and for a job of several processes, if so told.
 
     A ValueError, OSError, missing module or non-finite number is taken for the user's to
     mend: its message is printed and the exit status is 1. Anything else is a defect of
@@ -36,6 +45,8 @@ def run(main: Callable[[], None], *, compilation_cache: bool = False) -> None:
         what = "Folder for compiled programs, which later starts load; empty for none. Default:"
         what += " JAX_COMPILATION_CACHE_DIR if set, else sft_jax in XDG_CACHE_HOME or ~/.cache."
         flags.DEFINE_string("compilation_cache", None, what)
+    if distributed:
+        define_distributed(flags.FLAGS)
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -45,17 +56,46 @@ def run(main: Callable[[], None], *, compilation_cache: bool = False) -> None:
         logging.getLogger("sft_jax").setLevel(logging.INFO)
         if compilation_cache:
             _keep_compiled(flags.FLAGS.compilation_cache)
+        job = None
         try:
+            if distributed:
+                job = multihost.initialize(_options(flags.FLAGS))
             main()
         except preemption.PreemptedError as stopped:
             print(stopped)
             sys.exit(preemption.EXIT_STATUS)
-        except (ValueError, OSError, ModuleNotFoundError, ArithmeticError) as error:
-            if flags.FLAGS.debug:
+        except Exception as error:
+            expected = isinstance(error, _EXPECTED) and not flags.FLAGS.debug
+            if job:
+                which = f"process {job.process_id} of {job.num_processes}"
+                where = "(--debug shows where)" if expected else traceback.format_exc()
+                multihost.leave(f"error in {which}: {error}\n{where}")
+            if not expected:
                 raise
             sys.exit(f"error: {error}\n(--debug shows where)")
 
     app.run(guarded, flags_parser=_parse)
+
+
+def define_distributed(values: flags.FlagValues) -> None:
+    """Adds the flags by which one of several processes is told of the others."""
+    of: dict[str, Any] = {"flag_values": values}
+    what = "HOST:PORT of process 0, in each of several processes; default as the environment says."
+    flags.DEFINE_string("coordinator", None, what, **of)
+    flags.DEFINE_integer("num_processes", None, "How many there are.", lower_bound=1, **of)
+    flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", lower_bound=0, **of)
+    what = "Seconds to wait for all processes."
+    flags.DEFINE_integer("init_timeout", multihost.INIT_TIMEOUT, what, lower_bound=1, **of)
+    what = "Seconds after which a process that is not heard of ends the others."
+    flags.DEFINE_integer(
+        "heartbeat_timeout", multihost.HEARTBEAT_TIMEOUT, what, lower_bound=1, **of
+    )
+
+
+def _options(values: flags.FlagValues) -> multihost.Options:
+    names = [field.name for field in dataclasses.fields(multihost.Options)]
+    given: dict[str, Any] = {name: values[name].value for name in names}
+    return multihost.Options(**given)
 
 
 def _keep_compiled(folder: str | None) -> None:
