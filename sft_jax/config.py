@@ -191,6 +191,20 @@ class MeshConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class SystemConfig:
+    """What is done beside training, which changes nothing of it.
+
+    Attributes:
+      trace_from: the first step, counted from 1, that `jax.profiler` records, into `trace/` of the
+        run directory. The first step of a start is slow, as it compiles.
+      trace_steps: how many it records; 0 for none.
+    """
+
+    trace_from: Count = 10
+    trace_steps: CountOrNone = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ExperimentConfig:
     """One experiment.
 
@@ -201,7 +215,8 @@ class ExperimentConfig:
       optim: the optimiser.
       train: the loop.
       mixup: whether and how examples are mixed.
-      mesh: how the devices are used: the one section that may change while a run goes on.
+      mesh: how the devices are used; like `system`, it may change where a run goes on.
+      system: what is done beside training.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -211,6 +226,7 @@ class ExperimentConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     mixup: MixupConfig = field(default_factory=MixupConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)
 
     def __post_init__(self) -> None:
         problems = []

@@ -13,6 +13,7 @@ from sft_jax.config import (
     MixupConfig,
     ModelConfig,
     OptimConfig,
+    SystemConfig,
     TrainConfig,
 )
 from sft_jax.data import pipeline
@@ -80,6 +81,7 @@ def config(**changes):
         "train": TrainConfig(epochs=2, batch_size=8, log_every_steps=1),
         "mixup": MixupConfig(),
         "mesh": MeshConfig(),
+        "system": SystemConfig(),
     }
     for name, value in changes.items():
         if "__" in name:

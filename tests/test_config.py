@@ -11,9 +11,11 @@ import pytest
 from sft_jax import config_io
 from sft_jax.config import (
     ExperimentConfig,
+    MeshConfig,
     MixupConfig,
     ModelConfig,
     OptimConfig,
+    SystemConfig,
     TrainConfig,
 )
 from sft_jax.data_config import WatchData
@@ -75,6 +77,8 @@ OTHER = ExperimentConfig(
     mixup=MixupConfig(
         layers="fused", alpha=0.4, shares="static", warmup_epochs=2.0, consistent=False
     ),
+    mesh=MeshConfig(data=4, fsdp=2, model=3),
+    system=SystemConfig(trace_from=3, trace_steps=2),
 )
 
 
@@ -86,6 +90,8 @@ def test_the_other_config_differs_in_every_field():
         "optim": OptimConfig,
         "train": TrainConfig,
         "mixup": MixupConfig,
+        "mesh": MeshConfig,
+        "system": SystemConfig,
     }
     expected = {"seed"} | {
         f"{name}.{field.name}"

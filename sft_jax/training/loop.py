@@ -22,6 +22,7 @@ from sft_jax.structs import Batch
 from sft_jax.training import assembly, distributed, preemption, state, step
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.reporting import Reporter, Silent
+from sft_jax.training.tracing import Trace
 
 Validate = Callable[[Any], Mapping[str, float]]
 """Computes named metrics, `loss` among them, from parameters."""
@@ -167,16 +168,18 @@ def fit(
         return train_state
 
     pending: _Pending | None = None
-    clock = _Clock()
+    clock, trace = _Clock(), Trace(config.system, workdir)
     try:
         with preemption.watch() as notice:
             if unevaluated:
                 train_state = evaluate_and_save(first - 1, train_state, clock.share())
                 clock.restart()
             for number in range(first, plan.total_steps + 1):
+                trace.before(number)
                 with clock.waiting():
                     batch, ids = next(batches)
                 train_state, metrics = train_step(train_state, distributed.put_batch(batch, mesh))
+                trace.after(number, metrics)
                 # The step before is looked at while this one is computed.
                 if pending:
                     pending.check()
@@ -201,6 +204,7 @@ def fit(
                     clock.restart()
             checkpoints.wait()
     finally:
+        trace.close()
         reporter.close()
         checkpoints.close()
     return Result(train_state, best.step, best.value, train_step._cache_size())

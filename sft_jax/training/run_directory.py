@@ -31,7 +31,7 @@ class RunDirectoryError(ValueError):
 
 
 def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
-    """Makes a run directory, or checks that it was made by the same config but for the mesh.
+    """Makes a run directory, or checks that it was made by the same config but for mesh and system.
 
     Writes `config.json`, and adds the command, versions and devices to `starts.jsonl`. A run
     that ended before its first checkpoint has nothing to lose, so its config may be changed.
@@ -46,7 +46,7 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     except OSError as error:
         raise RunDirectoryError(f"can't write to workdir {workdir}: {error.strerror}") from None
     if _has_checkpoints(workdir):
-        made_by = dataclasses.replace(read_config(workdir), mesh=config.mesh)
+        made_by = dataclasses.replace(read_config(workdir), mesh=config.mesh, system=config.system)
         if changed := config_io.differences(made_by, config):
             raise RunDirectoryError(
                 f"workdir {workdir} was made by another config. Give another --workdir, or"

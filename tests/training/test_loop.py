@@ -175,3 +175,10 @@ def test_what_does_not_fit_is_named(tmp_path, section, changes, message):
     experiment = dataclasses.replace(experiment, **{section: part})
     with pytest.raises(ValueError, match=message):
         synthetic.run(tmp_path, experiment, devices=jax.devices())
+
+
+def test_the_steps_that_a_config_names_are_traced(tmp_path):
+    experiment = synthetic.config(train__epochs=1, system__trace_from=3, system__trace_steps=2)
+    synthetic.run(tmp_path, experiment)
+    (trace,) = (tmp_path / "trace").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000
