@@ -80,16 +80,20 @@ class Evaluator:
         Raises:
           GivenUpError: where training evaluates and its process is told to end.
         """
-        outputs = []
-        for batch, _ in self._batches:
+        outputs: list[step.Outputs] = []
+        for number, (batch, ids) in enumerate(self._batches):
             preemption.interruption_point()
             given = subsets.restrict(batch, self._modalities)
-            outputs.append(self._step(params, distributed.put_batch(given, self._mesh)))
+            # As `pipeline.eval_batches` shares them out.
+            turns = np.arange(number * len(ids), (number + 1) * len(ids))
+            positions = turns * jax.process_count() + jax.process_index()
+            placed = distributed.put_batch((given, positions.astype(np.int32)), self._mesh)
+            outputs.append(self._step(params, *placed))
         return Predictions(
             ids=np.array([example["id"] for example in self._source]),
             labels=pipeline.stack_labels(self._source),
-            logits=self._in_order([output.logits for output in outputs]),
-            loss=self._in_order([output.loss for output in outputs]),
+            logits=self._in_order(outputs, "logits"),
+            loss=self._in_order(outputs, "loss"),
             task=self._task,
         )
 
@@ -112,13 +116,12 @@ class Evaluator:
         """How often the evaluation step was compiled."""
         return self._step._cache_size()
 
-    def _in_order(self, batches: list[jax.Array]) -> np.ndarray:
-        """Joins batches, in which one process's examples come before the next's."""
-        count = jax.process_count()
-        ordered = []
-        for batch in batches:
+    def _in_order(self, outputs: list[step.Outputs], name: str) -> np.ndarray:
+        """Joins what batches gave, in the order of the split and without what filled them up."""
+        values, positions = [], []
+        for output in outputs:
             preemption.interruption_point()  # Here the host waits for what it has asked for.
-            values = np.asarray(batch, np.float32)
-            by_process = values.reshape(count, -1, *batch.shape[1:])
-            ordered.append(by_process.swapaxes(0, 1).reshape(batch.shape))
-        return np.concatenate(ordered)[: len(self._source)]
+            values.append(np.asarray(getattr(output, name), np.float32))
+            positions.append(np.asarray(output.positions))
+        order = np.argsort(np.concatenate(positions))
+        return np.concatenate(values)[order][: len(self._source)]

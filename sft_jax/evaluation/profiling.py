@@ -198,9 +198,10 @@ def _infer(
     seconds, accessed = {}, {}
     for size in request["batch_sizes"]:
         batch = _batch(outline, size, mesh)
-        compiled = step.lower(params, batch).compile()
+        args = (params, batch, distributed.put_batch(np.arange(size, dtype=np.int32), mesh))
+        compiled = step.lower(*args).compile()
         accessed[size] = _bytes_accessed(compiled)
-        seconds[size] = _median_seconds(compiled, (params, batch), request["steps"])
+        seconds[size] = _median_seconds(compiled, args, request["steps"])
     return {
         "forward_bytes_accessed_xla": accessed[1],
         "latency_seconds": seconds[1],

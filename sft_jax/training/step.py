@@ -45,10 +45,18 @@ class StepMetrics(flax.struct.PyTreeNode):
 
 
 class Outputs(flax.struct.PyTreeNode):
-    """What an evaluation step gives for each example of its batch."""
+    """What an evaluation step gives for each example of its batch.
+
+    Attributes:
+      logits: of the model.
+      loss: of each example.
+      positions: which example of the split it is. Devices may be in any order, and their
+        examples with them.
+    """
 
     logits: Float[Array, "b c"]
     loss: Float[Array, " b"]
+    positions: Int[Array, " b"]
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -199,10 +207,13 @@ def compile_train_step(
 
 
 def compile_eval_step(model: Any, mesh: Mesh) -> Any:
-    """The jitted function of parameters and a batch that gives every process all outputs."""
+    """The jitted function of parameters, a batch and its positions to all outputs.
 
-    def eval_step(params: Any, batch: Batch) -> Outputs:
+    Every process gets the outputs of all.
+    """
+
+    def eval_step(params: Any, batch: Batch, positions: Int[Array, " b"]) -> Outputs:
         logits = model.apply({"params": params}, batch.inputs, batch.masks)
-        return Outputs(logits, example_losses(model.task, logits, batch.labels))
+        return Outputs(logits, example_losses(model.task, logits, batch.labels), positions)
 
     return jax.jit(eval_step, out_shardings=distributed.replicated(mesh))
