@@ -36,6 +36,8 @@ MESHES = {
 def experiment(model, mesh=None, evaluate_every=7):
     changes = {f"mesh__{axis}": size for axis, size in (mesh or {}).items()}
     changes["train__evaluate_every_epochs"] = evaluate_every
+    if model == "unimodal":
+        changes["model__modality"] = "sight"
     return synthetic.config(**EXPERIMENT, model__name=model, **changes)
 
 
