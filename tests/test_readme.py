@@ -35,6 +35,7 @@ def test_the_example_runs_and_is_short():
     assert not jnp.allclose(names["logits"][7], names["image_only"][7], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_example_with_a_checkpoint_gives_the_authors_logits(monkeypatch, tmp_path):
     arrays, config = reference.load("sft_kspad_max")
     of_theirs = {"rgb": "vision", "spec": "audio", "text": "text"}

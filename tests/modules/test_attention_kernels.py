@@ -24,8 +24,9 @@ from sft_jax.ops import blocked
 
 MODELS = slow_but(("sft", *tiny_baselines.RIGHT), "sft", "crossmodal")
 POOLS = {"poolk": "attn_topk", "ks": "attn", "kspad": "max"}
-FILES = ["sft_poolk_attn_topk", "MulT_2_2"]
+FILES = ["sft_poolk_attn_topk", "MulT_1_0"]
 MORE = [
+    "MulT_2_2",
     *(f"sft_{case}_{pool}" for case in POOLS for pool in POOLS.values()),
     *(f"{model}_poolk" for model in ("mbt", "latefuse", "concat", "unimodal_rgb")),
 ]
