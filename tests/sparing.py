@@ -1,5 +1,7 @@
 """What is left to `make test-slow`: cases that take as long as others and say the same again."""
 
+import re
+
 import pytest
 
 
@@ -12,6 +14,11 @@ def slow_but(cases, *quick):
 def slow(case):
     """A value, or a tuple of values of several names."""
     return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+
+
+def files(names):
+    """Golden files, of which `make test` leaves out what others are like."""
+    return slow_but(names, *(name for name in names if not re.search("_ks(_|$)|MulT_2_2", name)))
 
 
 PRECISIONS = [slow("f32"), "f64"]

@@ -72,7 +72,6 @@ def test_a_config_makes_a_model(name):
     slow_but(
         [(name, None) for name in ("watch", "av_mnist")]
         + [(name, "size=laptop") for name in ("mosei", "vggsound")],
-        ("av_mnist", None),
         ("mosei", "size=laptop"),
     ),
 )

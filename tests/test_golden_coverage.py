@@ -90,7 +90,9 @@ def test_golden_files_are_read_where_the_table_says(names, file, test, monkeypat
     marks = getattr(function, "pytestmark", [])
     parameters = {mark.args[0]: mark.args[1] for mark in marks if mark.name == "parametrize"}
     if len(names) > 1:  # The stems are what the test is run for.
-        assert {name.removesuffix(".npz") for name in names} <= set(parameters["name"])
+        assert {name.removesuffix(".npz") for name in names} <= {
+            *(getattr(name, "values", [name])[0] for name in parameters["name"])
+        }
         return
     (name,) = names
     text = (TESTS / file).read_text()

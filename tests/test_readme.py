@@ -35,6 +35,7 @@ def test_the_example_runs_and_is_short():
     assert not jnp.allclose(names["logits"][7], names["image_only"][7], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_example_with_a_checkpoint_gives_the_authors_logits(monkeypatch, tmp_path):
     arrays, config = reference.load("sft_kspad_max")
     of_theirs = {"rgb": "vision", "spec": "audio", "text": "text"}
@@ -54,6 +55,7 @@ def test_the_example_with_a_checkpoint_gives_the_authors_logits(monkeypatch, tmp
     np.testing.assert_allclose(names["logits"], arrays["f64/logits"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_recipe_for_arrays_of_ones_own_runs_and_is_short(monkeypatch, tmp_path):
     lines = [line for line in OWN_DATA.splitlines() if not line.startswith(("import", "from"))]
     assert len(list(filter(None, lines))) <= 15

@@ -72,6 +72,7 @@ def test_sentiments(tmp_path):
     assert card["splits"]["train"]["not_finite"]["audio"] == {"-inf": 8}
 
 
+@pytest.mark.slow
 def test_clips(tmp_path):
     vggsound_hdf5.write(tmp_path / "raw", classes=2, train=6, test=3)
     data = {"patch_size": {"spect": 50}}

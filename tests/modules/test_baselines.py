@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_baselines
 import tiny_sft
+from sparing import slow_but
 
 from sft_jax import ModalitySpec
 
@@ -108,7 +109,7 @@ def test_every_real_step_and_every_parameter_has_an_effect(name):
         assert path[-2:] == ("key", "bias") or (gradient != 0).any(), path
 
 
-@every_model
+@pytest.mark.parametrize("name", slow_but(tiny_baselines.ALL, "bottleneck"))
 def test_the_order_of_the_modalities_does_not_change_the_program(name):
     drawn = tiny_sft.inputs(modalities=THREE)
     masks = {modality: np.ones(values.shape[:2], bool) for modality, values in drawn.items()}

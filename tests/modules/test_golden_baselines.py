@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import reference
 import reference_baselines
-from sparing import PRECISIONS
+from sparing import PRECISIONS, files
 
 FILES = reference.names("latefuse_*", "concat_*", "unimodal_*", "mbt_*", "MulT_*")
 
@@ -34,7 +34,7 @@ def _load(name):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", files(FILES))
 def test_golden_baseline(name, precision):
     dtype, tolerance = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}[precision]
     config, model, arguments, arrays = _load(name)

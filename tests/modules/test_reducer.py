@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_sft
+from sparing import slow_but
 
 from sft_jax import Tokens
 from sft_jax.evaluation.cost import count
@@ -94,7 +95,7 @@ def test_exactly_k_slots_filled_from_real_tokens(pool, train):
             np.testing.assert_array_equal(kept.values[example][filled], expected)
 
 
-@pytest.mark.parametrize("k", [7, 9])
+@pytest.mark.parametrize("k", slow_but([7, 9], 9))
 @every_keeping_pool
 def test_k_of_the_length_or_more_keeps_every_token(pool, k):
     tokens, saliency = _case()

@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 import synthetic
 
 from sft_jax import ModalitySpec
@@ -23,6 +24,7 @@ def _example(index):
     }
 
 
+@pytest.mark.slow
 def test_images_are_trained_on_and_evaluated(tmp_path):
     splits = {"train": [_example(i) for i in range(16)], "valid": [_example(i) for i in range(5)]}
     info = DatasetInfo(

@@ -44,6 +44,7 @@ def test_mixup_begins_after_the_warm_up(plain, mixed):
     assert np.isfinite(mixed).all()
 
 
+@pytest.mark.slow
 def test_examples_are_mixed_across_devices(mixed, tmp_path):
     np.testing.assert_allclose(_losses(tmp_path, 8, **MIXED), mixed, rtol=1e-4)
 

@@ -21,7 +21,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("task", slow_but(CASES, "ordinal", "multi_label"))
+@pytest.mark.parametrize("task", slow_but(CASES, "ordinal"))
 def test_a_task_is_learnt_saved_and_evaluated(tmp_path, monkeypatch, task):
     model, expected, picture = CASES[task]
     experiment = synthetic.config(
