@@ -54,19 +54,23 @@ class Source:
     Attributes:
       tensors: names; several are concatenated along their first axis.
       third: which third of the first axis to take, of query, key and value packed together.
+      packed: whether query, key and value packed together get an axis of their own, the first.
       blocks: for some first axes, the order in which to take equal blocks of that axis;
         none or an empty one for as it stands.
-      transposed: whether the parameter is the transpose.
+      transposed: whether the parameter's first axis is the last one of what that gives.
     """
 
     tensors: tuple[str, ...]
     third: int | None = None
+    packed: bool = False
     blocks: tuple[Order, ...] = ()
     transposed: bool = False
 
     def shapes(self, parameter: Shape) -> tuple[Shape, ...]:
         """The shape that each tensor must have for a parameter of this shape."""
-        first, *rest = parameter[::-1] if self.transposed else parameter
+        first, *rest = (*parameter[1:], parameter[0]) if self.transposed else parameter
+        if self.packed:
+            first, rest = first * rest[0], rest[1:]
         if self.third is not None:
             first *= 3
         return ((first // len(self.tensors), *rest),) * len(self.tensors)
@@ -76,11 +80,13 @@ class Source:
         array = np.concatenate(tensors)
         if self.third is not None:
             array = np.split(array, 3)[self.third]
+        if self.packed:
+            array = array.reshape(3, -1, *array.shape[1:])
         for axis, order in enumerate(self.blocks):
             if order:
                 parts = np.split(array, len(order), axis)
                 array = np.concatenate([parts[i] for i in order], axis)
-        return array.T if self.transposed else array
+        return np.moveaxis(array, -1, 0) if self.transposed else array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +267,7 @@ def _block(stack: str, i: int) -> dict[str, Any]:
     attention, mlp = f"network.attns{stack}.{i}", f"network.mlps{stack}.{i}"
     return {
         "attention": {
-            "qkv": _linear(f"{attention}.in_proj_"),
+            "qkv": _linear(f"{attention}.in_proj_", packed=True),
             "out": _linear(f"{attention}.out_proj."),
         },
         "mlp_norm": _norm(f"{mlp}.0"),
@@ -274,7 +280,7 @@ def _sparse_attention(index: int) -> dict[str, Any]:
     attention = f"network.sparse_attn.{index}"
     return {
         "attention": {
-            "qkv": _linear(*(f"{attention}.{part}_proj." for part in "qkv")),
+            "qkv": _linear(*(f"{attention}.{part}_proj." for part in "qkv"), packed=True),
             "out": _linear(f"{attention}.out_proj."),
         }
     }
@@ -303,12 +309,16 @@ def _norm(name: str, order: Order = ()) -> dict[str, Source]:
 
 
 def _linear(
-    *prefixes: str, third: int | None = None, rows: Order = (), columns: Order = ()
+    *prefixes: str,
+    third: int | None = None,
+    packed: bool = False,
+    rows: Order = (),
+    columns: Order = (),
 ) -> dict[str, Source]:
     """A dense layer; rows are the authors' outputs, columns their inputs."""
     weights = tuple(f"{prefix}weight" for prefix in prefixes)
     biases = tuple(f"{prefix}bias" for prefix in prefixes)
     return {
-        "kernel": Source(weights, third, blocks=(rows, columns), transposed=True),
-        "bias": Source(biases, third, blocks=(rows,)),
+        "kernel": Source(weights, third, packed, blocks=(rows, columns), transposed=True),
+        "bias": Source(biases, third, packed, blocks=(rows,)),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -118,19 +118,25 @@ class _QueryKeyValue(nn.Module):
         self, values: Float[Array, "b n d"], first: int | None
     ) -> tuple[Float[Array, "b q h e"], Float[Array, "b n h e"], Float[Array, "b n h e"]]:
         width = values.shape[-1]
-        # One Xavier-uniform matrix for all three, as in PyTorch: U(±sqrt(6 / (4 width))).
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, 3 * width))
-        bias = self.param("bias", self.bias_init, (3 * width,))
+        # One Xavier-uniform matrix for all three, as in PyTorch: U(±sqrt(6 / (4 width))). Its
+        # last axis holds whole heads one after the other, which devices can divide.
+        init = nn.initializers.variance_scaling(1, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2))
+        kernel = self.param("kernel", init, (width, 3, width))
+        bias = self.param("bias", self.bias_init, (3, width))
         values, kernel, bias = promote_dtype(values, kernel, bias, dtype=self.dtype)
         if first is None:
-            query, key, value = jnp.split(flat_dot(values, kernel) + bias, 3, axis=-1)
+            query, key, value = self._project(values, kernel, bias)
         else:
-            query = flat_dot(values[:, :first], kernel[:, :width]) + bias[:width]
-            rest = flat_dot(values, kernel[:, width:]) + bias[width:]
-            key, value = jnp.split(rest, 2, axis=-1)
-        of_heads = (self.num_heads, width // self.num_heads)
-        query, key, value = (a.reshape(*a.shape[:-1], *of_heads) for a in (query, key, value))
+            (query,) = self._project(values[:, :first], kernel[:, :1], bias[:1])
+            key, value = self._project(values, kernel[:, 1:], bias[1:])
         return query, key, value
+
+    def _project(self, values: Array, kernel: Array, bias: Array) -> Iterator[Array]:
+        """One array of heads for each place in the middle axis of the kernel."""
+        projected = flat_dot(values, kernel) + bias
+        of_heads = (self.num_heads, projected.shape[-1] // self.num_heads)
+        for i in range(len(bias)):
+            yield projected[..., i, :].reshape(*values.shape[:-1], *of_heads)
 
 
 def _kernel(kernel: AttentionKernel, query: Array, key: Array) -> AttentionKernel:

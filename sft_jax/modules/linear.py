@@ -21,11 +21,11 @@ def bounded_uniform(bound: float) -> Initializer:
 
 def flat_dot(
     values: Float[Array, "*b d"],
-    kernel: Float[Array, "d f"],
+    kernel: Float[Array, "d *f"],
     dimension_numbers: Any = None,
     precision: jax.lax.PrecisionLike = None,
     **keywords: Any,
-) -> Float[Array, "*b f"]:
+) -> Float[Array, "*b *f"]:
     """`values kernel`, for `nn.Dense(dot_general=flat_dot)`, with all leading axes made one.
 
     On a CPU the gradient of the kernel is one matrix product then, not one for each example:
@@ -33,14 +33,16 @@ def flat_dot(
 
     Args:
       values: of any number of axes.
-      kernel: of a dense layer.
+      kernel: of a dense layer, of any number of axes for the features.
       dimension_numbers: ignored; a dense layer's are those of the last axis.
       precision: see `jax.lax.dot`.
       **keywords: see `jax.lax.dot`.
     """
     flat = values.reshape(-1, values.shape[-1])
-    product = jax.lax.dot(flat, kernel, precision=precision, **keywords)
-    return product.reshape(*values.shape[:-1], kernel.shape[-1])
+    product = jax.lax.dot(
+        flat, kernel, dimension_numbers=(((1,), (0,)), ((), ())), precision=precision, **keywords
+    )
+    return product.reshape(*values.shape[:-1], *kernel.shape[1:])
 
 
 def linear(fan_in: int, features: int, dtype: Dtype | None, name: str) -> nn.Dense:

@@ -29,7 +29,8 @@ EXAMPLES = ("data", "fsdp")
 """The axes that the examples of a batch are divided over."""
 
 RULES: Sequence[tuple[str, tuple[str | None, ...]]] = (
-    (r"/(qkv|query|key|value|mlp_in)/kernel$", ("fsdp", "model")),
+    (r"/qkv/kernel$", ("fsdp", None, "model")),
+    (r"/(query|key|value|mlp_in)/kernel$", ("fsdp", "model")),
     (r"/(qkv|query|key|value|mlp_in)/bias$", ("model",)),
     (r"/(out|mlp_out)/kernel$", ("model", "fsdp")),
     (r"/kernel$", ("fsdp", None)),
