@@ -21,11 +21,11 @@ def bounded_uniform(bound: float) -> Initializer:
 
 def flat_dot(
     values: Float[Array, "*b d"],
-    kernel: Float[Array, "d *f"],
+    kernel: Float[Array, "d f *g"],
     dimension_numbers: Any = None,
     precision: jax.lax.PrecisionLike = None,
     **keywords: Any,
-) -> Float[Array, "*b *f"]:
+) -> Float[Array, "*b f *g"]:
     """`values kernel`, for `nn.Dense(dot_general=flat_dot)`, with all leading axes made one.
 
     On a CPU the gradient of the kernel is one matrix product then, not one for each example:
