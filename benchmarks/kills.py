@@ -1,11 +1,13 @@
 """Kills a run of train.py again and again, and looks at whether anything is lost.
 
 python benchmarks/kills.py --kills=50 --json=benchmarks/results/kills.json
+python benchmarks/kills.py --kills=20 --signal=TERM --json=benchmarks/results/terminations.json
 
 The smartwatch exercises, prepared anew. One run is left alone; another is killed (SIGKILL) at
 random moments, from the preparation of the data on, and started by the same command each time,
 until it has ended. In the end the parameters of both are compared, and of the batches that led to
-them, how many examples an epoch had twice or not at all.
+them, how many examples an epoch had twice or not at all. SIGTERM, in place of it, lets the run save
+what it has done; then the seconds are noted that it takes to end.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from absl import app, flags  # noqa: E402
 from benchmarks.summaries import environment, write  # noqa: E402
 
 _KILLS = flags.DEFINE_integer("kills", 50, "How many.", lower_bound=1)
+_SIGNAL = flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM"], "By which.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 _JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
 
@@ -152,19 +155,27 @@ class Run:
         return [last[step] for step in sorted(last)]
 
 
-def kill(run: Run, seconds: float) -> str | None:
-    """Starts a run and kills it after some seconds; what it was doing, None if it had ended."""
+def kill(run: Run, seconds: float, number: signal.Signals) -> tuple[str, float] | None:
+    """Starts a run and sends it a signal after some seconds.
+
+    Returns:
+      What it was doing and in how many seconds it ended; None if it had ended before.
+    """
     process = run.start()
+    moment, begin = "", time.monotonic()
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+        moment, begin = run.doing(), time.monotonic()
+        process.send_signal(number)
     process.communicate()
+    took = time.monotonic() - begin
     if process.returncode == 0:
         return None
-    if process.returncode != -signal.SIGKILL:
-        raise RuntimeError(f"train.py ended with {process.returncode} by itself")
-    return run.doing()
+    # Where there is nothing to save, SIGTERM ends a process without its doing.
+    if process.returncode not in (-number, *((128 + number,) if number == signal.SIGTERM else ())):
+        raise RuntimeError(f"train.py ended with {process.returncode}")
+    return moment, took
 
 
 def lost(batches: list[list[str]], examples: int) -> tuple[int, int]:
@@ -186,14 +197,15 @@ def main(_: list[str]) -> None:
         whole.finish()  # Compiles; what is timed below loads that.
         took = Run(folder / "timed", folder / "data_of_whole", cache).finish()
         killed = Run(folder / "killed", folder / "data", cache)
-        doing: collections.Counter[str] = collections.Counter()
-        while (kills := sum(doing.values())) < _KILLS.value:
+        number = signal.Signals[f"SIG{_SIGNAL.value}"]
+        ended: dict[str, list[float]] = collections.defaultdict(list)
+        for kills in range(_KILLS.value):
             # So that the run lasts for all kills, however many.
-            moment = kill(killed, chance.uniform(0, took / 4))
+            moment = kill(killed, chance.uniform(0, took / 4), number)
             if moment is None:
                 raise RuntimeError(f"the run ended after {kills} kills: make it longer")
-            doing[moment] += 1
-            print(f"kill {kills + 1}: {moment}", flush=True)
+            ended[moment[0]].append(moment[1])
+            print(f"{number.name} {kills + 1}: {moment[0]}, {moment[1]:.1f} s", flush=True)
         killed.finish()
         expected, found = whole.state(), killed.state()
         if expected.keys() != found.keys():
@@ -206,9 +218,11 @@ def main(_: list[str]) -> None:
         metrics = [(run.workdir / "metrics.jsonl").read_text() for run in (whole, killed)]
     result = {
         **environment(),
-        "kills": sum(doing.values()),
-        "killed_while": dict(doing),
-        "resumes": sum(doing.values()),
+        "signal": number.name,
+        "kills": _KILLS.value,
+        "killed_while": {doing: len(seconds) for doing, seconds in ended.items()},
+        "most_seconds_to_end": {doing: max(seconds) for doing, seconds in ended.items()},
+        "resumes": _KILLS.value,
         "starts_that_came_to_the_run_directory": len(starts),
         "steps": len(of_killed),
         "parameter_differences": len(different),

@@ -55,7 +55,7 @@ def run(
         absl.logging.set_verbosity(absl.logging.WARNING)
         logging.getLogger("sft_jax").setLevel(logging.INFO)
         if compilation_cache:
-            _keep_compiled(flags.FLAGS.compilation_cache)
+            _keep_compiled(_cache_folder(flags.FLAGS))
         job = None
         try:
             if distributed:
@@ -96,6 +96,13 @@ def _options(values: flags.FlagValues) -> multihost.Options:
     names = [field.name for field in dataclasses.fields(multihost.Options)]
     given: dict[str, Any] = {name: values[name].value for name in names}
     return multihost.Options(**given)
+
+
+def _cache_folder(values: flags.FlagValues) -> str | None:
+    """What the flag says, or else the config; None if neither does."""
+    if values.compilation_cache is not None or "config" not in values:
+        return values.compilation_cache
+    return values.config.system.compilation_cache or None
 
 
 def _keep_compiled(folder: str | None) -> None:

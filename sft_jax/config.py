@@ -198,10 +198,13 @@ class SystemConfig:
       trace_from: the first step, counted from 1, that `jax.profiler` records, into `trace/` of the
         run directory. The first step of a start is slow, as it compiles.
       trace_steps: how many it records; 0 for none.
+      compilation_cache: folder of compiled programs, where `--compilation_cache` names none; empty
+        for that flag's default.
     """
 
     trace_from: Count = 10
     trace_steps: CountOrNone = 0
+    compilation_cache: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -7,6 +7,8 @@ import sys
 
 import jax
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from sft_jax import command_line
 
@@ -36,7 +38,7 @@ def _assert_fails(result, *messages):
             [CONFIG, "--config.optim.lrr=1", "--config.optin.lr=1", "--config.seed.x=1"],
             [
                 "unknown config key 'optim.lrr': did you mean 'lr'? allowed here: clip_norm, lr,",
-                "unknown config key 'optin.lr': did you mean 'optim'? allowed here: data, mixup,",
+                "unknown config key 'optin.lr': did you mean 'optim'? allowed here: data, mesh, mixup,",
                 "unknown config key 'seed.x': allowed here: nothing",
             ],
             id="unknown keys",
@@ -157,6 +159,25 @@ def test_the_folder_of_compiled_programs_is_the_first_that_is_named(cache_config
     assert chosen(None) == "before"  # As JAX itself has read it.
     assert chosen(str(tmp_path / "flag")) == str(tmp_path / "flag" / cores)
     assert chosen("") is None
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # By ml_collections.
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ([], None),
+        (["--config.system.compilation_cache=config"], "config"),
+        (["--config.system.compilation_cache=config", "--compilation_cache=flag"], "flag"),
+        (["--config.system.compilation_cache=config", "--compilation_cache="], ""),
+    ],
+)
+def test_the_flag_of_compiled_programs_goes_before_the_config(arguments, folder):
+    values = flags.FlagValues()
+    flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
+    path = str(ROOT / "configs" / "watch.py")
+    config_flags.DEFINE_config_file("config", path, flag_values=values)
+    values(["train.py", *arguments])
+    assert command_line._cache_folder(values) == folder
 
 
 def test_a_cache_that_can_not_be_written_is_done_without(cache_config, tmp_path, caplog):

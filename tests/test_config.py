@@ -78,7 +78,7 @@ OTHER = ExperimentConfig(
         layers="fused", alpha=0.4, shares="static", warmup_epochs=2.0, consistent=False
     ),
     mesh=MeshConfig(data=4, fsdp=2, model=3),
-    system=SystemConfig(trace_from=3, trace_steps=2),
+    system=SystemConfig(trace_from=3, trace_steps=2, compilation_cache="cache"),
 )
 
 
@@ -136,7 +136,7 @@ def _problems(mapping):
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ({"modle": {}}, "modle: unknown key; did you mean 'model'? allowed here: data, mixup,"),
+        ({"modle": {}}, "modle: unknown key; did you mean 'model'? allowed here: data, mesh, mixup,"),
         ({"model": {"widht": 8}}, "model.widht: unknown key; did you mean 'width'?"),
         ({"data": {"windows": 1}}, "data.windows: unknown key; did you mean 'window_seconds'?"),
         ({"optim": {"learning_rate": 1}}, "optim.learning_rate: unknown key; allowed here: clip"),
