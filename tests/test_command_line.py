@@ -171,12 +171,12 @@ def test_the_folder_of_compiled_programs_is_the_first_that_is_named(cache_config
         (["--config.system.compilation_cache=config", "--compilation_cache="], ""),
     ],
 )
-def test_the_flag_of_compiled_programs_goes_before_the_config(arguments, folder):
+def test_the_flag_of_compiled_programs_goes_before_the_config(monkeypatch, arguments, folder):
     values = flags.FlagValues()
     flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
-    path = str(ROOT / "configs" / "watch.py")
-    config_flags.DEFINE_config_file("config", path, flag_values=values)
-    values(["train.py", *arguments])
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    monkeypatch.setattr(sys, "argv", ["train.py", CONFIG, *arguments])  # Which ml_collections looks at.
+    values(sys.argv)
     assert command_line._cache_folder(values) == folder
 
 
