@@ -175,7 +175,9 @@ def test_the_flag_of_compiled_programs_goes_before_the_config(monkeypatch, argum
     values = flags.FlagValues()
     flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
     config_flags.DEFINE_config_file("config", flag_values=values)
-    monkeypatch.setattr(sys, "argv", ["train.py", CONFIG, *arguments])  # Which ml_collections looks at.
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", CONFIG, *arguments]
+    )  # Which ml_collections looks at.
     values(sys.argv)
     assert command_line._cache_folder(values) == folder
 

@@ -136,7 +136,10 @@ def _problems(mapping):
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ({"modle": {}}, "modle: unknown key; did you mean 'model'? allowed here: data, mesh, mixup,"),
+        (
+            {"modle": {}},
+            "modle: unknown key; did you mean 'model'? allowed here: data, mesh, mixup,",
+        ),
         ({"model": {"widht": 8}}, "model.widht: unknown key; did you mean 'width'?"),
         ({"data": {"windows": 1}}, "data.windows: unknown key; did you mean 'window_seconds'?"),
         ({"optim": {"learning_rate": 1}}, "optim.learning_rate: unknown key; allowed here: clip"),

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import synthetic
 from jax.sharding import PartitionSpec
+from sparing import slow_but
 
 from sft_jax.config import MeshConfig
 from sft_jax.training import distributed
 from sft_jax.training.checkpoint import Checkpoints
 
-# 60 examples in batches of 16 over 6 epochs: 23 steps.
+# 50 examples in batches of 16 over 7 epochs: 22 steps.
 EXPERIMENT = {
     "model__dropout": 0.0,
     "model__n_pre": 1,
@@ -61,7 +62,11 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("model", "mesh"),
-    [("sft", name) for name in MESHES] + [(name, "all") for name in MODELS[1:]],
+    slow_but(
+        [("sft", name) for name in MESHES] + [(name, "all") for name in MODELS[1:]],
+        ("sft", "data"),
+        ("sft", "all"),
+    ),
 )
 def test_no_number_depends_on_the_mesh(folder, tmp_path, model, mesh):
     of_one = _on_one_device(model, folder)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import synthetic
 import test_meshes
+from sparing import slow
 
 PROGRAM = """
 import os, pathlib, sys
@@ -55,7 +56,9 @@ def alone(tmp_path_factory):
     return test_meshes.losses(workdir)
 
 
-@pytest.mark.parametrize("axes", [{"data": 2, "fsdp": 2, "model": 2}])
+@pytest.mark.parametrize(
+    "axes", [{"data": 2, "fsdp": 2, "model": 2}, *map(slow, ({}, {"fsdp": 8}, {"model": 4}))]
+)
 def test_two_processes_of_four_devices_are_as_one_of_one(alone, tmp_path, axes):
     processes = _start(tmp_path, axes, 99)
     for process in processes:
