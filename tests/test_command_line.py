@@ -38,7 +38,7 @@ def _assert_fails(result, *messages):
             [CONFIG, "--config.optim.lrr=1", "--config.optin.lr=1", "--config.seed.x=1"],
             [
                 "unknown config key 'optim.lrr': did you mean 'lr'? allowed here: clip_norm, lr,",
-                "unknown config key 'optin.lr': did you mean 'optim'? allowed here: data, mesh, mixup,",
+                "unknown config key 'optin.lr': did you mean 'optim'? allowed here: data, mesh,",
                 "unknown config key 'seed.x': allowed here: nothing",
             ],
             id="unknown keys",

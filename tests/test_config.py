@@ -138,7 +138,7 @@ def _problems(mapping):
     [
         (
             {"modle": {}},
-            "modle: unknown key; did you mean 'model'? allowed here: data, mesh, mixup,",
+            "modle: unknown key; did you mean 'model'? allowed here: data, mesh,",
         ),
         ({"model": {"widht": 8}}, "model.widht: unknown key; did you mean 'width'?"),
         ({"data": {"windows": 1}}, "data.windows: unknown key; did you mean 'window_seconds'?"),
