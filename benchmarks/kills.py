@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import os
 import pathlib
 import random
@@ -87,8 +88,10 @@ runpy.run_path("train.py", run_name="__main__")
 class Run:
     """A run of train.py in a folder, which notes what it is doing."""
 
-    def __init__(self, folder: pathlib.Path, data: pathlib.Path, cache: pathlib.Path) -> None:
-        self.folder, self.workdir = folder, folder / "run"
+    def __init__(
+        self, folder: pathlib.Path, data: pathlib.Path, cache: pathlib.Path, epochs: int
+    ) -> None:
+        self.folder, self.workdir, self._epochs = folder, folder / "run", epochs
         folder.mkdir()
         self._environment = {
             **os.environ,
@@ -100,7 +103,7 @@ class Run:
 
     def start(self) -> subprocess.Popen[str]:
         """Starts it, or goes on."""
-        overrides = ("model.n_post=2", "train.epochs=40", "train.keep_latest=2")
+        overrides = ("model.n_post=2", f"train.epochs={self._epochs}", "train.keep_latest=2")
         return subprocess.Popen(
             [
                 sys.executable,
@@ -178,6 +181,18 @@ def kill(run: Run, seconds: float, number: signal.Signals) -> tuple[str, float] 
     return moment, took
 
 
+def latest_moment(run: float, start: float, kills: int) -> float:
+    """Until when to kill a run after a start, so that it lasts for all kills.
+
+    Args:
+      run: seconds that it takes if left alone.
+      start: seconds of these before the first step.
+      kills: how many.
+    """
+    each = 0.7 * (run - start) / kills  # The mean of what is trained between two kills.
+    return start + each + math.sqrt(each * (each + 2 * start))
+
+
 def lost(batches: list[list[str]], examples: int) -> tuple[int, int]:
     """How many examples epochs had more than once, and how many not at all."""
     seen = [name for batch in batches for name in batch]
@@ -192,16 +207,16 @@ def main(_: list[str]) -> None:
     chance = random.Random(_SEED.value)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        cache = folder / "cache"
-        whole = Run(folder / "whole", folder / "data_of_whole", cache)
+        cache, epochs = folder / "cache", 2 * _KILLS.value
+        whole = Run(folder / "whole", folder / "data_of_whole", cache, epochs)
         whole.finish()  # Compiles; what is timed below loads that.
-        took = Run(folder / "timed", folder / "data_of_whole", cache).finish()
-        killed = Run(folder / "killed", folder / "data", cache)
+        took = Run(folder / "timed", folder / "data_of_whole", cache, epochs).finish()
+        until = latest_moment(took, whole.finish(), _KILLS.value)
+        killed = Run(folder / "killed", folder / "data", cache, epochs)
         number = signal.Signals[f"SIG{_SIGNAL.value}"]
         ended: dict[str, list[float]] = collections.defaultdict(list)
         for kills in range(_KILLS.value):
-            # So that the run lasts for all kills, however many.
-            moment = kill(killed, chance.uniform(0, took / 4), number)
+            moment = kill(killed, chance.uniform(0, until), number)
             if moment is None:
                 raise RuntimeError(f"the run ended after {kills} kills: make it longer")
             ended[moment[0]].append(moment[1])
