@@ -2,7 +2,8 @@
 
 python train.py --config=configs/watch.py:pool=max,k=1 --config.optim.lr=3e-4 --workdir=runs/watch
 
-The same command again goes on where the run was stopped.
+The same command again goes on where the run was stopped. --config.seeds=0,1,2 trains one run for
+each seed, in WORKDIR/seed_0 and so on.
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ def main() -> None:
     config = config_io.from_mapping(_CONFIG.value)
     workdir = pathlib.Path(_WORKDIR.value)
     checks.require(checks.cheap(_WORKDIR.value, config))
-    result = experiment.train(config, workdir)
-    print(
-        f"done: {result.state.step} steps; best valid {config.train.best_metric}"
-        f" {result.best_value} at step {result.best_step}\nrun directory: {workdir}\n"
-        f"evaluate with: python eval.py --workdir={workdir}"
-    )
+    best = f"best valid {config.train.best_metric}"
+    if config.seeds:
+        for seed, of_seed in experiment.train_seeds(config, workdir).items():
+            print(
+                f"seed {seed} done: {of_seed.steps} steps; {best} {of_seed.best_value} at step"
+                f" {of_seed.best_step}; run directory: {of_seed.workdir}"
+            )
+    else:
+        result = experiment.train(config, workdir)
+        print(
+            f"done: {result.state.step} steps; {best} {result.best_value} at step"
+            f" {result.best_step}\nrun directory: {workdir}"
+        )
+    print(f"evaluate with: python eval.py --workdir={workdir}")
 
 
 if __name__ == "__main__":

@@ -75,10 +75,11 @@ def start(dataset: str, argument: str) -> dict[str, dict[str, float]]:
     made = assembly.assemble_model(
         config, data.modalities, data.num_outputs, num_examples=1000 * size, mesh=mesh
     )
-    state = clock.took("state", lambda: jax.block_until_ready(made.new_state()))
-    lowered = clock.took("lowering", lambda: made.step.lower(state, batch))
+    seed = np.int32(config.seed)
+    state = clock.took("state", lambda: jax.block_until_ready(made.new_state(config.seed)))
+    lowered = clock.took("lowering", lambda: made.step.lower(state, batch, seed))
     compiled = clock.took("compiling", lowered.compile)
-    clock.took("first_step", lambda: jax.block_until_ready(compiled(state, batch)))
+    clock.took("first_step", lambda: jax.block_until_ready(compiled(state, batch, seed)))
     return clock.seconds
 
 

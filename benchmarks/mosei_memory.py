@@ -36,6 +36,7 @@ _JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=Tru
 _PROGRAM = """
 import json, sys, time, itertools
 import jax
+import numpy as np
 from configs import mosei
 from sft_jax import config_io
 from sft_jax.data import catalog, pipeline
@@ -57,9 +58,9 @@ mesh, info = distributed.make_mesh(devices=jax.devices()[:1]), dataset.info
 made = assembly.assemble_model(
     config, info.modalities, len(info.class_names),
     num_examples=info.num_examples["train"], mesh=mesh)
-now = made.new_state()
+now = made.new_state(0)
 for batch, _ in itertools.islice(batches, 5):
-    now, metrics = made.step(now, distributed.put_batch(batch, mesh))
+    now, metrics = made.step(now, distributed.put_batch(batch, mesh), np.int32(0))
 done("train", seconds=time.monotonic() - begin, steps=5, loss=float(metrics.loss))
 """
 

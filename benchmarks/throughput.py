@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,10 +58,10 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
         num_examples=info.num_examples["train"],
         mesh=mesh,
     )
-    now = made.new_state()
+    now, seed = made.new_state(config.seed), np.int32(config.seed)
     batches = pipeline.train_iterator(source, size, config.seed)
     batch, _ = next(batches)
-    now, last = made.step(now, distributed.put_batch(batch, mesh))
+    now, last = made.step(now, distributed.put_batch(batch, mesh), seed)
     jax.block_until_ready(last)  # Compiled.
     waited, start = 0.0, time.perf_counter()
     for _ in range(steps):
@@ -68,7 +69,7 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
         batch, _ = next(batches)
         waited += time.perf_counter() - begin
         # As in the loop, the step before is looked at while this one is computed.
-        now, metrics = made.step(now, distributed.put_batch(batch, mesh))
+        now, metrics = made.step(now, distributed.put_batch(batch, mesh), seed)
         jax.block_until_ready(last.loss)
         last = metrics
     jax.block_until_ready(last)

@@ -20,6 +20,7 @@ from sft_jax.structs import AttentionKernel, Pool, Readout, Task
 CountOrNone = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
@@ -213,6 +214,8 @@ class ExperimentConfig:
 
     Attributes:
       seed: of parameters, shuffling, dropout, mixup and random pools.
+      seeds: if not empty, train.py trains one run with each of these in place of `seed`, each in
+        a folder of its own (`sft_jax.experiment.train_seeds`).
       data: what it is trained on.
       model: the network.
       optim: the optimiser.
@@ -222,7 +225,8 @@ class ExperimentConfig:
       system: what is done beside training.
     """
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
+    seeds: tuple[Seed, ...] = ()
     data: DataConfig = field(default_factory=WatchData)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -232,6 +236,11 @@ class ExperimentConfig:
     system: SystemConfig = field(default_factory=SystemConfig)
 
     def __post_init__(self) -> None:
+        if repeated := sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1}):
+            raise ValueError(
+                f"seeds={self.seeds} has {', '.join(map(str, repeated))} more than once; allowed"
+                " are integers from 0 to 2147483647, each once"
+            )
         problems = []
         if self.model.task == "regression" and self.train.best_metric != "loss":
             problems.append(f"train.best_metric={self.train.best_metric!r} must be 'loss'")

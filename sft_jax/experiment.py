@@ -1,18 +1,41 @@
-"""One experiment from beginning to end, on any dataset."""
+"""One experiment from beginning to end, on any dataset, with one seed or several."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import pathlib
 
 import jax
+from jax.sharding import Mesh
 
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.modules.factory import build_model
-from sft_jax.training import distributed, loop, run_directory
+from sft_jax.training import assembly, distributed, loop, preemption, run_directory, seeds
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedResult:
+    """What the run of one of several seeds came to, without its state.
+
+    Attributes:
+      workdir: its run directory.
+      steps: taken.
+      best_step: see `sft_jax.training.loop.Result`, as for the others.
+      best_value: its validation metric.
+      train_compiles: over all seeds until then.
+    """
+
+    workdir: pathlib.Path
+    steps: int
+    best_step: int | None
+    best_value: float | None
+    train_compiles: int
 
 
 def train(
@@ -21,45 +44,126 @@ def train(
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
     Args:
-      config: of the experiment.
+      config: of the experiment; without `seeds`.
       workdir: the run directory; made if it is not there.
       dataset: with splits `train` and `valid`, such as `sft_jax.data.arrays.from_arrays`
         makes; by default the one that `config.data` names, which is prepared if need be.
 
     Raises:
       RunDirectoryError: if `workdir` can't be written to, or is another config's or dataset's.
-      ValueError: if model and dataset do not fit, or as `open_dataset` and `loop.fit` say.
+      ValueError: if model and dataset do not fit, or as `open_dataset`, `assembly.assemble` and
+        `loop.fit` say.
       OSError, ModuleNotFoundError: as `open_dataset` says.
       NonFiniteError: as `loop.fit` says.
     """
+    if config.seeds:
+        raise ValueError(f"seeds={config.seeds}: train trains one run; train_seeds trains several")
     workdir = pathlib.Path(workdir)
+    return _open(config, workdir, dataset).fit(config, workdir)
+
+
+def train_seeds(
+    config: ExperimentConfig, workdir: str | pathlib.Path, dataset: Dataset | None = None
+) -> dict[int, SeedResult]:
+    """Trains one run for each of `config.seeds`, one after the other, with the same programs.
+
+    The run of seed N is in the folder `seed_N` of `workdir`, and is what `train` would make of
+    the config with `seed=N` and no `seeds`. Each goes on from its latest checkpoint if there is
+    one; a run that is done takes no step. More seeds may be added later.
+
+    Args:
+      config: of the experiment. Its `seed` is not used.
+      workdir: the folder of the run directories; made if it is not there.
+      dataset: as for `train`.
+
+    Raises:
+      RunDirectoryError: as `train`, before anything is trained, and if `workdir` itself is a run
+        directory or a run of another seed in it has another config.
+      PreemptedError: if the process was told to end; the seeds left are for the next start.
+      ValueError: as `train`, or if there are no seeds.
+      OSError, ModuleNotFoundError, NonFiniteError: as `train`.
+    """
+    if not config.seeds:
+        raise ValueError("seeds=(): train_seeds needs at least one; train trains one of `seed`")
+    workdir = pathlib.Path(workdir)
+    opened = _open(config, workdir, dataset)
+    runs = seeds.runs(workdir, config)
+    results: dict[int, SeedResult] = {}
+    # Here too, as a signal may come when a run is at its end, or not at its first step yet.
+    with preemption.watch() as notice:
+        for number, (folder, of_run) in enumerate(runs.items(), start=1):
+            if notice.received:
+                raise preemption.PreemptedError(
+                    f"stopped before seed {of_run.seed}, {number} of {len(runs)}; those before it"
+                    f" are done and saved in {workdir}: run the same command again to go on"
+                )
+            _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
+            results[of_run.seed] = opened.fit_without_state(of_run, folder)
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """What the runs of an experiment share, whatever their seed."""
+
+    dataset: Dataset
+    own_dataset: bool
+    mesh: Mesh
+    made: assembly.Assembled
+    validate: Evaluator
+
+    def fit(self, config: ExperimentConfig, workdir: pathlib.Path) -> loop.Result:
+        batches = pipeline.train_iterator(
+            self.dataset.source("train"),
+            config.train.batch_size,
+            config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        info = self.dataset.info.to_json()
+        return loop.fit(
+            config,
+            self.made,
+            batches,
+            self.validate,
+            workdir=workdir,
+            description={"dataset": info, "own_dataset": self.own_dataset},
+            mesh=self.mesh,
+        )
+
+    def fit_without_state(self, config: ExperimentConfig, workdir: pathlib.Path) -> SeedResult:
+        """Frees the memory of the state, which the next seed needs."""
+        result = self.fit(config, workdir)
+        return SeedResult(
+            workdir,
+            int(result.state.step),
+            result.best_step,
+            result.best_value,
+            result.train_compiles,
+        )
+
+
+def _open(config: ExperimentConfig, workdir: pathlib.Path, dataset: Dataset | None) -> _Opened:
     own_dataset = dataset is not None
     with distributed.first_process_first():
-        run_directory.prepare(workdir, config)
+        seeds.prepare(workdir, config)
         if dataset is None:
             dataset = open_dataset(config.data)
         info = dataset.info
         info.check_task(config.model.task)
-        run_directory.keep_dataset(workdir, info.to_json())
+        for folder in seeds.runs(workdir, config):
+            run_directory.keep_dataset(folder, info.to_json())
     if dataset.card:
-        run_directory.write_json(workdir / run_directory.CARD, dataset.card.to_json())
+        for folder in seeds.runs(workdir, config):
+            run_directory.write_json(folder / run_directory.CARD, dataset.card.to_json())
     mesh = distributed.make_mesh(config.mesh)
-    model = build_model(config.model, info.modalities, len(info.class_names))
-    batches = pipeline.train_iterator(
-        dataset.source("train"),
-        config.train.batch_size,
-        config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    validate = Evaluator(model, dataset.source("valid"), config.train.batch_size, mesh)
-    return loop.fit(
+    distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+    made = assembly.assemble_model(
         config,
-        model,
-        batches,
-        validate,
+        info.modalities,
+        len(info.class_names),
         num_examples=info.num_examples["train"],
-        workdir=workdir,
-        description={"dataset": info.to_json(), "own_dataset": own_dataset},
         mesh=mesh,
     )
+    validate = Evaluator(made.model, dataset.source("valid"), config.train.batch_size, mesh)
+    return _Opened(dataset, own_dataset, mesh, made, validate)

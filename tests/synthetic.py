@@ -20,8 +20,7 @@ from sft_jax.data import pipeline
 from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
 from sft_jax.data_config import WatchData
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.modules.factory import build_model
-from sft_jax.training import distributed, loop, optim, run_directory
+from sft_jax.training import assembly, distributed, loop, optim, run_directory
 from sft_jax.training.state import TrainState
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
@@ -109,8 +108,14 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
     data = data or dataset(task=experiment.model.task)
     data.info.check_task(experiment.model.task)
     run_directory.prepare(workdir, experiment)
-    model = build_model(experiment.model, data.info.modalities, len(data.info.class_names))
     mesh = distributed.make_mesh(experiment.mesh, devices or jax.devices()[:1])
+    made = assembly.assemble_model(
+        experiment,
+        data.info.modalities,
+        len(data.info.class_names),
+        num_examples=data.info.num_examples["train"],
+        mesh=mesh,
+    )
     size = experiment.train.batch_size
     batches = pipeline.train_iterator(
         data.source("train"),
@@ -119,13 +124,12 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    evaluator = Evaluator(model, data.source("valid"), size, mesh)
+    evaluator = Evaluator(made.model, data.source("valid"), size, mesh)
     result = loop.fit(
         experiment,
-        model,
+        made,
         wrap(batches),
         validate or evaluator,
-        num_examples=data.info.num_examples["train"],
         workdir=workdir,
         description={"dataset": data.info.to_json()},
         mesh=mesh,

@@ -24,6 +24,7 @@ DEFAULT = ExperimentConfig()
 # Every field differs from its default.
 OTHER = ExperimentConfig(
     seed=7,
+    seeds=(4, 2),
     data=WatchData(
         data_dir="somewhere",
         window_seconds=3.5,
@@ -93,7 +94,7 @@ def test_the_other_config_differs_in_every_field():
         "mesh": MeshConfig,
         "system": SystemConfig,
     }
-    expected = {"seed"} | {
+    expected = {"seed", "seeds"} | {
         f"{name}.{field.name}"
         for name, section in sections.items()
         for field in dataclasses.fields(section)
@@ -147,6 +148,13 @@ def _problems(mapping):
         ({"seed": "0"}, "seed: Input should be a valid integer, got '0'"),
         ({"seed": True}, "seed: Input should be a valid integer, got True"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
+        ({"seeds": [0, -1]}, "seeds: Input should be greater than or equal to 0, got -1"),
+        ({"seeds": [0, 2**31]}, "seeds: Input should be less than 2147483648"),
+        ({"seeds": [0, 1.5]}, "seeds: Input should be a valid integer, got 1.5"),
+        (
+            {"seeds": [0, 3, 1, 3]},
+            "seeds=(0, 3, 1, 3) has 3 more than once; allowed are integers from 0 to 2147483647",
+        ),
         ({"seed": 2**31}, "seed: Input should be less than 2147483648"),
         ({"model": 3}, "model: Input should be an object, got 3"),
         ({"model": {"width": 8.5}}, "model.width: Input should be a valid integer, got 8.5"),

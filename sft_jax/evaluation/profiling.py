@@ -148,17 +148,19 @@ def _measure(request: Mapping[str, Any]) -> dict[str, Any]:
         num_examples=_STEPS_OF_AN_EPOCH * size,
         mesh=mesh,
     )
-    state, measured = _train(made, _batch(outline, size, mesh), request["steps"])
+    state, measured = _train(made, config.seed, _batch(outline, size, mesh), request["steps"])
     measured |= _infer(made.model, state.eval_params, outline, mesh, request)
     (device,) = mesh.devices.flat
     measured["device"] = f"{device.platform}: {device.device_kind}"
     return {name: measured[name] for name in MEASURED}
 
 
-def _train(made: assembly.Assembled, batch: Batch, steps: int) -> tuple[Any, dict[str, Any]]:
-    state = made.new_state()
+def _train(
+    made: assembly.Assembled, seed: int, batch: Batch, steps: int
+) -> tuple[Any, dict[str, Any]]:
+    state, number = made.new_state(seed), np.int32(seed)
     begin = time.perf_counter()
-    lowered = made.step.lower(state, batch)
+    lowered = made.step.lower(state, batch, number)
     lowering, begin = time.perf_counter() - begin, time.perf_counter()
     compiled = lowered.compile()
     compiling = time.perf_counter() - begin
@@ -168,14 +170,14 @@ def _train(made: assembly.Assembled, batch: Batch, steps: int) -> tuple[Any, dic
     process_memory.settle()
     idle, idle_on_device = process_memory.resident_bytes(), _device_bytes(device, "bytes_in_use")
     can_reset = process_memory.reset_peak()
-    state, metrics = compiled(state, batch)
+    state, metrics = compiled(state, batch, number)
     jax.block_until_ready((state, metrics))
     peak = process_memory.peak_bytes() if can_reset else None
     peak_on_device = _device_bytes(device, "peak_bytes_in_use")
     seconds = []
     for _ in range(steps):
         begin = time.perf_counter()
-        state, metrics = compiled(state, batch)
+        state, metrics = compiled(state, batch, number)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - begin)
     plan = compiled.memory_analysis()

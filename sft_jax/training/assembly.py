@@ -8,14 +8,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import Mesh
 
 from sft_jax.config import ExperimentConfig
 from sft_jax.modules.factory import build_model
 from sft_jax.structs import ModalitySpec
-from sft_jax.training import optim
-from sft_jax.training.state import TrainState, create_state
+from sft_jax.training import distributed, optim
+from sft_jax.training.state import TrainState, compile_create_state
 from sft_jax.training.step import compile_train_step
 
 
@@ -41,25 +42,26 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Assembled:
-    """What a config makes of a model.
+    """What a config makes of a model, but for its seed, of which nothing here knows.
 
     Attributes:
       model: the module.
       plan: how long it is trained.
       schedule: learning rate by step.
       optimizer: with that schedule.
-      plateau: what the schedule of that name adds to it.
-      new_state: makes the state before the first step.
-      step: the jitted function from a state, whose memory it takes over, and a batch to the
-        next state and the metrics; compiled when it is first called.
+      observe: the jitted function from the state of the plateau schedule, and `value`, a loss
+        of validation, to nothing and the next state.
+      new_state: makes the state before the first step, from a seed.
+      step: the jitted function from a state, whose memory it takes over, a batch and a seed to
+        the next state and the metrics; compiled when it is first called.
     """
 
     model: Any
     plan: Plan
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    plateau: optax.GradientTransformationExtraArgs
-    new_state: Callable[[], TrainState]
+    observe: Any
+    new_state: Callable[[int], TrainState]
     step: Any
 
 
@@ -103,24 +105,20 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
     plateau = optim.make_plateau(config.optim)
-    new_state = functools.partial(
-        create_state,
-        model,
-        optimizer,
-        plateau,
-        seed=config.seed,
-        ema=config.train.ema_decay > 0,
-        mesh=mesh,
+    new_state, like = compile_create_state(
+        model, optimizer, plateau, ema=config.train.ema_decay > 0, mesh=mesh
     )
     train_step = compile_train_step(
-        model, optimizer, config, mesh, new_state(abstract=True), mixup_from=plan.mixup_from
+        model, optimizer, config, mesh, like, mixup_from=plan.mixup_from
     )
     return Assembled(
         model=model,
         plan=plan,
         schedule=schedule,
         optimizer=optimizer,
-        plateau=plateau,
+        observe=jax.jit(
+            functools.partial(plateau.update, {}), out_shardings=distributed.replicated(mesh)
+        ),
         new_state=new_state,
         step=train_step,
     )

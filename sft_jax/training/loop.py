@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import pathlib
 import time
@@ -64,11 +63,10 @@ class Result:
 
 def fit(
     config: ExperimentConfig,
-    model: Any,
+    made: assembly.Assembled,
     batches: BatchIterator,
     validate: Validate,
     *,
-    num_examples: int,
     workdir: pathlib.Path,
     description: Mapping[str, Any],
     mesh: Mesh,
@@ -77,10 +75,10 @@ def fit(
 
     Args:
       config: of the experiment.
-      model: a module as `sft_jax.modules.factory.build_model` makes it.
+      made: what the config makes of a model, for these devices. Runs that differ in nothing but
+        their seed may share it, and with it what is compiled.
       batches: of this process's share of the training examples.
       validate: evaluates parameters.
-      num_examples: training examples in an epoch, over all processes.
       workdir: the run directory, which `run_directory.prepare` has made.
       description: what to save with each checkpoint beside the config and metrics.
       mesh: the devices.
@@ -92,16 +90,11 @@ def fit(
         evaluation that was interrupted is done again by the run that goes on.
       DamagedCheckpointError: if there are checkpoints but none is as it was saved.
       SaveError: at the step after saving a checkpoint failed.
-      ValueError: if batch, accumulation and devices don't divide, or the optimiser's
-        options don't fit it.
+      ValueError: if batch, accumulation and devices don't divide.
     """
     distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
-    made = assembly.assemble(config, model, num_examples=num_examples, mesh=mesh)
-    plan, train_state, train_step = made.plan, made.new_state(), made.step
-    # Compiled once, like the steps.
-    observe = jax.jit(
-        functools.partial(made.plateau.update, {}), out_shardings=distributed.replicated(mesh)
-    )
+    plan, train_state = made.plan, made.new_state(config.seed)
+    seed = jax.device_put(np.int32(config.seed), distributed.replicated(mesh))
 
     checkpoints = Checkpoints(workdir, config.train.keep_latest)
     resumed = checkpoints.resume(train_state)
@@ -149,7 +142,7 @@ def fit(
         except preemption.GivenUpError:
             raise stop(number, train_state) from None
         if config.optim.schedule == "plateau" and math.isfinite(values["loss"]):
-            _, seen = observe(train_state.plateau, value=np.float32(values["loss"]))
+            _, seen = made.observe(train_state.plateau, value=np.float32(values["loss"]))
             train_state = train_state.replace(plateau=seen)
         saved = about(values)
         # Before the checkpoint, from which on a later start reports nothing again.
@@ -178,7 +171,8 @@ def fit(
                 trace.before(number)
                 with clock.waiting():
                     batch, ids = next(batches)
-                train_state, metrics = train_step(train_state, distributed.put_batch(batch, mesh))
+                placed = distributed.put_batch(batch, mesh)
+                train_state, metrics = made.step(train_state, placed, seed)
                 trace.after(number, metrics)
                 # The step before is looked at while this one is computed.
                 if pending:
@@ -188,7 +182,7 @@ def fit(
                 reporter.advance(number)
                 evaluate = number in plan.evaluate_at
                 log = number % config.train.log_every_steps == 0 or number == plan.total_steps
-                stopping = notice.reached(number)
+                stopping = notice.reached()
                 if evaluate or log or stopping:
                     pending.check()
                 if log:
@@ -207,7 +201,7 @@ def fit(
         trace.close()
         reporter.close()
         checkpoints.close()
-    return Result(train_state, best.step, best.value, train_step._cache_size())
+    return Result(train_state, best.step, best.value, made.step._cache_size())
 
 
 class _Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
@@ -33,28 +34,28 @@ class Notice:
     def __init__(self) -> None:
         self.received = False
 
-    def reached(self, step: int) -> bool:
-        """Whether to end after a step.
+    def reached(self) -> bool:
+        """Whether to end after the step just taken.
 
-        With several processes all must ask at every step. If one of them is told to end, all
-        get True at the same step, the first that none of them has passed; JAX agrees on it, which
-        also knows the notices of clouds.
-
-        Args:
-          step: the number of the step, larger each time.
+        With several processes all must ask at every step, of all runs that they make one after
+        the other. If one of them is told to end, all get True at the same step, the first that
+        none of them has passed; JAX agrees on it, which also knows the notices of clouds.
         """
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # Not the step of a run, which is small again in the next one.
+            return multihost_utils.reached_preemption_sync_point(next(_asked))
         return self.received
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """Handles the signal. Another one ends the process at once."""
+        """Handles the signal, for all who watch. Another one ends the process at once."""
         del frame
-        self.received = True
+        for notice in _watching:
+            notice.received = True
         signal.signal(signum, signal.SIG_DFL)
 
 
 _watching: list[Notice] = []
+_asked = itertools.count(1)
 
 
 @contextlib.contextmanager
@@ -62,12 +63,14 @@ def watch() -> Iterator[Notice]:
     """Within, the first SIGTERM is noted in place of ending the process.
 
     The signal is left to others outside the main thread, where Python can't handle it, and with
-    several processes, where JAX handles it.
+    several processes, where JAX handles it. A watch within another knows what the outer one knows.
     """
     notice = Notice()
+    _watching.append(notice)
+    if any(watching.received for watching in _watching):
+        notice.received = True
     handles = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
     before = signal.signal(signal.SIGTERM, notice.receive) if handles else None
-    _watching.append(notice)
     try:
         yield notice
     finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
@@ -67,6 +69,44 @@ def make_state(
     )
 
 
+def compile_create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    plateau: optax.GradientTransformation,
+    *,
+    ema: bool,
+    mesh: Mesh,
+) -> tuple[Callable[[int], TrainState], TrainState]:
+    """The function from a seed to the state of `make_state`, and what it returns without values.
+
+    The function is compiled once for all seeds, when it is first called. Each part of the state
+    is created where it will live: nowhere is all of it.
+
+    Args:
+      model: see `make_state`, as for `optimizer`, `plateau` and `ema`.
+      optimizer: whose state is made.
+      plateau: of the plateau schedule.
+      ema: whether to keep a running mean of the parameters.
+      mesh: the devices.
+
+    Returns:
+      The function, and shapes, types and shardings of the state, as restoring needs them.
+    """
+    make = functools.partial(make_state, model, optimizer, plateau, ema=ema)
+    shapes = jax.eval_shape(make, np.int32(0))
+    shardings = distributed.place(shapes, mesh)
+    # A CPU takes longer to compile it than to run it as it stands; it runs once.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    options: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
+    compiled = jax.jit(make, out_shardings=shardings, compiler_options=options)
+    like = jax.tree.map(
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    return lambda seed: compiled(np.int32(seed)), like
+
+
 def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -88,16 +128,5 @@ def create_state(
       mesh: the devices.
       abstract: return shapes, types and shardings in place of arrays, as restoring needs.
     """
-    create = functools.partial(make_state, model, optimizer, plateau, seed, ema=ema)
-    shapes = jax.eval_shape(create)
-    shardings = distributed.place(shapes, mesh)
-    if not abstract:
-        # A CPU takes longer to compile it than to run it as it stands; it runs once.
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        options: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
-        return jax.jit(create, out_shardings=shardings, compiler_options=options)()
-    return jax.tree.map(
-        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
+    create, like = compile_create_state(model, optimizer, plateau, ema=ema, mesh=mesh)
+    return like if abstract else create(seed)

@@ -188,6 +188,8 @@ def compile_train_step(
 ) -> Any:
     """The step of `make_train_step`, jitted over a mesh; it takes over the old state's memory.
 
+    The seed is its third argument, a scalar of int32, so that one program does for any.
+
     Args:
       model: see `make_train_step`, as for `optimizer`, `config` and `mixup_from`.
       optimizer: whose state is that of `like`.
@@ -199,8 +201,14 @@ def compile_train_step(
     whole: Any = distributed.replicated(mesh)
     split: Any = distributed.split_by_example(mesh)
     metrics = StepMetrics(whole, whole, whole, split, whole)
+
+    def step(
+        state: TrainState, batch: Batch, seed: Int[Array, ""]
+    ) -> tuple[TrainState, StepMetrics]:
+        return make_train_step(model, optimizer, config, seed, mixup_from=mixup_from)(state, batch)
+
     return jax.jit(
-        make_train_step(model, optimizer, config, config.seed, mixup_from=mixup_from),
+        step,
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda array: array.sharding, like), metrics),
     )
