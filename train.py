@@ -7,17 +7,15 @@ The same command again goes on where the run was stopped.
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 from ml_collections import config_flags
 
 from sft_jax import command_line, config_io, experiment
-from sft_jax.training import checks
+from sft_jax.training import checks, storage
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as FILE or FILE:ARG.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Run directory; made if it is not there.", required=True
+    "workdir", None, "Run directory, also gs://...; made if it is not there.", required=True
 )
 flags.mark_flag_as_required("config")
 
@@ -25,8 +23,8 @@ flags.mark_flag_as_required("config")
 def main() -> None:
     """Runs the experiment that the flags describe."""
     config = config_io.from_mapping(_CONFIG.value)
-    workdir = pathlib.Path(_WORKDIR.value)
-    checks.require(checks.cheap(_WORKDIR.value, config))
+    workdir = storage.as_path(_WORKDIR.value)
+    checks.require(checks.cheap(workdir, config))
     result = experiment.train(config, workdir)
     print(
         f"done: {result.state.step} steps; best valid {config.train.best_metric}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
+import os
 
 import jax
 
@@ -12,27 +12,27 @@ from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.modules.factory import build_model
-from sft_jax.training import distributed, loop, run_directory
+from sft_jax.training import distributed, loop, run_directory, storage
 
 
 def train(
-    config: ExperimentConfig, workdir: str | pathlib.Path, dataset: Dataset | None = None
+    config: ExperimentConfig, workdir: str | os.PathLike[str], dataset: Dataset | None = None
 ) -> loop.Result:
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
     Args:
       config: of the experiment.
-      workdir: the run directory; made if it is not there.
+      workdir: the run directory, also `gs://bucket/run`; made if it is not there.
       dataset: with splits `train` and `valid`, such as `sft_jax.data.arrays.from_arrays`
         makes; by default the one that `config.data` names, which is prepared if need be.
 
     Raises:
       RunDirectoryError: if `workdir` can't be written to, or is another config's or dataset's.
       ValueError: if model and dataset do not fit, or as `open_dataset` and `loop.fit` say.
-      OSError, ModuleNotFoundError: as `open_dataset` says.
+      OSError, ModuleNotFoundError: as `open_dataset` and `storage.as_path` say.
       NonFiniteError: as `loop.fit` says.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.as_path(workdir)
     own_dataset = dataset is not None
     with distributed.first_process_first():
         run_directory.prepare(workdir, config)

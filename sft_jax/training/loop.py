@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import Batch
-from sft_jax.training import assembly, distributed, preemption, state, step
+from sft_jax.training import assembly, distributed, preemption, state, step, storage
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.reporting import Reporter, Silent
 from sft_jax.training.tracing import Trace
@@ -69,7 +68,7 @@ def fit(
     validate: Validate,
     *,
     num_examples: int,
-    workdir: pathlib.Path,
+    workdir: storage.AnyPath,
     description: Mapping[str, Any],
     mesh: Mesh,
 ) -> Result:
