@@ -6,8 +6,6 @@ python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predic
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 from rich.console import Console
 
@@ -17,6 +15,7 @@ from sft_jax.evaluation import report
 from sft_jax.evaluation.metrics import PARTS
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, read_card
 from sft_jax.evaluation.subsets import file_stem
+from sft_jax.training import storage
 from sft_jax.training.run_directory import CARD
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
@@ -33,7 +32,7 @@ _EVERY_SUBSET = flags.DEFINE_bool(
 
 def main() -> None:
     """Runs the evaluation that the flags describe."""
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = storage.as_path(_WORKDIR.value)
     what = (workdir, _SPLIT.value, _CHECKPOINT.value)
     if _EVERY_SUBSET.value:
         if _MODALITIES.value is not None or _PREDICTIONS.value:
@@ -47,16 +46,16 @@ def main() -> None:
     _print_data(workdir)
     if _PREDICTIONS.value:
         names = tuple(result[PARTS[predictions.task]])
-        report.write_predictions(pathlib.Path(_PREDICTIONS.value), predictions, names)
+        report.write_predictions(storage.as_path(_PREDICTIONS.value), predictions, names)
     _print_paths(workdir, file_stem(result))
 
 
-def _print_data(workdir: pathlib.Path) -> None:
+def _print_data(workdir: storage.AnyPath) -> None:
     if card := read_card(workdir):
         print_summary(Console(), card, str(workdir / CARD))
 
 
-def _print_paths(workdir: pathlib.Path, stem: str) -> None:
+def _print_paths(workdir: storage.AnyPath, stem: str) -> None:
     print(f"run directory: {workdir}\nresults: {workdir / 'eval' / stem}.json")
 
 

@@ -8,17 +8,15 @@ each seed, in WORKDIR/seed_0 and so on.
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 from ml_collections import config_flags
 
 from sft_jax import command_line, config_io, experiment
-from sft_jax.training import checks
+from sft_jax.training import checks, storage
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as FILE or FILE:ARG.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Run directory; made if it is not there.", required=True
+    "workdir", None, "Run directory, also gs://...; made if it is not there.", required=True
 )
 flags.mark_flag_as_required("config")
 
@@ -26,8 +24,8 @@ flags.mark_flag_as_required("config")
 def main() -> None:
     """Runs the experiment that the flags describe."""
     config = config_io.from_mapping(_CONFIG.value)
-    workdir = pathlib.Path(_WORKDIR.value)
-    checks.require(checks.cheap(_WORKDIR.value, config))
+    workdir = storage.as_path(_WORKDIR.value)
+    checks.require(checks.cheap(workdir, config))
     best = f"best valid {config.train.best_metric}"
     if config.seeds:
         for seed, of_seed in experiment.train_seeds(config, workdir).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pathlib
+import os
 
 import jax
 from jax.sharding import Mesh
@@ -14,7 +14,7 @@ from sft_jax.data import pipeline
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.training import assembly, distributed, loop, preemption, run_directory, seeds
+from sft_jax.training import assembly, distributed, loop, run_directory, seeds, storage
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class SeedResult:
       train_compiles: over all seeds until then.
     """
 
-    workdir: pathlib.Path
+    workdir: storage.AnyPath
     steps: int
     best_step: int | None
     best_value: float | None
@@ -39,13 +39,13 @@ class SeedResult:
 
 
 def train(
-    config: ExperimentConfig, workdir: str | pathlib.Path, dataset: Dataset | None = None
+    config: ExperimentConfig, workdir: str | os.PathLike[str], dataset: Dataset | None = None
 ) -> loop.Result:
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
     Args:
       config: of the experiment; without `seeds`.
-      workdir: the run directory; made if it is not there.
+      workdir: the run directory, also `gs://bucket/run`; made if it is not there.
       dataset: with splits `train` and `valid`, such as `sft_jax.data.arrays.from_arrays`
         makes; by default the one that `config.data` names, which is prepared if need be.
 
@@ -53,17 +53,17 @@ def train(
       RunDirectoryError: if `workdir` can't be written to, or is another config's or dataset's.
       ValueError: if model and dataset do not fit, or as `open_dataset`, `assembly.assemble` and
         `loop.fit` say.
-      OSError, ModuleNotFoundError: as `open_dataset` says.
+      OSError, ModuleNotFoundError: as `open_dataset` and `storage.as_path` say.
       NonFiniteError: as `loop.fit` says.
     """
     if config.seeds:
         raise ValueError(f"seeds={config.seeds}: train trains one run; train_seeds trains several")
-    workdir = pathlib.Path(workdir)
+    workdir = storage.as_path(workdir)
     return _open(config, workdir, dataset).fit(config, workdir)
 
 
 def train_seeds(
-    config: ExperimentConfig, workdir: str | pathlib.Path, dataset: Dataset | None = None
+    config: ExperimentConfig, workdir: str | os.PathLike[str], dataset: Dataset | None = None
 ) -> dict[int, SeedResult]:
     """Trains one run for each of `config.seeds`, one after the other, with the same programs.
 
@@ -85,20 +85,13 @@ def train_seeds(
     """
     if not config.seeds:
         raise ValueError("seeds=(): train_seeds needs at least one; train trains one of `seed`")
-    workdir = pathlib.Path(workdir)
+    workdir = storage.as_path(workdir)
     opened = _open(config, workdir, dataset)
     runs = seeds.runs(workdir, config)
     results: dict[int, SeedResult] = {}
-    # Here too, as a signal may come when a run is at its end, or not at its first step yet.
-    with preemption.watch() as notice:
-        for number, (folder, of_run) in enumerate(runs.items(), start=1):
-            if notice.received:
-                raise preemption.PreemptedError(
-                    f"stopped before seed {of_run.seed}, {number} of {len(runs)}; those before it"
-                    f" are done and saved in {workdir}: run the same command again to go on"
-                )
-            _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
-            results[of_run.seed] = opened.fit_without_state(of_run, folder)
+    for number, (folder, of_run) in enumerate(runs.items(), start=1):
+        _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
+        results[of_run.seed] = opened.fit_without_state(of_run, folder)
     return results
 
 
@@ -112,7 +105,7 @@ class _Opened:
     made: assembly.Assembled
     validate: Evaluator
 
-    def fit(self, config: ExperimentConfig, workdir: pathlib.Path) -> loop.Result:
+    def fit(self, config: ExperimentConfig, workdir: storage.AnyPath) -> loop.Result:
         batches = pipeline.train_iterator(
             self.dataset.source("train"),
             config.train.batch_size,
@@ -126,12 +119,13 @@ class _Opened:
             self.made,
             batches,
             self.validate,
+            compile_validation=self.validate.compile,
             workdir=workdir,
             description={"dataset": info, "own_dataset": self.own_dataset},
             mesh=self.mesh,
         )
 
-    def fit_without_state(self, config: ExperimentConfig, workdir: pathlib.Path) -> SeedResult:
+    def fit_without_state(self, config: ExperimentConfig, workdir: storage.AnyPath) -> SeedResult:
         """Frees the memory of the state, which the next seed needs."""
         result = self.fit(config, workdir)
         return SeedResult(
@@ -143,7 +137,7 @@ class _Opened:
         )
 
 
-def _open(config: ExperimentConfig, workdir: pathlib.Path, dataset: Dataset | None) -> _Opened:
+def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset | None) -> _Opened:
     own_dataset = dataset is not None
     with distributed.first_process_first():
         seeds.prepare(workdir, config)

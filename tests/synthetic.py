@@ -130,6 +130,7 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
         made,
         wrap(batches),
         validate or evaluator,
+        compile_validation=(lambda params: None) if validate else evaluator.compile,
         workdir=workdir,
         description={"dataset": data.info.to_json()},
         mesh=mesh,

@@ -16,7 +16,13 @@ FILES = sorted(
 # Packages, and parts of ours, that only some files may import.
 ONLY_IN = {
     "orbax": ["sft_jax/training/checkpoint.py"],
-    "etils": ["sft_jax/training/checkpoint.py", "sft_jax/training/integrity.py"],
+    "etils": [
+        "sft_jax/training/checkpoint.py",
+        "sft_jax/training/integrity.py",
+        "sft_jax/training/storage.py",
+    ],
+    "fsspec": ["sft_jax/training/storage.py"],
+    "gcsfs": [],
     "grain": ["sft_jax/data/"],
     "tensorflow_datasets": ["sft_jax/data/"],
     "array_record": ["sft_jax/data/"],

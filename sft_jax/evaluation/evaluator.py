@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -80,15 +80,10 @@ class Evaluator:
         Raises:
           GivenUpError: where training evaluates and its process is told to end.
         """
-        outputs: list[step.Outputs] = []
-        for number, (batch, ids) in enumerate(self._batches):
+        outputs = []
+        for output in self._outputs(params):
             preemption.interruption_point()
-            given = subsets.restrict(batch, self._modalities)
-            # As `pipeline.eval_batches` shares them out.
-            turns = np.arange(number * len(ids), (number + 1) * len(ids))
-            positions = turns * jax.process_count() + jax.process_index()
-            placed = distributed.put_batch((given, positions.astype(np.int32)), self._mesh)
-            outputs.append(self._step(params, *placed))
+            outputs.append(output)
         return Predictions(
             ids=np.array([example["id"] for example in self._source]),
             labels=pipeline.stack_labels(self._source),
@@ -96,6 +91,11 @@ class Evaluator:
             loss=self._in_order(outputs, "loss"),
             task=self._task,
         )
+
+    def compile(self, params: Any) -> None:
+        """Compiles, if it has not been done, and looks at one batch for that."""
+        if not self.compiles:
+            next(self._outputs(params))
 
     def __call__(self, params: Any) -> dict[str, float]:
         """The mean loss, and accuracy or mae (`SCORE_NAMES`), as training watches them."""
@@ -115,6 +115,15 @@ class Evaluator:
     def compiles(self) -> int:
         """How often the evaluation step was compiled."""
         return self._step._cache_size()
+
+    def _outputs(self, params: Any) -> Iterator[step.Outputs]:
+        for number, (batch, ids) in enumerate(self._batches):
+            given = subsets.restrict(batch, self._modalities)
+            # As `pipeline.eval_batches` shares them out.
+            turns = np.arange(number * len(ids), (number + 1) * len(ids))
+            positions = turns * jax.process_count() + jax.process_index()
+            placed = distributed.put_batch((given, positions.astype(np.int32)), self._mesh)
+            yield self._step(params, *placed)
 
     def _in_order(self, outputs: list[step.Outputs], name: str) -> np.ndarray:
         """Joins what batches gave, in the order of the split and without what filled them up."""

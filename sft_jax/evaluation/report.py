@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-import pathlib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,8 @@ from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import FAMILIES, PARTS
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import CLASS_TASKS
+from sft_jax.training import storage
+from sft_jax.training.storage import AnyPath
 
 
 def print_tables(console: Console, result: Mapping[str, Any]) -> None:
@@ -85,9 +86,7 @@ def _shown(value: float | int | str | None, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def draw(
-    folder: pathlib.Path, name: str, result: Mapping[str, Any], predictions: Predictions
-) -> None:
+def draw(folder: AnyPath, name: str, result: Mapping[str, Any], predictions: Predictions) -> None:
     """Draws what there is to draw of a task, as `NAME_WHAT.png`.
 
     A confusion matrix of classes, ordered or not; predicted against true numbers; of labels
@@ -106,7 +105,7 @@ def draw(
 
 
 def draw_confusion_matrix(
-    path: pathlib.Path, matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str
+    path: AnyPath, matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str
 ) -> None:
     """Draws counts, coloured by their share of the true class."""
     counts = np.asarray(matrix)
@@ -126,9 +125,7 @@ def draw_confusion_matrix(
     _save(figure, path)
 
 
-def draw_scatter(
-    path: pathlib.Path, predictions: Predictions, names: Sequence[str], title: str
-) -> None:
+def draw_scatter(path: AnyPath, predictions: Predictions, names: Sequence[str], title: str) -> None:
     """Draws the predictions of a regression against the truth, one panel for each number."""
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
@@ -147,12 +144,14 @@ def draw_scatter(
     _save(figure, path)
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def _save(figure: Figure, path: AnyPath) -> None:
+    picture = io.BytesIO()
     with matplotlib.rc_context({"savefig.dpi": 120}):
-        figure.savefig(path)
+        figure.savefig(picture, format=path.suffix[1:])
+    storage.write_whole(path, picture.getvalue())
 
 
-def write_predictions(path: pathlib.Path, predictions: Predictions, names: Sequence[str]) -> None:
+def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[str]) -> None:
     """Writes a CSV file with a line for each example.
 
     Of classes: id, true class, predicted class and the probability of each class. Of labels
@@ -163,13 +162,12 @@ def write_predictions(path: pathlib.Path, predictions: Predictions, names: Seque
         header, rows = _class_columns(predictions, names)
     else:
         header, rows = _number_columns(predictions, names)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", *header])
-        for identity, row in zip(predictions.ids, rows, strict=True):
-            writer.writerow([identity, *row])
-    os.replace(partial, path)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["id", *header])
+    for identity, row in zip(predictions.ids, rows, strict=True):
+        writer.writerow([identity, *row])
+    storage.write_whole(path, text.getvalue())
 
 
 def _class_columns(

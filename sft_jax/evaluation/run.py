@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,14 +19,15 @@ from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES
-from sft_jax.training import distributed, optim, run_directory
+from sft_jax.training import distributed, optim, run_directory, storage
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import create_state
+from sft_jax.training.storage import AnyPath
 
 
 def evaluate_run(
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     split: str,
     which: str,
     modalities: Sequence[str] | None = None,
@@ -61,7 +62,7 @@ def evaluate_run(
         `dataset` does not fit as `Dataset.like` says, or for `modalities` as `check_subset`
         says.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.as_path(workdir)
     run = _restore(workdir, which, dataset)
     evaluator = run.evaluator(split, modalities)
     predictions, info = evaluator.predict(run.params), run.dataset.info
@@ -79,7 +80,7 @@ def evaluate_run(
     return result, predictions
 
 
-def read_card(workdir: pathlib.Path) -> Card | None:
+def read_card(workdir: AnyPath) -> Card | None:
     """The card of the data that a run was trained on; None if there is none.
 
     Raises:
@@ -90,7 +91,7 @@ def read_card(workdir: pathlib.Path) -> Card | None:
 
 
 def evaluate_every_subset(
-    workdir: str | pathlib.Path, split: str, which: str, dataset: Dataset | None = None
+    workdir: str | os.PathLike[str], split: str, which: str, dataset: Dataset | None = None
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run with every non-empty set of its modalities.
 
@@ -112,7 +113,7 @@ def evaluate_every_subset(
       RunDirectoryError, NoCheckpointError, ValueError: as `evaluate_run`, and ValueError if
         the model has more modalities than `MOST_MODALITIES`.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.as_path(workdir)
     run = _restore(workdir, which, dataset)
     result = {
         "split": split,
@@ -145,7 +146,7 @@ class _Restored:
         return Evaluator(self.model, source, self.batch_size, self.mesh, modalities)
 
 
-def _restore(workdir: pathlib.Path, which: str, dataset: Dataset | None) -> _Restored:
+def _restore(workdir: AnyPath, which: str, dataset: Dataset | None) -> _Restored:
     config = run_directory.read_config(workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     description = checkpoints.description(which)
@@ -178,7 +179,7 @@ def _restore(workdir: pathlib.Path, which: str, dataset: Dataset | None) -> _Res
     return _Restored(model, state.eval_params, int(state.step), dataset, size, mesh)
 
 
-def _check_same(workdir: pathlib.Path, trained: DatasetInfo, found: DatasetInfo) -> None:
+def _check_same(workdir: AnyPath, trained: DatasetInfo, found: DatasetInfo) -> None:
     changed = [
         f"{field.name} was {getattr(trained, field.name)}, is {getattr(found, field.name)}"
         for field in dataclasses.fields(DatasetInfo)
@@ -190,7 +191,7 @@ def _check_same(workdir: pathlib.Path, trained: DatasetInfo, found: DatasetInfo)
         )
 
 
-def _folder(workdir: pathlib.Path) -> pathlib.Path:
+def _folder(workdir: AnyPath) -> AnyPath:
     folder = workdir / "eval"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from sft_jax.training import integrity
+from sft_jax.training import integrity, storage
 from sft_jax.training.state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -78,10 +77,10 @@ class Checkpoints:
           keep_latest: how many of the latest to keep.
           read_only: create nothing, and leave alone what another process may be saving.
         """
-        path = os.fspath(workdir)
-        if "://" not in path:
-            path = str(pathlib.Path(path).absolute())
-        self._folder = epath.Path(path) / "checkpoints"
+        path = storage.as_path(workdir)
+        if not storage.in_bucket(path):
+            path = epath.Path(os.path.abspath(path))
+        self._folder = path / "checkpoints"
         self._saving: dict[str, int] = {}
         self._problems: dict[tuple[str, int], list[str]] = {}
         self._managers = {

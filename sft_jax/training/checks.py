@@ -21,13 +21,12 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
-from sft_jax.training import multihost
+from sft_jax.training import multihost, storage
 from sft_jax.version import __version__
 
 T = TypeVar("T")
@@ -220,10 +219,10 @@ def _difference(key: str, most: str, other: str) -> str:
 
 def shared_workdir(workdir: str | os.PathLike[str]) -> Finding:
     """Writes a small file from every process, which all others read; then they are removed."""
-    root, token = epath.Path(workdir), uuid.uuid4().hex
-    probe = root / f".probe_{jax.process_index()}"
-    failed = ""
+    token, failed = uuid.uuid4().hex, ""
     try:
+        root = storage.as_path(workdir)
+        probe = root / f".probe_{jax.process_index()}"
         root.mkdir(parents=True, exist_ok=True)
         probe.write_text(token)
     except Exception as error:  # What a bucket's client raises is of many kinds.
@@ -252,7 +251,7 @@ def _who(process: int, host: str) -> str:
     return f" from process {process} ({host})" if jax.process_count() > 1 else ""
 
 
-def _unseen(root: epath.Path, said: Sequence[Sequence[str]]) -> list[str]:
+def _unseen(root: storage.AnyPath, said: Sequence[Sequence[str]]) -> list[str]:
     """The processes whose files are not there, or not as they were written, and why."""
     others = []
     for process, (token, _, host) in enumerate(said):
@@ -266,7 +265,7 @@ def _unseen(root: epath.Path, said: Sequence[Sequence[str]]) -> list[str]:
 
 def free_space(workdir: str | os.PathLike[str], min_free_gb: float = MIN_FREE_GB) -> Finding:
     """Looks at the disk of a local run directory; having little is no reason to stop."""
-    if "://" in str(workdir):
+    if storage.in_bucket(workdir):
         return Finding("free space", "not limited by a disk")
     path = pathlib.Path(workdir).absolute()
     there = next(folder for folder in (path, *path.parents) if folder.exists())

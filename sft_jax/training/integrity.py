@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 
 from etils import epath
 
+from sft_jax.training import storage
+
 MANIFEST = "sha256.json"
 """The file, in the folder itself, that the list is written to."""
 
@@ -24,9 +26,7 @@ def sign(folder: epath.Path, leave_out: Collection[str] = ()) -> None:
         for name, path in sorted(_files(folder))
         if name not in {*leave_out, MANIFEST}
     }
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(listed, indent=1))
-    partial.replace(folder / MANIFEST)
+    storage.write_whole(folder / MANIFEST, json.dumps(listed, indent=1))
 
 
 def is_signed(folder: epath.Path) -> bool:
@@ -68,10 +68,12 @@ def _problem(path: epath.Path, size: int, digest: str) -> str | None:
 
 
 def _files(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-    for place, _, names in folder.walk():
-        for name in names:
-            path = place / name
-            yield path.relative_to(folder).as_posix(), path
+    # What `walk` of epath yields in a bucket lacks its gs://.
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from ((f"{path.name}/{name}", file) for name, file in _files(path))
+        else:
+            yield path.name, path
 
 
 def _digest(path: epath.Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import Batch
-from sft_jax.training import assembly, distributed, preemption, state, step
+from sft_jax.training import assembly, distributed, preemption, state, step, storage
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.reporting import Reporter, Silent
 from sft_jax.training.tracing import Trace
@@ -67,7 +66,8 @@ def fit(
     batches: BatchIterator,
     validate: Validate,
     *,
-    workdir: pathlib.Path,
+    compile_validation: Callable[[Any], None],
+    workdir: storage.AnyPath,
     description: Mapping[str, Any],
     mesh: Mesh,
 ) -> Result:
@@ -79,6 +79,7 @@ def fit(
         their seed may share it, and with it what is compiled.
       batches: of this process's share of the training examples.
       validate: evaluates parameters.
+      compile_validation: compiles it, given parameters.
       workdir: the run directory, which `run_directory.prepare` has made.
       description: what to save with each checkpoint beside the config and metrics.
       mesh: the devices.
@@ -163,9 +164,13 @@ def fit(
     pending: _Pending | None = None
     clock, trace = _Clock(), Trace(config.system, workdir)
     try:
-        with preemption.watch() as notice:
+        with contextlib.ExitStack() as watching:
             if unevaluated:
-                train_state = evaluate_and_save(first - 1, train_state, clock.share())
+                compile_validation(train_state.eval_params)
+                with preemption.watch() as notice:
+                    train_state = evaluate_and_save(first - 1, train_state, clock.share())
+                    if notice.reached():
+                        raise stop(first - 1, train_state)
                 clock.restart()
             for number in range(first, plan.total_steps + 1):
                 trace.before(number)
@@ -173,6 +178,10 @@ def fit(
                     batch, ids = next(batches)
                 placed = distributed.put_batch(batch, mesh)
                 train_state, metrics = made.step(train_state, placed, seed)
+                if number == first:
+                    # Compiling can't be interrupted; until here there was nothing to save.
+                    compile_validation(train_state.eval_params)
+                    notice = watching.enter_context(preemption.watch())
                 trace.after(number, metrics)
                 # The step before is looked at while this one is computed.
                 if pending:

@@ -35,22 +35,20 @@ class Notice:
         self.received = False
 
     def reached(self) -> bool:
-        """Whether to end after the step just taken.
+        """Whether to end here.
 
-        With several processes all must ask at every step, of all runs that they make one after
-        the other. If one of them is told to end, all get True at the same step, the first that
-        none of them has passed; JAX agrees on it, which also knows the notices of clouds.
+        With several processes all must ask equally often. If one of them is told to end, all
+        get True at the same time of asking, the first that none of them has passed; JAX agrees
+        on it, which also knows the notices of clouds.
         """
         if jax.process_count() > 1:
-            # Not the step of a run, which is small again in the next one.
             return multihost_utils.reached_preemption_sync_point(next(_asked))
         return self.received
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """Handles the signal, for all who watch. Another one ends the process at once."""
+        """Handles the signal. Another one ends the process at once."""
         del frame
-        for notice in _watching:
-            notice.received = True
+        self.received = True
         signal.signal(signum, signal.SIG_DFL)
 
 
@@ -63,14 +61,13 @@ def watch() -> Iterator[Notice]:
     """Within, the first SIGTERM is noted in place of ending the process.
 
     The signal is left to others outside the main thread, where Python can't handle it, and with
-    several processes, where JAX handles it. A watch within another knows what the outer one knows.
+    several processes, where JAX handles it. What runs for long outside Python, as compiling
+    does, is not ended by it: keep that out.
     """
     notice = Notice()
-    _watching.append(notice)
-    if any(watching.received for watching in _watching):
-        notice.received = True
     handles = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
     before = signal.signal(signal.SIGTERM, notice.receive) if handles else None
+    _watching.append(notice)
     try:
         yield notice
     finally:
@@ -80,9 +77,9 @@ def watch() -> Iterator[Notice]:
 
 
 def interruption_point() -> None:
-    """Raises GivenUpError if this process alone is told to end; for use in what takes long.
+    """Raises GivenUpError if the process is told to end; for use in what takes long.
 
-    With several processes, which could not end at the same place, it does nothing.
+    With several processes all must come here equally often, and all are raised it.
     """
-    if any(notice.received for notice in _watching):
+    if _watching and _watching[-1].reached():
         raise GivenUpError

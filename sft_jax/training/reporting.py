@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import rich.progress
 from rich.console import Console
 from tensorboardX import SummaryWriter
+
+from sft_jax.training import storage
+from sft_jax.training.storage import AnyPath
 
 
 class Reporter:
@@ -18,10 +22,13 @@ class Reporter:
     `metrics.jsonl` has one JSON object a line, with `step` and scalars by name; the same
     scalars are in `tensorboard/`. What an earlier start wrote of steps after the first one
     here is dropped, so that each step is reported once.
+
+    Of a run directory in a bucket both are kept in a temporary folder, and are written there
+    whole at each `flush` and at the end.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, first_step: int, total_steps: int, *, evaluated: bool = True
+        self, workdir: AnyPath, first_step: int, total_steps: int, *, evaluated: bool = True
     ) -> None:
         """Starts reporting.
 
@@ -32,12 +39,16 @@ class Reporter:
           evaluated: False if the first step here is to be evaluated (again): what was written
             of its evaluation is dropped as well.
         """
-        path = workdir / "metrics.jsonl"
-        kept = _drop_after(path, first_step, evaluated)
+        self._workdir, self._temporary = workdir, None
+        folder = workdir
+        if storage.in_bucket(workdir):
+            self._temporary = tempfile.TemporaryDirectory()
+            folder = pathlib.Path(self._temporary.name)
+        kept = _up_to(workdir / "metrics.jsonl", first_step, evaluated)
+        path = folder / "metrics.jsonl"
+        storage.write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = path.open("a")
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + evaluated
-        )
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + evaluated)
         if not evaluated:  # TensorBoard can but forget the whole step.
             for line in kept:
                 if line["step"] == first_step:
@@ -72,9 +83,14 @@ class Reporter:
                 self._events.add_scalar(name, value, line["step"])
 
     def flush(self) -> None:
-        """Hands everything written so far to the operating system."""
+        """Hands everything written so far to the operating system, or the bucket."""
         self._lines.flush()
         self._events.flush()
+        self._upload()
+
+    def _upload(self) -> None:
+        if self._temporary:
+            storage.copy_files(pathlib.Path(self._temporary.name), self._workdir)
 
     def note(self, text: str) -> None:
         """Shows a few words beside the bar."""
@@ -89,6 +105,9 @@ class Reporter:
         self._progress.stop()
         self._events.close()
         self._lines.close()
+        self._upload()
+        if self._temporary:
+            self._temporary.cleanup()
 
 
 class Silent(Reporter):
@@ -116,8 +135,8 @@ class Silent(Reporter):
         """Does nothing."""
 
 
-def _drop_after(path: pathlib.Path, step: int, evaluated: bool) -> list[dict[str, Any]]:
-    """Keeps the lines up to `step`, and returns them; one cut short by a kill goes too."""
+def _up_to(path: AnyPath, step: int, evaluated: bool) -> list[dict[str, Any]]:
+    """The lines up to `step`, without one that was cut short by a kill."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -129,7 +148,4 @@ def _drop_after(path: pathlib.Path, step: int, evaluated: bool) -> list[dict[str
             for line in kept
             if line["step"] < step or not any(name.startswith("valid/") for name in line)
         ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    partial.replace(path)
     return kept

@@ -6,11 +6,8 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
-import pathlib
 import platform
 import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +15,8 @@ import jax
 
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
+from sft_jax.training import storage
+from sft_jax.training.storage import AnyPath
 from sft_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -30,7 +29,7 @@ class RunDirectoryError(ValueError):
     """A run directory that can't be used for what was asked."""
 
 
-def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
+def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
     """Makes a run directory, or checks that it was made by the same config but for mesh and system.
 
     Writes `config.json`, and adds the command, versions and devices to `starts.jsonl`. A run
@@ -40,11 +39,11 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
       RunDirectoryError: if it can't be written to, or is another config's.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
+        storage.probe(workdir)
     except OSError as error:
-        raise RunDirectoryError(f"can't write to workdir {workdir}: {error.strerror}") from None
+        raise RunDirectoryError(
+            f"can't write to workdir {workdir}: {error.strerror or error}"
+        ) from None
     if _has_checkpoints(workdir):
         made_by = dataclasses.replace(read_config(workdir), mesh=config.mesh, system=config.system)
         if changed := config_io.differences(made_by, config):
@@ -55,11 +54,10 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     else:
         write_json(workdir / "config.json", config_io.to_json(config))
     if jax.process_index() == 0:
-        with (workdir / "starts.jsonl").open("a") as file:
-            file.write(json.dumps(_start(config)) + "\n")
+        storage.append(workdir / "starts.jsonl", json.dumps(_start(config)) + "\n")
 
 
-def keep_dataset(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
+def keep_dataset(workdir: AnyPath, info: Mapping[str, Any]) -> None:
     """Writes `dataset.json`, or checks that the run was trained on the same data until now.
 
     Args:
@@ -81,7 +79,7 @@ def keep_dataset(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
     write_json(path, info)
 
 
-def read_config(workdir: pathlib.Path) -> ExperimentConfig:
+def read_config(workdir: AnyPath) -> ExperimentConfig:
     """The config that a run was made by.
 
     Raises:
@@ -98,20 +96,18 @@ def read_config(workdir: pathlib.Path) -> ExperimentConfig:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
 
 
-def _has_checkpoints(workdir: pathlib.Path) -> bool:
+def _has_checkpoints(workdir: AnyPath) -> bool:
     return any(path.name.isdecimal() for path in workdir.glob("checkpoints/*/*"))
 
 
-def write_json(path: pathlib.Path, values: Any) -> None:
+def write_json(path: AnyPath, values: Any) -> None:
     """Writes a JSON file that is either whole or not there, whatever happens meanwhile.
 
     Of several processes the first writes, and the others do nothing.
     """
     if jax.process_index():
         return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, path)
+    storage.write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def _start(config: ExperimentConfig) -> dict[str, Any]:

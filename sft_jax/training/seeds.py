@@ -7,12 +7,12 @@ itself holds the `config.json` of the last start, whose `seeds` tell it from a r
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.training import run_directory
 from sft_jax.training.run_directory import RunDirectoryError
+from sft_jax.training.storage import AnyPath
 
 _PREFIX = "seed_"
 
@@ -22,7 +22,7 @@ def config_of(config: ExperimentConfig, seed: int) -> ExperimentConfig:
     return dataclasses.replace(config, seed=seed, seeds=())
 
 
-def runs(workdir: pathlib.Path, config: ExperimentConfig) -> dict[pathlib.Path, ExperimentConfig]:
+def runs(workdir: AnyPath, config: ExperimentConfig) -> dict[AnyPath, ExperimentConfig]:
     """The run directories that a config asks for, each with its config.
 
     Args:
@@ -34,7 +34,7 @@ def runs(workdir: pathlib.Path, config: ExperimentConfig) -> dict[pathlib.Path, 
     return {workdir / f"{_PREFIX}{seed}": config_of(config, seed) for seed in config.seeds}
 
 
-def found(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
+def found(workdir: AnyPath) -> dict[int, AnyPath]:
     """The run directories that there are in a folder, by their seeds in ascending order."""
     folders = {
         int(path.name.removeprefix(_PREFIX)): path
@@ -44,7 +44,7 @@ def found(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
     return dict(sorted(folders.items()))
 
 
-def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
+def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
     """Makes the run directories that a config asks for, or checks that it may go on with them.
 
     Raises:
@@ -63,7 +63,7 @@ def prepare(workdir: pathlib.Path, config: ExperimentConfig) -> None:
         run_directory.prepare(workdir, config)
 
 
-def check_equal(config: ExperimentConfig, folders: list[pathlib.Path]) -> None:
+def check_equal(config: ExperimentConfig, folders: list[AnyPath]) -> None:
     """Checks that runs have a config's settings, but for the seed, mesh and system.
 
     Raises:
@@ -82,7 +82,7 @@ def check_equal(config: ExperimentConfig, folders: list[pathlib.Path]) -> None:
             )
 
 
-def _check_kind(workdir: pathlib.Path, config: ExperimentConfig) -> None:
+def _check_kind(workdir: AnyPath, config: ExperimentConfig) -> None:
     before = run_directory.read_config(workdir).seeds
     if config.seeds and not before:
         raise RunDirectoryError(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
 
 from sft_jax.config import SystemConfig
+from sft_jax.training import storage
 
 
 class Trace:
     """Records the steps that a config names, in `trace/` of the run directory.
 
-    One process writes what its own devices do, each into a file of its own.
+    One process writes what its own devices do, each into a file of its own; on the way to a
+    bucket it is in a temporary folder until recording ends.
     """
 
-    def __init__(self, config: SystemConfig, workdir: pathlib.Path) -> None:
+    def __init__(self, config: SystemConfig, workdir: storage.AnyPath) -> None:
         """Nothing is recorded yet.
 
         Args:
@@ -25,12 +28,15 @@ class Trace:
         """
         self._from, self._to = config.trace_from, config.trace_from + config.trace_steps
         self._folder = workdir / "trace"
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._running = False
 
     def before(self, step: int) -> None:
         """Starts recording if the step, counted from 1, is the first to be recorded."""
         if step == self._from and self._from < self._to:
-            jax.profiler.start_trace(self._folder)
+            if storage.in_bucket(self._folder):
+                self._temporary = tempfile.TemporaryDirectory()
+            jax.profiler.start_trace(self._temporary.name if self._temporary else self._folder)
             self._running = True
 
     def after(self, step: int, results: Any) -> None:
@@ -44,3 +50,6 @@ class Trace:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+            if self._temporary:
+                storage.copy_files(pathlib.Path(self._temporary.name), self._folder)
+                self._temporary.cleanup()

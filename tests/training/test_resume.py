@@ -123,10 +123,10 @@ def test_a_run_that_is_told_to_end_goes_on_bit_for_bit(unbroken, tmp_path):
 
     assert ended("step", 3) == (3, [])
     assert ended("evaluation", 5) == (13, [7])  # In the middle of the second.
-    # While the checkpoint of step 13 is saved, which is evaluated first.
-    step, evaluated = ended("save", 1)
-    assert step > 13
-    assert evaluated[:2] == [7, 13]
+    # While the checkpoint of step 19 is saved. Step 13 is evaluated first, latest and best.
+    step, evaluated = ended("save", 3)
+    assert step > 19
+    assert evaluated[:3] == [7, 13, 19]
     last = start(tmp_path)
     assert f"going on from step {step} of {STEPS}" in last.stdout
     workdir, output = unbroken

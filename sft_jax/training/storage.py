@@ -1,0 +1,100 @@
+"""Files of a run directory, which is a local folder or one in a bucket (`gs://bucket/run`).
+
+An object in a bucket is written whole or not at all; there is no adding to it, and renaming it is
+copying it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import tempfile
+import uuid
+from typing import TypeAlias
+
+import fsspec
+from etils import epath
+
+AnyPath: TypeAlias = pathlib.Path | epath.Path
+
+
+def as_path(given: str | os.PathLike[str]) -> AnyPath:
+    """The path that a user means; nothing is looked up, local or not.
+
+    Raises:
+      ValueError: for a URL of another kind than `gs://BUCKET/...`.
+      ModuleNotFoundError: for such a one, if what reaches buckets is not installed.
+    """
+    text = os.fspath(given)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        # As pathlib writes a URL, which it takes for a local path.
+        if text.startswith("gs:/"):
+            raise ValueError(f"{text}: expected gs://BUCKET/FOLDER; pathlib.Path can't hold it")
+        return epath.Path(text)
+    bucket, _, folder = rest.partition("/")
+    if scheme != "gs" or not bucket or not folder:
+        raise ValueError(f"{text}: expected a local path or gs://BUCKET/FOLDER")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ModuleNotFoundError(
+            f"{text}: to reach a bucket, install the extra: pip install 'sft_jax[gcs]'"
+        )
+    # Arrays are written by TensorStore, other files by other processes: of those, lists of files
+    # that gcsfs had before know nothing.
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return epath.Path(text)
+
+
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is in a bucket."""
+    return os.fspath(path).startswith("gs://")
+
+
+def probe(folder: AnyPath) -> None:
+    """Makes a folder, if it is not there, and sees whether it can be written to.
+
+    Raises:
+      OSError: if not.
+    """
+    if not in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    path = folder / f".probe_{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        path.unlink()
+    except Exception as error:  # What a bucket's client raises is of many kinds.
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def write_whole(path: AnyPath, content: str | bytes) -> None:
+    """Writes a file that is either whole or as it was, whatever happens meanwhile."""
+    data = content.encode() if isinstance(content, str) else content
+    if in_bucket(path):
+        path.write_bytes(data)
+        return
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def append(path: AnyPath, text: str) -> None:
+    """Adds to a text file, which is made if it is not there; one in a bucket is written anew."""
+    if in_bucket(path):
+        before = path.read_text() if path.exists() else ""
+        write_whole(path, before + text)
+        return
+    with path.open("a") as file:
+        file.write(text)
+
+
+def copy_files(folder: pathlib.Path, target: AnyPath) -> None:
+    """Copies the files of a local folder, and of the folders in it, over those of another."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            copy = target / path.relative_to(folder).as_posix()
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(copy, path.read_bytes())
