@@ -122,11 +122,15 @@ def test_a_run_that_is_told_to_end_goes_on_bit_for_bit(unbroken, tmp_path):
         return steps[0], valid_steps(tmp_path)
 
     assert ended("step", 3) == (3, [])
-    assert ended("evaluation", 5) == (13, [7])  # In the middle of the second.
-    # While the checkpoint of step 19 is saved. Step 13 is evaluated first, latest and best.
-    step, evaluated = ended("save", 3)
-    assert step > 19
-    assert evaluated[:3] == [7, 13, 19]
+    # While the checkpoint of step 7 is saved, which that of step 13 would wait for.
+    step, evaluated = ended("save", 1)
+    assert 7 < step <= 14
+    assert evaluated[0] == 7
+    # In the middle of the second in this process; one batch is looked at to compile.
+    step, evaluated = ended("evaluation", 6)
+    assert step in (19, 25)
+    assert evaluated[0] == 7
+    assert evaluated[-1] == step - 6
     last = start(tmp_path)
     assert f"going on from step {step} of {STEPS}" in last.stdout
     workdir, output = unbroken
