@@ -1,5 +1,6 @@
 """Each dataset from its raw files to the JSON of an evaluation, with models as small as can be."""
 
+import functools
 import importlib
 import json
 
@@ -25,7 +26,8 @@ SMALL = {
 def quick_to_compile(monkeypatch):
     """On one device: sharding has tests of its own; and by keys of a kind that compiles quickly."""
     make = distributed.make_mesh
-    monkeypatch.setattr(distributed, "make_mesh", lambda config: make(config, jax.devices()[:1]))
+    of_one = functools.partial(make, devices=jax.devices()[:1])
+    monkeypatch.setattr(distributed, "make_mesh", of_one)
     with jax.default_prng_impl("rbg"):
         yield
 
