@@ -69,6 +69,8 @@ def run(
             if job:
                 which = f"process {job.process_id} of {job.num_processes}"
                 where = "(--debug shows where)" if expected else traceback.format_exc()
+                if isinstance(error, jax.errors.JaxRuntimeError):
+                    where += "If another process has ended, its output says why. Start all again."
                 multihost.leave(f"error in {which}: {error}\n{where}")
             if not expected:
                 raise

@@ -92,6 +92,10 @@ class Checkpoints:
                     ),
                     create=not read_only,
                     cleanup_tmp_directories=not read_only,
+                    # Latest and best are saved at the same step, with several processes that meet.
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        barrier_sync_key_prefix=kind
+                    ),
                     async_options=ocp.options.AsyncOptions(
                         # In the background, when all files are there but not yet the step.
                         post_finalization_callback=functools.partial(self._sign_saved, kind)
