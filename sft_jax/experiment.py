@@ -14,7 +14,7 @@ from sft_jax.data import pipeline
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.training import assembly, distributed, loop, run_directory, seeds, storage
+from sft_jax.training import assembly, distributed, loop, preemption, run_directory, seeds, storage
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +91,12 @@ def train_seeds(
     results: dict[int, SeedResult] = {}
     for number, (folder, of_run) in enumerate(runs.items(), start=1):
         _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
-        results[of_run.seed] = opened.fit_without_state(of_run, folder)
+        results[of_run.seed], told_to_end = opened.fit_without_state(of_run, folder)
+        if told_to_end and number < len(runs):
+            raise preemption.PreemptedError(
+                f"stopped after seed {of_run.seed}, {number} of {len(runs)}, all of which is saved"
+                f" in {workdir}: run the same command again to go on from there"
+            )
     return results
 
 
@@ -125,16 +130,19 @@ class _Opened:
             mesh=self.mesh,
         )
 
-    def fit_without_state(self, config: ExperimentConfig, workdir: storage.AnyPath) -> SeedResult:
-        """Frees the memory of the state, which the next seed needs."""
+    def fit_without_state(
+        self, config: ExperimentConfig, workdir: storage.AnyPath
+    ) -> tuple[SeedResult, bool]:
+        """Frees the memory of the state, which the next seed needs; and if told to end, says so."""
         result = self.fit(config, workdir)
-        return SeedResult(
+        of_seed = SeedResult(
             workdir,
             int(result.state.step),
             result.best_step,
             result.best_value,
             result.train_compiles,
         )
+        return of_seed, result.told_to_end
 
 
 def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset | None) -> _Opened:

@@ -52,12 +52,14 @@ class Result:
       best_step: step of the best checkpoint, None if no evaluation gave a finite metric.
       best_value: its validation metric.
       train_compiles: how often the training step was compiled in this process.
+      told_to_end: whether the process was told to end, too late to stop this run.
     """
 
     state: state.TrainState
     best_step: int | None
     best_value: float | None
     train_compiles: int
+    told_to_end: bool
 
 
 def fit(
@@ -163,6 +165,7 @@ def fit(
 
     pending: _Pending | None = None
     clock, trace = _Clock(), Trace(config.system, workdir)
+    told_to_end = False
     try:
         with contextlib.ExitStack() as watching:
             if unevaluated:
@@ -206,11 +209,12 @@ def fit(
                     train_state = evaluate_and_save(number, train_state, clock.share())
                     clock.restart()
             checkpoints.wait()
+            told_to_end = first <= plan.total_steps and notice.reached()
     finally:
         trace.close()
         reporter.close()
         checkpoints.close()
-    return Result(train_state, best.step, best.value, made.step._cache_size())
+    return Result(train_state, best.step, best.value, made.step._cache_size(), told_to_end)
 
 
 class _Clock:
