@@ -4,15 +4,17 @@ python benchmarks/kills.py --kills=50 --json=benchmarks/results/kills.json
 python benchmarks/kills.py --kills=20 --signal=TERM --json=benchmarks/results/terminations.json
 
 The smartwatch exercises, prepared anew. One run is left alone; another is killed (SIGKILL) at
-random moments, or as soon as it then does what is brief, from the preparation of the data on, and
-started by the same command each time, until it has ended. In the end the parameters of both are compared, and of the batches that led to
-them, how many examples an epoch had twice or not at all. SIGTERM, in place of it, lets the run save
-what it has done; then the seconds are noted that it takes to end.
+random moments, or in the next evaluation after one, from the preparation of the data on, and
+started by the same command each time, until it has ended. In the end the parameters of both are
+compared, and of the batches that led to them, how many examples an epoch had twice or not at all.
+SIGTERM, in place of it, lets the run save what it has done; then the seconds are noted that it
+takes to end.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -106,6 +108,8 @@ class Run:
 
     def start(self) -> subprocess.Popen[str]:
         """Starts it, or goes on."""
+        (self.folder / "doing").unlink(missing_ok=True)
+        self._begin = time.time()
         overrides = ("model.n_post=2", f"train.epochs={self._epochs}", "train.keep_latest=2")
         return subprocess.Popen(
             [
@@ -125,8 +129,10 @@ class Run:
 
     def doing(self) -> str:
         """What it was doing last."""
-        if list(self.workdir.glob("checkpoints/*/*.orbax-checkpoint-tmp*")):
-            return "saving"
+        for partial in self.workdir.glob("checkpoints/*/*.orbax-checkpoint-tmp*"):
+            with contextlib.suppress(FileNotFoundError):
+                if partial.stat().st_mtime > self._begin:  # Else what a kill has left.
+                    return "saving"
         path = self.folder / "doing"
         return (path.read_text() if path.exists() else "") or "starting"
 
