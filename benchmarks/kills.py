@@ -41,9 +41,6 @@ _SIGNAL = flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM"], "By which.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 _JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
 
-_PREPARING = 6.0
-"""Until when the data are prepared at the first start, at least, in seconds from it."""
-
 # What is done where is noted in a file: nothing else differs from train.py.
 PROGRAM = """
 import json, os, pathlib, runpy, sys
@@ -168,7 +165,7 @@ class Run:
 
 
 def kill(
-    run: Run, seconds: float, wanted: str | None, number: signal.Signals
+    run: Run, seconds: float, wanted: str | None, further: float, number: signal.Signals
 ) -> tuple[str, float] | None:
     """Starts a run and sends it a signal.
 
@@ -176,6 +173,7 @@ def kill(
       run: the run.
       seconds: after how many, at the earliest.
       wanted: what it must be doing then; None for anything.
+      further: seconds from when it does it.
       number: the signal.
 
     Returns:
@@ -186,9 +184,10 @@ def kill(
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        while process.poll() is None and wanted not in (moment := run.doing(), None):
+        while process.poll() is None and wanted not in (run.doing(), None):
             time.sleep(0.002)
-        begin = time.monotonic()
+        time.sleep(further)
+        moment, begin = run.doing(), time.monotonic()
         process.send_signal(number)
     process.communicate()
     took = time.monotonic() - begin
@@ -236,12 +235,12 @@ def main(_: list[str]) -> None:
         ended: dict[str, list[float]] = collections.defaultdict(list)
         for kills in range(_KILLS.value):
             # At first there are data to prepare; evaluations take a small part of the time.
-            wanted = chance.choice([None, None, None, "evaluating"])
-            moment = (
-                kill(killed, chance.uniform(0, _PREPARING), "preparing data", number)
+            when = (
+                (0, "preparing data", chance.uniform(0, 3))
                 if kills < 3
-                else kill(killed, chance.uniform(0, until), wanted, number)
+                else (chance.uniform(0, until), chance.choice([None, None, "evaluating"]), 0)
             )
+            moment = kill(killed, *when, number)
             if moment is None:
                 raise RuntimeError(f"the run ended after {kills} kills: make it longer")
             ended[moment[0]].append(moment[1])
