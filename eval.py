@@ -2,6 +2,8 @@
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
     [--modalities=NAME,NAME | --every_subset]
+
+The folder of the runs of several seeds is evaluated with the mean and spread over them.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from rich.console import Console
 from sft_jax import command_line
 from sft_jax.data.card_report import print_summary
 from sft_jax.evaluation import report
+from sft_jax.evaluation import seeds as of_seeds
 from sft_jax.evaluation.metrics import PARTS
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, read_card
 from sft_jax.evaluation.subsets import file_stem
-from sft_jax.training import storage
+from sft_jax.training import run_directory, storage
 from sft_jax.training.run_directory import CARD
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
@@ -34,6 +37,16 @@ def main() -> None:
     """Runs the evaluation that the flags describe."""
     workdir = storage.as_path(_WORKDIR.value)
     what = (workdir, _SPLIT.value, _CHECKPOINT.value)
+    if numbers := run_directory.read_config(workdir).seeds:
+        if _EVERY_SUBSET.value or _PREDICTIONS.value:
+            raise ValueError(
+                f"{workdir} holds the runs of several seeds: --every_subset and --predictions are"
+                f" for one of them, such as --workdir={workdir / f'seed_{numbers[0]}'}"
+            )
+        found = of_seeds.evaluate_seeds(*what, _MODALITIES.value)
+        report.print_seeds(Console(), found)
+        print(f"results: {of_seeds.file(workdir, found)}")
+        return
     if _EVERY_SUBSET.value:
         if _MODALITIES.value is not None or _PREDICTIONS.value:
             raise ValueError("--every_subset goes with neither --modalities nor --predictions")

@@ -83,8 +83,7 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
             [*tpu, "ssh", args.name, *where, f"--worker={workers}", f"--command={command}"]
         )
 
-    # Needed by etils.epath to reach gs://.
-    bucket = ["gcsfs"] if "gs://" in args.workdir else []
+    extras = args.extras + (",gcs" if "gs://" in args.workdir else "")
     install = [
         f"mkdir -p {_FOLDER}",
         f"tar xzf {_ARCHIVE} -C {_FOLDER}",
@@ -92,8 +91,7 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
         # The machines' own Python may be older than ours has to be.
         "python3 -m pip install --user --quiet uv",
         "python3 -m uv venv --allow-existing --python 3.12 .venv",
-        "python3 -m uv pip install --python .venv --quiet "
-        + shlex.join([f".[{args.extras}]", *bucket]),
+        "python3 -m uv pip install --python .venv --quiet " + shlex.quote(f".[{extras}]"),
     ]
     run = [f"--config={args.config}", f"--workdir={args.workdir}"]
     overrides = [flag for flag in args.train_flags if flag.startswith("--config.")]

@@ -80,6 +80,26 @@ def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
+    """Prints what `evaluate_seeds` found, a row for each metric."""
+    given = f", given {', '.join(result['modalities'])} alone" if result["left_out"] else ""
+    console.print(
+        f"{result['split']}: {result['n_examples']} examples, {result['checkpoint']} checkpoint of"
+        f" {len(result['seeds'])} seeds{given}",
+        highlight=False,
+    )
+    table = Table()
+    table.add_column("metric")
+    for seed in result["seeds"]:
+        table.add_column(f"seed {seed}", justify="right")
+    table.add_column("mean ± std", justify="right")
+    for name, mean in result["mean"].items():
+        values = (of_seed["metrics"][name] for of_seed in result["seeds"].values())
+        spread = f"{_shown(mean, 4)} ± {_shown(result['std'][name], 4)}"
+        table.add_row(name, *(_shown(value, 4) for value in values), spread)
+    console.print(table)
+
+
 def _shown(value: float | int | str | None, digits: int) -> str:
     if value is None:
         return "-"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -148,6 +149,11 @@ class _Restored:
 
 def _restore(workdir: AnyPath, which: str, dataset: Dataset | None) -> _Restored:
     config = run_directory.read_config(workdir)
+    if config.seeds:
+        raise RunDirectoryError(
+            f"{workdir} holds the runs of seeds={config.seeds}: evaluate one of its folders, or all"
+            " with sft_jax.evaluation.seeds.evaluate_seeds"
+        )
     checkpoints = Checkpoints(workdir, read_only=True)
     description = checkpoints.description(which)
     info = DatasetInfo.from_json(description["dataset"])
@@ -175,7 +181,7 @@ def _restore(workdir: AnyPath, which: str, dataset: Dataset | None) -> _Restored
     )
     state, _ = checkpoints.restore(which, like)
     checkpoints.close()
-    size = config.train.batch_size
+    size = math.ceil(config.train.batch_size / mesh.size) * mesh.size
     return _Restored(model, state.eval_params, int(state.step), dataset, size, mesh)
 
 
