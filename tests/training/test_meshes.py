@@ -108,7 +108,7 @@ def until(last, seen):
     return lambda batches: synthetic.Batches(batches, look)
 
 
-def _fingerprint(state):
+def fingerprint(state):
     leaves = jax.tree.leaves(jax.device_get(state))
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
@@ -118,13 +118,13 @@ def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
     save, resume = Checkpoints.save, Checkpoints.resume
 
     def saving(self, kind, state, description):
-        saved[int(state.step)] = _fingerprint(state)
+        saved[int(state.step)] = fingerprint(state)
         save(self, kind, state, description)
 
     def resuming(self, like):
         found = resume(self, like)
         if found:
-            restored.append((int(found[0].step), _fingerprint(found[0])))
+            restored.append((int(found[0].step), fingerprint(found[0])))
         return found
 
     def run(workdir, devices, axes, last):

@@ -13,6 +13,8 @@ import synthetic
 import test_meshes
 from sparing import slow
 
+from sft_jax.training.checkpoint import Checkpoints
+
 PROGRAM = """
 import os, pathlib, sys
 import conftest
@@ -21,12 +23,22 @@ import jax
 address, index, workdir, axes, last = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(index))
 import json, synthetic, test_meshes
+from jax.experimental import multihost_utils
+from sft_jax.training.checkpoint import Checkpoints
 experiment = test_meshes.experiment("sft", json.loads(axes), evaluate_every=1)
-seen = []
-result, evaluator = synthetic.run(
-    pathlib.Path(workdir), experiment, devices=jax.devices(),
-    wrap=test_meshes.until(int(last), seen))
-print("compiles", result.train_compiles, evaluator.compiles)
+seen, saved, save = [], {}, Checkpoints.save
+def saving(self, kind, state, description):
+    whole = multihost_utils.process_allgather(state, tiled=True)
+    saved[int(state.step)] = test_meshes.fingerprint(whole)
+    save(self, kind, state, description)
+Checkpoints.save = saving
+try:
+    result, evaluator = synthetic.run(
+        pathlib.Path(workdir), experiment, devices=jax.devices(),
+        wrap=test_meshes.until(int(last), seen))
+    print("compiles", result.train_compiles, evaluator.compiles)
+finally:
+    print(json.dumps([seen, saved]))
 """
 
 
@@ -49,11 +61,17 @@ def _start(workdir, axes, last):
     ]
 
 
+def _run_alone(workdir):
+    """Losses, and the ids of the batches of this start."""
+    seen = []
+    experiment = test_meshes.experiment("sft", evaluate_every=1)
+    synthetic.run(workdir, experiment, wrap=test_meshes.until(99, seen))
+    return test_meshes.losses(workdir), seen
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("alone")
-    synthetic.run(workdir, test_meshes.experiment("sft", evaluate_every=1))
-    return test_meshes.losses(workdir)
+    return _run_alone(tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.parametrize(
@@ -68,14 +86,28 @@ def test_two_processes_of_four_devices_are_as_one_of_one(alone, tmp_path, axes):
         assert "Failed" not in errors  # As Orbax says of a save that it tries again.
     found = test_meshes.losses(tmp_path)
     assert len(found) >= 20
-    np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, alone[0], rtol=0, atol=1e-5)
 
 
-def test_one_process_goes_on_where_two_were_killed(alone, tmp_path):
+def test_one_process_goes_on_bit_for_bit_where_two_ended(alone, tmp_path, monkeypatch):
+    told = []
     for process in _start(tmp_path, {"fsdp": 8}, 5):
-        process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode != 0
-    experiment = test_meshes.experiment("sft", evaluate_every=1)
-    result, _ = synthetic.run(tmp_path, experiment)
-    assert result.state.step == len(alone)
-    np.testing.assert_allclose(test_meshes.losses(tmp_path), alone, rtol=0, atol=1e-5)
+        told.append(json.loads(output.splitlines()[-1]))
+    (first, saved), (second, _) = told
+    restored, resume = [], Checkpoints.resume
+
+    def resuming(self, like):
+        found = resume(self, like)
+        restored.append((int(found[0].step), test_meshes.fingerprint(found[0])))
+        return found
+
+    monkeypatch.setattr(Checkpoints, "resume", resuming)
+    losses, seen = _run_alone(tmp_path)
+    ((step, fingerprint),) = restored
+    assert step == 4
+    assert saved[str(step)] == fingerprint
+    both = [sorted(a + b) for a, b in zip(first, second, strict=True)]
+    assert [*both[:step], *seen] == alone[1]
+    np.testing.assert_allclose(losses, alone[0], rtol=0, atol=1e-5)
