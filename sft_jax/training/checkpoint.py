@@ -326,11 +326,10 @@ class Checkpoints:
 
     def _set_aside(self, kind: str, step: int) -> None:
         folder = self._folder / "damaged"
-        folder.mkdir(parents=True, exist_ok=True)
         number, target = 1, folder / f"{kind}-{step}"
         while target.exists():
             number, target = number + 1, folder / f"{kind}-{step}-{number + 1}"
-        self._path(kind, step).rename(target)
+        storage.move(self._path(kind, step), target)
         del self._problems[kind, step]
 
     def _path(self, kind: str, step: int) -> epath.Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from etils import epath
 
@@ -23,7 +23,7 @@ def sign(folder: epath.Path, leave_out: Collection[str] = ()) -> None:
     """
     listed = {
         name: {"bytes": path.stat().length, "sha256": _digest(path)}
-        for name, path in sorted(_files(folder))
+        for name, path in sorted(storage.files(folder))
         if name not in {*leave_out, MANIFEST}
     }
     storage.write_whole(folder / MANIFEST, json.dumps(listed, indent=1))
@@ -65,15 +65,6 @@ def _problem(path: epath.Path, size: int, digest: str) -> str | None:
         return "is missing"
     except OSError as error:
         return f"can't be read: {error}"
-
-
-def _files(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-    # What `walk` of epath yields in a bucket lacks its gs://.
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from ((f"{path.name}/{name}", file) for name, file in _files(path))
-        else:
-            yield path.name, path
 
 
 def _digest(path: epath.Path) -> str:

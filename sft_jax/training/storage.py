@@ -11,6 +11,7 @@ import os
 import pathlib
 import tempfile
 import uuid
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import fsspec
@@ -98,3 +99,24 @@ def copy_files(folder: pathlib.Path, target: AnyPath) -> None:
             copy = target / path.relative_to(folder).as_posix()
             copy.parent.mkdir(parents=True, exist_ok=True)
             write_whole(copy, path.read_bytes())
+
+
+def files(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
+    """Names, from the folder on, and paths of the files in it and in its folders."""
+    # What `walk` of epath yields in a bucket lacks its gs://.
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from ((f"{path.name}/{name}", file) for name, file in files(path))
+        else:
+            yield path.name, path
+
+
+def move(folder: epath.Path, target: epath.Path) -> None:
+    """Moves a folder to a place where none is; in a bucket all is copied before it is removed."""
+    if in_bucket(folder):
+        for name, path in list(files(folder)):
+            path.copy(target / name)
+        folder.rmtree()
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(target)

@@ -160,6 +160,18 @@ def test_results_are_in_the_bucket(run):
     assert (run / "test.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_folder_in_a_bucket_is_moved_file_by_file(run):
+    storage.write_whole(run / "latest/7/state/d/1", b"1")
+    storage.write_whole(run / "latest/7/sha256.json", b"{}")
+    storage.write_whole(run / "latest/77/sha256.json", b"{}")
+    storage.move(run / "latest/7", run / "damaged/latest-7")
+    assert [name.removeprefix("/bucket/run/") for name in names()] == [
+        "damaged/latest-7/sha256.json",
+        "damaged/latest-7/state/d/1",
+        "latest/77/sha256.json",
+    ]
+
+
 def test_files_in_a_bucket_are_signed(run):
     storage.write_whole(run / "7/state/d/1", b"1")
     storage.write_whole(run / "7/state/d/2", b"2")
