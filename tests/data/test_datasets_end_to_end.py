@@ -84,6 +84,7 @@ def test_clips(tmp_path):
     assert card["class_names"] == [*result["per_class"]]
 
 
+@pytest.mark.slow
 def test_pairs_of_digits(tmp_path):
     options = {"speakers": ("ann",), "count": 11}
     av_mnist_files.write(tmp_path / "raw", train=24, test=5, **options)

@@ -22,7 +22,7 @@ from sparing import slow_but
 from sft_jax.modules import attention, sft
 from sft_jax.ops import blocked
 
-MODELS = slow_but(("sft", *tiny_baselines.RIGHT), "sft", "crossmodal")
+MODELS = slow_but(("sft", *tiny_baselines.RIGHT), "sft")
 POOLS = {"poolk": "attn_topk", "ks": "attn", "kspad": "max"}
 FILES = ["sft_poolk_attn_topk", "MulT_1_0"]
 MORE = [

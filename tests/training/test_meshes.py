@@ -64,7 +64,6 @@ def folder(tmp_path_factory):
     ("model", "mesh"),
     slow_but(
         [("sft", name) for name in MESHES] + [(name, "all") for name in MODELS[1:]],
-        ("sft", "data"),
         ("sft", "all"),
     ),
 )
@@ -113,6 +112,7 @@ def fingerprint(state):
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
     saved, restored = {}, []
     save, resume = Checkpoints.save, Checkpoints.resume
