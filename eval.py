@@ -2,6 +2,9 @@
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
     [--modalities=NAME,NAME | --every_subset]
+
+Of the runs of several seeds (train.py --config.seeds=0,1,2) it prints each metric's value by
+seed, and their mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from sft_jax.data.card_report import print_summary
 from sft_jax.evaluation import report
 from sft_jax.evaluation.metrics import PARTS
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, read_card
+from sft_jax.evaluation.seeds import evaluate_seeds
 from sft_jax.evaluation.subsets import file_stem
+from sft_jax.training import run_directory, seeds
 from sft_jax.training.run_directory import CARD
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
@@ -35,6 +40,14 @@ def main() -> None:
     """Runs the evaluation that the flags describe."""
     workdir = pathlib.Path(_WORKDIR.value)
     what = (workdir, _SPLIT.value, _CHECKPOINT.value)
+    if numbers := run_directory.read_config(workdir).seeds:
+        if _EVERY_SUBSET.value or _PREDICTIONS.value:
+            raise ValueError(
+                f"--every_subset and --predictions are of one run, and {workdir} holds those of"
+                f" several seeds: give one of them, such as --workdir={workdir}/seed_{numbers[0]}"
+            )
+        _evaluate_seeds(workdir)
+        return
     if _EVERY_SUBSET.value:
         if _MODALITIES.value is not None or _PREDICTIONS.value:
             raise ValueError("--every_subset goes with neither --modalities nor --predictions")
@@ -48,6 +61,13 @@ def main() -> None:
     if _PREDICTIONS.value:
         names = tuple(result[PARTS[predictions.task]])
         report.write_predictions(pathlib.Path(_PREDICTIONS.value), predictions, names)
+    _print_paths(workdir, file_stem(result))
+
+
+def _evaluate_seeds(workdir: pathlib.Path) -> None:
+    result = evaluate_seeds(workdir, _SPLIT.value, _CHECKPOINT.value, _MODALITIES.value)
+    report.print_seeds(Console(), result)
+    _print_data(next(iter(seeds.found(workdir).values())))
     _print_paths(workdir, file_stem(result))
 
 
