@@ -3,7 +3,8 @@
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
     [--modalities=NAME,NAME | --every_subset]
 
-The folder of the runs of several seeds is evaluated with the mean and spread over them.
+Of the runs of several seeds (train.py --config.seeds=0,1,2) it prints each metric's value by
+seed, and their mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from rich.console import Console
 from sft_jax import command_line
 from sft_jax.data.card_report import print_summary
 from sft_jax.evaluation import report
-from sft_jax.evaluation import seeds as of_seeds
 from sft_jax.evaluation.metrics import PARTS
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, read_card
+from sft_jax.evaluation.seeds import evaluate_seeds
 from sft_jax.evaluation.subsets import file_stem
-from sft_jax.training import run_directory, storage
+from sft_jax.training import run_directory, seeds, storage
 from sft_jax.training.run_directory import CARD
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
@@ -40,12 +41,10 @@ def main() -> None:
     if numbers := run_directory.read_config(workdir).seeds:
         if _EVERY_SUBSET.value or _PREDICTIONS.value:
             raise ValueError(
-                f"{workdir} holds the runs of several seeds: --every_subset and --predictions are"
-                f" for one of them, such as --workdir={workdir / f'seed_{numbers[0]}'}"
+                f"--every_subset and --predictions are of one run, and {workdir} holds those of"
+                f" several seeds: give one of them, such as --workdir={workdir}/seed_{numbers[0]}"
             )
-        found = of_seeds.evaluate_seeds(*what, _MODALITIES.value)
-        report.print_seeds(Console(), found)
-        print(f"results: {of_seeds.file(workdir, found)}")
+        _evaluate_seeds(workdir)
         return
     if _EVERY_SUBSET.value:
         if _MODALITIES.value is not None or _PREDICTIONS.value:
@@ -60,6 +59,13 @@ def main() -> None:
     if _PREDICTIONS.value:
         names = tuple(result[PARTS[predictions.task]])
         report.write_predictions(storage.as_path(_PREDICTIONS.value), predictions, names)
+    _print_paths(workdir, file_stem(result))
+
+
+def _evaluate_seeds(workdir: storage.AnyPath) -> None:
+    result = evaluate_seeds(workdir, _SPLIT.value, _CHECKPOINT.value, _MODALITIES.value)
+    report.print_seeds(Console(), result)
+    _print_data(next(iter(seeds.found(workdir).values())))
     _print_paths(workdir, file_stem(result))
 
 

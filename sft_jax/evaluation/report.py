@@ -81,23 +81,40 @@ def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
-    """Prints what `evaluate_seeds` found, a row for each metric."""
-    given = f", given {', '.join(result['modalities'])} alone" if result["left_out"] else ""
+    """Prints what `sft_jax.evaluation.seeds.evaluate_seeds` found, a row for each metric.
+
+    Each family of metrics beside those of the task has a table of its own.
+    """
     console.print(
-        f"{result['split']}: {result['n_examples']} examples, {result['checkpoint']} checkpoint of"
-        f" {len(result['seeds'])} seeds{given}",
+        f"{result['split']}: {result['n_examples']} examples, {result['n_seeds']} seeds,"
+        f" {result['checkpoint']} checkpoint"
+        + (f", {', '.join(result['modalities'])} alone" if result["left_out"] else "")
+        + "; ± is the sample standard deviation over the seeds",
         highlight=False,
     )
+    if result["unfinished"]:
+        console.print(
+            f"not trained to the end yet: seeds {', '.join(map(str, result['unfinished']))}",
+            highlight=False,
+        )
+    of_task = {name: of for name, of in result["metrics"].items() if name not in FAMILIES}
+    console.print(_seeds_table("metric", result, of_task))
+    for family in FAMILIES:
+        if family in result["metrics"]:
+            console.print(_seeds_table(family, result, result["metrics"][family]))
+
+
+def _seeds_table(heading: str, result: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
     table = Table()
-    table.add_column("metric")
-    for seed in result["seeds"]:
-        table.add_column(f"seed {seed}", justify="right")
-    table.add_column("mean ± std", justify="right")
-    for name, mean in result["mean"].items():
-        values = (of_seed["metrics"][name] for of_seed in result["seeds"].values())
-        spread = f"{_shown(mean, 4)} ± {_shown(result['std'][name], 4)}"
-        table.add_row(name, *(_shown(value, 4) for value in values), spread)
-    console.print(table)
+    table.add_column(heading)
+    for name in (*(f"seed {seed}" for seed in result["seeds"]), "mean ± std"):
+        table.add_column(name, justify="right")
+    for name, of in metrics.items():
+        values = (_shown(value, 4) for value in of["values"])
+        table.add_row(name, *values, f"{_shown(of['mean'], 4)} ± {_shown(of['std'], 4)}")
+    table.add_section()
+    table.add_row("step", *map(str, result["steps"]), "")
+    return table
 
 
 def _shown(value: float | int | str | None, digits: int) -> str:

@@ -21,6 +21,7 @@ from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.training import distributed, optim, run_directory, storage
+from sft_jax.training.assembly import Plan
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import create_state
@@ -64,8 +65,22 @@ def evaluate_run(
         says.
     """
     workdir = storage.as_path(workdir)
-    run = _restore(workdir, which, dataset)
-    evaluator = run.evaluator(split, modalities)
+    run = restore(workdir, which, dataset)
+    return evaluate_restored(workdir, run, run.evaluator(split, modalities), split, which)
+
+
+def evaluate_restored(
+    workdir: AnyPath, run: Restored, evaluator: Evaluator, split: str, which: str
+) -> tuple[dict[str, Any], Predictions]:
+    """What `evaluate_run` does with a checkpoint that has been restored.
+
+    Args:
+      workdir: the run directory.
+      run: a checkpoint of it.
+      evaluator: of `run`, or of one that `run` was restored like.
+      split: that of the evaluator.
+      which: how the checkpoint was asked for.
+    """
     predictions, info = evaluator.predict(run.params), run.dataset.info
     result = {
         "split": split,
@@ -76,8 +91,8 @@ def evaluate_run(
         **task_metrics(predictions, info.class_names, info.metrics),
     }
     stem = subsets.file_stem(result)
-    run_directory.write_json(_folder(workdir) / f"{stem}.json", result)
-    report.draw(_folder(workdir), stem, result, predictions)
+    run_directory.write_json(results_folder(workdir) / f"{stem}.json", result)
+    report.draw(results_folder(workdir), stem, result, predictions)
     return result, predictions
 
 
@@ -115,7 +130,7 @@ def evaluate_every_subset(
         the model has more modalities than `MOST_MODALITIES`.
     """
     workdir = storage.as_path(workdir)
-    run = _restore(workdir, which, dataset)
+    run = restore(workdir, which, dataset)
     result = {
         "split": split,
         "checkpoint": which,
@@ -127,37 +142,66 @@ def evaluate_every_subset(
             for names in subsets.every_subset(run.model)
         ],
     }
-    run_directory.write_json(_folder(workdir) / f"{split}_subsets.json", result)
+    run_directory.write_json(results_folder(workdir) / f"{split}_subsets.json", result)
     return result
 
 
 @dataclasses.dataclass(frozen=True)
-class _Restored:
-    """A checkpoint of a run, and what it takes to evaluate it."""
+class Restored:
+    """A checkpoint of a run, and what it takes to evaluate it.
+
+    Attributes:
+      model: the module.
+      params: of the checkpoint, those to evaluate.
+      step: of the checkpoint.
+      done: whether the run has been trained to its end.
+      trained_on: what is known of the data that it was trained on.
+      dataset: what it is evaluated on.
+      batch_size: examples per batch.
+      mesh: the devices.
+    """
 
     model: MultimodalClassifier
     params: Any
     step: int
+    done: bool
+    trained_on: DatasetInfo
     dataset: Dataset
     batch_size: int
     mesh: Mesh
 
     def evaluator(self, split: str, modalities: Sequence[str] | None) -> Evaluator:
+        """The evaluation of a split, for which see `Evaluator`."""
         source = self.dataset.source(split)
         return Evaluator(self.model, source, self.batch_size, self.mesh, modalities)
 
 
-def _restore(workdir: AnyPath, which: str, dataset: Dataset | None) -> _Restored:
+def restore(
+    workdir: AnyPath, which: str, dataset: Dataset | None, like: Restored | None = None
+) -> Restored:
+    """Restores a checkpoint of a run; see `evaluate_run` for what is raised.
+
+    Args:
+      workdir: the run directory.
+      which: best, latest, or a step.
+      dataset: see `evaluate_run`.
+      like: of a run that differs from this one in nothing but its seed, whose model and dataset
+        are used again.
+    """
     config = run_directory.read_config(workdir)
     if config.seeds:
         raise RunDirectoryError(
-            f"{workdir} holds the runs of seeds={config.seeds}: evaluate one of its folders, or all"
-            " with sft_jax.evaluation.seeds.evaluate_seeds"
+            f"{workdir} holds the runs of several seeds: evaluate one of them, such as"
+            f" {workdir / f'seed_{config.seeds[0]}'}, or all, with"
+            " sft_jax.evaluation.seeds.evaluate_seeds"
         )
     checkpoints = Checkpoints(workdir, read_only=True)
     description = checkpoints.description(which)
     info = DatasetInfo.from_json(description["dataset"])
-    if dataset is not None:
+    if like is not None:
+        _check_same(workdir, info, like.trained_on)
+        dataset = like.dataset
+    elif dataset is not None:
         dataset = dataset.like(info)
     elif description.get("own_dataset"):
         raise RunDirectoryError(
@@ -168,9 +212,10 @@ def _restore(workdir: AnyPath, which: str, dataset: Dataset | None) -> _Restored
         dataset = open_dataset(config.data, info.statistics)
         _check_same(workdir, info, dataset.info)
     info.check_task(config.model.task)
-    mesh = distributed.make_mesh()
-    model = build_model(config.model, info.modalities, len(info.class_names))
-    like = create_state(
+    mesh = like.mesh if like else distributed.make_mesh()
+    names = len(info.class_names)
+    model = like.model if like else build_model(config.model, info.modalities, names)
+    shapes = create_state(
         model,
         optim.make_optimizer(config.optim, optax.constant_schedule(config.optim.lr)),
         optim.make_plateau(config.optim),
@@ -179,10 +224,21 @@ def _restore(workdir: AnyPath, which: str, dataset: Dataset | None) -> _Restored
         mesh=mesh,
         abstract=True,
     )
-    state, _ = checkpoints.restore(which, like)
+    state, _ = checkpoints.restore(which, shapes)
+    last = Plan.of(config, info.num_examples["train"]).total_steps
+    done = last in checkpoints.steps("latest")
     checkpoints.close()
-    size = math.ceil(config.train.batch_size / mesh.size) * mesh.size
-    return _Restored(model, state.eval_params, int(state.step), dataset, size, mesh)
+    return Restored(
+        model=model,
+        params=state.eval_params,
+        step=int(state.step),
+        done=done,
+        trained_on=info,
+        dataset=dataset,
+        # Which the devices of another mesh may not divide; nothing depends on it.
+        batch_size=math.ceil(config.train.batch_size / mesh.size) * mesh.size,
+        mesh=mesh,
+    )
 
 
 def _check_same(workdir: AnyPath, trained: DatasetInfo, found: DatasetInfo) -> None:
@@ -197,7 +253,8 @@ def _check_same(workdir: AnyPath, trained: DatasetInfo, found: DatasetInfo) -> N
         )
 
 
-def _folder(workdir: AnyPath) -> AnyPath:
+def results_folder(workdir: AnyPath) -> AnyPath:
+    """The folder of a run directory that results are written to, made if it is not there."""
     folder = workdir / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,16 +1,17 @@
-"""Evaluation of the runs of several seeds, as `sft_jax.training.seeds` lays them out."""
+"""Evaluation of the runs of several seeds, with the mean and spread of each metric."""
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sft_jax.data.datasets import Dataset
-from sft_jax.evaluation import subsets
-from sft_jax.evaluation.run import evaluate_run
+from sft_jax.evaluation import run, subsets
+from sft_jax.evaluation.metrics import FAMILIES
 from sft_jax.training import run_directory, seeds, storage
+from sft_jax.training.run_directory import RunDirectoryError
 
 
 def evaluate_seeds(
@@ -20,59 +21,84 @@ def evaluate_seeds(
     modalities: Sequence[str] | None = None,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint of each run, and says how much the metrics differ between them.
+    """Evaluates a checkpoint of the run of each seed, and computes mean and spread of each metric.
 
-    Each is evaluated as `sft_jax.evaluation.run.evaluate_run` does, which takes the same
-    arguments and raises the same errors. Writes `SPLIT_seeds.json` to `eval/` in `workdir`.
+    Each run directory `seed_N` there is in `workdir` gets the files that `evaluate_run` writes. The
+    metrics of all are written to `eval/SPLIT.json` in `workdir`, or where some modalities are left
+    out to a file of the name that `evaluate_run` gives it. All is compiled once.
 
     Args:
-      workdir: the folder of the runs.
+      workdir: the folder with the run directories.
       split: train, valid or test.
       which: best, latest, or a step.
-      modalities: names of those that the models are given; by default all.
-      dataset: what they are evaluated on.
+      modalities: as `evaluate_run`, as for `dataset`.
+      dataset: what is evaluated on.
 
     Returns:
-      What is in the JSON file: `split`, `checkpoint`, `modalities`, `left_out`, `n_examples`;
-      `seeds`, by seed its `step` and those `metrics` that are one number; and `mean` and `std` of
-      each over the seeds. The standard deviation is that of a sample (n - 1), None of one seed;
-      both are None for a metric that some run has none of.
+      What is in the JSON file: `split`, `checkpoint`, `modalities` and `left_out` as for one run;
+      `n_examples`; `n_seeds`; `seeds`, ascending; `steps`, those of their checkpoints;
+      `unfinished`, the seeds whose training has not come to its end; and `metrics`, each metric's
+      `values` in the order of the seeds, their `mean` and `std`, the sample standard deviation
+      (n - 1), which is null of one seed. Both are null where a value is. Families of metrics
+      (`DatasetInfo.metrics`) are nested under their names.
 
     Raises:
-      RunDirectoryError: if there are no runs in `workdir`.
+      RunDirectoryError: if `workdir` holds no runs of seeds, they differ in more than their
+        seeds, or as `evaluate_run` says of any.
+      NoCheckpointError, DamagedCheckpointError, ValueError: as `evaluate_run`.
     """
     workdir = storage.as_path(workdir)
     folders = seeds.found(workdir)
     if not folders:
-        raise run_directory.RunDirectoryError(f"{workdir} has no folder seed_N with a run")
-    results = {
-        seed: evaluate_run(folder, split, which, modalities, dataset)[0]
-        for seed, folder in folders.items()
-    }
-    first = next(iter(results.values()))
-    names = [name for name in first if any(isinstance(of[name], float) for of in results.values())]
-    values = {name: [of[name] for of in results.values()] for name in names}
-    kept = ("split", "checkpoint", "modalities", "left_out", "n_examples")
+        raise RunDirectoryError(f"{workdir} holds no runs of seeds: there is no seed_N in it")
+    first, *others = folders.values()
+    seeds.check_equal(run_directory.read_config(first), others)
+    like: run.Restored | None = None
+    results, unfinished = {}, []
+    for seed, folder in folders.items():
+        restored = run.restore(folder, which, dataset, like)
+        if like is None:
+            like, evaluator = restored, restored.evaluator(split, modalities)
+        results[seed], _ = run.evaluate_restored(folder, restored, evaluator, split, which)
+        if not restored.done:
+            unfinished.append(seed)
+    of_first = results[min(results)]
     result = {
-        **{name: first[name] for name in kept},
-        "seeds": {
-            str(seed): {"step": of["step"], "metrics": {name: of[name] for name in names}}
-            for seed, of in results.items()
-        },
-        "mean": {name: _of(statistics.mean, values[name], 1) for name in names},
-        "std": {name: _of(statistics.stdev, values[name], 2) for name in names},
+        **{key: of_first[key] for key in ("split", "checkpoint", "modalities", "left_out")},
+        "n_examples": of_first["n_examples"],
+        "n_seeds": len(results),
+        "seeds": [*results],
+        "steps": [of["step"] for of in results.values()],
+        "unfinished": unfinished,
+        "metrics": summarise([*results.values()]),
     }
-    run_directory.write_json(file(workdir, result), result)
+    path = run.results_folder(workdir) / f"{subsets.file_stem(result)}.json"
+    run_directory.write_json(path, result)
     return result
 
 
-def file(workdir: storage.AnyPath, result: dict[str, Any]) -> storage.AnyPath:
-    """Where `evaluate_seeds` writes a result."""
-    folder = workdir / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{subsets.file_stem(result)}_seeds.json"
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Values, mean and sample standard deviation of each metric of several results.
+
+    Args:
+      results: as `evaluate_run` returns them. Their floats are taken, null among them, and those
+        of their families of metrics; not those of each class.
+    """
+    summary: dict[str, Any] = {}
+    for name in results[0]:
+        values = [result[name] for result in results]
+        if name in FAMILIES:
+            summary[name] = summarise(values)
+        elif all(value is None or isinstance(value, float) for value in values):
+            summary[name] = _spread(values)
+    return summary
 
 
-def _of(statistic: Any, values: list[float | None], least: int) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistic(known) if len(known) == len(values) >= least else None
+def _spread(values: list[float | None]) -> dict[str, Any]:
+    defined = [value for value in values if value is not None]
+    whole = len(defined) == len(values)
+    return {
+        "values": values,
+        "mean": statistics.fmean(defined) if whole else None,
+        "std": statistics.stdev(defined) if whole and len(defined) > 1 else None,
+    }

@@ -91,6 +91,6 @@ def _check_kind(workdir: AnyPath, config: ExperimentConfig) -> None:
         )
     if before and not config.seeds:
         raise RunDirectoryError(
-            f"workdir {workdir} holds the runs of seeds={before}, and a run without seeds needs a"
-            " folder of its own: give another --workdir, or --config.seeds"
+            f"workdir {workdir} holds the runs of seeds={tuple(found(workdir))}, and a run"
+            " without seeds needs a folder of its own: give another --workdir, or --config.seeds"
         )

@@ -29,6 +29,19 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process():
     preemption.interruption_point()
 
 
+def test_the_steps_that_processes_agree_on_are_counted_on_from_run_to_run(monkeypatch):
+    asked = []
+    monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        preemption.multihost_utils, "reached_preemption_sync_point", lambda n: asked.append(n)
+    )
+    for _ in range(2):
+        with preemption.watch() as notice:
+            for _ in range(3):
+                notice.reached()
+    assert asked == [*range(asked[0], asked[0] + 6)]
+
+
 def test_another_thread_leaves_signals_alone():
     found = []
 

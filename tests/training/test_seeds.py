@@ -11,12 +11,8 @@ import pytest
 import synthetic
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console
 
 from sft_jax import config_io, experiment
-from sft_jax.evaluation import report
-from sft_jax.evaluation.run import evaluate_run
-from sft_jax.evaluation.seeds import evaluate_seeds
 from sft_jax.training import preemption, seeds
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.run_directory import RunDirectoryError, read_config
@@ -103,32 +99,6 @@ def test_each_seed_is_the_run_that_it_would_be_alone(trained, tmp_path, data):
     # And goes on, or does nothing more, as a run of its own.
     again = experiment.train(dataclasses.replace(config(), seed=1), folder, data)
     assert again.train_compiles == 0
-
-
-def test_seeds_are_evaluated_together(trained, data):
-    workdir, _ = trained
-    result = evaluate_seeds(workdir, "valid", "best", dataset=data)
-    found = json.loads((workdir / "eval" / "valid_seeds.json").read_text())
-    assert found == result
-    assert list(result["seeds"]) == ["0", "1", "3"]
-    losses = []
-    for seed, of_seed in result["seeds"].items():
-        alone = json.loads((workdir / f"seed_{seed}" / "eval" / "valid.json").read_text())
-        assert of_seed["step"] == alone["step"]
-        assert {name: alone[name] for name in of_seed["metrics"]} == of_seed["metrics"]
-        losses.append(alone["loss"])
-    assert {"loss", "accuracy", "macro_f1"} <= set(result["mean"])
-    np.testing.assert_allclose(result["mean"]["loss"], np.mean(losses))
-    np.testing.assert_allclose(result["std"]["loss"], np.std(losses, ddof=1))
-    console = Console(record=True, width=100)
-    report.print_seeds(console, result)
-    text = console.export_text()
-    assert "valid: 20 examples, best checkpoint of 3 seeds" in text
-    assert f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}" in text
-    with pytest.raises(RunDirectoryError, match=r"runs of seeds=\(3, 1, 0\): evaluate one"):
-        evaluate_run(workdir, "valid", "best", dataset=data)
-    with pytest.raises(RunDirectoryError, match="has no folder seed_N with a run"):
-        evaluate_seeds(workdir / "seed_0", "valid", "best")
 
 
 def test_more_seeds_may_be_added_but_with_no_other_setting(trained, data):
