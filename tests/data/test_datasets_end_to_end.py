@@ -62,6 +62,7 @@ def _write_sentiments(folder, **counts):
     sentiment_pickles.write(path, "mosei", "mult_noalign", counts)
 
 
+@pytest.mark.slow
 def test_sentiments(tmp_path):
     _write_sentiments(tmp_path)
     # Long patches: attention to all 1,052 steps would be most of the test.

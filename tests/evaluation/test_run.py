@@ -164,6 +164,7 @@ def test_wrong_flags(trained, arguments, message):
         _eval(f"--workdir={trained}", "--split=valid", *arguments)
 
 
+@pytest.mark.slow
 def test_the_card_of_the_data_is_shown_if_the_run_has_one(tmp_path, capsys):
     info = synthetic.dataset().info
     _save_normal(tmp_path, info)

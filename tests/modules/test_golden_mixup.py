@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import reference
 import reference_baselines
-from sparing import PRECISIONS
+from sparing import PRECISIONS, files
 from test_golden_sft import TYPES, ours_under_their_names
 
 from sft_jax.ops.losses import cross_entropy
@@ -54,7 +54,7 @@ def _compiled(config, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", files(FILES))
 def test_golden_mixup(name, precision):
     dtype, tolerance = TYPES[precision]
     arrays, config = reference.load(name)

@@ -38,8 +38,9 @@ def lines(folder):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, data):
-    """Seeds 3, 1 and 0, told to end in the last evaluation of the second."""
-    workdir, seen = tmp_path_factory.mktemp("seeds"), []
+    """Seeds 3, 1 and 0, told to end in the last evaluation of the second; and what they share."""
+    workdir, seen, opened = tmp_path_factory.mktemp("seeds"), [], []
+    open_all = experiment._open
     evaluate = experiment.Evaluator.__call__
 
     def signalling(evaluator, params):
@@ -51,10 +52,13 @@ def stopped(tmp_path_factory, data):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment.Evaluator, "__call__", signalling)
+        patch.setattr(
+            experiment, "_open", lambda *given: opened.append(open_all(*given)) or opened[0]
+        )
         with pytest.raises(preemption.PreemptedError) as error:
             experiment.train_seeds(config(3, 1, 0), workdir, data)
     assert len(set(map(id, seen))) == 1
-    return workdir, str(error.value), sorted(seeds.found(workdir))
+    return workdir, str(error.value), sorted(seeds.found(workdir)), opened[0]
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +68,16 @@ def trained(stopped, data):
 
 
 def test_a_signal_at_the_end_of_a_seed_ends_the_process(stopped):
-    _, message, folders = stopped
+    _, message, folders, _ = stopped
     assert message.startswith("stopped after seed 1, 2 of 3, all of which is saved in ")
     assert folders == [0, 1, 3]
 
 
-def test_one_program_does_for_all_seeds(trained, tmp_path, data):
+def test_one_program_does_for_all_seeds(stopped, trained):
     _, results = trained
     assert {seed: of.train_compiles for seed, of in results.items()} == {3: 0, 1: 0, 0: 1}
-    made = []
-    with pytest.MonkeyPatch.context() as patch:
-        opened = experiment._open
-        patch.setattr(experiment, "_open", lambda *given: made.append(opened(*given)) or made[0])
-        results = experiment.train_seeds(config(0, 1), tmp_path, data)
-    assert [of.train_compiles for of in results.values()] == [1, 1]
-    assert made[0].validate.compiles == 1
+    *_, opened = stopped
+    assert (opened.made.step._cache_size(), opened.validate.compiles) == (1, 1)
 
 
 def test_each_seed_is_the_run_that_it_would_be_alone(trained, tmp_path, data):
