@@ -155,9 +155,8 @@ def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset |
         info.check_task(config.model.task)
         for folder in seeds.runs(workdir, config):
             run_directory.keep_dataset(folder, info.to_json())
-    if dataset.card:
-        for folder in seeds.runs(workdir, config):
-            run_directory.write_json(folder / run_directory.CARD, dataset.card.to_json())
+            if dataset.card:
+                run_directory.write_json(folder / run_directory.CARD, dataset.card.to_json())
     mesh = distributed.make_mesh(config.mesh)
     distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     made = assembly.assemble_model(

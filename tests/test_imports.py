@@ -68,7 +68,6 @@ ONLY_IN = {
         "sft_jax/experiment.py",
         "sft_jax/profile.py",
         "sft_jax/doctor.py",
-        "sft_jax/command_line.py",
         "sft_jax/training/",
         "sft_jax/evaluation/",
         "train.py",

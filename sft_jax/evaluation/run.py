@@ -24,7 +24,7 @@ from sft_jax.training import distributed, optim, run_directory, storage
 from sft_jax.training.assembly import Plan
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.run_directory import CARD, RunDirectoryError
-from sft_jax.training.state import create_state
+from sft_jax.training.state import compile_create_state
 from sft_jax.training.storage import AnyPath
 
 
@@ -215,14 +215,12 @@ def restore(
     mesh = like.mesh if like else distributed.make_mesh()
     names = len(info.class_names)
     model = like.model if like else build_model(config.model, info.modalities, names)
-    shapes = create_state(
+    _, shapes = compile_create_state(
         model,
         optim.make_optimizer(config.optim, optax.constant_schedule(config.optim.lr)),
         optim.make_plateau(config.optim),
-        seed=config.seed,
         ema=config.train.ema_decay > 0,
         mesh=mesh,
-        abstract=True,
     )
     state, _ = checkpoints.restore(which, shapes)
     last = Plan.of(config, info.num_examples["train"]).total_steps

@@ -74,14 +74,12 @@ def make_mesh(config: MeshConfig | None = None, devices: list[jax.Device] | None
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
     """Within, the first process is alone; the others follow when it has left."""
-    if jax.process_count() == 1:
-        yield
-    elif jax.process_index() == 0:
-        yield
-        multihost_utils.sync_global_devices("the first process is done")
-    else:
-        multihost_utils.sync_global_devices("the first process is done")
-        yield
+    is_first, done = jax.process_index() == 0, "the first process is done"
+    if not is_first:
+        multihost_utils.sync_global_devices(done)
+    yield
+    if is_first:
+        multihost_utils.sync_global_devices(done)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,11 +37,8 @@ class Reporter:
           evaluated: False if the first step here is to be evaluated (again): what was written
             of its evaluation is dropped as well.
         """
-        self._workdir, self._temporary = workdir, None
-        folder = workdir
-        if storage.in_bucket(workdir):
-            self._temporary = tempfile.TemporaryDirectory()
-            folder = pathlib.Path(self._temporary.name)
+        self._staged = storage.Staged(workdir)
+        folder = self._staged.folder
         kept = _up_to(workdir / "metrics.jsonl", first_step, evaluated)
         path = folder / "metrics.jsonl"
         storage.write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -86,11 +81,7 @@ class Reporter:
         """Hands everything written so far to the operating system, or the bucket."""
         self._lines.flush()
         self._events.flush()
-        self._upload()
-
-    def _upload(self) -> None:
-        if self._temporary:
-            storage.copy_files(pathlib.Path(self._temporary.name), self._workdir)
+        self._staged.upload()
 
     def note(self, text: str) -> None:
         """Shows a few words beside the bar."""
@@ -105,9 +96,7 @@ class Reporter:
         self._progress.stop()
         self._events.close()
         self._lines.close()
-        self._upload()
-        if self._temporary:
-            self._temporary.cleanup()
+        self._staged.close()
 
 
 class Silent(Reporter):

@@ -45,8 +45,7 @@ def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
             f"can't write to workdir {workdir}: {error.strerror or error}"
         ) from None
     if _has_checkpoints(workdir):
-        made_by = dataclasses.replace(read_config(workdir), mesh=config.mesh, system=config.system)
-        if changed := config_io.differences(made_by, config):
+        if changed := differences(read_config(workdir), config):
             raise RunDirectoryError(
                 f"workdir {workdir} was made by another config. Give another --workdir, or"
                 " undo these changes:\n  " + "\n  ".join(changed)
@@ -55,6 +54,12 @@ def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
         write_json(workdir / "config.json", config_io.to_json(config))
     if jax.process_index() == 0:
         storage.append(workdir / "starts.jsonl", json.dumps(_start(config)) + "\n")
+
+
+def differences(made_by: ExperimentConfig, config: ExperimentConfig) -> list[str]:
+    """What differs between configs, but for mesh and system, which a run may change."""
+    alike = dataclasses.replace(made_by, mesh=config.mesh, system=config.system)
+    return config_io.differences(alike, config)
 
 
 def keep_dataset(workdir: AnyPath, info: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.training import run_directory
 from sft_jax.training.run_directory import RunDirectoryError
@@ -71,10 +70,7 @@ def check_equal(config: ExperimentConfig, folders: list[AnyPath]) -> None:
     """
     for folder in folders:
         made_by = run_directory.read_config(folder)
-        same = config_of(
-            dataclasses.replace(config, mesh=made_by.mesh, system=made_by.system), made_by.seed
-        )
-        if changed := config_io.differences(made_by, same):
+        if changed := run_directory.differences(made_by, config_of(config, made_by.seed)):
             raise RunDirectoryError(
                 f"{folder} was made by another config, and the seeds of a folder must differ in"
                 " nothing else. Move it elsewhere, give another --workdir, or undo these"

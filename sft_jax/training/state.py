@@ -105,28 +105,3 @@ def compile_create_state(
         shardings,
     )
     return lambda seed: compiled(np.int32(seed)), like
-
-
-def create_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    plateau: optax.GradientTransformation,
-    *,
-    seed: int,
-    ema: bool,
-    mesh: Mesh,
-    abstract: bool = False,
-) -> TrainState:
-    """The state of `make_state`, each part created where it will live: nowhere is all of it.
-
-    Args:
-      model: see `make_state`, as for `optimizer`, `plateau`, `seed` and `ema`.
-      optimizer: whose state is made.
-      plateau: of the plateau schedule.
-      seed: of the parameters.
-      ema: whether to keep a running mean of the parameters.
-      mesh: the devices.
-      abstract: return shapes, types and shardings in place of arrays, as restoring needs.
-    """
-    create, like = compile_create_state(model, optimizer, plateau, ema=ema, mesh=mesh)
-    return like if abstract else create(seed)

@@ -101,6 +101,33 @@ def copy_files(folder: pathlib.Path, target: AnyPath) -> None:
             write_whole(copy, path.read_bytes())
 
 
+class Staged:
+    """A local folder whose files end up in another, which may be in a bucket.
+
+    Where the other is local they are one; else it is temporary, and copied by `upload`.
+
+    Attributes:
+      folder: where to write.
+    """
+
+    def __init__(self, target: AnyPath) -> None:
+        """Makes the temporary folder, if need be."""
+        self._target = target
+        self._temporary = tempfile.TemporaryDirectory() if in_bucket(target) else None
+        self.folder = pathlib.Path(self._temporary.name if self._temporary else target)
+
+    def upload(self) -> None:
+        """Copies all files that have been written."""
+        if self._temporary:
+            copy_files(self.folder, self._target)
+
+    def close(self) -> None:
+        """Uploads, and removes what was temporary."""
+        self.upload()
+        if self._temporary:
+            self._temporary.cleanup()
+
+
 def files(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
     """Names, from the folder on, and paths of the files in it and in its folders."""
     # What `walk` of epath yields in a bucket lacks its gs://.

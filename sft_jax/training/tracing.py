@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-import tempfile
 from typing import Any
 
 import jax
@@ -28,16 +26,13 @@ class Trace:
         """
         self._from, self._to = config.trace_from, config.trace_from + config.trace_steps
         self._folder = workdir / "trace"
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._running = False
+        self._running: storage.Staged | None = None
 
     def before(self, step: int) -> None:
         """Starts recording if the step, counted from 1, is the first to be recorded."""
         if step == self._from and self._from < self._to:
-            if storage.in_bucket(self._folder):
-                self._temporary = tempfile.TemporaryDirectory()
-            jax.profiler.start_trace(self._temporary.name if self._temporary else self._folder)
-            self._running = True
+            self._running = storage.Staged(self._folder)
+            jax.profiler.start_trace(self._running.folder)
 
     def after(self, step: int, results: Any) -> None:
         """Ends recording if it was the last, when its results are there."""
@@ -49,7 +44,5 @@ class Trace:
         """Ends recording, if it has not ended."""
         if self._running:
             jax.profiler.stop_trace()
-            self._running = False
-            if self._temporary:
-                storage.copy_files(pathlib.Path(self._temporary.name), self._folder)
-                self._temporary.cleanup()
+            self._running.close()
+            self._running = None

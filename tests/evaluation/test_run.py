@@ -20,7 +20,7 @@ from sft_jax.evaluation import run
 from sft_jax.modules.factory import build_model
 from sft_jax.training import distributed, optim, run_directory
 from sft_jax.training.checkpoint import Checkpoints
-from sft_jax.training.state import create_state
+from sft_jax.training.state import compile_create_state
 
 EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
 
@@ -37,14 +37,12 @@ def _save_normal(workdir, info, **description):
     experiment = synthetic.config()
     run_directory.prepare(workdir, experiment)
     model = build_model(experiment.model, info.modalities, len(info.class_names))
-    state = create_state(
+    _, state = compile_create_state(
         model,
         optim.make_optimizer(experiment.optim, optax.constant_schedule(0.1)),
         optim.make_plateau(experiment.optim),
-        seed=0,
         ema=False,
         mesh=distributed.make_mesh(),
-        abstract=True,
     )
     random = np.random.default_rng(0)
     values = jax.tree.map(
