@@ -183,7 +183,8 @@ class MeshConfig:
       data: devices that share the examples of a batch, each with all parameters; 0 for all
         that the other axes leave.
       fsdp: devices that share the examples and the parameters too.
-      model: devices of one process that share the heads and the hidden features.
+      model: devices of one process that share the heads and the hidden features; must divide
+        `model.num_heads`.
     """
 
     data: CountOrNone = 0
@@ -240,6 +241,13 @@ class ExperimentConfig:
             raise ValueError(
                 f"seeds={self.seeds} has {', '.join(map(str, repeated))} more than once; allowed"
                 " are integers from 0 to 2147483647, each once"
+            )
+        heads = self.model.num_heads
+        if heads % self.mesh.model:
+            allowed = [str(n) for n in range(1, heads + 1) if heads % n == 0]
+            raise ValueError(
+                f"mesh.model={self.mesh.model} does not divide model.num_heads={heads}; allowed are"
+                f" {', '.join(allowed)}"
             )
         problems = []
         if self.model.task == "regression" and self.train.best_metric != "loss":

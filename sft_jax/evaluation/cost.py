@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,24 +47,26 @@ class Cost:
         return self.matmul_flops + self.elementwise_flops
 
 
-def count(function: Callable[..., Any], *args: Any) -> Cost:
+def count(function: Callable[..., Any], *args: Any, platform: str = "cpu") -> Cost:
     """Counts the operations of `function(*args)`; computes nothing.
 
     What no output depends on is not counted. The body of a scan, or of a `fori_loop` with
-    known bounds, counts as often as it runs, and a conditional as its dearest branch.
+    known bounds, counts as often as it runs, and a conditional as its dearest branch. Where
+    platforms have programs of their own (`jax.lax.platform_dependent`), that of one counts.
 
     Args:
       function: what `jax.make_jaxpr` can trace.
       *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
+      platform: cpu, cuda, rocm or tpu.
 
     Raises:
       ValueError: for a `while_loop`, which may run any number of times.
       NotImplementedError: naming a primitive whose cost is not known here.
     """
-    return total(by_stage(function, *args))
+    return total(by_stage(function, *args, platform=platform))
 
 
-def by_stage(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
+def by_stage(function: Callable[..., Any], *args: Any, platform: str = "cpu") -> dict[str, Cost]:
     """Counts the operations of `function(*args)`, as `count` does, apart for each stage.
 
     The stage of an operation is told from the names of the modules (and `jax.named_scope`s)
@@ -83,6 +85,7 @@ def by_stage(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
     Args:
       function: what `jax.make_jaxpr` can trace.
       *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
+      platform: see `count`.
 
     Returns:
       One of each of `STAGES`; `total` of them is what `count` gives.
@@ -92,7 +95,7 @@ def by_stage(function: Callable[..., Any], *args: Any) -> dict[str, Cost]:
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return dict.fromkeys(STAGES, Cost()) | _of_jaxpr(used, "")
+    return dict.fromkeys(STAGES, Cost()) | _of_jaxpr(used, "", platform)
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:
@@ -131,8 +134,9 @@ _FREE = _names(
     """
     bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy copy_p device_put
     dynamic_slice dynamic_update_slice empty empty2 expand_dims gather iota name
-    optimization_barrier pad random_seed random_unwrap random_wrap reduce_precision reshape rev
-    scatter sharding_constraint slice split squeeze stack stop_gradient transpose unstack
+    optimization_barrier pad platform_index random_seed random_unwrap random_wrap
+    reduce_precision reshape rev scatter sharding_constraint slice split squeeze stack
+    stop_gradient transpose unstack
     """
 )
 _ELEMENTWISE = _names(
@@ -164,18 +168,18 @@ _CALLS = {
 """The parameter that holds what a primitive calls."""
 
 
-def _of_jaxpr(jaxpr: Jaxpr, scope: str) -> dict[str, Cost]:
+def _of_jaxpr(jaxpr: Jaxpr, scope: str, platform: str) -> dict[str, Cost]:
     """The cost of each stage that there is; the names of `scope` are around all equations."""
-    return _merge(_of_equation(equation, scope) for equation in jaxpr.eqns)
+    return _merge(_of_equation(equation, scope, platform) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: JaxprEqn, outer: str) -> dict[str, Cost]:
+def _of_equation(equation: JaxprEqn, outer: str, platform: str) -> dict[str, Cost]:
     # What a call holds was traced by itself: its names go on from those of the call.
     scope = f"{outer}/{equation.source_info.name_stack}"
     outputs: list[Any] = [variable.aval for variable in equation.outvars]
     largest = max((_size(aval) * aval.dtype.itemsize for aval in outputs), default=0)
     own = {_stage(scope): Cost(largest_bytes=largest)}
-    inner = _of_call(equation, scope)
+    inner = _of_call(equation, scope, platform)
     return _merge([own, {_stage(scope): _operations(equation)} if inner is None else inner])
 
 
@@ -203,17 +207,22 @@ _STARTS = {
 }
 
 
-def _of_call(equation: JaxprEqn, scope: str) -> dict[str, Cost] | None:
+def _of_call(equation: JaxprEqn, scope: str, platform: str) -> dict[str, Cost] | None:
     """The cost of what an equation calls; None if it calls nothing."""
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
-        return _of_jaxpr(_open(params[_CALLS[name]]), scope)
+        return _of_jaxpr(_open(params[_CALLS[name]]), scope, platform)
     match name:
         case "scan":
-            body = _of_jaxpr(_open(params["jaxpr"]), scope)
+            body = _of_jaxpr(_open(params["jaxpr"]), scope, platform)
             return {stage: _repeat(cost, params["length"]) for stage, cost in body.items()}
         case "cond":
-            branches = [_of_jaxpr(_open(branch), scope) for branch in params["branches"]]
+            branches = [
+                _of_jaxpr(_open(branch), scope, platform)
+                for branch in _lowered(
+                    params["branches"], params.get("branches_platforms"), platform
+                )
+            ]
             largest = max(total(branch).largest_bytes for branch in branches)
             dearest = max(branches, key=lambda branch: total(branch).flops)
             return _merge([dearest, {_stage(scope): Cost(largest_bytes=largest)}])
@@ -223,6 +232,14 @@ def _of_call(equation: JaxprEqn, scope: str) -> dict[str, Cost] | None:
                 " counted: use scan, or fori_loop with bounds that are Python integers"
             )
     return None
+
+
+def _lowered(branches: Sequence[Any], platforms: Any, platform: str) -> Sequence[Any]:
+    """The branches that may run on a platform."""
+    if platforms is None:
+        return branches
+    own = [b for b, names in zip(branches, platforms, strict=True) if names and platform in names]
+    return own or branches[-1:]
 
 
 def _operations(equation: JaxprEqn) -> Cost:
@@ -245,6 +262,10 @@ def _operations(equation: JaxprEqn) -> Cost:
             (contracted, _), _ = params["dimension_numbers"]
             length = math.prod(inputs[0].shape[axis] for axis in contracted)
             return Cost(matmul_flops=2 * _size(equation.outvars[0].aval) * length)
+        case "cuda_program":
+            # Attention by cuDNN: two products, and five to compute its gradients.
+            products = 5 if len(inputs) > 3 else 2
+            return Cost(matmul_flops=products * 2 * _size(inputs[0]) * inputs[1].shape[1])
         case "conv_general_dilated":
             features = inputs[1].shape[params["dimension_numbers"].rhs_spec[0]]
             length = _size(inputs[1]) // features

@@ -17,11 +17,10 @@ from sft_jax.data.datasets import Dataset, DatasetInfo
 from sft_jax.evaluation import report, subsets
 from sft_jax.evaluation.evaluator import Evaluator, Predictions
 from sft_jax.evaluation.metrics import task_metrics
-from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.training import distributed, optim, run_directory, storage
-from sft_jax.training.assembly import Plan
+from sft_jax.training.assembly import Plan, build
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import compile_create_state
@@ -214,7 +213,7 @@ def restore(
     info.check_task(config.model.task)
     mesh = like.mesh if like else distributed.make_mesh()
     names = len(info.class_names)
-    model = like.model if like else build_model(config.model, info.modalities, names)
+    model = like.model if like else build(config, info.modalities, names, mesh)
     _, shapes = compile_create_state(
         model,
         optim.make_optimizer(config.optim, optax.constant_schedule(config.optim.lr)),

@@ -5,18 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
+import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.linear import bounded_uniform, dense, flat_dot
-from sft_jax.ops.attention import apply_weights, attention_weights, cudnn_attention, saliency
+from sft_jax.ops.attention import apply_weights, attention_weights, saliency
 from sft_jax.ops.block_sparse import BlockSparsePattern, block_sparse_attention, received
 from sft_jax.ops.blocked import blocked_attention, blocked_self_attention
+from sft_jax.ops.cudnn import cudnn_attention, is_supported
 from sft_jax.ops.windowed import WindowPattern, windowed_attention
 from sft_jax.structs import AttentionKernel, Tokens
 
 AttentionPattern = BlockSparsePattern | WindowPattern
+
+
+def pattern_for(pattern: AttentionPattern | None, num_tokens: int) -> AttentionPattern | None:
+    """Returns the pattern, or None where dense attention costs no more for a modality.
+
+    It depends on the full length of the modality, never on that of an array: otherwise padding
+    would change what a model computes.
+
+    Args:
+      pattern: Which tokens each attends to.
+      num_tokens: Tokens of an example of full length, without CLS.
+    """
+    if isinstance(pattern, WindowPattern) and pattern.is_dense(num_tokens + 1):
+        return None
+    return pattern
+
 
 _PLAIN_UP_TO = 128 * 128
 """Weights of one head that cost less to store than to compute twice."""
@@ -27,19 +45,18 @@ class SelfAttention(nn.Module):
 
     | kernel | how the same numbers are computed |
     | --- | --- |
-    | `auto` | `plain` for short sequences, `blocked` for longer ones |
+    | `auto` | `plain` for short sequences; for longer ones `cudnn` where it can, else `blocked` |
     | `plain` | with the weights of all queries and keys in memory |
     | `blocked` | for some queries at a time, and again for the gradient (`sft_jax.ops.blocked`) |
-    | `cudnn` | by NVIDIA's library, in bfloat16 or float16 on its GPUs; saliency by `blocked` |
+    | `cudnn` | by NVIDIA's library on its GPUs, in bfloat16 or float16; else as `blocked` |
 
     Attributes:
       num_heads: heads; must divide the width of the tokens.
       dtype: of the computation; None for that of inputs and parameters.
       qkv_bias_init: of the biases of query, key and value.
       out_kernel_init: of the output projection; by default U(±1/sqrt(width)).
-      pattern: which tokens each attends to; None for all. It decides how that is computed; a
-        `WindowPattern` without effect up to the length where it would save nothing.
-      kernel: one of the above, where there is no pattern.
+      pattern: which tokens each attends to; None for all. It decides how that is computed.
+      kernel: one of the above, where there is no pattern. The saliency is never by `cudnn`.
       with_saliency: whether to return the saliency; the first token is CLS then.
 
     Raises (on `init` and `apply`):
@@ -91,18 +108,17 @@ class SelfAttention(nn.Module):
             attended, sparse = block_sparse_attention(query, key, value, mask, self.pattern)
             self.sow("intermediates", "weights", sparse)
             return attended, received(sparse, mask) if self.with_saliency else None
-        if isinstance(self.pattern, WindowPattern) and not self.pattern.is_dense(key.shape[1]):
+        if isinstance(self.pattern, WindowPattern):
             attended, salient = windowed_attention(query, key, value, mask, self.pattern)
             return attended, salient if self.with_saliency else None
-        kernel = _kernel(self.kernel, query, key)
-        if kernel == "plain":
+        if _stores_weights(self.kernel, query, key):
             weights = attention_weights(query, key, mask, sizes)
             self.sow("intermediates", "weights", weights)
             attended = apply_weights(weights, value)
             return attended, saliency(weights, mask) if self.with_saliency else None
         if self.with_saliency:
             return blocked_self_attention(query, key, value, mask, sizes)
-        return _ATTEND[kernel](query, key, value, mask, sizes), None
+        return _attend(self.kernel, query, key, value, mask, sizes), None
 
 
 class _QueryKeyValue(nn.Module):
@@ -132,33 +148,33 @@ class _QueryKeyValue(nn.Module):
 
     def _project(self, values: Array, kernel: Array, bias: Array) -> Iterator[Array]:
         """One array of heads for each place in the middle axis of the kernel."""
-        projected = flat_dot(values, kernel) + bias
+        projected = flat_dot(values, kernel)
+        projected += jnp.expand_dims(bias, range(values.ndim - 1))
         of_heads = (self.num_heads, projected.shape[-1] // self.num_heads)
         for i in range(len(bias)):
             yield projected[..., i, :].reshape(*values.shape[:-1], *of_heads)
 
 
-def _kernel(kernel: AttentionKernel, query: Array, key: Array) -> AttentionKernel:
-    if kernel != "auto":
-        return kernel
-    return "plain" if query.shape[1] * key.shape[1] <= _PLAIN_UP_TO else "blocked"
+def _stores_weights(kernel: AttentionKernel, query: Array, key: Array) -> bool:
+    few = query.shape[1] * key.shape[1] <= _PLAIN_UP_TO
+    return kernel == "plain" or (kernel == "auto" and few)
 
 
-def _plain_attention(
+def _attend(
+    kernel: AttentionKernel,
     query: Float[Array, "b q h e"],
     key: Float[Array, "b n h e"],
     value: Float[Array, "b n h e"],
     mask: Bool[Array, "b n"],
     sizes: Float[Array, "b n"] | None,
 ) -> Float[Array, "b q h e"]:
-    return apply_weights(attention_weights(query, key, mask, sizes), value)
-
-
-_ATTEND: dict[str, Callable[..., Array]] = {
-    "plain": _plain_attention,
-    "blocked": blocked_attention,
-    "cudnn": cudnn_attention,
-}
+    """Attention by one of the kernels of `SelfAttention`."""
+    if _stores_weights(kernel, query, key):
+        return apply_weights(attention_weights(query, key, mask, sizes), value)
+    arrays = (query, key, value, mask, sizes)
+    if kernel == "cudnn" or (kernel == "auto" and is_supported(query.dtype, query.shape[-1])):
+        return cudnn_attention(*arrays, elsewhere=blocked_attention)
+    return blocked_attention(*arrays)
 
 
 def cross_attention(
@@ -197,8 +213,7 @@ def cross_attention(
     query = project("query", values)
     key, value = project("key", source.values), project("value", source.values)
     if drop is None:
-        attend = _ATTEND[_kernel(kernel, query, key)]
-        attended = attend(query, key, value, source.mask, source.sizes)
+        attended = _attend(kernel, query, key, value, source.mask, source.sizes)
     else:
         weights = drop(attention_weights(query, key, source.mask, source.sizes))
         attended = apply_weights(weights, value)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 from flax.typing import Dtype
 
 from sft_jax.modules.attention import AttentionPattern, SelfAttention
+from sft_jax.modules.dropout import Dropout, numbered
 from sft_jax.modules.linear import layer_norm, linear
+from sft_jax.ops.noise import Keys
 from sft_jax.structs import AttentionKernel, Tokens
 
 
@@ -32,15 +36,23 @@ class Block(nn.Module):
     pattern: AttentionPattern | None = None
 
     @nn.compact
-    def __call__(self, tokens: Tokens, first: int | None = None, *, train: bool = False) -> Tokens:
+    def __call__(
+        self,
+        tokens: Tokens,
+        first: int | None = None,
+        *,
+        train: bool = False,
+        keys: Mapping[str, Keys] | None = None,
+    ) -> Tokens:
         """Maps tokens to tokens of the same shape and mask.
 
         Args:
           tokens: of the batch.
           first: how many of them, from the first on, to compute; None for all.
           train: applies dropout.
+          keys: Key of each example by stream; by default from the stream "dropout".
         """
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         width = tokens.values.shape[-1]
         normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
         attended, _ = SelfAttention(
@@ -52,9 +64,9 @@ class Block(nn.Module):
         )(tokens.replace(values=normed), first)
         if first is not None:
             tokens = jax.tree.map(lambda array: array[:, :first], tokens)
-        values = tokens.values + drop(attended)
+        values = tokens.values + drop(attended, numbered(keys, 0))
         hidden = layer_norm(self.dtype, "mlp_norm")(values)
         hidden = linear(width, width, self.dtype, "mlp_in")(hidden)
-        hidden = nn.relu(drop(hidden))
+        hidden = nn.relu(drop(hidden, numbered(keys, 1)))
         hidden = linear(width, width, self.dtype, "mlp_out")(hidden)
-        return tokens.replace(values=values + drop(hidden))
+        return tokens.replace(values=values + drop(hidden, numbered(keys, 2)))

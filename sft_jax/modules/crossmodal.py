@@ -10,6 +10,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.attention import cross_attention
+from sft_jax.modules.dropout import Dropout
 from sft_jax.modules.linear import dense, layer_norm, linear
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.mixup import Mixup
@@ -41,12 +42,14 @@ class CrossmodalLayer(nn.Module):
 
         In an example whose source is masked throughout, attention adds its output bias only.
         """
-        drop = nn.Dropout(self.dropout, deterministic=not train)
         width = tokens.values.shape[-1]
+        drop = Dropout(self.dropout, deterministic=not train)
         norm = layer_norm(self.dtype, "attention_norm")
-        to, of = norm(tokens.values), source.replace(values=norm(source.values))
+        queries, source = norm(tokens.values), source.replace(values=norm(source.values))
         dropped = drop if train and self.dropout else None
-        attended = cross_attention(to, of, self.num_heads, self.dtype, self.kernel, dropped)
+        attended = cross_attention(
+            queries, source, self.num_heads, self.dtype, self.kernel, dropped
+        )
         values = tokens.values + drop(attended)
         hidden = self._xavier(4 * width, "mlp_in")(layer_norm(self.dtype, "mlp_norm")(values))
         hidden = self._xavier(width, "mlp_out")(drop(nn.relu(hidden)))
@@ -116,7 +119,7 @@ class CrossmodalTransformer(MultimodalClassifier):
         self.sow("intermediates", "joined", joined)
         size = joined.shape[-1]
         hidden = nn.relu(linear(size, size, self.dtype, "mlp_in")(joined))
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+        hidden = Dropout(self.dropout, deterministic=not train)(hidden)
         token = joined + linear(size, size, self.dtype, "mlp_out")(hidden)
         self.sow("intermediates", "cls", token)
         return self._head()(token)

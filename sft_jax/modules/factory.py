@@ -26,7 +26,8 @@ def build_model(
     """Builds the module that `config` describes.
 
     Every model is called as `module.apply(variables, inputs, masks, train=...)` and
-    returns `[b, num_classes]` outputs; `MultimodalClassifier.task` says what they are.
+    returns `[b, num_classes]` outputs; `MultimodalClassifier.task` says what they are. Its `parts`
+    is 1 where the config leaves that open; `sft_jax.training.assembly.build` chooses by the mesh.
     """
     shared: dict[str, Any] = {
         "num_classes": num_classes,
@@ -39,7 +40,7 @@ def build_model(
         "embedding_std": config.embedding_std,
         "dtype": jnp.dtype(config.dtype),
         "attention_kernel": config.attention_kernel,
-        "parts": config.parts,
+        "parts": max(config.parts, 1),
         "task": config.task,
     }
     match config.name:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from sft_jax.structs import AnyArray, ModalitySpec
@@ -66,7 +65,7 @@ def check_inputs(
     if problems:
         raise ValueError("; ".join(problems))
     return {
-        name: jnp.asarray(masks.get(name, np.ones(array.shape[:-1], bool)))
+        name: jnp.asarray(masks[name] if name in masks else jnp.ones(array.shape[:-1], bool))
         for name, array in inputs.items()
     }
 

@@ -78,7 +78,7 @@ class PerceiverPool(nn.Module):
             self.dtype,
             "plain",  # A few queries only.
         )
-        return _all_slots(queries.astype(attended.dtype) + attended, tokens)
+        return _all_slots(queries.astype(attended.dtype)[None] + attended, tokens)
 
 
 def _without_padding(tokens: Tokens) -> Float[Array, "b n d"]:

@@ -17,13 +17,14 @@ from sft_jax.modules.head import ClassifierHead, OrdinalHead
 from sft_jax.modules.inputs import check_inputs, check_modalities
 from sft_jax.modules.tokenizer import Tokenizer
 from sft_jax.ops.blocked import SAVED
+from sft_jax.ops.noise import example_keys
 from sft_jax.ops.presence import is_present
 from sft_jax.structs import AnyArray, AttentionKernel, ModalitySpec, Task, Tokens
 
-_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0, "parts": 0}
+_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0, "parts": 1}
 
-_LONG = 128
-"""Tokens of a sequence that are enough work for a CPU at a time."""
+_MIN_TOKENS_TO_SPLIT = 129
+"""Tokens of a sequence, CLS included, from which on a batch is cut into groups."""
 
 
 def mean_over_present(
@@ -85,12 +86,11 @@ class MultimodalClassifier(nn.Module):
         float32, and the logits are never less than float32.
       attention_kernel: how attention is computed, which changes nothing but its cost; see
         `sft_jax.modules.attention.SelfAttention`.
-      parts: as how many groups of examples, one after the other, the batch passes through each
-        block before fusion; for the gradient, what is in the blocks but for attention is
-        computed again. This saves memory and changes no number, but what is drawn at random.
-        Where they don't divide a batch, their greatest common divisor with it counts. 0 passes
-        long sequences one by one on a single CPU, which costs no time there, and all else at
-        once.
+      parts: number of groups that a batch is cut into where sequences have more than 128
+        tokens. The groups pass through each block before fusion one after the other, and all
+        but attention is computed again for the gradient, which trades time for memory. It
+        changes no number. Where it does not divide the batch, the greatest common divisor
+        counts.
       task: what the outputs are, called logits everywhere: with single_label and multi_label
         logits of a softmax or of sigmoids; with ordinal log-probabilities (`OrdinalHead`);
         with regression the predicted numbers. A model that averages logits over modalities,
@@ -111,7 +111,7 @@ class MultimodalClassifier(nn.Module):
     embedding_std: float = 1.0
     dtype: Dtype | None = None
     attention_kernel: AttentionKernel = "auto"
-    parts: int = 0
+    parts: int = 1
     task: Task = "single_label"
 
     @property
@@ -123,6 +123,11 @@ class MultimodalClassifier(nn.Module):
     def joint_from(self) -> int:
         """The first layer whose tokens are no longer of one modality alone."""
         return self.n_pre
+
+    @property
+    def shared_from(self) -> int | None:
+        """The first layer that mixes one token which all examples have; see `Mixup`."""
+        return None
 
     def example_inputs(self) -> dict[str, Float[Array, "1 _ ... _"]]:
         """Zeros of the right shapes, to initialise from."""
@@ -200,29 +205,42 @@ class MultimodalClassifier(nn.Module):
     ) -> dict[str, Tokens]:
         """Block `i` of every modality."""
         return {
-            name: self._in_parts(self._unimodal_block(f"unimodal_{name}_{i}"), tokens, train=train)
+            name: self._in_parts(self._unimodal_block(name, i), tokens, train=train)
             for name, tokens in streams.items()
         }
 
     def _in_parts(self, module: nn.Module, tokens: Tokens, *, train: bool) -> Any:
-        """`module(tokens)`, for one part of the batch after the other."""
-        batch, length = tokens.mask.shape
-        apart = jax.default_backend() == "cpu" and jax.device_count() == 1 and length > _LONG
-        parts = math.gcd(batch, self.parts or (batch if apart else 1))
-        if parts == 1 or self.is_initializing() or self.is_mutable_collection("intermediates"):
+        """`module(tokens)`, for one group of examples after the other."""
+        if self.is_initializing():
             return module(tokens, train=train)
-        # Every part takes each parts-th example, so that it stays spread over the devices.
+        batch, length = tokens.mask.shape
+        keys = {
+            name: example_keys(self.make_rng(name), batch)
+            for name in ("dropout", "pool")
+            if self.has_rng(name)
+        }
+        cut = self.parts > 1 and length >= _MIN_TOKENS_TO_SPLIT
+        # A symbolic size of the batch has no divisor.
+        parts = math.gcd(batch, self.parts) if cut and isinstance(batch, int) else 1
+        if parts == 1 or self.is_mutable_collection("intermediates"):
+            return module(tokens, train=train, keys=keys or None)
+        # Every group takes each parts-th example, so that it stays spread over the devices.
         split = jax.tree.map(
-            lambda a: a.reshape(batch // parts, parts, *a.shape[1:]).swapaxes(0, 1), tokens
+            lambda a: a.reshape(batch // parts, parts, *a.shape[1:]).swapaxes(0, 1), (tokens, keys)
         )
+
+        def one_group(module: nn.Module, carry: tuple[()], group: Any) -> tuple[tuple[()], Any]:
+            tokens, keys = group
+            return carry, module(tokens, train=train, keys=keys or None)
+
         each = nn.scan(
             nn.remat(
-                lambda module, carry, part: (carry, module(part, train=train)),
+                one_group,
                 policy=jax.checkpoint_policies.save_only_these_names(SAVED),
                 prevent_cse=False,
             ),
             variable_broadcast="params",
-            split_rngs={"dropout": True, "pool": True},
+            split_rngs={"dropout": False, "pool": False},
         )
         _, stacked = each(module, (), split)
         return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(batch, *a.shape[2:]), stacked)
@@ -244,9 +262,9 @@ class MultimodalClassifier(nn.Module):
             jnp.pad(tokens.mask, ((0, 0), (0, short))),
         )
 
-    def _unimodal_block(self, name: str) -> Block:
-        """A block over the tokens of one modality."""
-        return self._block(name)
+    def _unimodal_block(self, modality: str, i: int) -> Block:
+        """Block `i` over the tokens of one modality."""
+        return self._block(f"unimodal_{modality}_{i}")
 
     def _block(self, name: str | None, **attributes: Any) -> Block:
         return Block(

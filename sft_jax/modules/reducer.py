@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.learned_pools import PerceiverPool, TokenLearner
 from sft_jax.ops import cluster, merge, pooling, select
+from sft_jax.ops.noise import Keys, example_keys, gumbel
 from sft_jax.ops.windows import ReferenceWindows, Windows, adaptive_windows
 from sft_jax.structs import Pool, Tokens
 
@@ -73,7 +74,12 @@ class Reducer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Tokens, saliency: Float[Array, "b n"] | None = None, *, train: bool = False
+        self,
+        tokens: Tokens,
+        saliency: Float[Array, "b n"] | None = None,
+        *,
+        train: bool = False,
+        keys: Mapping[str, Keys] | None = None,
     ) -> Tokens:
         """Returns `[b, k, d]` tokens; a slot that an example has no token for is masked.
 
@@ -81,6 +87,7 @@ class Reducer(nn.Module):
           tokens: to choose from.
           saliency: of each; without effect, and not needed, but for `SALIENT_POOLS`.
           train: see above.
+          keys: Key of each example by stream; by default from the stream "pool".
 
         Raises:
           ValueError: if a pool that looks at the saliency has none.
@@ -118,13 +125,13 @@ class Reducer(nn.Module):
             case "attn_wkmedoids":
                 kept, index = cluster.weighted_k_medoids(tokens, saliency, self.k, self.iterations)
             case "random":
-                equal = jnp.ones_like(saliency)
-                kept, index = select.draw_tokens(tokens, equal, self._noise(equal, train), self.k)
+                noise = self._noise(tokens, saliency.dtype, train, keys)
+                kept, index = select.draw_tokens(tokens, jnp.ones_like(saliency), noise, self.k)
             case "attn_random":
-                noise = self._noise(saliency, train)
+                noise = self._noise(tokens, saliency.dtype, train, keys)
                 kept, index = select.draw_tokens(tokens, saliency, noise, self.k)
             case "strided_random":
-                noise = self._noise(saliency, train)
+                noise = self._noise(tokens, saliency.dtype, train, keys)
                 kept, index = select.draw_from_windows(tokens, self._windows(tokens.mask), noise)
         self.sow("intermediates", "index", index)
         return kept
@@ -135,13 +142,17 @@ class Reducer(nn.Module):
         return reference(mask) if reference else adaptive_windows(mask, self.k)
 
     @nn.nowrap
-    def _noise(self, like: Float[Array, "b n"], train: bool) -> Float[Array, "b n"]:
+    def _noise(
+        self, tokens: Tokens, dtype: Dtype, train: bool, keys: Mapping[str, Keys] | None
+    ) -> Float[Array, "b n"]:
         """Gumbel noise: of each example in training, one for all in evaluation."""
-        batch, length = like.shape
+        batch, length = tokens.mask.shape
         # Drawn in float32 whatever the precision, so that the draw does not depend on it.
-        if train or self.has_rng("pool"):
-            noise = jax.random.gumbel(self.make_rng("pool"), (batch, length), jnp.float32)
+        if keys is not None and "pool" in keys:
+            noise = gumbel(keys["pool"], length)
+        elif train or self.has_rng("pool"):
+            noise = gumbel(example_keys(self.make_rng("pool"), batch), length)
         else:
             fixed = jax.random.key(0, impl="threefry2x32")
-            noise = jax.random.gumbel(fixed, (1, length), jnp.float32)
-        return jnp.broadcast_to(noise, (batch, length)).astype(like.dtype)
+            noise = jnp.broadcast_to(gumbel(fixed[None], length), (batch, length))
+        return noise.astype(dtype)

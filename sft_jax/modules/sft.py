@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.modules.attention import AttentionPattern
+from sft_jax.modules.attention import AttentionPattern, pattern_for
 from sft_jax.modules.block import Block
 from sft_jax.modules.learned_pools import PerceiverPool
 from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_present
@@ -62,7 +62,8 @@ class SparseFusionTransformer(MultimodalClassifier):
         each modality is pooled again, to this many tokens. For `max`, `avg` and
         `channel_topk`; with other pools their code fails.
       unimodal_pattern: which tokens each attends to in the blocks of a modality; None, the
-        default, for all. A `WindowPattern` makes their cost linear in the number of tokens.
+        default, for all. A `WindowPattern` makes their cost linear in the number of tokens; a
+        modality whose full length is so short that it would save nothing stays dense.
       pre_pooling_pattern: which tokens each attends to in the self-attention before pooling;
         None, the default, for all. The authors announce a sparse attention there and set up
         that of fairseq, but the pattern, which is `BlockSparsePattern()`, is never applied:
@@ -79,6 +80,11 @@ class SparseFusionTransformer(MultimodalClassifier):
     reference_fusion_layer: int | None = None
     unimodal_pattern: AttentionPattern | None = None
     pre_pooling_pattern: AttentionPattern | None = None
+
+    @property
+    def shared_from(self) -> int | None:
+        """The fused layers, unless the CLS of each modality that there is is classified."""
+        return None if self.readout == "modality_cls" else self.n_pre
 
     @nn.compact
     def __call__(
@@ -131,13 +137,14 @@ class SparseFusionTransformer(MultimodalClassifier):
             num_heads=self.num_heads,
             dropout=self.dropout,
             dtype=self.dtype,
-            pattern=self.pre_pooling_pattern,
+            pattern=pattern_for(self.pre_pooling_pattern, self.modalities[name].num_tokens),
             kernel=self.attention_kernel,
             name=f"pooling_{name}",
         )
 
-    def _unimodal_block(self, name: str) -> Block:
-        return self._block(name, pattern=self.unimodal_pattern)
+    def _unimodal_block(self, modality: str, i: int) -> Block:
+        pattern = pattern_for(self.unimodal_pattern, self.modalities[modality].num_tokens)
+        return self._block(f"unimodal_{modality}_{i}", pattern=pattern)
 
     def _fuse(
         self, tokens: Tokens, num_modalities: int, *, train: bool, mixup: Mixup | None

@@ -93,6 +93,11 @@ class ConcatFusion(MultimodalClassifier):
         """Every layer sees the tokens of all modalities."""
         return 0
 
+    @property
+    def shared_from(self) -> int | None:
+        """Every layer where the first CLS is classified, whatever the modalities."""
+        return 0 if self.reference_windows else None
+
     def _problems(self) -> list[str]:
         problems = super()._problems()
         if self.reference_windows and self.n_pre + self.n_post < 1:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from sft_jax.modules.attention import AttentionPattern, SelfAttention
+from sft_jax.modules.dropout import Dropout, numbered
 from sft_jax.modules.linear import bounded_uniform, layer_norm
 from sft_jax.modules.reducer import SALIENT_POOLS, Reducer
+from sft_jax.ops.noise import Keys
 from sft_jax.ops.windows import ReferenceWindows
 from sft_jax.structs import AttentionKernel, Pool, Tokens
 
@@ -38,9 +42,15 @@ class SparsePooling(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Tokens, *, train: bool = False
+        self, tokens: Tokens, *, train: bool = False, keys: Mapping[str, Keys] | None = None
     ) -> tuple[Float[Array, "b d"], Tokens]:
-        """Takes tokens with CLS first; returns CLS and the pooled others."""
+        """Takes tokens with CLS first; returns CLS and the pooled others.
+
+        Args:
+          tokens: of the batch.
+          train: applies dropout, and has the random pools draw.
+          keys: Key of each example by stream; by default from "dropout" and "pool".
+        """
         width = tokens.values.shape[-1]
         looked_at = self.is_mutable_collection("intermediates")
         needed = self.k > 0 and self.pool in SALIENT_POOLS
@@ -56,7 +66,8 @@ class SparsePooling(nn.Module):
             with_saliency=needed or looked_at,
             name="attention",
         )(tokens.replace(values=normed))
-        values = tokens.values + nn.Dropout(self.dropout, deterministic=not train)(attended)
+        drop = Dropout(self.dropout, deterministic=not train)
+        values = tokens.values + drop(attended, numbered(keys, 0))
         self.sow("intermediates", "attended", values)
         self.sow("intermediates", "saliency", salient)
         reducer = Reducer(
@@ -70,4 +81,4 @@ class SparsePooling(nn.Module):
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
         if self.k == 0 and self.pool != "none":
             return values[:, 0], Tokens(others.values[:, :0], others.mask[:, :0])
-        return values[:, 0], reducer(others, salient, train=train)
+        return values[:, 0], reducer(others, salient, train=train, keys=keys)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from sft_jax.ops.cudnn import cudnn_attention as cudnn_attention
+
 
 def attention_weights(
     query: Float[Array, "b q h e"],
@@ -60,39 +62,6 @@ def apply_weights(
 ) -> Float[Array, "b q h e"]:
     """The weighted sum of the values, per head, in the type of `value`."""
     return jnp.einsum("bhqn,bnhe->bqhe", weights.astype(value.dtype), value)
-
-
-def cudnn_attention(
-    query: Float[Array, "b q h e"],
-    key: Float[Array, "b n h e"],
-    value: Float[Array, "b n h e"],
-    key_mask: Bool[Array, "b n"],
-    key_sizes: Float[Array, "b n"] | None = None,
-) -> Float[Array, "b q h e"]:
-    """`apply_weights` of `attention_weights`, by NVIDIA's library, which stores no weights.
-
-    Arguments as of `attention_weights`; what a mask hides must be finite.
-
-    Raises:
-      RuntimeError: where JAX computes on no GPU, or the GPU has no cuDNN.
-      NotImplementedError: for a type or a size of heads that cuDNN does not take.
-    """
-    if (backend := jax.default_backend()) != "gpu":
-        raise RuntimeError(
-            f"attention_kernel='cudnn' needs an NVIDIA GPU, and JAX computes on: {backend};"
-            " 'auto' works everywhere"
-        )
-    bias = None
-    if key_sizes is not None:
-        sizes = jnp.log(jnp.where(key_mask, key_sizes, 1)).astype(query.dtype)
-        bias = jnp.broadcast_to(
-            sizes[:, None, None, :], (len(sizes), query.shape[2], query.shape[1], key.shape[1])
-        )
-    attended = jax.nn.dot_product_attention(
-        query, key, value, bias, key_mask[:, None, None, :], implementation="cudnn"
-    )
-    # Without any real key, what it returns is the mean of all values.
-    return jnp.where(key_mask.any(axis=-1)[:, None, None, None], attended, 0)
 
 
 def saliency(weights: Float[Array, "b h n n"], mask: Bool[Array, "b n"]) -> Float[Array, "b n-1"]:

@@ -171,7 +171,7 @@ def received(
     )
     spread = jnp.pad(of_windows, ((0, 0), (0, 0), (0, pattern.expressivity)))
     # One more position, for the last: it ends the last window if that is complete.
-    total = jnp.pad(spread.reshape(len(mask), -1), ((0, 0), (0, 1)))[:, :length]
+    total = jnp.pad(spread.reshape(mask.shape[0], -1), ((0, 0), (0, 1)))[:, :length]
     of_summary = jnp.einsum("bhng,bn->bg", weights.summary, queries)
     total = total.at[:, pattern.summary(length)].add(of_summary)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1)
@@ -205,9 +205,9 @@ def _visible(mask: Bool[Array, "b n"], pattern: BlockSparsePattern) -> Bool[Arra
     summary = pattern.summary(length)
     not_summary = np.ones(length, bool)
     not_summary[summary] = False
-    local = _local_keys((mask & not_summary)[..., None], pattern)[..., 0]
+    local = _local_keys((mask & not_summary[None])[..., None], pattern)[..., 0]
     of_queries = local[:, pattern.window(length)]
-    everywhere = jnp.broadcast_to(mask[:, None, summary], (len(mask), length, len(summary)))
+    everywhere = jnp.broadcast_to(mask[:, None, summary], (mask.shape[0], length, len(summary)))
     return jnp.concatenate([of_queries, everywhere], axis=-1)
 
 

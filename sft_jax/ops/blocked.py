@@ -19,10 +19,16 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.ops.exponential import exp2
+from sft_jax.ops.refusal import reverse_only
+from sft_jax.ops.target import Target, for_target
 
 SAVED = "attention"
 """The name of what the backward pass needs, for the policies of `jax.checkpoint`."""
+
+_NO_FORWARD_MODE = (
+    "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize) of attention that stores no"
+    " weights is not implemented; with attention_kernel='plain' it is"
+)
 
 
 def blocked_attention(
@@ -42,15 +48,14 @@ def blocked_attention(
       value: values.
       key_mask: False marks a key that gets no weight; neither it nor its value has any
         effect, whatever they are.
-      key_sizes: at least 1 at real keys, how many equal keys each counts as; no gradient
+      key_sizes: above 0 at real keys, how many equal keys each counts as; no gradient
         passes through them. None for 1 everywhere.
 
     Returns:
       The weighted sums of the values, in their type; 0 where an example has no real key.
     """
-    weight = _key_weight(key_mask, key_sizes, query)
     key, value = (jnp.where(key_mask[..., None, None], array, 0) for array in (key, value))
-    attended, _ = _attend(query, key, value, weight, None)
+    attended, _ = _attend(query, key, value, *_key_terms(key_mask, key_sizes, query), None)
     return attended
 
 
@@ -77,144 +82,188 @@ def blocked_self_attention(
     query, key, value = (
         jnp.where(mask[..., None, None], array, 0) for array in (query, key, value)
     )
-    weight = _key_weight(mask, sizes, query)
-    queries = mask.at[:, 0].set(False).astype(weight.dtype)
+    real, bias = _key_terms(mask, sizes, query)
+    queries = mask.at[:, 0].set(False).astype(real.dtype)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1) * query.shape[2]
-    attended, received = _attend(query, key, value, weight, queries / count)
+    attended, received = _attend(query, key, value, real, bias, queries / count)
     assert received is not None  # For mypy: it is None only without weights of the queries.
     return attended, received[:, 1:]
 
 
-def _key_weight(mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None, query: Array) -> Array:
-    """What `exp` of a key's logits is multiplied by, in their type: its size, or 0."""
-    weight = mask if sizes is None else jnp.where(mask, sizes, 0)
-    return jax.lax.stop_gradient(weight.astype(jnp.promote_types(query.dtype, jnp.float32)))
+def _key_terms(
+    mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None, query: Array
+) -> tuple[Array, Array | None]:
+    """1 at real keys and 0 at others, and what is added to the logits to base 2, if anything."""
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    bias = None
+    if sizes is not None:
+        bias = jax.lax.stop_gradient(jnp.log2(jnp.where(mask, sizes, 1).astype(dtype)))
+    return mask.astype(dtype), bias
 
 
-@jax.custom_vjp
 def _attend(
-    query: Array, key: Array, value: Array, key_weight: Array, query_weight: Array | None
+    query: Array,
+    key: Array,
+    value: Array,
+    real: Array,
+    bias: Array | None,
+    query_weight: Array | None,
 ) -> tuple[Array, Array | None]:
     """The weighted sums and, if queries have weights, the weight that each key receives.
 
     Masked keys and values are finite. With `w_ij` the attention weights summed over the heads,
     a key receives `sum_i query_weight_i w_ij`.
     """
-    return _forward(query, key, value, key_weight, query_weight)[0]
+    query, key, value = (reverse_only(array, _NO_FORWARD_MODE) for array in (query, key, value))
+    return _attend_in_reverse(query, key, value, real, bias, query_weight)
+
+
+@jax.custom_vjp
+def _attend_in_reverse(
+    query: Array,
+    key: Array,
+    value: Array,
+    real: Array,
+    bias: Array | None,
+    query_weight: Array | None,
+) -> tuple[Array, Array | None]:
+    return _forward(query, key, value, real, bias, query_weight)[0]
 
 
 def _forward(
-    query: Array, key: Array, value: Array, key_weight: Array, query_weight: Array | None
+    query: Array,
+    key: Array,
+    value: Array,
+    real: Array,
+    bias: Array | None,
+    query_weight: Array | None,
 ) -> tuple[tuple[Array, Array | None], Any]:
-    parts = _by_head(query, key, value, key_weight, query_weight)
-    out, lse, received = each(lambda of_head: _forward_of_head(*of_head), parts)
+    heads = _by_head(query, key, value, real, bias, query_weight)
+    out, lse, received = for_target(_forward_of_heads, heads)
     out, lse = (checkpoint_name(array, SAVED) for array in (out, lse))
     if received is not None:
-        received = checkpoint_name(_sum_over_heads(received, len(query)), SAVED)
+        received = checkpoint_name(_sum_over_heads(received, query.shape[0]), SAVED)
     outputs = (_from_heads(out, query), received)
-    return outputs, (query, key, value, key_weight, query_weight, out, lse)
+    return outputs, (query, key, value, real, bias, query_weight, out, lse)
 
 
 def _backward(residuals: Any, cotangents: tuple[Array, Array | None]) -> tuple[Any, ...]:
-    query, key, value, key_weight, query_weight, out, lse = residuals
-    of_out, of_received = cotangents
-    parts = _by_head(query, key, value, key_weight, query_weight)
-    heads = query.shape[2]
-    if of_received is not None:
-        of_received = jnp.repeat(of_received, heads, axis=0)
-    parts = (*parts, out, lse, _to_heads(of_out), of_received)
-    gradients = each(lambda of_head: _backward_of_head(*of_head), parts)
-    return (*(_from_heads(array, query) for array in gradients), None, None)
+    query, key, value, real, bias, query_weight, out, lse = residuals
+    d_out, d_received = cotangents
+    if d_received is not None:
+        d_received = jnp.repeat(d_received, query.shape[2], axis=0)
+    heads = _by_head(query, key, value, real, bias, query_weight)
+    gradients = for_target(_backward_of_heads, (*heads, out, lse, _to_heads(d_out), d_received))
+    return (*(_from_heads(array, query) for array in gradients), None, None, None)
 
 
-_attend.defvjp(_forward, _backward)
+_attend_in_reverse.defvjp(_forward, _backward)
+
+
+def _forward_of_heads(target: Target, heads: tuple[Any, ...]) -> tuple[Array, Array, Array | None]:
+    return target.each(lambda head: _forward_of_head(target, *head), heads)
+
+
+def _backward_of_heads(target: Target, heads: tuple[Any, ...]) -> tuple[Array, Array, Array]:
+    return target.each(lambda head: _backward_of_head(target, *head), heads)
 
 
 def _forward_of_head(
-    query: Array, key: Array, value: Array, key_weight: Array, query_weight: Array | None
+    target: Target,
+    query: Array,
+    key: Array,
+    value: Array,
+    real: Array,
+    bias: Array | None,
+    query_weight: Array | None,
 ) -> tuple[Array, Array, Array | None]:
     """Of one head of one example: `[q, e]` sums, `[q]` log-sum-exp to base 2, what keys receive.
 
     Keys are rows and queries columns: reducing over the rows vectorises on a CPU.
     """
-    kind = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = real.dtype
     query = base_2(query)
     # With a weight of 0 a masked key is gone, whatever its logit.
-    values = (value * key_weight[:, None]).astype(value.dtype).T
+    values = (value * real[:, None]).astype(value.dtype).T
 
-    def block(received: Array | None, queries: Any, *, shift: bool) -> tuple[Any, Any]:
+    def tile(received: Array | None, queries: Any, *, shift: bool) -> tuple[Any, Any]:
         query, query_weight = queries
-        logits = jnp.matmul(key, query, preferred_element_type=kind)
-        most = jnp.zeros(query.shape[1], kind)
+        logits = _logits(key, query, bias, dtype)
+        most = jnp.zeros(query.shape[1], dtype)
         if shift:
-            # Without the masked keys, where 0 stands: next to that all others might vanish.
-            logits = jnp.where(key_weight[:, None] > 0, logits, jnp.finfo(kind).min)
+            # Masked keys, whose logit is 0, are left out: next to that all others might vanish.
+            logits = jnp.where(real[:, None] > 0, logits, jnp.finfo(dtype).min)
             most = logits.max(axis=0)
-        weights = exp2(logits - most if shift else logits)
-        sums = jnp.matmul(values, weights.astype(values.dtype), preferred_element_type=kind)
-        total = (weights * key_weight[:, None]).sum(axis=0)
+        weights = target.exp2(logits - most[None] if shift else logits)
+        sums = jnp.matmul(values, weights.astype(values.dtype), preferred_element_type=dtype)
+        total = (weights * real[:, None]).sum(axis=0)
         total = jnp.where(total > 0, total, 1)
         if received is not None:
             received += weights @ (query_weight / total)
-        out = (sums / total).astype(value.dtype)
+        out = (sums / total[None]).astype(value.dtype)
         return received, (out, most + jnp.log2(total))
 
-    def blocks(shift: bool) -> tuple[Any, Any]:
-        start = None if query_weight is None else jnp.zeros(len(key), kind)
-        step = functools.partial(block, shift=shift)
-        return _scan_blocks(step, start, (query.T, query_weight), len(key))
+    def tiles(shift: bool) -> tuple[Any, Any]:
+        start = None if query_weight is None else jnp.zeros_like(real)
+        step = functools.partial(tile, shift=shift)
+        return _scan_tiles(step, start, (query.T, query_weight), _tile_size(target, key.shape[0]))
 
-    received, (out, lse) = jax.lax.cond(
-        are_small(query, key, value.dtype),
-        lambda: blocks(shift=False),
-        lambda: blocks(shift=True),
-    )
-    return out.T, lse, None if received is None else received * key_weight
+    if target.sequential:
+        needless = are_small(query, key, value.dtype, bias)
+        received, (out, lse) = jax.lax.cond(needless, lambda: tiles(False), lambda: tiles(True))
+    else:
+        # A condition on each of several heads at once would compute both.
+        received, (out, lse) = tiles(True)
+    return out.T, lse, None if received is None else received * real
+
+
+def _logits(key: Array, query: Array, bias: Array | None, dtype: np.dtype) -> Array:
+    logits = jnp.matmul(key, query, preferred_element_type=dtype)
+    return logits if bias is None else logits + bias[:, None]
 
 
 def _backward_of_head(
+    target: Target,
     query: Array,
     key: Array,
     value: Array,
-    key_weight: Array,
+    real: Array,
+    bias: Array | None,
     query_weight: Array | None,
     out: Array,
     lse: Array,
-    of_out: Array,
-    of_received: Array | None,
+    d_out: Array,
+    d_received: Array | None,
 ) -> tuple[Array, Array, Array]:
     """The gradients of query, key and value of one head of one example."""
-    kind = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = real.dtype
     scaled = base_2(query)
-    inner = (out.astype(kind) * of_out.astype(kind)).sum(axis=-1)
-    weighted_key = (key * key_weight[:, None]).astype(key.dtype).T
+    inner = (out.astype(dtype) * d_out.astype(dtype)).sum(axis=-1)
+    real_key = (key * real[:, None]).astype(key.dtype).T
 
-    def block(gradients: tuple[Array, Array], queries: Any) -> tuple[Any, Array]:
-        of_key, of_value = gradients
-        query, scaled, lse, of_out, inner, query_weight = queries
-        logits = jnp.matmul(key, scaled, preferred_element_type=kind)
-        # No weight exceeds 1; only what masked keys have could.
-        weights = exp2(jnp.minimum(logits - lse, 0))
-        of_weights = jnp.matmul(value, of_out, preferred_element_type=kind)
-        if of_received is not None:
-            of_weights += of_received[:, None] * query_weight
-            inner += query_weight * ((of_received * key_weight) @ weights)
-        of_logits = (weights * (of_weights - inner)).astype(query.dtype)
-        of_key += jnp.matmul(of_logits, query.T, preferred_element_type=kind)
+    def tile(gradients: tuple[Array, Array], queries: Any) -> tuple[Any, Array]:
+        d_key, d_value = gradients
+        query, scaled, lse, d_out, inner, query_weight = queries
+        logits = _logits(key, scaled, bias, dtype)
+        # No weight exceeds 1; only that of a masked key could.
+        weights = target.exp2(jnp.minimum(logits - lse[None], 0))
+        d_weights = jnp.matmul(value, d_out, preferred_element_type=dtype)
+        if d_received is not None:
+            d_weights += d_received[:, None] * query_weight[None]
+            inner += query_weight * ((d_received * real) @ weights)
+        d_logits = (weights * (d_weights - inner[None])).astype(query.dtype)
+        d_key += jnp.matmul(d_logits, query.T, preferred_element_type=dtype)
         weights = weights.astype(query.dtype)
-        of_value += jnp.matmul(weights, of_out.T, preferred_element_type=kind)
-        of_query = jnp.matmul(weighted_key, of_logits, preferred_element_type=kind)
-        return (of_key, of_value), of_query
+        d_value += jnp.matmul(weights, d_out.T, preferred_element_type=dtype)
+        d_query = jnp.matmul(real_key, d_logits, preferred_element_type=dtype)
+        return (d_key, d_value), d_query
 
-    zeros = (jnp.zeros(key.shape, kind), jnp.zeros(value.shape, kind))
-    rows = (query.T, scaled.T, lse, of_out.T, inner, query_weight)
-    (of_key, of_value), of_query = _scan_blocks(block, zeros, rows, len(key))
+    zeros = (jnp.zeros_like(key, dtype), jnp.zeros_like(value, dtype))
+    rows = (query.T, scaled.T, lse, d_out.T, inner, query_weight)
+    size = _tile_size(target, key.shape[0])
+    (d_key, d_value), d_query = _scan_tiles(tile, zeros, rows, size)
     scale = query.shape[-1] ** -0.5
-    gradients = (
-        of_query.T * scale,
-        of_key * (key_weight[:, None] * scale),
-        of_value * key_weight[:, None],
-    )
+    gradients = (d_query.T * scale, d_key * (real[:, None] * scale), d_value * real[:, None])
     return tuple(
         gradient.astype(like.dtype)
         for gradient, like in zip(gradients, (query, key, value), strict=True)
@@ -227,33 +276,43 @@ def base_2(query: Array) -> Array:
 
 
 def are_small(
-    query: Float[Array, "*q e"], key: Float[Array, "*n e"], dtype: np.dtype
+    query: Float[Array, "*q e"],
+    key: Float[Array, "*n e"],
+    dtype: np.dtype,
+    bias: Float[Array, "*n"] | None = None,
 ) -> Bool[Array, ""]:
-    """Whether softmax needs nothing subtracted from the logits to base 2, `query · key`.
+    """Whether softmax needs nothing subtracted from the logits to base 2, `query · key + bias`.
 
     It is the same whatever is subtracted. Where no logit can be so large that its exponential
     overflows, and none so small that it vanishes, nothing need be: within half of the exponents
     of `dtype`, in which the weights are multiplied with the values.
+
+    Args:
+      query: Queries, scaled by `base_2`.
+      key: Keys.
+      dtype: Type of the values.
+      bias: Terms that are added to the logits of a key; None for 0.
     """
-    return _largest_square(query) * _largest_square(key) < (jnp.finfo(dtype).maxexp // 2) ** 2
+    most = jnp.finfo(dtype).maxexp // 2
+    left = most if bias is None else jnp.maximum(most - abs(bias).max(), 0)
+    return _largest_square(query) * _largest_square(key) < left**2
 
 
 def _largest_square(vectors: Float[Array, "*n e"]) -> Float[Array, ""]:
-    kind = jnp.promote_types(vectors.dtype, jnp.float32)
-    return jnp.square(vectors.astype(kind)).sum(axis=-1).max()
+    dtype = jnp.promote_types(vectors.dtype, jnp.float32)
+    return jnp.square(vectors.astype(dtype)).sum(axis=-1).max()
 
 
-def _scan_blocks(
-    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, columns: Any, num_keys: int
+def _scan_tiles(
+    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, columns: Any, size: int
 ) -> tuple[Any, Any]:
-    """`jax.lax.scan` over blocks of the last axis; a last, smaller block is not filled up."""
+    """`jax.lax.scan` over tiles of the last axis; a last, smaller tile is not filled up."""
     length = jax.tree.leaves(columns)[0].shape[-1]
-    size = _block_size(num_keys)
     full = length // size
     outputs = []
     if full:
-        blocks = jax.tree.map(lambda a: _split(a[..., : full * size], full), columns)
-        carry, outputs_of_full = jax.lax.scan(step, carry, blocks)
+        tiles = jax.tree.map(lambda a: _split(a[..., : full * size], full), columns)
+        carry, outputs_of_full = jax.lax.scan(step, carry, tiles)
         outputs.append(jax.tree.map(_unsplit, outputs_of_full))
     if length % size:
         rest = jax.tree.map(lambda a: a[..., full * size :], columns)
@@ -271,30 +330,27 @@ def _unsplit(array: Float[Array, "s *c w"]) -> Float[Array, "*c s*w"]:
     return array.reshape(*array.shape[:-2], -1)
 
 
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
-
-
-def _block_size(num_keys: int) -> int:
-    """Queries of a block: on a CPU as many as leave its weights in the second-level cache."""
-    if _on_cpu():
+def _tile_size(target: Target, num_keys: int) -> int:
+    """Queries of a tile: on a CPU as many as leave its weights in the second-level cache."""
+    if target.sequential:
         return min(max(80_000 // num_keys // 16, 1), 6) * 16
     return 256
 
 
-def each(function: Callable[[Any], Any], parts: Any) -> Any:
-    """Applies a function to every example or head: on a CPU one by one, to stay in its cache."""
-    return jax.lax.map(function, parts) if _on_cpu() else jax.vmap(function)(parts)
-
-
 def _by_head(
-    query: Array, key: Array, value: Array, key_weight: Array, query_weight: Array | None
+    query: Array,
+    key: Array,
+    value: Array,
+    real: Array,
+    bias: Array | None,
+    query_weight: Array | None,
 ) -> tuple[Any, ...]:
-    heads = query.shape[2]
-    key_weight = jnp.repeat(key_weight, heads, axis=0)
-    if query_weight is not None:
-        query_weight = jnp.repeat(query_weight, heads, axis=0)
-    return (_to_heads(query), _to_heads(key), _to_heads(value), key_weight, query_weight)
+    """The same with heads of examples as the first axis."""
+    per_head = (
+        None if array is None else jnp.repeat(array, query.shape[2], axis=0)
+        for array in (real, bias, query_weight)
+    )
+    return (_to_heads(query), _to_heads(key), _to_heads(value), *per_head)
 
 
 def _to_heads(array: Float[Array, "b n h e"]) -> Float[Array, "g n e"]:
@@ -302,7 +358,7 @@ def _to_heads(array: Float[Array, "b n h e"]) -> Float[Array, "g n e"]:
 
 
 def _from_heads(array: Float[Array, "g n e"], like: Array) -> Float[Array, "b n h e"]:
-    return array.reshape(len(like), like.shape[2], *array.shape[1:]).swapaxes(1, 2)
+    return array.reshape(like.shape[0], like.shape[2], *array.shape[1:]).swapaxes(1, 2)
 
 
 def _sum_over_heads(array: Float[Array, "g n"], batch: int) -> Float[Array, "b n"]:

@@ -60,7 +60,7 @@ def weighted_k_medoids(
         # no product with the k clusters.
         together = nearest[:, :, None] == nearest[:, None]
         cost = jnp.sum(distance * weight[:, None], axis=2, where=together)
-        member = (nearest[..., None] == jnp.arange(k)) & mask[..., None]
+        member = (nearest[..., None] == jnp.arange(k)[None, None]) & mask[..., None]
         moved = jnp.where(member, cost[..., None], jnp.inf).argmin(axis=1).astype(centres.dtype)
         return jnp.where(member.any(axis=1), moved, centres)
 

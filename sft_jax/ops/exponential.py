@@ -12,15 +12,12 @@ _COEFFICIENTS = np.cumprod([1.0, *(np.log(2) / np.arange(1, 7))])
 
 
 @jax.custom_jvp
-def exp2(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """`2 ** x` for `x` below 128, to a relative error of 3e-7 in float32; 0 takes no part.
+def polynomial_exp2(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Computes `2 ** x` for float32 `x` below 128, to a relative error of 3e-7.
 
-    On a CPU half as long as XLA's, which is right for infinities, NaN and subnormal results
-    too; here anything below -126 gives `2 ** -126`. Elsewhere, and in any type but float32, it
-    is XLA's.
+    On a CPU it takes half as long as `jnp.exp2`, which is right for infinities, NaN and subnormal
+    results too. Here anything below -126 gives `2 ** -126`.
     """
-    if x.dtype != jnp.float32 or jax.default_backend() != "cpu":
-        return jnp.exp2(x)
     x = jnp.maximum(x, -126)
     whole = jnp.round(x)
     fraction = x - whole
@@ -32,7 +29,7 @@ def exp2(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jax.lax.bitcast_convert_type(shifted, jnp.float32)
 
 
-@exp2.defjvp
+@polynomial_exp2.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    power = exp2(*primals)
+    power = polynomial_exp2(*primals)
     return power, power * (np.log(2).astype(power.dtype) * tangents[0])

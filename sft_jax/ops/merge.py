@@ -72,9 +72,9 @@ def _merge_round(
     merged = _are_largest(similarity.max(axis=2), surplus)
 
     # A sum by one-hot matrix: its order, unlike that of a scattered sum, is fixed everywhere.
-    into = (similarity.argmax(axis=2)[..., None] == jnp.arange(sizes_b.shape[1])) & merged[
-        ..., None
-    ]
+    into = (
+        similarity.argmax(axis=2)[..., None] == jnp.arange(sizes_b.shape[1])[None, None]
+    ) & merged[..., None]
     into = into.astype(totals.dtype)
     totals_b += jnp.einsum("bij,bid->bjd", into, totals_a, precision="highest")
     sizes_b += jnp.einsum("bij,bi->bj", into, sizes_a, precision="highest")

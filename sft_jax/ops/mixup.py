@@ -10,12 +10,13 @@ and the loss `label_share loss(label) + (1 - label_share) loss(label_partner)`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from sft_jax.structs import Tokens
 
@@ -32,11 +33,17 @@ class Mixup(flax.struct.PyTreeNode):
       partner: `[b]` position in the batch of the example that each is mixed with.
       shares: by modality, `[b]` shares from 0 to 1 of the example itself.
       layer: the block whose output is mixed, the first of a modality being 0; -1 for none.
+      shared_from: First layer from which on what is classified is a token that every example
+        has, whatever its modalities; None if there is none.
+      group: Number of neighbouring examples, one of which each partner is; None for the batch.
+        Small groups stay on a device, whatever devices a batch is divided over.
     """
 
     partner: Int[Array, " b"]
     shares: Mapping[str, Float[Array, " b"]]
     layer: Int[Array, ""]
+    shared_from: int | None = flax.struct.field(pytree_node=False, default=None)
+    group: int | None = flax.struct.field(pytree_node=False, default=None)
 
     def streams(
         self,
@@ -54,31 +61,51 @@ class Mixup(flax.struct.PyTreeNode):
         Returns:
           Tokens and presence after mixing.
         """
-        mixed, there = {}, {}
-        for name, tokens in streams.items():
-            share = self.shares[name]
-            mixed[name] = self._if_drawn(
-                layer, mix_tokens(tokens, share, self.partner, present[name]), tokens
-            )
-            decides = jnp.where(share >= 0.5, present[name], present[name][self.partner])
-            there[name] = self._if_drawn(layer, decides, present[name])
-        return mixed, there
+
+        def mix(streams: Any, present: Any) -> Any:
+            mixed, there = {}, {}
+            for name, tokens in streams.items():
+                share = self.shares[name]
+                mixed[name] = mix_tokens(tokens, share, self.of_partner, present[name])
+                decides = share >= 0.5
+                there[name] = jnp.where(decides, present[name], self.of_partner(present[name]))
+            return mixed, there
+
+        own = {name: present[name] for name in streams}
+        return self._if_drawn(layer, mix, dict(streams), own)
 
     def fused(self, layer: int | Int[Array, ""], tokens: Tokens) -> Tokens:
         """The output of block `layer` over the tokens of all modalities, mixed if it is the layer.
 
         The share is that of the first modality by name.
         """
-        share = self.shares[min(self.shares)]
-        present = jnp.ones(share.shape, bool)
-        return self._if_drawn(layer, mix_tokens(tokens, share, self.partner, present), tokens)
+
+        def mix(tokens: Tokens) -> tuple[Tokens]:
+            share = self._first_share
+            return (mix_tokens(tokens, share, self.of_partner, jnp.ones(share.shape, bool)),)
+
+        return self._if_drawn(layer, mix, tokens)[0]
+
+    def of_partner(self, array: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
+        """What the partner of each example has in an array with the examples first."""
+        if self.group is None:
+            return array[self.partner]
+        grouped = array.reshape(-1, self.group, *array.shape[1:])
+        within = (self.partner % self.group).reshape(-1, self.group)
+        index = jnp.expand_dims(within, range(2, grouped.ndim))
+        return jnp.take_along_axis(grouped, index, axis=1).reshape(array.shape)
+
+    @property
+    def _first_share(self) -> Float[Array, " b"]:
+        return self.shares[min(self.shares)]
 
     def label_share(self, present: Mapping[str, Bool[Array, " b"]]) -> Float[Array, " b"]:
         """The share of each example's own label in its loss; 1 if no layer is mixed.
 
-        It is the mean over the modalities that the mixed example has. Where both examples
-        have a modality, it counts with its share; where the deciding one alone has it, with
-        1 if that is the example itself, and with 0 if it is the partner.
+        From `shared_from` on it is the share that the fused tokens are mixed in. Before, it is the
+        mean over the modalities that the mixed example has. Where both examples have a modality,
+        it counts with its share; where the deciding one alone has it, with 1 if that is the
+        example itself, and with 0 if it is the partner.
 
         Args:
           present: by modality, which examples have it before mixing; all modalities of
@@ -87,22 +114,24 @@ class Mixup(flax.struct.PyTreeNode):
         total = count = jnp.zeros(self.partner.shape, jnp.float32)
         for name, share in self.shares.items():
             own = share >= 0.5
-            here, there = present[name], present[name][self.partner]
+            here, there = present[name], self.of_partner(present[name])
             has = jnp.where(own, here, there)
             total += jnp.where(has, jnp.where(here & there, share, own), 0)
             count += has
         plain = sum(self.shares.values()) / len(self.shares)
         mean = jnp.where(count > 0, total / jnp.maximum(count, 1), plain)
+        if self.shared_from is not None:
+            mean = jnp.where(self.layer >= self.shared_from, self._first_share, mean)
         return jnp.where(self.layer >= 0, mean, 1)
 
-    def _if_drawn(self, layer: int | Array, mixed, plain):  # type: ignore[no-untyped-def]
-        return jax.tree.map(lambda a, b: jnp.where(self.layer == layer, a, b), mixed, plain)
+    def _if_drawn(self, layer: int | Array, mix: Callable[..., Any], *plain: Any) -> Any:
+        return jax.lax.cond(self.layer == layer, mix, lambda *same: same, *plain)
 
 
 def mix_tokens(
     tokens: Tokens,
     share: Float[Array, " b"],
-    partner: Int[Array, " b"],
+    of_partner: Callable[[Array], Array],
     present: Bool[Array, " b"],
 ) -> Tokens:
     """Mixes the tokens of each example with those of its partner; see `Mixup`.
@@ -110,24 +139,24 @@ def mix_tokens(
     Args:
       tokens: of the batch.
       share: of the example itself.
-      partner: position of the other.
+      of_partner: Function from an array with the examples first to what their partners have.
       present: False where an example has none of these tokens, whatever their mask.
     """
     here = tokens.mask & present[:, None]
-    both = here & here[partner]
+    both = here & of_partner(here)
     own = (share >= 0.5)[:, None]
     # The rest is taken in the type of the share, as the authors' code does.
-    of_own = jnp.where(both, share[:, None], own.astype(share.dtype))
-    of_other = jnp.where(both, 1 - share[:, None], 1 - own.astype(share.dtype))
+    own_share = jnp.where(both, share[:, None], own.astype(share.dtype))
+    other_share = jnp.where(both, 1 - share[:, None], 1 - own.astype(share.dtype))
 
     def mixed(values: Array) -> Array:
-        shape = (*of_own.shape, *[1] * (values.ndim - 2))
-        a, b = (part.reshape(shape).astype(values.dtype) for part in (of_own, of_other))
-        return a * values + b * values[partner]
+        shape = (*own_share.shape, *[1] * (values.ndim - 2))
+        a, b = (part.reshape(shape).astype(values.dtype) for part in (own_share, other_share))
+        return a * values + b * of_partner(values)
 
     return Tokens(
         mixed(jnp.where(tokens.mask[..., None], tokens.values, 0)),
-        jnp.where(own, tokens.mask, tokens.mask[partner]),
+        jnp.where(own, tokens.mask, of_partner(tokens.mask)),
         None if tokens.sizes is None else mixed(jnp.where(tokens.mask, tokens.sizes, 1)),
     )
 
@@ -140,10 +169,14 @@ def draw_mixup(
     alpha: float,
     layers: tuple[int, int],
     joint_from: int,
+    shared_from: int | None = None,
     per_modality: bool = True,
     consistent: bool = True,
 ) -> Mixup:
     """Draws partners, shares and the layer for a batch.
+
+    The partner of an example is another of its group of neighbours (`group_size`), each with equal
+    probability. As batches are in random order, so are neighbours.
 
     Args:
       key: of the draw.
@@ -152,20 +185,41 @@ def draw_mixup(
       alpha: shares are from Beta(alpha, alpha).
       layers: the first layer that may be drawn, and the one after the last.
       joint_from: the first layer whose tokens are no longer of one modality alone.
+      shared_from: see `Mixup`.
       per_modality: draw a share for each modality, not one for all.
       consistent: from `joint_from` on, all modalities have the share of the first, so that
         features and labels are mixed alike. The authors' code mixes fused features by that
         share and labels by the mean of all: False does so too.
     """
-    of_partner, of_layer, of_shares = jax.random.split(key, 3)
-    layer = jax.random.randint(of_layer, (), *layers)
+    partner_key, layer_key, share_key = jax.random.split(key, 3)
+    layer = jax.random.randint(layer_key, (), *layers)
+    group = group_size(batch_size)
     names = sorted(modalities)
-    drawn = jax.random.beta(of_shares, alpha, alpha, (len(names), batch_size), jnp.float32)
+    drawn = jax.random.beta(share_key, alpha, alpha, (len(names), batch_size), jnp.float32)
     one = jnp.asarray(not per_modality) | (consistent & (layer >= joint_from))
     return Mixup(
-        partner=jax.random.permutation(of_partner, batch_size),
+        partner=_draw_partners(partner_key, batch_size, group),
         shares={
             name: jnp.where(one, drawn[0], own) for name, own in zip(names, drawn, strict=True)
         },
         layer=layer,
+        shared_from=shared_from if consistent else None,
+        group=group,
     )
+
+
+def group_size(batch_size: int) -> int:
+    """Chooses how many neighbours mix with each other: the least divisor of the batch above 2.
+
+    A batch without such a divisor is one group.
+    """
+    return next((n for n in range(3, batch_size) if batch_size % n == 0), batch_size)
+
+
+def _draw_partners(key: Key[Array, ""], batch_size: int, group: int) -> Int[Array, " b"]:
+    """Positions of the partners: every group is turned by a number of places of its own."""
+    if group == 1:
+        return jnp.arange(batch_size)
+    turn = jax.random.randint(key, (batch_size // group, 1), 1, group)
+    within = (jnp.arange(group)[None] + turn) % group
+    return (jnp.arange(0, batch_size, group)[:, None] + within).reshape(-1)

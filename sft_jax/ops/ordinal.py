@@ -44,8 +44,8 @@ def ordinal_log_probabilities(
     `log_sigmoid(stored_j)` for a gap of `softplus(stored_j)`. So neither a score far from the
     thresholds nor a gap that rounds to 0 gives an infinite logarithm or gradient.
     """
-    distance = ordered_thresholds(stored) - score[:, None]
+    distance = ordered_thresholds(stored)[None] - score[:, None]
     below = jnp.pad(jax.nn.log_sigmoid(distance), ((0, 0), (0, 1)))
     above = jnp.pad(jax.nn.log_sigmoid(-distance), ((0, 0), (1, 0)))
     between = jnp.pad(jax.nn.log_sigmoid(stored[1:]), 1)
-    return below + above + between
+    return below + above + between[None]

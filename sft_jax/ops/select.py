@@ -124,7 +124,7 @@ def channel_top_k(tokens: Tokens, k: int) -> Tokens:
 
 def filled_slots(mask: Bool[Array, "b n"], k: int) -> Bool[Array, "b k"]:
     """True for as many of `k` slots as there are real tokens to fill them, the first ones."""
-    return jnp.arange(k) < mask.sum(axis=1, keepdims=True)
+    return jnp.arange(k)[None] < mask.sum(axis=1, keepdims=True)
 
 
 def take_tokens(tokens: Tokens, index: Int[Array, "b k"], filled: Bool[Array, "b k"]) -> Tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.ops.blocked import SAVED, are_small, base_2, each
-from sft_jax.ops.exponential import exp2
+from sft_jax.ops.blocked import SAVED, are_small, base_2
+from sft_jax.ops.integers import divided_product
+from sft_jax.ops.target import Target, for_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,23 +96,31 @@ def windowed_attention(
     """
     query, key, value = (jnp.where(mask[..., None, None], a, 0) for a in (query, key, value))
     share = _share(mask, pattern, jnp.promote_types(query.dtype, jnp.float32))
-    asks = jnp.maximum(mask[:, 1:].sum(axis=1), 1) * query.shape[2]
-
-    def example(parts: Any) -> tuple[Array, Array]:
-        heads, mask, share, asks = parts
-
-        @jax.checkpoint
-        def of_head(parts: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            query, key, value = parts
-            return _attend(query, key, value, mask, share, pattern)
-
-        attended, received = each(of_head, heads)
-        return attended, received.sum(axis=0) / asks
-
+    num_queries = jnp.maximum(mask[:, 1:].sum(axis=1), 1) * query.shape[2]
     heads = tuple(a.swapaxes(1, 2) for a in (query, key, value))
-    attended, salient = each(example, (heads, mask, share, asks))
+    # What a gradient needs of either target is made of these inputs again.
+    attend = jax.checkpoint(functools.partial(for_target, functools.partial(_examples, pattern)))
+    attended, salient = attend(heads, mask, share, num_queries)
     attended = checkpoint_name(attended.swapaxes(1, 2), SAVED)
     return attended, checkpoint_name(salient, SAVED)
+
+
+def _examples(
+    pattern: WindowPattern, target: Target, *arrays: Any
+) -> tuple[Float[Array, "b h n e"], Float[Array, "b m"]]:
+    """The weighted sums and the saliency of each example."""
+
+    def example(arrays: Any) -> tuple[Array, Array]:
+        heads, mask, share, num_queries = arrays
+
+        @jax.checkpoint
+        def head(arrays: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            return _attend(target, *arrays, mask, share, pattern)
+
+        attended, received = target.each(head, heads)
+        return attended, received.sum(axis=0) / num_queries
+
+    return target.each(example, arrays)
 
 
 def _share(
@@ -121,13 +131,17 @@ def _share(
     real = tokens.sum(axis=1, keepdims=True, dtype=jnp.int32)
     number = pattern.summaries
     used = jnp.clip(real, 1, number)
-    stretch = (jnp.cumsum(tokens, axis=1, dtype=jnp.int32) * used - 1) // jnp.maximum(real, 1)
-    member = (stretch[:, None] == jnp.arange(number)[:, None]) & tokens[:, None]
+    # The stretch of token r, counted from 1, is ceil(r used / real) - 1.
+    rank = jnp.cumsum(tokens, axis=1, dtype=jnp.int32)
+    whole, rest = divided_product(rank, used, jnp.maximum(real, 1), tokens.shape[1] * number)
+    stretch = whole - (rest == 0)
+    member = (stretch[:, None] == jnp.arange(number)[None, :, None]) & tokens[:, None]
     size = member.sum(axis=-1, keepdims=True, dtype=dtype)
     return jnp.where(member, 1 / jnp.maximum(size, 1), 0)
 
 
 def _attend(
+    target: Target,
     query: Float[Array, "n e"],
     key: Float[Array, "n e"],
     value: Float[Array, "n e"],
@@ -144,7 +158,7 @@ def _attend(
     windows = _queries(query[1:], pattern)
     keys = _seen(key, far_key, pattern)
     counts = _seen(real[:, None], sizes[:, None], pattern)
-    weights, total = _weights(windows, keys, counts)
+    weights, total = _weights(target, windows, keys, counts)
     values = _seen(value, far_value, pattern).swapaxes(1, 2)
     # Keys before queries: see `sft_jax.ops.blocked`.
     sums = jnp.einsum(
@@ -154,30 +168,39 @@ def _attend(
 
     asking = _queries(real[1:, None], pattern)[..., 0] / total
     of_seen = jnp.einsum("wkq,wq->wk", weights, asking)
-    received = _add_seen(of_seen, len(mask) - 1, pattern)
+    received = _add_seen(of_seen, mask.shape[0] - 1, pattern)
     received += of_seen[:, -pattern.summaries :].sum(axis=0) @ share
 
-    weights, total = _weights(query[None, :1], key[None], real[None, :, None])
+    weights, total = _weights(target, query[None, :1], key[None], real[None, :, None])
     first = weights[0, :, 0].astype(value.dtype) @ value / total[0]
-    return jnp.concatenate([first[None], sums[: len(mask) - 1]]).astype(value.dtype), received
+    return jnp.concatenate([first[None], sums[: mask.shape[0] - 1]]).astype(value.dtype), received
 
 
 def _weights(
-    query: Float[Array, "w q e"], key: Float[Array, "w k e"], counts: Float[Array, "w k 1"]
+    target: Target,
+    query: Float[Array, "w q e"],
+    key: Float[Array, "w k e"],
+    counts: Float[Array, "w k 1"],
 ) -> tuple[Float[Array, "w k q"], Float[Array, "w q"]]:
     """Weights that are not normalised, and what they sum to, or 1 for no key."""
-    kind = counts.dtype
-    queries = query.swapaxes(1, 2)
-    logits = jnp.einsum("wke,weq->wkq", key, queries, preferred_element_type=kind)
-    top = jax.lax.cond(
-        are_small(query, key, key.dtype),
-        lambda logits: jnp.zeros((len(logits), logits.shape[2]), kind),
-        lambda logits: jnp.where(counts > 0, logits, jnp.finfo(kind).min).max(axis=1),
-        jax.lax.stop_gradient(logits),
-    )
+    dtype = counts.dtype
+    bias = jnp.log2(jnp.maximum(counts, 1))
+    logits = jnp.einsum("wke,weq->wkq", key, query.swapaxes(1, 2), preferred_element_type=dtype)
+    logits += bias
+
+    def largest(logits: Array) -> Array:
+        return jnp.where(counts > 0, logits, jnp.finfo(dtype).min).max(axis=1)
+
+    fixed = jax.lax.stop_gradient(logits)
+    if target.sequential:
+        needless = are_small(query, key, key.dtype, bias[..., 0])
+        top = jax.lax.cond(needless, lambda x: jnp.zeros_like(x[:, 0]), largest, fixed)
+    else:
+        # A condition on each of several heads at once would compute both.
+        top = largest(fixed)
     # What is masked may be far above the largest: it must stay finite to be multiplied by 0.
-    most = jnp.finfo(kind).maxexp - 2
-    weights = exp2(jnp.minimum(logits - top[:, None], most)) * counts
+    most = jnp.finfo(dtype).maxexp - 2
+    weights = target.exp2(jnp.minimum(logits - top[:, None], most)) * (counts > 0)
     total = weights.sum(axis=1)
     return weights, jnp.where(total > 0, total, 1)
 
@@ -202,10 +225,16 @@ def _add_seen(
     of_seen: Float[Array, "w k"], length: int, pattern: WindowPattern
 ) -> Float[Array, " m"]:
     """Adds up what the windows that see a position give it: the transpose of `_unfold`."""
-    like = jax.ShapeDtypeStruct((length, 1), of_seen.dtype)
-    transposed = jax.linear_transpose(lambda rows: _unfold(rows, pattern), like)
-    (added,) = transposed(of_seen[:, : pattern.num_local, None])
-    return added[:, 0]
+    further = -(-2 * pattern.reach // pattern.window)
+    fill = (further + 1) * pattern.window - pattern.num_local
+    local = jnp.pad(of_seen[:, : pattern.num_local], ((0, 0), (0, fill)))
+    shifted = local.reshape(-1, further + 1, pattern.window)
+    parts = (
+        jnp.pad(shifted[:, first], ((first, further - first), (0, 0)))
+        for first in range(further + 1)
+    )
+    added = functools.reduce(jnp.add, parts)
+    return added.reshape(-1)[pattern.reach : pattern.reach + length]
 
 
 def _unfold(rows: Float[Array, "m e"], pattern: WindowPattern) -> Float[Array, "w l e"]:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from sft_jax.ops.integers import divided_product
+
 
 class Windows(flax.struct.PyTreeNode):
     """The members of `k` windows over a sequence.
@@ -41,8 +43,8 @@ def adaptive_windows(mask: Bool[Array, "b n"], k: int) -> Windows:
     length = mask.shape[1]
     real = mask.sum(axis=1, dtype=jnp.int32)[:, None]
     used = jnp.clip(real, 1, k)
-    edge = jnp.minimum(jnp.arange(k + 1), used) * real // used
-    rank = edge[:, :-1, None] + jnp.arange(-(-length // k))
+    edge, _ = divided_product(jnp.minimum(jnp.arange(k + 1)[None], used), real, used, k * length)
+    rank = edge[:, :-1, None] + jnp.arange(-(-length // k))[None, None]
     member = rank < edge[:, 1:, None]
     # A stable sort puts the positions of the real tokens first, in their order.
     position = jnp.argsort(~mask, axis=1, stable=True)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from sft_jax.config import ExperimentConfig
 from sft_jax.modules.factory import build_model
+from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import ModalitySpec
 from sft_jax.training import distributed, optim
 from sft_jax.training.state import TrainState, compile_create_state
@@ -65,6 +66,29 @@ class Assembled:
     step: Any
 
 
+def build(
+    config: ExperimentConfig,
+    modalities: Mapping[str, ModalitySpec],
+    num_classes: int,
+    mesh: Mesh,
+) -> MultimodalClassifier:
+    """Builds the model of a config for a mesh, which decides what the config leaves open.
+
+    With `model.parts=0` a single CPU device works through long sequences one example at a time,
+    which saves memory and costs no time there. All other meshes take a batch at once.
+
+    Args:
+      config: Experiment.
+      modalities: Shape of each modality by name.
+      num_classes: Outputs of the model.
+      mesh: Devices that the model is for.
+    """
+    platforms = {device.platform for device in mesh.devices.flat}
+    one_cpu = mesh.size == 1 and platforms == {"cpu"}
+    parts = config.model.parts or (config.train.batch_size if one_cpu else 1)
+    return build_model(dataclasses.replace(config.model, parts=parts), modalities, num_classes)
+
+
 def assemble_model(
     config: ExperimentConfig,
     modalities: Mapping[str, ModalitySpec],
@@ -85,7 +109,7 @@ def assemble_model(
     Raises:
       ValueError: as `assemble`, or if the model is not one for such modalities.
     """
-    model = build_model(config.model, modalities, num_classes)
+    model = build(config, modalities, num_classes, mesh)
     return assemble(config, model, num_examples=num_examples, mesh=mesh)
 
 
@@ -99,8 +123,10 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
       mesh: the devices.
 
     Raises:
-      ValueError: if the optimiser's options don't fit it, or the warm-up is as long as the run.
+      ValueError: if the `model` axis of the mesh does not divide the heads, the optimiser's options
+        don't fit it, or the warm-up is as long as the run.
     """
+    distributed.check_heads(model.num_heads, mesh)
     plan = Plan.of(config, num_examples)
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)

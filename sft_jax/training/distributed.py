@@ -126,6 +126,34 @@ def place(tree: T, mesh: Mesh) -> T:
     return jax.tree_util.tree_map_with_path(of_array, tree)
 
 
+def gather(params: T, mesh: Mesh) -> T:
+    """Makes parameters whole over `fsdp` where a program uses them.
+
+    Examples stay divided over that axis then. Left to choose, XLA would rather divide products
+    over it and move the activations of all examples.
+
+    Args:
+      params: Parameters, placed by `place`, of a program that is traced.
+      mesh: Devices.
+    """
+
+    def whole(sharding: NamedSharding) -> NamedSharding:
+        axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, place(params, mesh)))
+
+
+def check_heads(num_heads: int, mesh: Mesh) -> None:
+    """Raises ValueError unless the devices of the `model` axis share the heads evenly."""
+    if num_heads % mesh.shape["model"]:
+        allowed = [str(n) for n in range(1, num_heads + 1) if num_heads % n == 0]
+        raise ValueError(
+            f"mesh.model={mesh.shape['model']} does not divide model.num_heads={num_heads};"
+            f" allowed are {', '.join(allowed)}"
+        )
+
+
 def _divided(name: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     for pattern, axes in RULES:
         if re.search(pattern, name) and len(axes) <= len(shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,7 @@ def make_train_step(
     seed: int | Int[Array, ""],
     *,
     mixup_from: int = 0,
+    gather: Callable[[Any], Any] = lambda params: params,
 ) -> TrainStep:
     """Builds the function that takes one optimiser step.
 
@@ -83,6 +85,7 @@ def make_train_step(
       config: of the experiment.
       seed: of what is drawn at random.
       mixup_from: the first step, counted from 0, that mixes examples if `config.mixup` does.
+      gather: Function that the parameters pass before they are used.
     """
     parts = config.train.accumulate
 
@@ -98,7 +101,7 @@ def make_train_step(
             mixup = _draw(model, config.mixup, keys["mixup"], len(batch.weights))
             mixup = mixup.replace(layer=jnp.where(step >= mixup_from, mixup.layer, -1))
         logits = model.apply(
-            {"params": params},
+            {"params": gather(params)},
             batch.inputs,
             masks,
             train=True,
@@ -111,7 +114,8 @@ def make_train_step(
             share = mixup.label_share(
                 {name: is_present(masks[name]) for name in model.mixed_modalities}
             )
-            other = example_losses(model.task, logits, batch.labels[mixup.partner], smoothing)
+            labels = mixup.of_partner(jnp.asarray(batch.labels))
+            other = example_losses(model.task, logits, labels, smoothing)
             loss = share * loss + (1 - share) * other
         score = example_scores(model.task, logits, batch.labels) * batch.weights
         return jnp.sum(loss * batch.weights) / count, (loss, score)
@@ -172,6 +176,7 @@ def _draw(model: Any, config: MixupConfig, key: Array, batch_size: int) -> Mixup
         alpha=config.alpha,
         layers=layers[config.layers],
         joint_from=model.joint_from,
+        shared_from=model.shared_from,
         per_modality=config.shares == "per_modality",
         consistent=config.consistent,
     )
@@ -205,7 +210,11 @@ def compile_train_step(
     def step(
         state: TrainState, batch: Batch, seed: Int[Array, ""]
     ) -> tuple[TrainState, StepMetrics]:
-        return make_train_step(model, optimizer, config, seed, mixup_from=mixup_from)(state, batch)
+        gather = functools.partial(distributed.gather, mesh=mesh)
+        take_step = make_train_step(
+            model, optimizer, config, seed, mixup_from=mixup_from, gather=gather
+        )
+        return take_step(state, batch)
 
     return jax.jit(
         step,
@@ -221,6 +230,7 @@ def compile_eval_step(model: Any, mesh: Mesh) -> Any:
     """
 
     def eval_step(params: Any, batch: Batch, positions: Int[Array, " b"]) -> Outputs:
+        params = distributed.gather(params, mesh)
         logits = model.apply({"params": params}, batch.inputs, batch.masks)
         return Outputs(logits, example_losses(model.task, logits, batch.labels), positions)
 

@@ -35,7 +35,7 @@ MORE = [
 @pytest.fixture
 def _small_blocks(monkeypatch):
     """Several blocks for few queries, the last of them smaller."""
-    monkeypatch.setattr(blocked, "_block_size", lambda num_keys: 3)
+    monkeypatch.setattr(blocked, "_tile_size", lambda target, num_keys: 3)
 
 
 def _tiny(name, kernel):

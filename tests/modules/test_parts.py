@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import tiny_sft
 
+from sft_jax.modules import multimodal
+
 BATCH = 6
+
+
+@pytest.fixture(autouse=True)
+def _short_sequences_too(monkeypatch):
+    monkeypatch.setattr(multimodal, "_MIN_TOKENS_TO_SPLIT", 1)
 
 
 def _model(**attributes):
@@ -59,18 +66,23 @@ def test_who_looks_at_the_intermediates_sees_the_batch_as_a_whole():
     assert _program(2, BATCH, **looking) == _program(1, BATCH, **looking)
 
 
-def test_dropout_and_random_pools_differ_by_part():
-    model = _model(pool="random", k=1, dropout=0.5, parts=2)
-    same = {"sight": np.ones((2, 12, 3), np.float32)}
-    variables = tiny_sft.normal_variables(model, model.example_inputs())
-    keys = {name: jax.random.key(0, impl="rbg") for name in ("dropout", "pool")}
+@pytest.mark.parametrize("impl", ["threefry2x32", None])
+def test_parts_change_nothing_that_is_drawn_at_random(impl):
+    """Keys of either kind, typed or raw."""
+    key = jax.random.PRNGKey(0) if impl is None else jax.random.key(0, impl=impl)
+    same = {"sight": np.ones((BATCH, 12, 3), np.float32)}
 
-    @jax.jit
-    @functools.partial(jax.grad, has_aux=True)
-    def train(variables):
-        logits = model.apply(variables, same, train=True, rngs=keys)
+    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
+    def train(parts, variables):
+        model = _model(pool="random", k=1, dropout=0.5, parts=parts)
+        rngs = {"dropout": key, "pool": key}
+        logits = model.apply(variables, same, train=True, rngs=rngs)
         return (logits**2).sum(), logits
 
-    gradient, logits = train(variables)
-    assert all(np.isfinite(leaf).all() for leaf in (logits, *jax.tree.leaves(gradient)))
-    assert (logits[0] != logits[1]).any()
+    variables = tiny_sft.normal_variables(_model(k=1), same)
+    (_, logits), gradient = train(1, variables)
+    for parts in (2, 3):
+        found = train(parts, variables)
+        chex.assert_trees_all_close(found, ((_, logits), gradient), rtol=1e-4, atol=1e-5)
+    assert all((logits[0] != other).any() for other in logits[1:])

@@ -28,7 +28,7 @@ SOUND = np.zeros((2, 7, 2), np.float32)
         ({"n_post": -1}, "n_post=-1 must be at least 0"),
         ({"embedding_std": 0.0}, "embedding_std=0.0 must be above 0"),
         ({"dropout": 1.5}, "dropout=1.5 must be at least 0 and below 1"),
-        ({"parts": -1}, "parts=-1 must be at least 0"),
+        ({"parts": -1}, "parts=-1 must be at least 1"),
         (
             {"attention_kernel": "flash"},
             "attention_kernel='flash' is not one of auto, plain, blocked, cudnn",

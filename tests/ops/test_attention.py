@@ -108,5 +108,9 @@ def test_saliency_has_finite_gradients_without_a_real_token():
 
 def test_cudnn_elsewhere_is_an_error_that_says_so():
     arrays = _query_key_value()
-    with pytest.raises(RuntimeError, match=r"attention_kernel='cudnn' needs .* computes on: cpu"):
+    with pytest.raises(ValueError, match=r"cudnn' takes bfloat16 or float16 .*, got float32 and"):
         cudnn_attention(*arrays, jnp.asarray(MASK))
+    arrays = [array.astype(jnp.bfloat16) for array in arrays]
+    for attend in (cudnn_attention, jax.jit(cudnn_attention)):
+        with pytest.raises(NotImplementedError, match="attention_kernel='cudnn' needs an NVIDIA"):
+            attend(*arrays, jnp.asarray(MASK))

@@ -11,6 +11,7 @@ from sft_jax.evaluation.cost import count
 from sft_jax.ops import blocked as ops
 from sft_jax.ops.attention import apply_weights, attention_weights, saliency
 from sft_jax.ops.blocked import SAVED, blocked_attention, blocked_self_attention
+from sft_jax.ops.target import ACCELERATOR, CPU
 
 HEADS, SIZE = 2, 3
 LARGE = 30.0
@@ -85,10 +86,16 @@ def _compiled(name, attention, on_cpu):
     return jax.jit(graded)
 
 
+def _aim(patch, on_cpu):
+    """Computes on this CPU what is laid out for a CPU or for an accelerator."""
+    target = CPU if on_cpu else ACCELERATOR
+    patch.setattr(ops, "for_target", lambda kernel, *arrays: kernel(target, *arrays))
+
+
 def _run(name, attention, inputs, on_cpu=True):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "_block_size", lambda num_keys: CASES[name][2])
-        patch.setattr(ops, "_on_cpu", lambda: on_cpu)
+        patch.setattr(ops, "_tile_size", lambda target, num_keys: CASES[name][2])
+        _aim(patch, on_cpu)
         return jax.device_get(_compiled(name, attention, on_cpu)(*inputs))
 
 
@@ -175,7 +182,7 @@ def _training_cost(length, wrap=lambda function: function):
 
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_memory_grows_linearly_with_the_length(on_cpu, monkeypatch):
-    monkeypatch.setattr(ops, "_on_cpu", lambda: on_cpu)
+    _aim(monkeypatch, on_cpu)
     short, long = _training_cost(512), _training_cost(2048)
     assert long.matmul_flops > 15 * short.matmul_flops
     assert long.largest_bytes < 4.1 * short.largest_bytes

@@ -1,0 +1,40 @@
+"""Dropout that draws for each example by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from sft_jax.ops.noise import Keys, dropout, example_keys, fold_in
+
+
+class Dropout(nn.Dropout):
+    """`flax.linen.Dropout` whose draws depend on the key and position of an example alone.
+
+    Attributes: see `flax.linen.Dropout`; `broadcast_dims` must be empty.
+    """
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self, inputs: Float[Array, "b ..."], keys: Keys | None = None
+    ) -> Float[Array, "b ..."]:
+        """Drops numbers unless `deterministic`.
+
+        Args:
+          inputs: Array with the examples first.
+          keys: One for each example; by default from the stream `rng_collection`.
+        """
+        if self.rate == 0 or self.deterministic:
+            return inputs
+        if keys is None:
+            keys = example_keys(self.make_rng(self.rng_collection), inputs.shape[0])
+        return dropout(inputs, self.rate, keys)
+
+
+def numbered(keys: Mapping[str, Keys] | None, number: int) -> Keys | None:
+    """Derives the keys of one of several calls from those of the stream "dropout", if given."""
+    if keys is None or "dropout" not in keys:
+        return None
+    return fold_in(keys["dropout"], number)

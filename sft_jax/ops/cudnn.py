@@ -1,0 +1,228 @@
+"""Attention by cuDNN, NVIDIA's library, which stores no weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src import dispatch
+from jax._src.cudnn import fused_attention_stablehlo as fused
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jaxtyping import Array, Bool, Float
+
+from sft_jax.ops.refusal import refuse, reverse_only
+
+_DTYPES = ("bfloat16", "float16")
+_MULTIPLE, _LARGEST = 8, 128
+"""What the features of a head must be a multiple of, and at most."""
+
+_ELSEWHERE = "attention_kernel='cudnn' needs an NVIDIA GPU; 'auto' works everywhere"
+_NO_FORWARD_MODE = (
+    "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize) of attention by cuDNN is"
+    " not implemented; with attention_kernel='plain' it is"
+)
+
+
+def is_supported(dtype: np.dtype, head_size: int) -> bool:
+    """Whether `cudnn_attention` takes heads of this type and size."""
+    return jnp.dtype(dtype).name in _DTYPES and head_size < _LARGEST
+
+
+def cudnn_attention(
+    query: Float[Array, "b q h e"],
+    key: Float[Array, "b n h e"],
+    value: Float[Array, "b n h e"],
+    key_mask: Bool[Array, "b n"],
+    key_sizes: Float[Array, "b n"] | None = None,
+    *,
+    elsewhere: Callable[..., Array] | None = None,
+) -> Float[Array, "b q h e"]:
+    """Scaled dot-product attention on an NVIDIA GPU, in bfloat16 or float16.
+
+    The same as `apply_weights` of `attention_weights` (`sft_jax.ops.attention`), to rounding.
+    Mask and sizes travel as one more feature of the keys, which every query has as 1: no array
+    of queries times keys is needed. Sequences are padded to even lengths.
+
+    Args:
+      query: Queries of `h` heads of size `e`, at most 127.
+      key: Keys.
+      value: Values.
+      key_mask: False marks a key that gets no weight. What it hides must be finite.
+      key_sizes: Above 0 at real keys, how many equal keys each counts as; None for 1.
+      elsewhere: Function of the same arrays that is used where cuDNN can't be: on other
+        platforms, and for sizes that are symbolic. None refuses.
+
+    Returns:
+      The weighted sums of the values, in their type; 0 where an example has no real key.
+
+    Raises:
+      ValueError: for heads of another type or size, and for symbolic sizes without `elsewhere`.
+      NotImplementedError: when its forward-mode derivative is lowered, and when it is lowered for
+        another platform than cuda without `elsewhere`.
+    """
+    if not is_supported(query.dtype, query.shape[-1]):
+        raise ValueError(
+            f"attention_kernel='cudnn' takes {' or '.join(_DTYPES)} and heads of at most"
+            f" {_LARGEST - 1} features, got {query.dtype} and {query.shape[-1]}; 'auto' takes any"
+        )
+    # The programs of cuDNN hold all sizes.
+    if not all(isinstance(size, int) for size in (*query.shape, *key.shape)):
+        if elsewhere is None:
+            raise ValueError(
+                "attention_kernel='cudnn' takes sizes that are known when it is traced, got queries"
+                f" of {query.shape} and keys of {key.shape}; 'auto' takes any"
+            )
+        return elsewhere(query, key, value, key_mask, key_sizes)
+    arrays = tuple(reverse_only(array, _NO_FORWARD_MODE) for array in (query, key, value))
+    return jax.lax.platform_dependent(
+        *arrays, key_mask, key_sizes, cuda=_padded, default=elsewhere or _refuse
+    )
+
+
+def _refuse(query: Array, *_: Any) -> Array:
+    return refuse(query, _ELSEWHERE)
+
+
+def _padded(
+    query: Array, key: Array, value: Array, key_mask: Array, key_sizes: Array | None
+) -> Array:
+    """Attention of what has been filled up to the shapes that cuDNN takes."""
+    _, length, _, size = query.shape
+    scale = size**-0.5
+    # Far below any logit, and finite once it is multiplied by the scale.
+    masked = 0.5 * float(jnp.finfo(key.dtype).min)
+    bias = jnp.zeros(key_mask.shape)
+    if key_sizes is not None:
+        bias = jnp.log(jnp.where(key_mask, key_sizes, 1)) / scale
+    bias = _even(jnp.where(key_mask, bias, masked).astype(key.dtype), masked)[:, :, None, None]
+    key = _even(key)
+    bias = jnp.broadcast_to(jax.lax.stop_gradient(bias), (*key.shape[:-1], 1))
+    one = jnp.ones_like(query[..., :1])
+    attended = _attend(
+        _wide(_even(jnp.concatenate([query, one], axis=-1))),
+        _wide(jnp.concatenate([key, bias], axis=-1)),
+        _wide(_even(jnp.concatenate([value, jnp.zeros_like(value[..., :1])], axis=-1))),
+        scale,
+    )[:, :length, :, :size]
+    # Without any real key, what it returns is the mean of all values.
+    return jnp.where(key_mask.any(axis=-1)[:, None, None, None], attended, 0)
+
+
+def _even(array: Array, fill: float = 0.0) -> Array:
+    """Adds a place to the second axis if it is odd, as a gradient needs."""
+    widths = [(0, 0), (0, array.shape[1] % 2), *[(0, 0)] * (array.ndim - 2)]
+    return jnp.pad(array, widths, constant_values=fill)
+
+
+def _wide(heads: Array) -> Array:
+    """Adds features of 0 up to a multiple that cuDNN takes."""
+    return jnp.pad(heads, ((0, 0), (0, 0), (0, 0), (0, -heads.shape[-1] % _MULTIPLE)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _attend(query: Array, key: Array, value: Array, scale: float) -> Array:
+    return _cuda_program.bind(query, key, value, function=_infer, scale=scale)[0]
+
+
+def _forward(query: Array, key: Array, value: Array, scale: float) -> tuple[Array, Any]:
+    arrays = (query, key, value)
+    out, log_sum_exp = _cuda_program.bind(*arrays, function=_infer_to_train, scale=scale)
+    return out, (*arrays, log_sum_exp, out)
+
+
+def _backward(scale: float, residuals: Any, d_out: Array) -> tuple[Array, ...]:
+    return tuple(_cuda_program.bind(*residuals, d_out, function=_gradients, scale=scale))
+
+
+_attend.defvjp(_forward, _backward)
+
+
+# What `jax.nn.dot_product_attention(..., implementation="cudnn")` calls once it has asked this host
+# for its cuDNN, which a program for another host does not need.
+def _settings(scale: float) -> tuple[Any, ...]:
+    """Scale, seed, dropout, bias, mask, layout, window, version of cuDNN, residuals returned."""
+    no_mask, layout = fused.MaskType.NO_MASK, fused.AttentionLayout.BTNH.value
+    return (scale, 42, 0.0, (False, False), no_mask, layout, None, 0, False)
+
+
+def _nothing(like: Array) -> list[Array]:
+    """Bias, lengths, offsets and pages, of which there are none."""
+    return [jnp.zeros(0, like.dtype)] * 7
+
+
+def _infer(query: Array, key: Array, value: Array, *, scale: float) -> list[Array]:
+    arrays = (query, key, value)
+    return [fused._dot_product_attention(*arrays, *_nothing(query), *_settings(scale))]
+
+
+def _infer_to_train(query: Array, key: Array, value: Array, *, scale: float) -> list[Array]:
+    out, residuals = fused._dot_product_attention_fwd_rule(
+        query, key, value, *_nothing(query), *_settings(scale)
+    )
+    return [out, residuals[-2].swapaxes(1, 2)[..., None]]
+
+
+def _gradients(*arrays: Array, scale: float) -> list[Array]:
+    *inputs, log_sum_exp, out, d_out = arrays
+    residuals = (*inputs, *_nothing(out), log_sum_exp[..., 0].swapaxes(1, 2), out)
+    arguments: Any = (*_settings(scale), residuals, d_out)
+    return list(fused._dot_product_attention_bwd_rule(*arguments))[:3]
+
+
+_cuda_program = Primitive("cuda_program")
+"""`function(*arrays, scale=scale)`, for arrays with the batch first, lowered for cuda alone.
+
+JAX lowers every branch of `platform_dependent` for each platform of a program for several. For the
+others this primitive gives zeros there, in a branch that they do not take.
+"""
+_cuda_program.multiple_results = True
+
+
+@_cuda_program.def_abstract_eval
+def _(*avals: Any, function: Callable[..., list[Array]], scale: float) -> list[Any]:
+    query, *_ = avals
+    if function is _gradients:
+        return list(avals[:3])
+    per_query = query.update(shape=(*query.shape[:-1], 1), dtype=np.dtype(np.float32))
+    return [query, per_query] if function is _infer_to_train else [query]
+
+
+def _lower_for_cuda(*arrays: Array, function: Callable[..., Any], scale: float) -> list[Array]:
+    return function(*arrays, scale=scale)
+
+
+def _lower_elsewhere(context: Any, *arrays: Any, **parameters: Any) -> Any:
+    if len(context.module_context.platforms) == 1:
+        raise NotImplementedError(_ELSEWHERE)
+
+    def zeros(*_: Array, **__: Any) -> list[Array]:
+        return [jnp.zeros(aval.shape, aval.dtype) for aval in context.avals_out]
+
+    return mlir.lower_fun(zeros, multiple_results=True)(context, *arrays, **parameters)
+
+
+def _batch(
+    arrays: Sequence[Array], axes: Sequence[int | None], **parameters: Any
+) -> tuple[list[Array], list[int]]:
+    """Makes one batch of the batches of `jax.vmap`."""
+    size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+    every = (
+        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(arrays, axes, strict=True)
+    )
+    results = _cuda_program.bind(*(a.reshape(-1, *a.shape[2:]) for a in every), **parameters)
+    return [a.reshape(size, -1, *a.shape[1:]) for a in results], [0] * len(results)
+
+
+mlir.register_lowering(
+    _cuda_program, mlir.lower_fun(_lower_for_cuda, multiple_results=True), platform="cuda"
+)
+mlir.register_lowering(_cuda_program, _lower_elsewhere)
+batching.primitive_batchers[_cuda_program] = _batch
+# JAX partitions the call to cuDNN over the devices, which it must know when it lowers it.
+dispatch.prim_requires_devices_during_lowering.add(_cuda_program)

@@ -1,0 +1,56 @@
+"""Kernels laid out for a CPU and for accelerators, chosen when a program is lowered.
+
+A function does not ask which machine it is traced on: the program may be meant for another, or
+for several at once (`jax.export`). Both layouts are traced, and lowering keeps that of the
+platform (`jax.lax.platform_dependent`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sft_jax.ops.exponential import polynomial_exp2
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How a kernel uses the kind of machine that it is lowered for.
+
+    Attributes:
+      sequential: whether heads are computed one by one, each within the cache of a core, rather
+        than all at once.
+    """
+
+    sequential: bool
+
+    def each(self, function: Callable[[Any], T], arrays: Any) -> T:
+        """Applies a function to every example or head, the first axis of each array."""
+        if self.sequential:
+            return jax.lax.map(function, arrays)
+        return jax.vmap(function)(arrays)
+
+    def exp2(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Computes `2 ** x`; see `sft_jax.ops.exponential`."""
+        return polynomial_exp2(x) if self.sequential and x.dtype == jnp.float32 else jnp.exp2(x)
+
+
+CPU = Target(sequential=True)
+ACCELERATOR = Target(sequential=False)
+
+
+def for_target(kernel: Callable[..., T], *arrays: Any) -> T:
+    """Computes `kernel(target, *arrays)` for the target that the program is lowered for."""
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=functools.partial(kernel, CPU),
+        default=functools.partial(kernel, ACCELERATOR),
+    )
