@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sft_jax.data.checks import check_label, check_shapes
+from sft_jax.data import precision
+from sft_jax.data.checks import check_label, check_shapes, real_steps
 from sft_jax.data.cleaning import clean, finite_means
 from sft_jax.data.moments import Moments
 from sft_jax.data.records import RawData, Record
@@ -32,6 +33,7 @@ class SplitSummary:
       moments: modality to the moments of its features, after such numbers have been treated.
       rounded: of regression, number name to {rounded to a whole number: number of examples},
         halves to the even one, as classes of sentiment are made.
+      types: modality to {dtype in which its numbers were read: number of examples}.
     """
 
     n_examples: int = 0
@@ -40,6 +42,7 @@ class SplitSummary:
     not_finite: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     moments: dict[str, Moments] = dataclasses.field(default_factory=dict)
     rounded: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
+    types: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
     def add_label(self, label: int | np.ndarray, task: Task, names: Sequence[str]) -> None:
         """Counts the label of one example."""
@@ -55,6 +58,17 @@ class SplitSummary:
             self.rounded = _add_counts(self.rounded, whole)
         self.labels = _add_labels(self.labels, counted)
 
+    def add_modality(self, name: str, length: int, dtype: str, bad: Mapping[str, int]) -> None:
+        """Counts what one example has of a modality, short of its moments."""
+        for counts, added in (
+            (self.not_finite, bad),
+            (self.lengths, {length: 1}),
+            (self.types, {dtype: 1} if dtype else {}),
+        ):
+            of_modality: dict[Any, int] = counts.setdefault(name, {})
+            for kind, count in added.items():
+                of_modality[kind] = of_modality.get(kind, 0) + count
+
     def __add__(self, other: SplitSummary) -> SplitSummary:
         """The summary of the examples of both."""
         return SplitSummary(
@@ -69,6 +83,7 @@ class SplitSummary:
                 for name in self.moments | other.moments
             },
             _add_counts(self.rounded, other.rounded),
+            _add_counts(self.types, other.types),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +98,7 @@ class SplitSummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SplitSummary:
-        """The exact inverse of `to_json`."""
+        """The exact inverse of `to_json`; what was once saved says nothing of types."""
         return cls(
             values["n_examples"],
             dict(values["labels"]),
@@ -91,6 +106,7 @@ class SplitSummary:
             {name: dict(of) for name, of in values["not_finite"].items()},
             {name: Moments.from_json(of) for name, of in values["moments"].items()},
             _with_whole_keys(values["rounded"]),
+            {name: dict(of) for name, of in values.get("types", {}).items()},
         )
 
 
@@ -173,6 +189,13 @@ class Card:
                 if kinds:
                     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
                     found.append(f"{name}: {modality} holds {listed}; policy: {self.policy}")
+            for modality, moments in split.moments.items():
+                types = split.types.get(modality, {})
+                found += [
+                    f"{name}: {modality}{fault}" for fault in precision.faults(moments, types)
+                ]
+            if self.task == "regression":
+                found += [f"{name}: {fault}" for fault in precision.label_faults(split.labels)]
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -208,7 +231,7 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
       split: one of `raw.num_examples`.
 
     Yields:
-      Records whose inputs are finite, and float32 or uint8.
+      Records whose inputs are finite and of the dtype of `as_stored`; those of `masks` have gaps.
 
     Raises:
       ValueError: naming the example and what is wrong with it; if the policy is `error` and a
@@ -219,6 +242,7 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         moments={name: Moments.of(np.zeros((0, of[-1]))) for name, of in card.shapes.items()}
     )
     seen: set[str] = set()
+    last: dict[str, np.ndarray] = {}  # vector of each modality
     for record in raw.read(split):
         identity = record["id"]
         if identity in seen:
@@ -226,25 +250,32 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         seen.add(identity)
         check_label(identity, record["label"], card.task, card.class_names)
         check_shapes(identity, record["inputs"], card.shapes)
-        inputs = {}
-        for name, values in record["inputs"].items():
-            inputs[name], bad = clean(values, card.policy, means.get(name))
+        inputs, masks = {}, {}
+        for name in card.shapes:
+            if name not in record["inputs"]:
+                summary.add_modality(name, 0, "", {})
+                continue
+            given, real = real_steps(record, name)
+            values, real, bad = clean(given, card.policy, means.get(name), real)
             if bad and card.policy == "error":
                 listed = ", ".join(f"{count} {kind}" for kind, count in bad.items())
                 raise ValueError(
                     f"example {identity!r}: {name} holds {listed}; to read it all the same,"
                     " set not_finite to zero, mean or drop"
                 )
-            counts = collections.Counter(summary.not_finite.get(name, {}))
-            summary.not_finite[name] = dict(counts + collections.Counter(bad))
-            summary.moments[name] += Moments.of(inputs[name])
-        for name in card.shapes:
-            length = len(inputs[name]) if name in inputs else 0
-            lengths = summary.lengths.setdefault(name, {})
-            lengths[length] = lengths.get(length, 0) + 1
+            summary.add_modality(name, len(values) if real.any() else 0, str(given.dtype), bad)
+            if not real.any():
+                continue
+            inputs[name] = values
+            if not real.all():
+                masks[name] = real
+            steps = values[real] if name in masks else values
+            summary.moments[name] += Moments.of(steps, last.get(name))
+            last[name] = steps.reshape(-1, steps.shape[-1])[-1].astype(np.float64)
         summary.n_examples += 1
         summary.add_label(record["label"], card.task, card.class_names)
-        yield {**record, "inputs": {name: of for name, of in inputs.items() if len(of)}}
+        cleaned = Record(id=identity, inputs=inputs, label=record["label"])
+        yield Record(**cleaned, masks=masks) if masks else cleaned
     if not summary.n_examples:
         raise ValueError(f"split {split!r} has no examples")
 

@@ -15,9 +15,17 @@ from typing import Any, TypedDict, get_args
 import numpy as np
 
 from sft_jax.data.card import Card
-from sft_jax.data.checks import check_finite, check_label, check_mask, check_shapes
+from sft_jax.data.checks import (
+    check_finite,
+    check_label,
+    check_shapes,
+    checked_names,
+    real_steps,
+)
 from sft_jax.data.moments import Moments
 from sft_jax.structs import CLASS_TASKS, MetricFamily, ModalitySpec, Task
+
+_ROUNDING = 2.0**-22
 
 IN_MEMORY_BYTES = 2**30
 """The most that a split may take to be held in memory."""
@@ -47,8 +55,8 @@ class Standardisation:
     """Mean and standard deviation of each feature of a modality.
 
     Attributes:
-      mean: one number per feature, each a float32.
-      std: one positive number per feature, each a float32.
+      mean: one number per feature, in float64.
+      std: one positive number per feature, in float64.
 
     Raises:
       ValueError: if the lengths differ, or a number is not finite, or not positive in `std`.
@@ -64,16 +72,31 @@ class Standardisation:
             raise ValueError(f"means must be finite and deviations positive, got {self}")
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Subtracts the mean and divides by the deviation.
+        """Subtracts the mean and divides by the deviation, in float64.
 
         Args:
-          values: `[..., features]` floats.
+          values: `[..., features]` integers or floats.
 
         Returns:
-          An array of the same shape, float32.
+          An array of the same shape, rounded to float32; infinite beyond it.
         """
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return (np.asarray(values, np.float32) - mean) / std
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        with np.errstate(over="ignore", under="ignore"):
+            return ((np.asarray(values, np.float64) - mean) / std).astype(np.float32)
+
+    def agrees(self, other: Standardisation) -> bool:
+        """Whether what the other one does differs by no more than float32 rounds.
+
+        What was once saved had been rounded to float32.
+        """
+        if len(self.mean) != len(other.mean):
+            return False
+        mean, std = np.array(self.mean), np.array(self.std)
+        tolerance = _ROUNDING * (std + np.abs(mean))
+        return bool(
+            (np.abs(mean - other.mean) <= tolerance).all()
+            and (np.abs(std - other.std) <= _ROUNDING * std).all()
+        )
 
 
 def check_task(of_model: Task, of_data: Task) -> None:
@@ -95,7 +118,8 @@ class DatasetInfo:
 
     Attributes:
       modalities: the shape of each modality.
-      class_names: of the classes, labels or numbers to predict, in the order of the labels.
+      class_names: of the classes, labels or numbers to predict, in the order of the labels;
+        integers become text.
       statistics: what each modality is standardised by.
       num_examples: number of examples of each split.
       task: what the labels are; ordinal if the order of the classes means something.
@@ -104,8 +128,9 @@ class DatasetInfo:
         -3 to 3. They are not of the data, and infos that differ in them alone are equal.
 
     Raises:
-      ValueError: if the statistics are not those of the modalities, there is no such task, or
-        the metrics are unknown or not of such labels.
+      ValueError: if the statistics are not those of the modalities, there is no such task, a
+        name is not text, empty or there twice, there are fewer than two classes, or the metrics
+        are unknown or not of such labels.
     """
 
     modalities: dict[str, ModalitySpec]
@@ -124,6 +149,10 @@ class DatasetInfo:
             )
         if self.task not in get_args(Task):
             raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
+        for name in self.modalities:
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"a modality has the name {name!r}; expected text")
+        object.__setattr__(self, "class_names", checked_names(self.class_names, self.task))
         for family in self.metrics:
             _check_metrics(family, self.task, len(self.class_names))
 
@@ -278,6 +307,10 @@ class _Prepared(Sequence[Example]):
                 raw, real = _checked(given, name)
                 within = tuple(slice(length) for length in raw.shape[:-1])
                 standardised = self._info.statistics[name].apply(raw)
+                if not np.isfinite(standardised[real]).all():
+                    raise ValueError(
+                        f"example {identity!r}: {name} is beyond float32 once it is standardised"
+                    )
                 values[within] = np.where(real[..., None], standardised, np.float32(0))
                 mask[within] = real
             prepared["inputs"][name], prepared["masks"][name] = values, mask
@@ -286,9 +319,7 @@ class _Prepared(Sequence[Example]):
 
 def _checked(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
     """The values of a modality and which are real: all, unless the example has masks."""
-    values = example["inputs"][name]
-    real = example["masks"][name] if "masks" in example else np.ones(values.shape[:-1], bool)
-    check_mask(example["id"], name, real, values)
+    values, real = real_steps(example, name)
     check_finite(example["id"], name, values, real)
     return values, real
 
@@ -323,9 +354,6 @@ def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisatio
         if not of.count:
             raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
     return {
-        name: Standardisation(
-            mean=tuple(of.mean.astype(np.float32).tolist()),
-            std=tuple(of.std.astype(np.float32).tolist()),
-        )
+        name: Standardisation(mean=tuple(of.mean.tolist()), std=tuple(of.std.tolist()))
         for name, of in moments.items()
     }

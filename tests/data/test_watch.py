@@ -33,7 +33,7 @@ def test_windows_are_those_cut_by_hand(raw, data_dir, person):
         start = 0
         while subject == person and start + 200 <= len(values):
             key = f"person{person:02d}/{SIDE_NAMES[side]}/{raw['y_labels'][label]}/@{start}"
-            expected[key] = (np.float32(values[start : start + 200]), label)
+            expected[key] = (values[start : start + 200], label)
             start += 50
 
     examples = _read(data_dir, person)
