@@ -15,17 +15,27 @@ from typing import Any, TypedDict, get_args
 import numpy as np
 
 from sft_jax.data.card import Card
-from sft_jax.data.checks import (
-    check_finite,
-    check_label,
-    check_shapes,
-    checked_names,
-    real_steps,
+from sft_jax.data.checks import check_label, check_shapes, checked_names
+from sft_jax.data.standardisation import (
+    Standardisation,
+    agree,
+    compute_statistics,
+    finite_steps,
+    standardisations,
+    statistics_from_json,
 )
-from sft_jax.data.moments import Moments
 from sft_jax.structs import CLASS_TASKS, MetricFamily, ModalitySpec, Task
 
-_ROUNDING = 2.0**-22
+__all__ = [
+    "IN_MEMORY_BYTES",
+    "Dataset",
+    "DatasetInfo",
+    "Example",
+    "Standardisation",
+    "check_task",
+    "compute_statistics",
+    "standardisations",
+]
 
 IN_MEMORY_BYTES = 2**30
 """The most that a split may take to be held in memory."""
@@ -48,55 +58,6 @@ class Example(TypedDict):
     inputs: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
     label: int | np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Standardisation:
-    """Mean and standard deviation of each feature of a modality.
-
-    Attributes:
-      mean: one number per feature, in float64.
-      std: one positive number per feature, in float64.
-
-    Raises:
-      ValueError: if the lengths differ, or a number is not finite, or not positive in `std`.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
-        if not np.isfinite(self.mean + self.std).all() or min(self.std, default=1.0) <= 0:
-            raise ValueError(f"means must be finite and deviations positive, got {self}")
-
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        """Subtracts the mean and divides by the deviation, in float64.
-
-        Args:
-          values: `[..., features]` integers or floats.
-
-        Returns:
-          An array of the same shape, rounded to float32; infinite beyond it.
-        """
-        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
-        with np.errstate(over="ignore", under="ignore"):
-            return ((np.asarray(values, np.float64) - mean) / std).astype(np.float32)
-
-    def agrees(self, other: Standardisation) -> bool:
-        """Whether what the other one does differs by no more than float32 rounds.
-
-        What was once saved had been rounded to float32.
-        """
-        if len(self.mean) != len(other.mean):
-            return False
-        mean, std = np.array(self.mean), np.array(self.std)
-        tolerance = _ROUNDING * (std + np.abs(mean))
-        return bool(
-            (np.abs(mean - other.mean) <= tolerance).all()
-            and (np.abs(std - other.std) <= _ROUNDING * std).all()
-        )
 
 
 def check_task(of_model: Task, of_data: Task) -> None:
@@ -162,6 +123,16 @@ class DatasetInfo:
         shapes = [spec.shape for spec in self.modalities.values()]
         return sum(4 * math.prod(shape) + math.prod(shape[:-1]) for shape in shapes)
 
+    def differences(self, other: DatasetInfo) -> list[str]:
+        """Names the fields in which infos differ by more than what was once rounded."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if field.compare
+            and getattr(self, field.name) != getattr(other, field.name)
+            and not (field.name == "statistics" and agree(self.statistics, other.statistics))
+        ]
+
     def check_task(self, task: Task) -> None:
         """Raises ValueError unless a model of this task can learn the labels (`check_task`)."""
         check_task(task, self.task)
@@ -179,10 +150,7 @@ class DatasetInfo:
         return cls(
             modalities={k: ModalitySpec(**v) for k, v in values["modalities"].items()},
             class_names=tuple(values["class_names"]),
-            statistics={
-                name: Standardisation(mean=tuple(of["mean"]), std=tuple(of["std"]))
-                for name, of in values["statistics"].items()
-            },
+            statistics=statistics_from_json(values["statistics"]),
             num_examples=dict(values["num_examples"]),
             task=values.get("task", "single_label"),
             metrics=tuple(values.get("metrics", ())),
@@ -304,7 +272,7 @@ class _Prepared(Sequence[Example]):
             values = np.zeros(shape, np.float32)
             mask = np.zeros(shape[:-1], bool)
             if name in given["inputs"]:
-                raw, real = _checked(given, name)
+                raw, real = finite_steps(given, name)
                 within = tuple(slice(length) for length in raw.shape[:-1])
                 standardised = self._info.statistics[name].apply(raw)
                 if not np.isfinite(standardised[real]).all():
@@ -315,45 +283,3 @@ class _Prepared(Sequence[Example]):
                 mask[within] = real
             prepared["inputs"][name], prepared["masks"][name] = values, mask
         return prepared
-
-
-def _checked(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a modality and which are real: all, unless the example has masks."""
-    values, real = real_steps(example, name)
-    check_finite(example["id"], name, values, real)
-    return values, real
-
-
-def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
-    """Mean and standard deviation of every feature over the real steps of all examples.
-
-    Sums are kept in float64. A feature that never changes gets a deviation of 1.
-
-    Args:
-      examples: at least one, not standardised.
-
-    Raises:
-      ValueError: if a number is not finite, or a modality has no real step at all.
-    """
-    total: dict[str, Moments] = {}
-    for example in examples:
-        for name in example["inputs"]:
-            values, real = _checked(example, name)
-            moments = Moments.of(values[real])
-            total[name] = total[name] + moments if name in total else moments
-    return standardisations(total)
-
-
-def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisation]:
-    """What modalities are standardised by, from the moments of their features.
-
-    Raises:
-      ValueError: if a modality has no step at all.
-    """
-    for name, of in moments.items():
-        if not of.count:
-            raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
-    return {
-        name: Standardisation(mean=tuple(of.mean.tolist()), std=tuple(of.std.tolist()))
-        for name, of in moments.items()
-    }
