@@ -140,7 +140,11 @@ def check_shapes(
             )
         dtype = np.asarray(values).dtype
         if dtype.kind not in "biuf" and not np.can_cast(dtype, np.float32):
-            times = ", such as the seconds since a first one" if dtype.kind in "mM" else ""
+            times = (
+                ": subtract a first time, and divide by np.timedelta64(1, 's')"
+                if dtype.kind in "mM"
+                else ""
+            )
             raise ValueError(f"example {identity!r}: {name} is {dtype}, expected numbers{times}")
 
 

@@ -27,11 +27,18 @@ def faults(moments: Moments, types: Mapping[str, int]) -> list[str]:
         coarse = varies & (deviation < _STEPS * _EPS[name] * mean)
         if coarse.any():
             first = int(np.flatnonzero(coarse)[0])
+            rounding = _EPS[name] / 2 * mean[first]
             found.append(
-                f", {_features(coarse)}: read as {name}, which can't tell apart what varies by"
-                f" {deviation[first]:.2g} around {moments.mean[first]:.6g}; give it as float64, or"
-                " less an offset"
+                f", {_features(coarse)}: read as {name}, which rounds {moments.mean[first]:.6g} by"
+                f" up to {rounding:.2g}, beside a standard deviation of"
+                f" {deviation[first]:.2g}; give it as float64, or less an offset"
             )
+    constant = ~varies & (moments.changes > 0)
+    if constant.any():
+        found.append(
+            f", {_features(constant)}: varies by no more than float64 rounds, so it counts as one"
+            " that never changes"
+        )
     # Neighbours of a size of one deviation, which most numbers are after it has been divided by.
     lost = varies & (moments.typical_change > 0)
     lost &= moments.typical_change < _STEPS / 2 * _EPS["float32"] * deviation
