@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 
 from sft_jax.data.card import Card, clean_records
-from sft_jax.data.checks import checked_names
+from sft_jax.data.checks import checked_names, in_order
 from sft_jax.data.datasets import Dataset, DatasetInfo, standardisations
 from sft_jax.data.records import RawData, Record
 from sft_jax.structs import ModalitySpec, NotFinite, Task
@@ -59,7 +59,7 @@ def from_arrays(
     if set(inputs) != set(labels):
         raise ValueError(f"inputs are of splits {sorted(inputs)}, labels of {sorted(labels)}")
     class_names = checked_names(class_names, task)
-    labels = {split: _in_order(of) for split, of in labels.items()}
+    labels = {split: in_order(of) for split, of in labels.items()}
     examples = {split: _examples(arrays, split) for split, arrays in inputs.items()}
     real = _masks(masks or {}, examples)
     for split, arrays in examples.items():
@@ -104,20 +104,13 @@ def _examples(arrays: Arrays, split: str) -> _Examples:
     examples: _Examples = {}
     for name, given in arrays.items():
         examples[name] = []
-        for i, values in enumerate(_in_order(given)):
+        for i, values in enumerate(in_order(given)):
             try:
                 array = None if values is None else _array(values)
             except ValueError as error:
                 raise ValueError(f"{split}/{i}: {name} is no array: {error}") from error
             examples[name].append(array)
     return examples
-
-
-def _in_order(given: Any) -> Any:
-    """What can be gone through by position: tables of other libraries have indices of their own."""
-    if isinstance(given, np.ndarray | list | tuple) or not hasattr(given, "__array__"):
-        return given
-    return np.asarray(given)
 
 
 def _array(values: Any) -> np.ndarray:

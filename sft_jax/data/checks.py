@@ -14,6 +14,13 @@ _LARGEST_WHOLE = 2**53
 """Up to here float64 holds every whole number."""
 
 
+def in_order(given: Any) -> Any:
+    """What can be gone through by position; tables of other libraries have indices of their own."""
+    if isinstance(given, np.ndarray | list | tuple) or not hasattr(given, "__array__"):
+        return given
+    return np.asarray(given)
+
+
 def checked_names(names: Sequence[Any] | np.ndarray, task: Task) -> tuple[str, ...]:
     """The names of classes, labels or numbers as text.
 
@@ -30,7 +37,7 @@ def checked_names(names: Sequence[Any] | np.ndarray, task: Task) -> tuple[str, .
             f"class_names={names!r} is a {type(names).__name__}; expected a list of names, in the"
             " order of the labels"
         )
-    given = list(names)
+    given = list(in_order(names))
     for i, name in enumerate(given):
         whole = isinstance(name, int | np.integer) and not isinstance(name, bool)
         if not isinstance(name, str) and not whole:
