@@ -100,7 +100,7 @@ def check_label(
 
 
 def _class_hint(values: np.ndarray, classes: Sequence[str]) -> str:
-    if values.shape == () and str(values) in classes and values.dtype.kind in "UO":
+    if values.shape == () and str(values) in classes and values.dtype.kind in "UOiu":
         return f"; of {str(values)!r} it is {classes.index(str(values))}"
     if values.shape == (1,):
         return "; labels are of shape [n], not [n, 1]"
