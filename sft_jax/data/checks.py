@@ -211,7 +211,10 @@ def check_mask(identity: str, name: str, mask: np.ndarray, values: np.ndarray) -
 def check_finite(identity: str, name: str, values: np.ndarray, mask: np.ndarray) -> None:
     """Raises ValueError if a number that is not padding is NaN, infinite or beyond float32."""
     with np.errstate(over="ignore"):
-        bad = mask & ~np.isfinite(values.astype(np.float32)).all(axis=-1)
+        finite = np.isfinite(values.astype(np.float32, copy=False))
+    if finite.all():
+        return
+    bad = mask & ~finite.all(axis=-1)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         where = ", ".join(map(str, first))

@@ -44,9 +44,8 @@ def clean(
       mask: `[length, ...]` booleans, True at real steps; all are by default. The values of the
         others must be finite.
     """
-    cast = as_stored(values)
     mask = np.ones(values.shape[:-1], bool) if mask is None else mask
-    narrow = _as_float32(cast)
+    cast, narrow = _casts(values)
     finite = np.isfinite(narrow)
     if finite.all():
         return Cleaned(cast, mask, {})
@@ -70,14 +69,21 @@ def as_stored(values: np.ndarray) -> np.ndarray:
 
     What is subtracted from numbers far from 0 is so subtracted from all of their digits.
     """
+    return _casts(values)[0]
+
+
+def _casts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As they are stored, and in float32."""
     if values.dtype == np.uint8:
-        return values
+        return values, values
     if np.can_cast(values.dtype, np.float32):  # Without any loss.
-        return values.astype(np.float32)
+        narrow = values.astype(np.float32)
+        return narrow, narrow
     wide = values.astype(np.float64)
     narrow = _as_float32(wide)
-    lossless = (narrow == wide) | np.isnan(wide)
-    return narrow if lossless.all() else wide
+    same = narrow == wide
+    lossless = same.all() or (same | np.isnan(wide)).all()
+    return (narrow if lossless else wide), narrow
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:

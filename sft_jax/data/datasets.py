@@ -274,12 +274,13 @@ class _Prepared(Sequence[Example]):
             if name in given["inputs"]:
                 raw, real = finite_steps(given, name)
                 within = tuple(slice(length) for length in raw.shape[:-1])
-                standardised = self._info.statistics[name].apply(raw)
-                if not np.isfinite(standardised[real]).all():
+                values[within] = self._info.statistics[name].apply(raw)
+                mask[within] = real
+                if not real.all():
+                    values[~mask] = 0
+                if not np.isfinite(values).all():
                     raise ValueError(
                         f"example {identity!r}: {name} is beyond float32 once it is standardised"
                     )
-                values[within] = np.where(real[..., None], standardised, np.float32(0))
-                mask[within] = real
             prepared["inputs"][name], prepared["masks"][name] = values, mask
         return prepared

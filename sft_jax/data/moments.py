@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-_NEIGHBOURS = 64  # of an example, whose differences are looked at
+_NEIGHBOURS = 16  # of an example, whose differences are looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,14 @@ class Moments:
             return cls(0, *np.zeros((4, flat.shape[1])))
         shifted = flat - flat[0]
         mean = shifted.mean(axis=0)
+        shifted -= mean
         some = flat[:_NEIGHBOURS] if after is None else np.vstack([after, flat[:_NEIGHBOURS]])
         differences = np.abs(np.diff(some, axis=0))
         differ = differences > 0
         return cls(
             len(flat),
             flat[0] + mean,
-            np.square(shifted - mean).sum(axis=0),
+            np.einsum("nf,nf->f", shifted, shifted),
             differ.sum(axis=0),
             np.log2(differences, where=differ, out=np.zeros_like(differences)).sum(axis=0),
         )

@@ -46,7 +46,9 @@ class Standardisation:
         """
         mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
         with np.errstate(over="ignore", under="ignore"):
-            return ((np.asanyarray(values, np.float64) - mean) / std).astype(np.float32)
+            standardised = np.asanyarray(values, np.float64) - mean
+            standardised /= std
+            return standardised.astype(np.float32)
 
     def agrees(self, other: Standardisation) -> bool:
         """Whether what the other one does differs by no more than float32 rounds.

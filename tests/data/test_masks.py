@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from sft_jax.data import builder
+from sft_jax.data import builder, catalog
 from sft_jax.data.arrays import from_arrays
 from sft_jax.data.card import read_card
 from sft_jax.data.datasets import Dataset, compute_statistics
 from sft_jax.data.records import RawData
+from sft_jax.data_config import FolderData
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(3, 2, (8, 5, 2))
@@ -231,7 +232,7 @@ def _records():
     return [{"id": str(i), "inputs": {"x": values}, "label": label} for i, (values, label) in pairs]
 
 
-def test_masked_arrays_of_readers_are_stored_with_their_masks(tmp_path):
+def test_masked_arrays_of_readers_are_stored_with_their_masks(tmp_path, monkeypatch):
     raw = RawData("small", (), {"x": (5, 2)}, ("a", "b"), "single_label", {"train": 8},
         lambda _: iter(_records()))  # fmt: skip
 
@@ -244,6 +245,9 @@ def test_masked_arrays_of_readers_are_stored_with_their_masks(tmp_path):
     prepared = builder.prepare(Small, config, str(tmp_path))
     info = _dataset(VALUES, REAL).info
     _assert_gaps(Dataset(info, lambda split: builder.PreparedSplit(prepared, [split])))
+    monkeypatch.setattr(catalog, "prepare_dataset", lambda _: prepared)
+    monkeypatch.setattr(catalog, "_splits", lambda *_: {"train": ["train"], "valid": ["train"]})
+    _assert_gaps(catalog.open_dataset(FolderData()))
     moments = read_card("small", raw, "error").splits["train"].moments["x"]
     np.testing.assert_allclose(moments.mean, VALUES[REAL].mean(0))
 
