@@ -54,6 +54,9 @@ def from_arrays(
     """
     if task not in get_args(Task):
         raise ValueError(f"task={task!r} is not one of {', '.join(get_args(Task))}")
+    if not_finite not in get_args(NotFinite):
+        allowed = ", ".join(get_args(NotFinite))
+        raise ValueError(f"not_finite={not_finite!r} is not one of {allowed}")
     if missing := [split for split in ("train", "valid") if split not in inputs]:
         raise ValueError(f"inputs have no split {missing}, only {sorted(inputs)}")
     if set(inputs) != set(labels):

@@ -114,6 +114,8 @@ class DatasetInfo:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"a modality has the name {name!r}; expected text")
         object.__setattr__(self, "class_names", checked_names(self.class_names, self.task))
+        counts = {split: int(count) for split, count in self.num_examples.items()}
+        object.__setattr__(self, "num_examples", counts)
         for family in self.metrics:
             _check_metrics(family, self.task, len(self.class_names))
 

@@ -30,6 +30,8 @@ class Standardisation:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # Plain numbers, which JSON knows.
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if len(self.mean) != len(self.std):
             raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
         if not np.isfinite(self.mean + self.std).all() or min(self.std, default=1.0) <= 0:

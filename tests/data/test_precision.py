@@ -220,6 +220,17 @@ def test_statistics_survive_json_to_the_last_digit():
     assert info.differences(DatasetInfo.from_json(values)) == ["statistics"]
 
 
+def test_numbers_of_numpy_are_saved_as_plain_ones():
+    info = DatasetInfo(
+        modalities={"x": ModalitySpec(2, 2)},
+        class_names=("a", "b"),
+        statistics={"x": Standardisation(np.ones(2, np.float32), (np.float16(2), 3))},
+        num_examples={"train": np.int64(4)},
+    )
+    assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+    assert info.statistics["x"] == Standardisation((1.0, 1.0), (2.0, 3.0))
+
+
 def test_given_examples_are_standardised_in_float64():
     examples = [
         {"id": str(i), "inputs": {"x": values[:, None]}, "label": i % 2}
