@@ -62,12 +62,14 @@ def from_arrays(
     if set(inputs) != set(labels):
         raise ValueError(f"inputs are of splits {sorted(inputs)}, labels of {sorted(labels)}")
     class_names = checked_names(class_names, task)
-    labels = {split: in_order(of) for split, of in labels.items()}
+    labels = {split: in_order(given) for split, given in labels.items()}
     examples = {split: _examples(arrays, split) for split, arrays in inputs.items()}
     real = _masks(masks or {}, examples)
     for split, arrays in examples.items():
-        counts = {name: len(of) for name, of in arrays.items()} | {"labels": len(labels[split])}
-        counts |= {f"mask of {name}": len(of) for name, of in real[split].items()}
+        counts = {name: len(values) for name, values in arrays.items()} | {
+            "labels": len(labels[split])
+        }
+        counts |= {f"mask of {name}": len(masked) for name, masked in real[split].items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"split {split!r}: the numbers of examples differ: {counts}")
     shapes, patches = _shapes(examples), patch_size or {}
@@ -84,7 +86,7 @@ def from_arrays(
         shapes=shapes,
         class_names=class_names,
         task=task,
-        num_examples={split: len(of) for split, of in labels.items()},
+        num_examples={split: len(given) for split, given in labels.items()},
         read=lambda split: _records(examples[split], real[split], labels[split], split),
     )
     card = Card.begin("arrays", raw, not_finite)
@@ -144,8 +146,8 @@ def _records(
     arrays: _Examples, masks: _Examples, labels: np.ndarray | Sequence[int], split: str
 ) -> Iterator[Record]:
     for i, label in enumerate(labels):
-        inputs = {name: of[i] for name, of in arrays.items()}
-        real = {name: of[i] for name, of in masks.items() if inputs[name] is not None}
+        inputs = {name: values[i] for name, values in arrays.items()}
+        real = {name: masked[i] for name, masked in masks.items() if inputs[name] is not None}
         yield Record(
             id=f"{split}/{i}",
             inputs={name: values for name, values in inputs.items() if values is not None},

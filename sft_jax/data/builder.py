@@ -284,13 +284,13 @@ class PreparedSplit(Sequence[Record]):
         stored = {name: example[name] for name in self._modalities if example[name]["shape"][0]}
         record = Record(
             id=example["id"].decode(),
-            inputs={name: _decoded(of) for name, of in stored.items()},
+            inputs={name: _decoded(parts) for name, parts in stored.items()},
             label=int(example["label"]) if self._one_class else example["label"],
         )
         masks = {
-            name: of["mask"].astype(bool).reshape(of["shape"][:-1])
-            for name, of in stored.items()
-            if len(of["mask"])
+            name: parts["mask"].astype(bool).reshape(parts["shape"][:-1])
+            for name, parts in stored.items()
+            if len(parts["mask"])
         }
         return Record(**record, masks=masks) if masks else record
 

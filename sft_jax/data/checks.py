@@ -45,8 +45,8 @@ def checked_names(names: Sequence[Any] | np.ndarray, task: Task) -> tuple[str, .
                 f"class_names[{i}] is {name!r}, of type {type(name).__name__}; expected text, or an"
                 " integer"
             )
-        # Plain text: NumPy's is not compared, hashed and printed as such everywhere.
-        given[i] = str(name)
+        # Plain text, whatever the type prints: that of NumPy, or of an enumeration.
+        given[i] = str.__str__(name) if isinstance(name, str) else str(int(name))
         if not given[i].strip():
             raise ValueError(f"class_names[{i}] is {given[i]!r}; expected a name that can be read")
     if twice := [name for name, count in collections.Counter(given).items() if count > 1]:
@@ -80,13 +80,10 @@ def check_label(
         raise ValueError(f"example {identity!r}: its label is masked; leave such examples out")
     values, count = np.asarray(label), len(classes)
     if task in CLASS_TASKS:
-        allowed = (
-            f"one of the {count} classes: expected the index of one, an integer from 0 to"
-            f" {count - 1}{_class_hint(values, classes)}"
-        )
         good = values.shape == () and values.dtype.kind in "iu" and int(values) in range(count)
+        allowed = "" if good else _allowed_class(values, classes)
     elif values.shape != (count,) or values.dtype.kind not in "biuf":
-        allowed, good = f"an array of {count} numbers{_numbers_hint(values, task, classes)}", False
+        allowed, good = _allowed_numbers(values, task, classes), False
     elif task == "multi_label":
         allowed, good = "made of 0 and 1", bool(np.isin(values, (0, 1)).all())
     else:
@@ -99,27 +96,34 @@ def check_label(
         raise ValueError(f"example {identity!r}: label {values.tolist()!r} is not {allowed}")
 
 
-def _class_hint(values: np.ndarray, classes: Sequence[str]) -> str:
-    if values.shape == () and str(values) in classes and values.dtype.kind in "UOiu":
-        return f"; of {str(values)!r} it is {classes.index(str(values))}"
-    if values.shape == (1,):
-        return "; labels are of shape [n], not [n, 1]"
-    if values.shape == (len(classes),) and values.dtype.kind in "biuf":
-        return "; of one-hot labels it is labels.argmax(-1)"
-    if values.dtype.kind in "bf":
-        return f", not {values.dtype}; labels.astype(int) gives it of whole numbers"
-    return ""
+def _allowed_class(values: np.ndarray, classes: Sequence[str]) -> str:
+    """What a label of one class must be, and how to make it of what was found."""
+    hint = ""
+    if values.shape == () and values.dtype.kind in "UOiu" and str(values) in classes:
+        hint = f"; of {str(values)!r} it is {classes.index(str(values))}"
+    elif values.shape == (1,):
+        hint = "; labels are of shape [n], not [n, 1]"
+    elif values.shape == (len(classes),) and values.dtype.kind in "biuf":
+        hint = "; of one-hot labels it is labels.argmax(-1)"
+    elif values.dtype.kind in "bf":
+        hint = f", not {values.dtype}; labels.astype(int) gives it of whole numbers"
+    return (
+        f"one of the {len(classes)} classes: expected the index of one, an integer from 0 to"
+        f" {len(classes) - 1}{hint}"
+    )
 
 
-def _numbers_hint(values: np.ndarray, task: Task, classes: Sequence[str]) -> str:
+def _allowed_numbers(values: np.ndarray, task: Task, classes: Sequence[str]) -> str:
+    """What a label of several numbers must be, and how to make it of what was found."""
+    hint = ", one for each of class_names"
     if task == "multi_label":
-        has = [int(name in map(str, values.reshape(-1))) for name in classes]
-        known = values.dtype.kind in "UO" and any(has) and len(classes) < 100
-        return ": 1 for each of class_names that the example has, and 0 for the others" + (
-            f", so here {has}" if known else ""
-        )
-    shape = "; labels are of shape [n, 1], not [n]" if values.shape == () else ""
-    return f", one for each of class_names{shape}"
+        hint = ": 1 for each of class_names that the example has, and 0 for the others"
+        names = set(map(str, values.reshape(-1))) if values.dtype.kind in "UO" else set()
+        if names.intersection(classes):
+            hint += f", so here {[int(name in names) for name in classes]}"
+    elif values.shape == ():
+        hint += "; labels are of shape [n, 1], not [n]"
+    return f"an array of {len(classes)} numbers{hint}"
 
 
 def check_shapes(

@@ -58,9 +58,9 @@ class SplitSummary:
             (self.lengths, {length: 1}),
             (self.types, {dtype: 1} if dtype else {}),
         ):
-            of_modality: dict[Any, int] = counts.setdefault(name, {})
+            seen: dict[Any, int] = counts.setdefault(name, {})
             for kind, count in added.items():
-                of_modality[kind] = of_modality.get(kind, 0) + count
+                seen[kind] = seen.get(kind, 0) + count
 
     def __add__(self, other: SplitSummary) -> SplitSummary:
         """The summary of the examples of both."""
@@ -99,7 +99,7 @@ class SplitSummary:
             {name: dict(of) for name, of in values["not_finite"].items()},
             {name: Moments.from_json(of) for name, of in values["moments"].items()},
             _with_whole_keys(values["rounded"]),
-            {name: dict(of) for name, of in values.get("types", {}).items()},
+            {name: dict(counts) for name, counts in values.get("types", {}).items()},
         )
 
 

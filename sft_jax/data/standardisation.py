@@ -93,12 +93,12 @@ def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisatio
     Raises:
       ValueError: if a modality has no step at all.
     """
-    for name, of in moments.items():
-        if not of.count:
+    for name, found in moments.items():
+        if not found.count:
             raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
     return {
-        name: Standardisation(mean=tuple(of.mean.tolist()), std=tuple(of.std.tolist()))
-        for name, of in moments.items()
+        name: Standardisation(mean=tuple(found.mean.tolist()), std=tuple(found.std.tolist()))
+        for name, found in moments.items()
     }
 
 
@@ -117,13 +117,13 @@ def same_statistics(saved: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
 def statistics_from_json(values: Mapping[str, Any]) -> dict[str, Standardisation]:
     """What `dataclasses.asdict` was made of, as JSON gives it."""
     return {
-        name: Standardisation(mean=tuple(of["mean"]), std=tuple(of["std"]))
-        for name, of in values.items()
+        name: Standardisation(mean=tuple(saved["mean"]), std=tuple(saved["std"]))
+        for name, saved in values.items()
     }
 
 
 def agree(first: Mapping[str, Standardisation], second: Mapping[str, Standardisation]) -> bool:
     """Whether two datasets have the same modalities, and their statistics agree."""
     return first.keys() == second.keys() and all(
-        of.agrees(second[name]) for name, of in first.items()
+        own.agrees(second[name]) for name, own in first.items()
     )

@@ -1,6 +1,7 @@
 """Names of classes and labels that are not what they should be, by every way in."""
 
 import dataclasses
+import enum
 import json
 
 import npz_examples
@@ -17,6 +18,18 @@ from sft_jax.structs import ModalitySpec
 VALUES = np.random.default_rng(0).normal(size=(8, 5, 2))
 INDICES = np.arange(8) % 2
 ONE_HOT = np.eye(2)[INDICES]
+
+
+class Word(str, enum.Enum):  # noqa: UP042 (its str is that of an Enum)
+    """Text that prints otherwise."""
+
+    NO, YES = "no", "yes"
+
+
+class Number(enum.IntEnum):
+    """Integers with names of their own."""
+
+    NO, YES = 0, 1
 
 
 def _info(names, task="single_label", modality="x"):
@@ -49,6 +62,8 @@ def _arrays(names, task="single_label", labels=INDICES):
         (np.array(["no", "yes"]), ("no", "yes")),
         (np.array(["no", 1], dtype=object), ("no", "1")),
         ((np.str_("no"), np.uint8(3)), ("no", "3")),
+        (list(Word), ("no", "yes")),
+        (list(Number), ("0", "1")),
         (["日本", "50 % $x_1$"], ("日本", "50 % $x_1$")),
     ],
     ids=str,

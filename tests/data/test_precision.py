@@ -210,9 +210,9 @@ def test_statistics_survive_json_to_the_last_digit():
     assert again.statistics["x"].mean[0] == pytest.approx(1.7e9 + SECONDS.mean(), rel=1e-15)
     # What was saved when they were rounded loads, and is that of the same data.
     values = info.to_json()
-    for of in values["statistics"].values():
-        of["std"] = [float(np.float32(number)) for number in of["std"]]
-        of["mean"] = [float(np.float32(number)) for number in of["mean"]]
+    for saved in values["statistics"].values():
+        for name in ("mean", "std"):
+            saved[name] = [float(np.float32(number)) for number in saved[name]]
     once = DatasetInfo.from_json(values)
     assert once != info
     assert info.differences(once) == once.differences(info) == []
@@ -283,7 +283,7 @@ def test_a_feature_that_never_changes_stays_so_over_many_parts(value):
 def test_the_card_warns_of_what_is_lost(column, message):
     for values in (column, column.reshape(-1, 1)):
         card = _seen(values)[1].card
-        (warning,) = [of for of in card.warnings() if of.startswith("train")]
+        (warning,) = [text for text in card.warnings() if text.startswith("train")]
         assert warning.startswith(message)
         again = Card.from_json(json.loads(json.dumps(card.to_json())))
         assert again.warnings() == card.warnings()
@@ -312,8 +312,8 @@ def test_the_card_warns_of_numbers_to_predict_that_are_rounded():
             {"train": inputs, "valid": inputs}, labels, ("when",), task="regression"
         ).card
         warnings = card.warnings()
-        assert [of.split(":")[0] for of in warnings] == expected
-        assert all("label when, from 1700000000 to 1700000007, is" in of for of in warnings)
+        assert [text.split(":")[0] for text in warnings] == expected
+        assert all("label when, from 1700000000 to 1700000007, is" in text for text in warnings)
 
 
 def test_cards_of_older_versions_are_read():
