@@ -209,6 +209,7 @@ def prepare(kind: type[Builder], config: RawConfig, data_dir: str, manual_dir: s
             raise FileNotFoundError(
                 f"no folder {folder} with the raw files of {builder.name}; name it with"
                 f" data.manual_dir=FOLDER. {type(builder).MANUAL_DOWNLOAD_INSTRUCTIONS or ''}"
+                f"{_older(builder.data_path)}"
             )
         options = {"download_config": tfds.download.DownloadConfig(manual_dir=folder)}
     _LOGGER.info("preparing %s in %s (once)", builder.name, builder.data_dir)
@@ -335,6 +336,14 @@ def quiet() -> Iterator[None]:
 
 def _manual_dir(builder: RawBuilder) -> Path:
     return Path(builder.data_path).parents[2] / "downloads" / "manual"
+
+
+def _older(data_path: Path) -> str:
+    found = [path for path in data_path.parent.iterdir() if path.name.replace(".", "").isdigit()]
+    if not found:
+        return ""
+    listed = ", ".join(map(str, sorted(found)))
+    return f". What is in {listed} was prepared by another version of this library; remove it"
 
 
 def _damaged(where: Path, found: object) -> ValueError:
