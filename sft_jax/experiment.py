@@ -13,6 +13,7 @@ from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset
+from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.training import assembly, distributed, loop, preemption, run_directory, seeds, storage
 
@@ -154,7 +155,7 @@ def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset |
         info = dataset.info
         info.check_task(config.model.task)
         for folder in seeds.runs(workdir, config):
-            run_directory.keep_dataset(folder, info.to_json())
+            run_directory.keep_dataset(folder, info.to_json(), same_statistics)
             if dataset.card:
                 run_directory.write_json(folder / run_directory.CARD, dataset.card.to_json())
     mesh = distributed.make_mesh(config.mesh)

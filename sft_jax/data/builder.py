@@ -41,7 +41,6 @@ class RawConfig(tfds.core.BuilderConfig):
     Attributes:
       read: gives the raw data, from the folder of the raw files.
       ranks: modality name to the number of axes of `[length, ..., features]`.
-      integers: the modalities that are stored as uint8; the others as float32.
       task: what the labels are.
       policy: what is done with numbers that are not finite.
       needs_files: whether there is a folder of raw files.
@@ -49,25 +48,25 @@ class RawConfig(tfds.core.BuilderConfig):
 
     read: Callable[[Path], RawData] = lambda _: _nothing()
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    integers: Sequence[str] = ()
     task: Task = "single_label"
     policy: NotFinite = "error"
     needs_files: bool = True
-
-    def dtype(self, modality: str) -> type[np.generic]:
-        """What the numbers of a modality are stored as."""
-        return np.uint8 if modality in self.integers else np.float32
 
 
 class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Stores what a reader gives, one split for each of its own, in its order.
 
-    An example has `id`, `label` and, for each modality, `shape` (`[length, ..., features]`) and
-    `value`, its numbers in C order; the length is 0 where the example lacks the modality.
+    An example has `id`, `label` and, for each modality, `shape` (`[length, ..., features]`) and the
+    bytes of `value`, its numbers in C order, and of `mask`, one byte a step, if it has gaps. The
+    length is 0 where the example lacks the modality. The numbers of a modality of an example are
+    uint8, or little-endian float32, or float64 if float32 does not hold them all.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (TFDS reads a plain dict)
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {  # noqa: RUF012 (TFDS reads a plain dict)
+        "1.0.0": "First release.",
+        "1.1.0": "Numbers that float32 does not hold are float64.",
+    }
 
     def _info(self) -> Any:
         config = self.builder_config
@@ -86,9 +85,8 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
                         # has fewer bytes than axes.
                         name: {
                             "shape": tfds.features.Tensor(shape=(rank,), dtype=np.int32),
-                            "value": tfds.features.Tensor(
-                                shape=(None,), dtype=config.dtype(name), encoding="bytes"
-                            ),
+                            "value": _bytes(),
+                            "mask": _bytes(),
                         }
                         for name, rank in config.ranks.items()
                     },
@@ -133,13 +131,41 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
             inputs = {}
             for name, rank in config.ranks.items():
                 values = record["inputs"].get(name, np.zeros((0,) * rank))
-                flat = np.asarray(values, config.dtype(name)).reshape(-1)
-                inputs[name] = {"shape": np.array(values.shape, np.int32), "value": flat}
+                mask = record.get("masks", {}).get(name, np.zeros(0, bool))
+                inputs[name] = {
+                    "shape": np.array(values.shape, np.int32),
+                    "value": _as_bytes(values),
+                    "mask": _as_bytes(mask),
+                }
             label = record["label"]
             if card.task not in CLASS_TASKS:
                 label = np.asarray(label, np.float32)
             yield key, {"id": record["id"], "label": label, **inputs}
         self.info.metadata["card"] = card.to_json()
+
+
+def _bytes() -> Any:
+    return tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes")
+
+
+def _as_bytes(values: np.ndarray) -> np.ndarray:
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return np.frombuffer(little.tobytes(), np.uint8)
+
+
+# By their bytes.
+_DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("u1"),
+    4: np.dtype("<f4"),
+    8: np.dtype("<f8"),
+}
+
+
+def _decoded(stored: Mapping[str, np.ndarray]) -> np.ndarray:
+    shape = stored["shape"]
+    size = int(np.prod(shape, dtype=np.int64))
+    dtype = _DTYPES[len(stored["value"]) // size]
+    return stored["value"].view(dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _nothing() -> RawData:
@@ -183,6 +209,7 @@ def prepare(kind: type[Builder], config: RawConfig, data_dir: str, manual_dir: s
             raise FileNotFoundError(
                 f"no folder {folder} with the raw files of {builder.name}; name it with"
                 f" data.manual_dir=FOLDER. {type(builder).MANUAL_DOWNLOAD_INSTRUCTIONS or ''}"
+                f"{_older(builder.data_path)}"
             )
         options = {"download_config": tfds.download.DownloadConfig(manual_dir=folder)}
     _LOGGER.info("preparing %s in %s (once)", builder.name, builder.data_dir)
@@ -255,16 +282,18 @@ class PreparedSplit(Sequence[Record]):
             raise IndexError(position)
         with self._damage_named():
             example = self._source[position]
-        stored = {name: example[name] for name in self._modalities}
-        return Record(
+        stored = {name: example[name] for name in self._modalities if example[name]["shape"][0]}
+        record = Record(
             id=example["id"].decode(),
-            inputs={
-                name: of["value"].reshape(of["shape"])
-                for name, of in stored.items()
-                if of["shape"][0]
-            },
+            inputs={name: _decoded(parts) for name, parts in stored.items()},
             label=int(example["label"]) if self._one_class else example["label"],
         )
+        masks = {
+            name: parts["mask"].astype(bool).reshape(parts["shape"][:-1])
+            for name, parts in stored.items()
+            if len(parts["mask"])
+        }
+        return Record(**record, masks=masks) if masks else record
 
     @contextlib.contextmanager
     def _damage_named(self) -> Iterator[None]:
@@ -307,6 +336,14 @@ def quiet() -> Iterator[None]:
 
 def _manual_dir(builder: RawBuilder) -> Path:
     return Path(builder.data_path).parents[2] / "downloads" / "manual"
+
+
+def _older(data_path: Path) -> str:
+    found = [path for path in data_path.parent.iterdir() if path.name.replace(".", "").isdigit()]
+    if not found:
+        return ""
+    listed = ", ".join(map(str, sorted(found)))
+    return f". What is in {listed} was prepared by another version of this library; remove it"
 
 
 def _damaged(where: Path, found: object) -> ValueError:

@@ -165,7 +165,7 @@ def builder_of(config: DataConfig) -> tuple[type[RawBuilder], RawConfig]:
             name = f"pairs_{pairs}_{_digest(dataclasses.asdict(options))}"
             read = functools.partial(av_mnist.read_av_mnist, options=options)
             ranks = {"image": 3, "sound": 3}
-            return AvMnist, RawConfig(name=name, read=read, ranks=ranks, integers=("image",))
+            return AvMnist, RawConfig(name=name, read=read, ranks=ranks)
         case FolderData():
             folder = Path(os.path.expanduser(config.manual_dir))
             if not config.manual_dir or not folder.is_dir():
@@ -191,7 +191,6 @@ def builder_of(config: DataConfig) -> tuple[type[RawBuilder], RawConfig]:
                 name=f"{source.full_name.replace('/', '_')}_{_digest(stored)}",
                 read=lambda _: source.read(),
                 ranks=source.ranks,
-                integers=source.integers,
                 task=config.task,
                 policy=config.not_finite,
                 needs_files=False,

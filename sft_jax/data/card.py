@@ -7,91 +7,18 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from sft_jax.data.checks import check_label, check_shapes
+from sft_jax.data import precision
+from sft_jax.data.checks import check_label, check_shapes, real_steps
 from sft_jax.data.cleaning import clean, finite_means
 from sft_jax.data.moments import Moments
 from sft_jax.data.records import RawData, Record
+from sft_jax.data.split_summary import SplitSummary
 from sft_jax.structs import CLASS_TASKS, NotFinite, Task
-
-
-@dataclasses.dataclass
-class SplitSummary:
-    """What the examples of a split are like; summaries add up.
-
-    Attributes:
-      n_examples: number of examples.
-      labels: class or label name to the number of its examples; of regression, number name to
-        the smallest and the largest.
-      lengths: modality to {steps: number of examples}, absent ones among them as 0.
-      not_finite: modality to the kinds of numbers that are not finite and how many.
-      moments: modality to the moments of its features, after such numbers have been treated.
-      rounded: of regression, number name to {rounded to a whole number: number of examples},
-        halves to the even one, as classes of sentiment are made.
-    """
-
-    n_examples: int = 0
-    labels: dict[str, Any] = dataclasses.field(default_factory=dict)
-    lengths: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
-    not_finite: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
-    moments: dict[str, Moments] = dataclasses.field(default_factory=dict)
-    rounded: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
-
-    def add_label(self, label: int | np.ndarray, task: Task, names: Sequence[str]) -> None:
-        """Counts the label of one example."""
-        counted: dict[str, Any]
-        if task in CLASS_TASKS:
-            counted = {names[int(label)]: 1}
-        elif task == "multi_label":
-            counted = {name: int(has) for name, has in zip(names, np.asarray(label), strict=True)}
-        else:
-            values = np.asarray(label, np.float64).tolist()
-            counted = {name: [v, v] for name, v in zip(names, values, strict=True)}
-            whole = {name: {round(of[0]): 1} for name, of in counted.items()}
-            self.rounded = _add_counts(self.rounded, whole)
-        self.labels = _add_labels(self.labels, counted)
-
-    def __add__(self, other: SplitSummary) -> SplitSummary:
-        """The summary of the examples of both."""
-        return SplitSummary(
-            self.n_examples + other.n_examples,
-            _add_labels(self.labels, other.labels),
-            _add_counts(self.lengths, other.lengths),
-            _add_counts(self.not_finite, other.not_finite),
-            {
-                name: self.moments[name] + other.moments[name]
-                if name in self.moments and name in other.moments
-                else (self.moments | other.moments)[name]
-                for name in self.moments | other.moments
-            },
-            _add_counts(self.rounded, other.rounded),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        moments = {name: of.to_json() for name, of in self.moments.items()}
-        return {
-            **dataclasses.asdict(self),
-            "moments": moments,
-            "lengths": _with_text_keys(self.lengths),
-            "rounded": _with_text_keys(self.rounded),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SplitSummary:
-        """The exact inverse of `to_json`."""
-        return cls(
-            values["n_examples"],
-            dict(values["labels"]),
-            _with_whole_keys(values["lengths"]),
-            {name: dict(of) for name, of in values["not_finite"].items()},
-            {name: Moments.from_json(of) for name, of in values["moments"].items()},
-            _with_whole_keys(values["rounded"]),
-        )
 
 
 @dataclasses.dataclass
@@ -173,6 +100,13 @@ class Card:
                 if kinds:
                     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
                     found.append(f"{name}: {modality} holds {listed}; policy: {self.policy}")
+            for modality, moments in split.moments.items():
+                types = split.types.get(modality, {})
+                found += [
+                    f"{name}: {modality}{fault}" for fault in precision.faults(moments, types)
+                ]
+            if self.task == "regression":
+                found += [f"{name}: {fault}" for fault in precision.label_faults(split.labels)]
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -208,7 +142,7 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
       split: one of `raw.num_examples`.
 
     Yields:
-      Records whose inputs are finite, and float32 or uint8.
+      Records whose inputs are finite and of the dtype of `as_stored`; those of `masks` have gaps.
 
     Raises:
       ValueError: naming the example and what is wrong with it; if the policy is `error` and a
@@ -219,6 +153,7 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         moments={name: Moments.of(np.zeros((0, of[-1]))) for name, of in card.shapes.items()}
     )
     seen: set[str] = set()
+    last: dict[str, np.ndarray] = {}  # vector of each modality
     for record in raw.read(split):
         identity = record["id"]
         if identity in seen:
@@ -226,25 +161,32 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         seen.add(identity)
         check_label(identity, record["label"], card.task, card.class_names)
         check_shapes(identity, record["inputs"], card.shapes)
-        inputs = {}
-        for name, values in record["inputs"].items():
-            inputs[name], bad = clean(values, card.policy, means.get(name))
+        inputs, masks = {}, {}
+        for name in card.shapes:
+            if name not in record["inputs"]:
+                summary.add_modality(name, 0, "", {})
+                continue
+            given, real = real_steps(record, name)
+            values, real, bad = clean(given, card.policy, means.get(name), real)
             if bad and card.policy == "error":
                 listed = ", ".join(f"{count} {kind}" for kind, count in bad.items())
                 raise ValueError(
                     f"example {identity!r}: {name} holds {listed}; to read it all the same,"
                     " set not_finite to zero, mean or drop"
                 )
-            counts = collections.Counter(summary.not_finite.get(name, {}))
-            summary.not_finite[name] = dict(counts + collections.Counter(bad))
-            summary.moments[name] += Moments.of(inputs[name])
-        for name in card.shapes:
-            length = len(inputs[name]) if name in inputs else 0
-            lengths = summary.lengths.setdefault(name, {})
-            lengths[length] = lengths.get(length, 0) + 1
+            summary.add_modality(name, len(values) if real.any() else 0, str(given.dtype), bad)
+            if not real.any():
+                continue
+            inputs[name] = values
+            if not real.all():
+                masks[name] = real
+            steps = values[real] if name in masks else values
+            summary.moments[name] += Moments.of(steps, last.get(name))
+            last[name] = steps.reshape(-1, steps.shape[-1])[-1].astype(np.float64)
         summary.n_examples += 1
         summary.add_label(record["label"], card.task, card.class_names)
-        yield {**record, "inputs": {name: of for name, of in inputs.items() if len(of)}}
+        cleaned = Record(id=identity, inputs=inputs, label=record["label"])
+        yield Record(**cleaned, masks=masks) if masks else cleaned
     if not summary.n_examples:
         raise ValueError(f"split {split!r} has no examples")
 
@@ -300,34 +242,3 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _with_text_keys(counts: Mapping[str, dict[int, int]]) -> dict[str, dict[str, int]]:
-    return {name: {str(key): n for key, n in sorted(of.items())} for name, of in counts.items()}
-
-
-def _with_whole_keys(counts: Mapping[str, dict[str, int]]) -> dict[str, dict[int, int]]:
-    return {name: {int(key): n for key, n in of.items()} for name, of in counts.items()}
-
-
-def _add_labels(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    total = dict(first)
-    for name, value in second.items():
-        if name not in total:
-            total[name] = value
-        elif isinstance(value, list):
-            total[name] = [min(total[name][0], value[0]), max(total[name][1], value[1])]
-        else:
-            total[name] += value
-    return total
-
-
-def _add_counts(
-    first: Mapping[str, dict[Any, int]], second: Mapping[str, dict[Any, int]]
-) -> dict[str, dict[Any, int]]:
-    total = {}
-    for name in [*first, *(name for name in second if name not in first)]:
-        counts = collections.Counter(first.get(name, {}))
-        counts.update(second.get(name, {}))
-        total[name] = dict(counts)
-    return total

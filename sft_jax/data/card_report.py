@@ -10,7 +10,8 @@ from rich import box, markup
 from rich.console import Console
 from rich.table import Table
 
-from sft_jax.data.card import Card, SplitSummary
+from sft_jax.data.card import Card
+from sft_jax.data.split_summary import SplitSummary
 
 MOST_ROWS = 20
 """More classes than these are not all printed."""

@@ -241,6 +241,5 @@ class _Chosen(Sequence[Record]):
         given = record["inputs"]
         inputs = {name: given[name] for name in self._modalities if name in given}
         label = record["label"]
-        return Record(
-            id=record["id"], inputs=inputs, label=self._label(label) if self._label else label
-        )
+        changed = {"inputs": inputs, "label": self._label(label) if self._label else label}
+        return {**record, **changed}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
+from sft_jax.data.checks import real_steps
 from sft_jax.data.records import Record
 from sft_jax.structs import NotFinite
 
@@ -13,38 +15,80 @@ Counts = dict[str, int]
 """How many numbers were `nan`, `inf` (too large for float32 among them) and `-inf`."""
 
 
+class Cleaned(NamedTuple):
+    """Numbers after those that are not finite have been treated.
+
+    Attributes:
+      values: `[length, ..., features]`; see `as_stored` for the dtype.
+      mask: `[length, ...]` booleans, True at real steps.
+      counts: how many numbers were not finite.
+    """
+
+    values: np.ndarray
+    mask: np.ndarray
+    counts: Counts
+
+
 def clean(
-    values: np.ndarray, policy: NotFinite, means: np.ndarray | None = None
-) -> tuple[np.ndarray, Counts]:
-    """Treats the numbers that are not finite, and casts.
+    values: np.ndarray,
+    policy: NotFinite,
+    means: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+) -> Cleaned:
+    """Treats the numbers that are not finite, and casts to a dtype that holds all others exactly.
 
     Args:
       values: `[length, ..., features]` integers or floats.
       policy: what to do; see `NotFinite`. With `error` they are counted and left as they are.
       means: `[features]` floats for the policy `mean`.
-
-    Returns:
-      The values, uint8 if they were and float32 otherwise; and how many were not finite.
+      mask: `[length, ...]` booleans, True at real steps; all are by default. The values of the
+        others must be finite.
     """
-    if values.dtype == np.uint8:
-        return values, {}
-    with np.errstate(over="ignore"):
-        cast = values.astype(np.float32)
-    finite = np.isfinite(cast)
+    mask = np.ones(values.shape[:-1], bool) if mask is None else mask
+    cast, narrow = _casts(values)
+    finite = np.isfinite(narrow)
     if finite.all():
-        return cast, {}
+        return Cleaned(cast, mask, {})
     counts = {
-        "nan": int(np.isnan(cast).sum()),
-        "inf": int((cast == np.inf).sum()),
-        "-inf": int((cast == -np.inf).sum()),
+        "nan": int(np.isnan(narrow).sum()),
+        "inf": int((narrow == np.inf).sum()),
+        "-inf": int((narrow == -np.inf).sum()),
     }
     if policy == "zero":
-        cast = np.where(finite, cast, np.float32(0))
+        cast = np.where(finite, cast, cast.dtype.type(0))
     elif policy == "mean":
-        cast = np.where(finite, cast, np.asarray(means, np.float32))
+        cast = np.where(finite, cast, np.asarray(means, cast.dtype))
     elif policy == "drop":
-        cast = cast[finite.reshape(len(cast), -1).all(axis=1)]
-    return cast, {kind: count for kind, count in counts.items() if count}
+        kept = finite.reshape(len(cast), -1).all(axis=1)
+        cast, mask = cast[kept], mask[kept]
+    return Cleaned(cast, mask, {kind: count for kind, count in counts.items() if count})
+
+
+def as_stored(values: np.ndarray) -> np.ndarray:
+    """The same numbers as uint8 if they were, as float32 if it holds them all, else as float64.
+
+    What is subtracted from numbers far from 0 is so subtracted from all of their digits.
+    """
+    return _casts(values)[0]
+
+
+def _casts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As they are stored, and in float32."""
+    if values.dtype == np.uint8:
+        return values, values
+    if np.can_cast(values.dtype, np.float32):  # Without any loss.
+        narrow = values.astype(np.float32)
+        return narrow, narrow
+    wide = values.astype(np.float64)
+    narrow = _as_float32(wide)
+    same = narrow == wide
+    lossless = same.all() or (same | np.isnan(wide)).all()
+    return (narrow if lossless else wide), narrow
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(np.float32, copy=False)
 
 
 def finite_means(records: Iterable[Record]) -> dict[str, np.ndarray]:
@@ -56,13 +100,25 @@ def finite_means(records: Iterable[Record]) -> dict[str, np.ndarray]:
     Returns:
       Modality name to `[features]` float64; 0 for a feature without any finite number.
     """
-    sums: dict[str, np.ndarray] = {}
+    origins: dict[str, np.ndarray] = {}  # The first finite number of each feature, else NaN.
+    sums: dict[str, np.ndarray] = {}  # Of differences from it, so that no digit is lost.
     counts: dict[str, np.ndarray] = {}
     for record in records:
-        for name, values in record["inputs"].items():
-            flat, _ = clean(values.reshape(-1, values.shape[-1]), "error")
-            finite = np.isfinite(flat)
-            total = np.where(finite, flat, 0).sum(axis=0, dtype=np.float64)
-            sums[name] = sums.get(name, 0) + total
+        for name in record["inputs"]:
+            values, mask = real_steps(record, name)
+            flat = as_stored(values)[mask].astype(np.float64)
+            if not len(flat):
+                continue
+            finite = np.isfinite(_as_float32(flat))
+            first = np.where(
+                finite.any(axis=0), flat[finite.argmax(axis=0), range(len(flat[0]))], np.nan
+            )
+            known = origins.get(name, first)
+            origins[name] = np.where(np.isnan(known), first, known)
+            differences = np.where(finite, flat, 0) - np.where(finite, origins[name], 0)
+            sums[name] = sums.get(name, 0) + differences.sum(axis=0)
             counts[name] = counts.get(name, 0) + finite.sum(axis=0)
-    return {name: sums[name] / np.maximum(counts[name], 1) for name in sums}
+    return {
+        name: np.nan_to_num(origin) + sums[name] / np.maximum(counts[name], 1)
+        for name, origin in origins.items()
+    }

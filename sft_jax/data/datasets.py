@@ -15,9 +15,27 @@ from typing import Any, TypedDict, get_args
 import numpy as np
 
 from sft_jax.data.card import Card
-from sft_jax.data.checks import check_finite, check_label, check_mask, check_shapes
-from sft_jax.data.moments import Moments
+from sft_jax.data.checks import check_label, check_shapes, checked_names
+from sft_jax.data.standardisation import (
+    Standardisation,
+    agree,
+    compute_statistics,
+    finite_steps,
+    standardisations,
+    statistics_from_json,
+)
 from sft_jax.structs import CLASS_TASKS, MetricFamily, ModalitySpec, Task
+
+__all__ = [
+    "IN_MEMORY_BYTES",
+    "Dataset",
+    "DatasetInfo",
+    "Example",
+    "Standardisation",
+    "check_task",
+    "compute_statistics",
+    "standardisations",
+]
 
 IN_MEMORY_BYTES = 2**30
 """The most that a split may take to be held in memory."""
@@ -42,40 +60,6 @@ class Example(TypedDict):
     label: int | np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Standardisation:
-    """Mean and standard deviation of each feature of a modality.
-
-    Attributes:
-      mean: one number per feature, each a float32.
-      std: one positive number per feature, each a float32.
-
-    Raises:
-      ValueError: if the lengths differ, or a number is not finite, or not positive in `std`.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
-        if not np.isfinite(self.mean + self.std).all() or min(self.std, default=1.0) <= 0:
-            raise ValueError(f"means must be finite and deviations positive, got {self}")
-
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        """Subtracts the mean and divides by the deviation.
-
-        Args:
-          values: `[..., features]` floats.
-
-        Returns:
-          An array of the same shape, float32.
-        """
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return (np.asarray(values, np.float32) - mean) / std
-
-
 def check_task(of_model: Task, of_data: Task) -> None:
     """Raises ValueError unless a model of one task can learn labels of the other.
 
@@ -95,7 +79,8 @@ class DatasetInfo:
 
     Attributes:
       modalities: the shape of each modality.
-      class_names: of the classes, labels or numbers to predict, in the order of the labels.
+      class_names: of the classes, labels or numbers to predict, in the order of the labels;
+        integers become text.
       statistics: what each modality is standardised by.
       num_examples: number of examples of each split.
       task: what the labels are; ordinal if the order of the classes means something.
@@ -104,8 +89,9 @@ class DatasetInfo:
         -3 to 3. They are not of the data, and infos that differ in them alone are equal.
 
     Raises:
-      ValueError: if the statistics are not those of the modalities, there is no such task, or
-        the metrics are unknown or not of such labels.
+      ValueError: if the statistics are not those of the modalities, there is no such task, a
+        name is not text, empty or there twice, there are fewer than two classes, or the metrics
+        are unknown or not of such labels.
     """
 
     modalities: dict[str, ModalitySpec]
@@ -124,6 +110,12 @@ class DatasetInfo:
             )
         if self.task not in get_args(Task):
             raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
+        for name in self.modalities:
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"a modality has the name {name!r}; expected text")
+        object.__setattr__(self, "class_names", checked_names(self.class_names, self.task))
+        counts = {split: int(count) for split, count in self.num_examples.items()}
+        object.__setattr__(self, "num_examples", counts)
         for family in self.metrics:
             _check_metrics(family, self.task, len(self.class_names))
 
@@ -132,6 +124,16 @@ class DatasetInfo:
         """What the inputs and masks of one example take in memory."""
         shapes = [spec.shape for spec in self.modalities.values()]
         return sum(4 * math.prod(shape) + math.prod(shape[:-1]) for shape in shapes)
+
+    def differences(self, other: DatasetInfo) -> list[str]:
+        """Names the fields in which infos differ by more than what was once rounded."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if field.compare
+            and getattr(self, field.name) != getattr(other, field.name)
+            and not (field.name == "statistics" and agree(self.statistics, other.statistics))
+        ]
 
     def check_task(self, task: Task) -> None:
         """Raises ValueError unless a model of this task can learn the labels (`check_task`)."""
@@ -150,10 +152,7 @@ class DatasetInfo:
         return cls(
             modalities={k: ModalitySpec(**v) for k, v in values["modalities"].items()},
             class_names=tuple(values["class_names"]),
-            statistics={
-                name: Standardisation(mean=tuple(of["mean"]), std=tuple(of["std"]))
-                for name, of in values["statistics"].items()
-            },
+            statistics=statistics_from_json(values["statistics"]),
             num_examples=dict(values["num_examples"]),
             task=values.get("task", "single_label"),
             metrics=tuple(values.get("metrics", ())),
@@ -275,57 +274,15 @@ class _Prepared(Sequence[Example]):
             values = np.zeros(shape, np.float32)
             mask = np.zeros(shape[:-1], bool)
             if name in given["inputs"]:
-                raw, real = _checked(given, name)
+                raw, real = finite_steps(given, name)
                 within = tuple(slice(length) for length in raw.shape[:-1])
-                standardised = self._info.statistics[name].apply(raw)
-                values[within] = np.where(real[..., None], standardised, np.float32(0))
+                values[within] = self._info.statistics[name].apply(raw)
                 mask[within] = real
+                if not real.all():
+                    values[~mask] = 0
+                if not np.isfinite(values).all():
+                    raise ValueError(
+                        f"example {identity!r}: {name} is beyond float32 once it is standardised"
+                    )
             prepared["inputs"][name], prepared["masks"][name] = values, mask
         return prepared
-
-
-def _checked(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a modality and which are real: all, unless the example has masks."""
-    values = example["inputs"][name]
-    real = example["masks"][name] if "masks" in example else np.ones(values.shape[:-1], bool)
-    check_mask(example["id"], name, real, values)
-    check_finite(example["id"], name, values, real)
-    return values, real
-
-
-def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
-    """Mean and standard deviation of every feature over the real steps of all examples.
-
-    Sums are kept in float64. A feature that never changes gets a deviation of 1.
-
-    Args:
-      examples: at least one, not standardised.
-
-    Raises:
-      ValueError: if a number is not finite, or a modality has no real step at all.
-    """
-    total: dict[str, Moments] = {}
-    for example in examples:
-        for name in example["inputs"]:
-            values, real = _checked(example, name)
-            moments = Moments.of(values[real])
-            total[name] = total[name] + moments if name in total else moments
-    return standardisations(total)
-
-
-def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisation]:
-    """What modalities are standardised by, from the moments of their features.
-
-    Raises:
-      ValueError: if a modality has no step at all.
-    """
-    for name, of in moments.items():
-        if not of.count:
-            raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
-    return {
-        name: Standardisation(
-            mean=tuple(of.mean.astype(np.float32).tolist()),
-            std=tuple(of.std.astype(np.float32).tolist()),
-        )
-        for name, of in moments.items()
-    }

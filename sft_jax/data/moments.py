@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+_NEIGHBOURS = 16  # of an example, whose differences are looked at
+
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
@@ -17,18 +19,43 @@ class Moments:
       count: how many vectors were seen.
       mean: `[features]` float64.
       squares: `[features]` float64.
+      changes: `[features]`, how many neighbours that were compared differ.
+      log_changes: `[features]` float64, sum of the base-2 logarithms of their differences.
     """
 
     count: int
     mean: np.ndarray
     squares: np.ndarray
+    changes: np.ndarray
+    log_changes: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Moments:
-        """Those of `[..., features]` finite numbers."""
+    def of(cls, values: np.ndarray, after: np.ndarray | None = None) -> Moments:
+        """Those of `[..., features]` finite numbers.
+
+        The first vector is subtracted before anything is summed up. So numbers that all lie far
+        from 0 lose nothing, and a feature that never changes has exactly its own value as mean.
+
+        Args:
+          values: `[..., features]` integers or floats.
+          after: `[features]`, the vector that the first one is compared with.
+        """
         flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
-        mean = flat.mean(axis=0) if len(flat) else np.zeros(flat.shape[1])
-        return cls(len(flat), mean, np.square(flat - mean).sum(axis=0))
+        if not len(flat):
+            return cls(0, *np.zeros((4, flat.shape[1])))
+        shifted = flat - flat[0]
+        mean = shifted.mean(axis=0)
+        shifted -= mean
+        some = flat[:_NEIGHBOURS] if after is None else np.vstack([after, flat[:_NEIGHBOURS]])
+        differences = np.abs(np.diff(some, axis=0))
+        differ = differences > 0
+        return cls(
+            len(flat),
+            flat[0] + mean,
+            np.einsum("nf,nf->f", shifted, shifted),
+            differ.sum(axis=0),
+            np.log2(differences, where=differ, out=np.zeros_like(differences)).sum(axis=0),
+        )
 
     def __add__(self, other: Moments) -> Moments:
         """Those of both together (Chan, Golub and LeVeque 1979)."""
@@ -38,14 +65,33 @@ class Moments:
         difference = other.mean - self.mean
         mean = self.mean + difference * (other.count / count)
         between = np.square(difference) * (self.count * other.count / count)
-        return Moments(count, mean, self.squares + other.squares + between)
+        return Moments(
+            count,
+            mean,
+            self.squares + other.squares + between,
+            self.changes + other.changes,
+            self.log_changes + other.log_changes,
+        )
 
     @property
     def std(self) -> np.ndarray:
-        """`[features]` standard deviations; 1 for a feature that never changes."""
-        std = np.sqrt(self.squares / max(self.count, 1))
-        constant = std <= np.finfo(np.float32).eps * np.abs(self.mean)
-        return np.where(constant, 1.0, std)
+        """`[features]` standard deviations; 1 for a feature that never changes.
+
+        What changes by no more than the rounding of float64 counts as one that never does.
+        """
+        constant = self.deviation <= np.finfo(np.float64).eps * np.abs(self.mean)
+        return np.where(constant, 1.0, self.deviation)
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """`[features]` standard deviations, 0 among them."""
+        return np.sqrt(self.squares / max(self.count, 1))
+
+    @property
+    def typical_change(self) -> np.ndarray:
+        """`[features]` geometric means of the differences of neighbours that differ; 0 if none."""
+        mean = np.exp2(self.log_changes / np.maximum(self.changes, 1))
+        return np.where(self.changes > 0, mean, 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -53,9 +99,18 @@ class Moments:
             "count": self.count,
             "mean": self.mean.tolist(),
             "squares": self.squares.tolist(),
+            "changes": self.changes.tolist(),
+            "log_changes": self.log_changes.tolist(),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Moments:
-        """The exact inverse of `to_json`."""
-        return cls(values["count"], np.array(values["mean"]), np.array(values["squares"]))
+        """The exact inverse of `to_json`; what was once saved says nothing of changes."""
+        none = [0] * len(values["mean"])
+        return cls(
+            values["count"],
+            np.array(values["mean"]),
+            np.array(values["squares"]),
+            np.array(values.get("changes", none)),
+            np.array(values.get("log_changes", none), np.float64),
+        )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
+from sft_jax.data.checks import checked_names
 from sft_jax.structs import Task
 
 Padding = Literal["left", "right", "none"]
@@ -27,11 +28,14 @@ class Record(TypedDict):
         numbers that are not finite. A modality that the example lacks is left out.
       label: class index, for the tasks single_label and ordinal; for multi_label and
         regression `[c]` numbers.
+      masks: modality name to `[length, ...]` booleans, False where a step is not real, for
+        modalities with gaps.
     """
 
     id: str
     inputs: dict[str, np.ndarray]
     label: int | np.ndarray
+    masks: NotRequired[dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +46,16 @@ class RawData:
       variant: which of the known forms of the dataset it is, as an identifier.
       files: what was read.
       shapes: modality name to the largest `[length, ..., features]` of its examples.
-      class_names: of the classes, labels or numbers to predict, in the order of the labels.
+      class_names: of the classes, labels or numbers to predict, in the order of the labels;
+        integers become text.
       task: what the labels are.
       num_examples: number of examples of each split.
       read: gives the examples of a split, in the order of the file; it can be called again.
       padding: modality name to the side on which its examples were padded in the file.
       known_releases: name of a release that is in use to its number of examples of each split.
+
+    Raises:
+      ValueError: if the names are not those of classes, labels or numbers (`checked_names`).
     """
 
     variant: str
@@ -59,3 +67,7 @@ class RawData:
     read: Callable[[str], Iterator[Record]]
     padding: Mapping[str, Padding] = dataclasses.field(default_factory=dict)
     known_releases: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = checked_names(self.class_names, self.task)
+        object.__setattr__(self, "class_names", names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from sft_jax.data import builder
@@ -53,8 +52,11 @@ class Watch(builder.RawBuilder):
     of splits, such as `person_01+person_02`, and no other needs preparing.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.1.0": "With a data card."}  # noqa: RUF012 (TFDS reads a plain dict)
+    VERSION = tfds.core.Version("1.2.0")
+    RELEASE_NOTES = {  # noqa: RUF012 (TFDS reads a plain dict)
+        "1.1.0": "With a data card.",
+        "1.2.0": "Numbers that float32 does not hold are float64.",
+    }
 
 
 def read_watch(window: int, stride: int) -> RawData:
@@ -123,7 +125,7 @@ def raw_config(window_seconds: float, stride_seconds: float) -> builder.RawConfi
 
 def _record(recording: Recording, start: int, window: int) -> Record:
     side, exercise = SIDES[recording.side], EXERCISES[recording.exercise]
-    values = recording.values[start : start + window].astype(np.float32)
+    values = recording.values[start : start + window]
     return Record(
         id=f"person{recording.person:02d}/{side}/{exercise}/@{start}",
         inputs={modality: values[:, columns] for modality, columns in MODALITIES.items()},

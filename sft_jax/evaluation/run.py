@@ -240,9 +240,8 @@ def restore(
 
 def _check_same(workdir: AnyPath, trained: DatasetInfo, found: DatasetInfo) -> None:
     changed = [
-        f"{field.name} was {getattr(trained, field.name)}, is {getattr(found, field.name)}"
-        for field in dataclasses.fields(DatasetInfo)
-        if field.compare and getattr(trained, field.name) != getattr(found, field.name)
+        f"{name} was {getattr(trained, name)}, is {getattr(found, name)}"
+        for name in trained.differences(found)
     ]
     if changed:
         raise RunDirectoryError(

@@ -6,9 +6,10 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import operator
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -62,12 +63,17 @@ def differences(made_by: ExperimentConfig, config: ExperimentConfig) -> list[str
     return config_io.differences(alike, config)
 
 
-def keep_dataset(workdir: AnyPath, info: Mapping[str, Any]) -> None:
+def keep_dataset(
+    workdir: AnyPath,
+    info: Mapping[str, Any],
+    same_statistics: Callable[[Any, Any], bool] = operator.eq,
+) -> None:
     """Writes `dataset.json`, or checks that the run was trained on the same data until now.
 
     Args:
       workdir: the run directory.
       info: what is to be known of the dataset, as JSON values.
+      same_statistics: whether those that were saved and those of `info` are the same.
 
     Raises:
       RunDirectoryError: naming what differs.
@@ -75,7 +81,10 @@ def keep_dataset(workdir: AnyPath, info: Mapping[str, Any]) -> None:
     path = workdir / "dataset.json"
     if _has_checkpoints(workdir) and path.exists():
         saved = json.loads(path.read_text())
-        changed = [key for key in saved if key != "metrics" and saved[key] != info.get(key)]
+        same = {"statistics": same_statistics, "metrics": lambda *_: True}
+        changed = [
+            key for key in saved if not same.get(key, operator.eq)(saved[key], info.get(key))
+        ]
         if changed:
             raise RunDirectoryError(
                 f"workdir {workdir} was trained on other data: {', '.join(changed)} differ from"

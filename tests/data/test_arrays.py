@@ -158,6 +158,7 @@ def _changed(split, **values):
         (_changed("train", labels=[0.0, 1.0, 0.0]), {}, "'train/0': label 0.0 is not one of the 2"),
         (_changed("train", labels=[0, -1, 0]), {}, "'train/1': label -1 is not one of the 2"),
         (_changed("train"), {"task": "multi_label"}, "'train/0': label 0 is not an array of 2"),
+        (_changed("train"), {"not_finite": "zeros"}, "not_finite='zeros' is not one of error, ze"),
         (_changed("train"), {"task": "multi"}, "task='multi' is not one of single_label, mul"),
         (
             _changed("train"),

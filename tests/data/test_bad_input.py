@@ -69,7 +69,7 @@ def _cut(path):
 
 def _nothing_is_left(folder):
     data = folder / "data"
-    assert not [*data.rglob("1.0.0"), *data.rglob("*incomplete*"), *data.rglob("*.json")]
+    assert not [*data.rglob("1.1.0"), *data.rglob("*incomplete*"), *data.rglob("*.json")]
 
 
 def _assert_refused(folder, config, message, kind=ValueError):

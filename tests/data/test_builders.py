@@ -330,6 +330,17 @@ def test_clips_need_their_files_once(vggsound):
     _assert_same_without(vggsound.manual_dir, vggsound)
 
 
+def test_what_another_version_has_prepared_is_named(vggsound, tmp_path):
+    shutil.copytree(vggsound.data_dir, tmp_path / "data")
+    (now,) = (tmp_path / "data").glob("*/*/1.1.0")
+    now.rename(now.with_name("1.0.0"))
+    config = dataclasses.replace(
+        vggsound, data_dir=str(tmp_path / "data"), manual_dir=str(tmp_path / "raw")
+    )
+    with pytest.raises(FileNotFoundError, match=r"no folder .*/1.0.0 was prepared by another vers"):
+        catalog.open_dataset(config)
+
+
 def test_modalities_of_clips_may_be_fewer(vggsound):
     info = catalog.open_dataset(
         dataclasses.replace(vggsound, modalities=("spect",), patch_size={"spect": 16})

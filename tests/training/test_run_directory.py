@@ -1,8 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 import synthetic
 
+from sft_jax.data.standardisation import same_statistics
 from sft_jax.training import run_directory
 from sft_jax.training.reporting import Reporter
 from sft_jax.training.run_directory import RunDirectoryError
@@ -83,6 +85,21 @@ def test_an_evaluation_to_be_done_again_is_dropped(tmp_path):
         {"step": 1, "valid/loss": 2},
         {"step": 2, "train/loss": 2},
     ]
+
+
+def test_a_run_whose_statistics_were_saved_as_float32_goes_on(tmp_path):
+    info = synthetic.dataset().info.to_json()
+    (tmp_path / "checkpoints/latest/10").mkdir(parents=True)
+    rounded = json.loads(json.dumps(info), parse_float=lambda text: float(np.float32(text)))
+    assert rounded["statistics"] != info["statistics"]
+    run_directory.write_json(tmp_path / "dataset.json", rounded)
+    run_directory.keep_dataset(tmp_path, info, same_statistics)
+    assert json.loads((tmp_path / "dataset.json").read_text()) == info
+    for name in ("mean", "std"):
+        other = json.loads(json.dumps(info))
+        other["statistics"]["sight"][name][0] *= 1.001
+        with pytest.raises(run_directory.RunDirectoryError, match="other data: statistics differ"):
+            run_directory.keep_dataset(tmp_path, other, same_statistics)
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):

@@ -24,13 +24,11 @@ class TfdsSource:
     Attributes:
       full_name: its name, config and version.
       ranks: modality name to the number of axes of `[length, ..., features]`.
-      integers: the modalities that are uint8.
       read: gives what it holds.
     """
 
     full_name: str
     ranks: dict[str, int]
-    integers: tuple[str, ...]
     read: Callable[[], RawData]
 
 
@@ -52,7 +50,6 @@ def open_tfds(config: TfdsData) -> TfdsSource:
     return TfdsSource(
         full_name=builder.info.full_name,
         ranks={name: max(2, len(features[name].shape)) for name in config.modalities},
-        integers=tuple(of for of in config.modalities if features[of].np_dtype == np.uint8),
         read=functools.partial(_read, builder, config),
     )
 

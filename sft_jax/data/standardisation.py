@@ -1,0 +1,129 @@
+"""What modalities are standardised by: mean and deviation of each feature, in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sft_jax.data.checks import check_finite, real_steps
+from sft_jax.data.moments import Moments
+
+_ROUNDING = 2.0**-22  # A few times what float32 rounds.
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardisation:
+    """Mean and standard deviation of each feature of a modality.
+
+    Attributes:
+      mean: one number per feature, in float64.
+      std: one positive number per feature, in float64.
+
+    Raises:
+      ValueError: if the lengths differ, or a number is not finite, or not positive in `std`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # Plain numbers, which JSON knows.
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
+        if not np.isfinite(self.mean + self.std).all() or min(self.std, default=1.0) <= 0:
+            raise ValueError(f"means must be finite and deviations positive, got {self}")
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Subtracts the mean and divides by the deviation, in float64.
+
+        Args:
+          values: `[..., features]` integers or floats; a masked array stays one.
+
+        Returns:
+          An array of the same shape, rounded to float32; infinite beyond it.
+        """
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        with np.errstate(over="ignore", under="ignore"):
+            standardised = np.asanyarray(values, np.float64) - mean
+            standardised /= std
+            return standardised.astype(np.float32)
+
+    def agrees(self, other: Standardisation) -> bool:
+        """Whether what the other one does differs by no more than float32 rounds.
+
+        What was once saved had been rounded to float32.
+        """
+        if len(self.mean) != len(other.mean):
+            return False
+        mean, std = np.array(self.mean), np.array(self.std)
+        tolerance = _ROUNDING * (std + np.abs(mean))
+        return bool(
+            (np.abs(mean - other.mean) <= tolerance).all()
+            and (np.abs(std - other.std) <= _ROUNDING * std).all()
+        )
+
+
+def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
+    """Mean and standard deviation of every feature over the real steps of all examples.
+
+    Sums are kept in float64. A feature that never changes gets a deviation of 1.
+
+    Args:
+      examples: at least one, not standardised.
+
+    Raises:
+      ValueError: if a number is not finite, or a modality has no real step at all.
+    """
+    total: dict[str, Moments] = {}
+    for example in examples:
+        for name in example["inputs"]:
+            values, real = finite_steps(example, name)
+            moments = Moments.of(values[real])
+            total[name] = total[name] + moments if name in total else moments
+    return standardisations(total)
+
+
+def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisation]:
+    """What modalities are standardised by, from the moments of their features.
+
+    Raises:
+      ValueError: if a modality has no step at all.
+    """
+    for name, found in moments.items():
+        if not found.count:
+            raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
+    return {
+        name: Standardisation(mean=tuple(found.mean.tolist()), std=tuple(found.std.tolist()))
+        for name, found in moments.items()
+    }
+
+
+def finite_steps(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a modality and which are real: all, unless the example has masks."""
+    values, real = real_steps(example, name)
+    check_finite(example["id"], name, values, real)
+    return values, real
+
+
+def same_statistics(saved: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether those of two datasets, as JSON gives them, agree (`Standardisation.agrees`)."""
+    return saved == found or agree(statistics_from_json(saved), statistics_from_json(found))
+
+
+def statistics_from_json(values: Mapping[str, Any]) -> dict[str, Standardisation]:
+    """What `dataclasses.asdict` was made of, as JSON gives it."""
+    return {
+        name: Standardisation(mean=tuple(saved["mean"]), std=tuple(saved["std"]))
+        for name, saved in values.items()
+    }
+
+
+def agree(first: Mapping[str, Standardisation], second: Mapping[str, Standardisation]) -> bool:
+    """Whether two datasets have the same modalities, and their statistics agree."""
+    return first.keys() == second.keys() and all(
+        own.agrees(second[name]) for name, own in first.items()
+    )
