@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -113,6 +115,14 @@ class MultimodalClassifier(nn.Module):
     attention_kernel: AttentionKernel = "auto"
     parts: int = 1
     task: Task = "single_label"
+
+    def __post_init__(self) -> None:
+        # A model with a dict could not be hashed, as a static argument of jax.jit must be.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name, None)
+            if isinstance(value, Mapping):
+                object.__setattr__(self, field.name, flax.core.freeze(value))
+        super().__post_init__()
 
     @property
     def mixed_modalities(self) -> tuple[str, ...]:

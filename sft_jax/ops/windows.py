@@ -85,6 +85,7 @@ class ReferenceWindows:
         start = np.arange(self.num_windows(length)) * self.stride - self.padding
         index = start[:, None] + np.arange(self.kernel)
         inside = (index >= 0) & (index < length)
-        index = np.broadcast_to(np.clip(index, 0, length - 1), (batch, *index.shape))
-        flat = jnp.take_along_axis(mask, jnp.asarray(index.reshape(batch, -1)), axis=1)
-        return Windows(index=jnp.asarray(index), member=flat.reshape(index.shape) & inside)
+        shape = (batch, *index.shape)
+        index = jnp.broadcast_to(np.clip(index, 0, length - 1)[None], shape)
+        flat = jnp.take_along_axis(mask, index.reshape(batch, -1), axis=1)
+        return Windows(index=index, member=flat.reshape(shape) & inside[None])
