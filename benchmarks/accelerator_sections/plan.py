@@ -1,0 +1,143 @@
+"""What `benchmarks/accelerator.py` runs, in which order, and at what sizes."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+SECTIONS = ("equality", "resume", "step_cost", "roofline")
+
+_SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""For processes that use the device at the same time as others."""
+_DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+
+_CASES, _LANES = 21, 4
+_KERNELS = (("bfloat16", "auto"), ("bfloat16", "cudnn"), ("float32", "auto"))
+
+
+class Child(NamedTuple):
+    """A process.
+
+    Attributes:
+      section: that its rows are part of.
+      name: of the row that says what became of the process.
+      module: in `accelerator_sections`.
+      request: what the module is asked for, as JSON values.
+      environment: variables beside those there are.
+      least_seconds: without which it is not started.
+    """
+
+    section: str
+    name: str
+    module: str
+    request: dict[str, Any]
+    environment: dict[str, str]
+    least_seconds: float
+
+
+Lane = list[Child]
+"""Processes one after the other."""
+
+MACHINE = Child("machine", "process", "machine", {}, _SHARED, 0)
+
+
+def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
+    """Groups one after the other, of lanes at the same time.
+
+    Args:
+      folder: for checkpoints.
+      smallest: as little as shows that it works.
+    """
+    if smallest:
+        tiny = {"model": {"n_post": 1, "width": 10}, "train": {"batch_size": 2}}
+        return [
+            [
+                [
+                    _equality(4, 5, 0),
+                    _step_cost("vggsound", 2, "float32", "auto", tiny, seconds=0.01),
+                    _roofline(smallest=True),
+                    *_resume(folder, "float32", tiny, steps=2),
+                ]
+            ]
+        ]
+    # Nothing is timed in the first group, so its processes share the device and the cores.
+    dropout = {"train": {"ema_decay": 0.9}, "model": {"dropout": 0.1}}
+    each = -(-_CASES // _LANES)
+    correct = [[_equality(i * each, (i + 1) * each, i)] for i in range(_LANES)]
+    correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
+    timed = [_step_cost("vggsound", 24, *kernel) for kernel in _KERNELS]
+    timed.append(_roofline(smallest=False))
+    timed += [_step_cost("vggsound", 1024, *kernel) for kernel in _KERNELS]
+    timed += [_step_cost("mosei", 24, *kernel) for kernel in _KERNELS]
+    timed += [_step_cost("mosei", 1024, *kernel) for kernel in _KERNELS]
+    timed.append(_step_cost("vggsound", 24, "float32", "auto", {"model": {"name": "mbt"}}))
+    return [correct, [timed]]
+
+
+def _equality(first: int, end: int, lane: int) -> Child:
+    request = {"cases": [first, end]}
+    return Child("equality", f"process {lane}", "equality", request, _SHARED, 30)
+
+
+def _resume(folder: pathlib.Path, dtype: str, changes: dict[str, Any], steps: int) -> Lane:
+    request = {
+        "name": dtype,
+        "config": "vggsound",
+        "argument": "size=laptop",
+        "changes": _merged(changes, {"model": {"dtype": dtype}}),
+        "steps": steps,
+        "folder": str(folder / dtype),
+    }
+    return [
+        Child(
+            "resume",
+            f"{dtype}, process {number}",
+            "resuming",
+            {**request, "restore": bool(number)},
+            _DETERMINISTIC,
+            30,
+        )
+        for number in range(2)
+    ]
+
+
+def _step_cost(
+    config: str,
+    batch_size: int,
+    dtype: str,
+    kernel: str,
+    changes: dict[str, Any] | None = None,
+    seconds: float = 1.5,
+) -> Child:
+    model = (changes or {}).get("model", {}).get("name", "sft")
+    name = f"{config}, {model}, batch {batch_size}, {dtype}, {kernel}"
+    mine = {
+        "model": {"dtype": dtype, "attention_kernel": kernel},
+        "train": {"batch_size": batch_size},
+    }
+    request = {
+        "name": name,
+        "config": config,
+        "argument": None,
+        "changes": _merged(changes or {}, mine),
+        "seconds": seconds,
+    }
+    return Child("step_cost", name, "step_cost", request, {}, 25)
+
+
+def _roofline(*, smallest: bool) -> Child:
+    request = {
+        "tokens": 21 if smallest else 1201,
+        "batch_sizes": [2] if smallest else [24, 256],
+        "dense_batch_sizes": [] if smallest else [24, 1024],
+        "megabytes": 1 if smallest else 1024,
+        "matmul": 64 if smallest else 8192,
+        "seconds": 0.01 if smallest else 0.2,
+        "threads": 2 if smallest else 12,
+    }
+    return Child("roofline", "process", "roofline", request, {}, 30)
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Both, part by part."""
+    return {part: {**one.get(part, {}), **other.get(part, {})} for part in {*one, *other}}
