@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import optax
 from jax.sharding import Mesh
@@ -27,6 +27,9 @@ from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import compile_create_state
 from sft_jax.training.storage import AnyPath
 
+SHARED = ("split", "checkpoint", "parameters", "modalities", "left_out")
+"""Of the results of a run, what those of other seeds have too."""
+
 
 def evaluate_run(
     workdir: str | os.PathLike[str],
@@ -39,6 +42,7 @@ def evaluate_run(
 
     Writes `SPLIT.json`, with the metrics of the task, those that the dataset asks for beside them
     (`DatasetInfo.metrics`) and what they are of, and what `sft_jax.evaluation.report.draw` draws.
+    `parameters` says which were evaluated: ema, the running mean, or trained, those of the step.
     Where the model is not given all modalities, the names of those given are part of the files'
     names: `SPLIT-FIRST-SECOND.json` (`file_stem`).
 
@@ -86,6 +90,7 @@ def evaluate_restored(
         "split": split,
         "checkpoint": which,
         "step": run.step,
+        "parameters": run.parameters,
         "modalities": [*evaluator.modalities],
         "left_out": sorted(set(run.model.modalities) - set(evaluator.modalities)),
         **task_metrics(predictions, info.class_names, info.metrics),
@@ -121,9 +126,9 @@ def evaluate_every_subset(
       dataset: as `evaluate_run`.
 
     Returns:
-      What is in the JSON file: `split`, `checkpoint`, `step`, `n_examples`; `score`, accuracy
-      or mae (`SCORE_NAMES`); and `subsets`, the largest first, each with its `modalities`, that
-      score and the mean `loss`.
+      What is in the JSON file: `split`, `checkpoint`, `step` and `parameters` as of `evaluate_run`;
+      `n_examples`; `score`, accuracy or mae (`SCORE_NAMES`); and `subsets`, the largest first, each
+      with its `modalities`, that score and the mean `loss`.
 
     Raises:
       RunDirectoryError, NoCheckpointError, ValueError: as `evaluate_run`, and ValueError if
@@ -135,6 +140,7 @@ def evaluate_every_subset(
         "split": split,
         "checkpoint": which,
         "step": run.step,
+        "parameters": run.parameters,
         "n_examples": len(run.dataset.source(split)),
         "score": SCORE_NAMES[run.model.task],
         "subsets": [
@@ -153,6 +159,7 @@ class Restored:
     Attributes:
       model: the module.
       params: of the checkpoint, those to evaluate.
+      parameters: which they are: "ema", the running mean, or "trained", those of the last step.
       step: of the checkpoint.
       done: whether the run has been trained to its end.
       trained_on: what is known of the data that it was trained on.
@@ -163,6 +170,7 @@ class Restored:
 
     model: MultimodalClassifier
     params: Any
+    parameters: Literal["ema", "trained"]
     step: int
     done: bool
     trained_on: DatasetInfo
@@ -229,6 +237,7 @@ def restore(
     return Restored(
         model=model,
         params=state.eval_params,
+        parameters=state.evaluated,
         step=int(state.step),
         done=done,
         trained_on=info,
