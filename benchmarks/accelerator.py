@@ -82,7 +82,7 @@ def run_child(child: plan.Child, results: Results, end: float) -> None:
         what = f"{left:.0f} s were left of --seconds, and it takes {child.least_seconds:.0f} s"
         results.add(child.section, {"name": child.name, "left_out": what})
         return
-    begin = time.monotonic()
+    begin, left = time.monotonic(), min(left, child.most_seconds)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [
@@ -107,7 +107,7 @@ def run_child(child: plan.Child, results: Results, end: float) -> None:
         late.cancel()
         took = {"name": child.name, "process_seconds": time.monotonic() - begin}
         if not in_time:
-            took["cut_short"] = f"after {left:.0f} s, at the end of --seconds"
+            took["cut_short"] = f"after {left:.0f} s"
         elif status:
             errors.seek(0)
             took["error"] = f"{errors.read()[-8000:]}\nended with status {status}"

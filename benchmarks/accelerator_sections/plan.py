@@ -25,6 +25,7 @@ class Child(NamedTuple):
       request: what the module is asked for, as JSON values.
       environment: variables beside those there are.
       least_seconds: without which it is not started.
+      most_seconds: after which it is ended, so that one that hangs leaves time for the others.
     """
 
     section: str
@@ -33,12 +34,13 @@ class Child(NamedTuple):
     request: dict[str, Any]
     environment: dict[str, str]
     least_seconds: float
+    most_seconds: float
 
 
 Lane = list[Child]
 """Processes one after the other."""
 
-MACHINE = Child("machine", "process", "machine", {}, _SHARED, 0)
+MACHINE = Child("machine", "process", "machine", {}, _SHARED, 0, 60)
 
 
 def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
@@ -49,15 +51,12 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
       smallest: as little as shows that it works.
     """
     if smallest:
-        tiny = {"model": {"n_post": 1, "width": 10}, "train": {"batch_size": 2}}
+        one = {"name": "unimodal", "modality": "flow", "n_pre": 0, "n_post": 1, "width": 10}
+        tiny = {"model": one, "train": {"batch_size": 2}, "mixup": {"layers": "none"}}
         return [
             [
-                [
-                    _equality(4, 5, 0),
-                    _step_cost("vggsound", 2, "float32", "auto", tiny, seconds=0.01),
-                    _roofline(smallest=True),
-                    *_resume(folder, "float32", tiny, steps=2),
-                ]
+                [_equality(8, 9, 0), _step_cost("vggsound", 2, "float32", "auto", tiny, 0.01)],
+                [_roofline(smallest=True), *_resume(folder, "float32", tiny, steps=2)],
             ]
         ]
     # Nothing is timed in the first group, so its processes share the device and the cores.
@@ -76,7 +75,7 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
 
 def _equality(first: int, end: int, lane: int) -> Child:
     request = {"cases": [first, end]}
-    return Child("equality", f"process {lane}", "equality", request, _SHARED, 30)
+    return Child("equality", f"process {lane}", "equality", request, _SHARED, 30, 160)
 
 
 def _resume(folder: pathlib.Path, dtype: str, changes: dict[str, Any], steps: int) -> Lane:
@@ -96,6 +95,7 @@ def _resume(folder: pathlib.Path, dtype: str, changes: dict[str, Any], steps: in
             {**request, "restore": bool(number)},
             _DETERMINISTIC,
             30,
+            90,
         )
         for number in range(2)
     ]
@@ -122,20 +122,34 @@ def _step_cost(
         "changes": _merged(changes or {}, mine),
         "seconds": seconds,
     }
-    return Child("step_cost", name, "step_cost", request, {}, 25)
+    return Child("step_cost", name, "step_cost", request, {}, 25, 100)
 
 
 def _roofline(*, smallest: bool) -> Child:
-    request = {
-        "tokens": 21 if smallest else 1201,
-        "batch_sizes": [2] if smallest else [24, 256],
-        "dense_batch_sizes": [] if smallest else [24, 1024],
-        "megabytes": 1 if smallest else 1024,
-        "matmul": 64 if smallest else 8192,
-        "seconds": 0.01 if smallest else 0.2,
-        "threads": 2 if smallest else 12,
+    request: dict[str, Any] = {
+        "tokens": 1201,
+        "dtypes": ["bfloat16", "float32"],
+        "kernels": None,
+        "batch_sizes": [24, 256],
+        "dense_batch_sizes": [24, 1024],
+        "megabytes": 1024,
+        "matmul": 8192,
+        "seconds": 0.2,
+        "threads": 12,
     }
-    return Child("roofline", "process", "roofline", request, {}, 30)
+    if smallest:
+        request |= {
+            "tokens": 21,
+            "dtypes": ["float32"],
+            "kernels": ["plain", "blocked"],
+            "batch_sizes": [2],
+            "dense_batch_sizes": [],
+            "megabytes": 1,
+            "matmul": 64,
+            "seconds": 0.01,
+            "threads": 2,
+        }
+    return Child("roofline", "process", "roofline", request, {}, 30, 130)
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

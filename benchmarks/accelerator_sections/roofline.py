@@ -48,8 +48,9 @@ def measure(request: dict[str, Any]) -> None:
     """Measures the ceilings, then each operation beside them.
 
     Args:
-      request: `tokens`; `batch_sizes` of attention; `dense_batch_sizes` of the rest; `megabytes`
-        and `matmul` size of the ceilings; `seconds` to repeat each for.
+      request: `tokens`; `dtypes`, `batch_sizes` and `kernels` of attention, None for all;
+        `dense_batch_sizes` of the rest; `megabytes` and `matmul` size of the ceilings; `seconds`
+        to repeat each for; `threads` that compile.
     """
     ceilings: dict[str, float] = {}
     for name, work in _ceilings(request).items():
@@ -67,10 +68,11 @@ def measure(request: dict[str, Any]) -> None:
 def _groups(request: dict[str, Any]) -> list[Callable[[], dict[str, Work]]]:
     """What makes the operations, in groups that fit in memory together."""
     tokens = request["tokens"]
-    made: list[Callable[[], dict[str, Work]]] = []
-    for dtype in (jnp.bfloat16, jnp.float32):
-        for size in request["batch_sizes"]:
-            made.append(functools.partial(_attention, size, tokens, dtype))
+    made: list[Callable[[], dict[str, Work]]] = [
+        functools.partial(_attention, size, tokens, jnp.dtype(dtype), request["kernels"])
+        for dtype in request["dtypes"]
+        for size in request["batch_sizes"]
+    ]
     made += [functools.partial(_others, size, tokens) for size in request["dense_batch_sizes"]]
     return made
 
@@ -160,7 +162,7 @@ def _ceilings(request: dict[str, Any]) -> dict[str, Work]:
     return made
 
 
-def _attention(size: int, tokens: int, dtype: Any) -> dict[str, Work]:
+def _attention(size: int, tokens: int, dtype: Any, names: list[str] | None) -> dict[str, Work]:
     """Attention over a whole sequence of CLS and tokens, by every kernel."""
     shape = (size, tokens, _HEADS, _FEATURES)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -168,11 +170,12 @@ def _attention(size: int, tokens: int, dtype: Any) -> dict[str, Work]:
     mask = jnp.ones((size, tokens), bool)
     pairs, numbers = size * _HEADS * tokens**2, query.size * query.dtype.itemsize
     kernels = _kernels(mask)
+    kernels = {name: kernels[name] for name in names or kernels}
     if dtype != jnp.bfloat16 or jax.default_backend() != "gpu":
         kernels = {name: attend for name, attend in kernels.items() if "cudnn" not in name}
     made = {}
     for name, attend in kernels.items():
-        label = f"attention, {jnp.dtype(dtype)}, batch {size}, {name}"
+        label = f"attention, {dtype}, batch {size}, {name}"
         made[f"{label}, forward"] = Work(
             _forward(attend),
             (query, key, value),
@@ -219,10 +222,10 @@ def _kernels(mask: jax.Array) -> dict[str, Callable[..., Any]]:
 
     return {
         "plain": plain,
-        "blocked": lambda *qkv: blocked.blocked_attention(*qkv, mask),
-        "cudnn": lambda *qkv: attention.cudnn_attention(*qkv, mask),
+        "blocked": lambda q, k, v: blocked.blocked_attention(q, k, v, mask),
+        "cudnn": lambda q, k, v: attention.cudnn_attention(q, k, v, mask),
         "plain, with saliency": plain_saliency,
-        "blocked, with saliency": lambda *qkv: blocked.blocked_self_attention(*qkv, mask),
+        "blocked, with saliency": lambda q, k, v: blocked.blocked_self_attention(q, k, v, mask),
         "jax.nn, xla": of_jax,
         "jax.nn, cudnn": cudnn_of_jax,
     }
