@@ -33,6 +33,7 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks.accelerator_sections import plan  # noqa: E402
 from benchmarks.summaries import write  # noqa: E402
+from sft_jax import version  # noqa: E402
 
 _JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
 _SECONDS = flags.DEFINE_float("seconds", 450, "After which it stops by itself.", lower_bound=1)
@@ -47,9 +48,18 @@ and no device memory, cuDNN or roofline to measure. `--smallest` runs a tiny for
 class Results:
     """What is known so far, on disk at any time."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, commit: str | None) -> None:
+        """Begins a file.
+
+        Args:
+          path: of the file.
+          commit: of the code, if git knows nothing of it.
+        """
         self._path, self._lock = path, threading.Lock()
-        self._result: dict[str, Any] = {"command": " ".join(sys.argv), "sections": {}}
+        made_by = version.environment()
+        if made_by["code"]["commit"] is None and commit:
+            made_by["code"] |= {"commit": commit, "commit_is_from": "--commit"}
+        self._result: dict[str, Any] = {"command": " ".join(sys.argv), **made_by, "sections": {}}
         self.failed: list[str] = []
 
     def note(self, **fields: Any) -> None:
@@ -162,7 +172,7 @@ def _first_device(results: Results) -> _Device | None:
 
 def main(_: list[str]) -> None:
     """Runs all sections; exits with 1 if anything failed, with 2 where there is no accelerator."""
-    begin, results = time.monotonic(), Results(pathlib.Path(_JSON.value))
+    begin, results = time.monotonic(), Results(pathlib.Path(_JSON.value), _COMMIT.value)
     smallest = _SMALLEST.value
     if unknown := sorted(set(_ONLY.value) - set(plan.SECTIONS)):
         raise app.UsageError(f"--only={unknown}: sections are {plan.SECTIONS}")
@@ -171,11 +181,7 @@ def main(_: list[str]) -> None:
     device = _first_device(results)
     if device is None:
         sys.exit(f"the devices could not be listed: {'; '.join(results.failed)}")
-    software = results.rows("machine")["software"]
-    code = dict(software["code"])
-    if code["commit"] is None and _COMMIT.value:
-        code |= {"commit": _COMMIT.value, "commit_is_from": "--commit"}
-    results.note(device=device.kind, code=code)
+    results.note(device=device.kind)
     if device.platform == "cpu" and not smallest:
         results.note(message=_NO_ACCELERATOR)
         print(_NO_ACCELERATOR, file=sys.stderr)

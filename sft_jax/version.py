@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import pathlib
@@ -11,9 +12,10 @@ import subprocess
 __version__ = "0.1.0"
 
 _PACKAGE = pathlib.Path(__file__).parent
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+@functools.cache
 def code_digest() -> str:
     """Sha256 over the paths and contents of the package's `.py` files, as `sha256:...`.
 
@@ -29,19 +31,14 @@ def code_digest() -> str:
 
 
 def code() -> dict[str, str | bool | None]:
-    """Which code runs, as JSON values.
+    """Which code runs, as JSON values; what is first found holds for the process.
 
     Returns:
       - `commit`: the git commit; None where the package is not part of a git checkout;
       - `dirty`: whether Python files of the checkout differ from that commit; None without one;
       - `digest`: `code_digest()`.
     """
-    commit = dirty = None
-    # Tracked: a package that is installed below some other repository is not of its commit.
-    if _git("ls-files", "--error-unmatch", "--", pathlib.Path(__file__).name) is not None:
-        commit = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--", ":(top)*.py")
-        dirty = None if changed is None else bool(changed)
+    commit, dirty = _checkout()
     return {"commit": commit, "dirty": dirty, "digest": code_digest()}
 
 
@@ -63,11 +60,25 @@ def environment() -> dict[str, dict[str, str | bool | None]]:
     return {"code": code(), "versions": versions}
 
 
+@functools.cache
+def _checkout() -> tuple[str | None, bool | None]:
+    """The git commit, and whether Python files differ from it."""
+    # Tracked: a package that is installed below some other repository is not of its commit.
+    if _git("ls-files", "--error-unmatch", "--", pathlib.Path(__file__).name) is None:
+        return None, None
+    changed = _git("status", "--porcelain", "--", ":(top)*.py")
+    return _git("rev-parse", "HEAD"), None if changed is None else bool(changed)
+
+
 def _git(*arguments: str) -> str | None:
     """What git prints; None where it fails or there is none."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", *arguments],
+            cwd=_PACKAGE,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

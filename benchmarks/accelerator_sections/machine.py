@@ -11,14 +11,12 @@ from typing import Any
 import jax
 
 from benchmarks.accelerator_sections import reporting
-from sft_jax import version
 
 _ASKED = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
 
 
 def describe(_: dict[str, Any]) -> None:
-    """Names the devices, the driver and the versions."""
-    reporting.emit("software", **version.environment(), jax_backend=jax.default_backend())
+    """Names the devices and the driver."""
     reporting.emit("host", machine=platform.machine(), cores=os.cpu_count())
     for device in jax.devices():
         stats = device.memory_stats() or {}

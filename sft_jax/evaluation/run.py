@@ -11,6 +11,7 @@ from typing import Any, Literal
 import optax
 from jax.sharding import Mesh
 
+from sft_jax import version
 from sft_jax.data.card import Card, load_card
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset, DatasetInfo
@@ -27,7 +28,7 @@ from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import compile_create_state
 from sft_jax.training.storage import AnyPath
 
-SHARED = ("split", "checkpoint", "parameters", "modalities", "left_out")
+SHARED = ("split", "checkpoint", "parameters", "modalities", "left_out", "code")
 """Of the results of a run, what those of other seeds have too."""
 
 
@@ -42,7 +43,8 @@ def evaluate_run(
 
     Writes `SPLIT.json`, with the metrics of the task, those that the dataset asks for beside them
     (`DatasetInfo.metrics`) and what they are of, and what `sft_jax.evaluation.report.draw` draws.
-    `parameters` says which were evaluated: ema, the running mean, or trained, those of the step.
+    `parameters` says which were evaluated: ema, the running mean, or trained, those of the step;
+    `code` which code evaluated them (`sft_jax.version.code`).
     Where the model is not given all modalities, the names of those given are part of the files'
     names: `SPLIT-FIRST-SECOND.json` (`file_stem`).
 
@@ -94,6 +96,7 @@ def evaluate_restored(
         "modalities": [*evaluator.modalities],
         "left_out": sorted(set(run.model.modalities) - set(evaluator.modalities)),
         **task_metrics(predictions, info.class_names, info.metrics),
+        "code": version.code(),
     }
     stem = subsets.file_stem(result)
     run_directory.write_json(results_folder(workdir) / f"{stem}.json", result)
@@ -147,6 +150,7 @@ def evaluate_every_subset(
             {"modalities": [*names], **run.evaluator(split, names)(run.params)}
             for names in subsets.every_subset(run.model)
         ],
+        "code": version.code(),
     }
     run_directory.write_json(results_folder(workdir) / f"{split}_subsets.json", result)
     return result
