@@ -6,7 +6,12 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/watch
 CONFIG ?= configs/watch.py
 
-.PHONY: train test test-slow lint clean
+# For benchmarks/accelerator.py, where there is no network: what a CUDA image with JAX lacks.
+WHEELS := .wheels
+WHEELS_PYTHON ?= 3.12
+WHEELS_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
+
+.PHONY: train test test-slow lint wheels clean
 
 $(VENV)/.train: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,5 +39,13 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+wheels:
+	rm -rf $(WHEELS)
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --only-binary=:all: \
+	  --python-version $(WHEELS_PYTHON) --implementation cp \
+	  $(addprefix --platform ,$(WHEELS_PLATFORMS)) --dest $(WHEELS) \
+	  'ml_collections >=1.0,<2' 'pydantic >=2.9,<3'
+	@du -sh $(WHEELS)
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(WHEELS) build *.egg-info

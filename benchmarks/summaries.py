@@ -1,4 +1,4 @@
-"""What the results of the benchmarks have in common."""
+"""What the results of the benchmarks have in common: among other things, which code made them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from sft_jax import version
 
-def environment() -> dict[str, str]:
-    """What ran, and on what."""
+
+def environment() -> dict[str, Any]:
+    """What ran, and on what; `code` and `versions` are those of `sft_jax.version.environment`."""
     return {
         "command": " ".join(sys.argv),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
-        "jax": jax.__version__,
+        **version.environment(),
     }
 
 
@@ -34,7 +36,13 @@ def summary(results: list[dict[str, float]]) -> dict[str, object]:
 
 
 def write(path: pathlib.Path, result: dict[str, Any]) -> None:
-    """Writes a result as JSON, whole or not at all."""
+    """Writes a result as JSON, whole or not at all.
+
+    Raises:
+      ValueError: if it does not say which code made it.
+    """
+    if "digest" not in result.get("code", {}):
+        raise ValueError(f"{path}: a result needs `code`, as `environment` has it")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(result, indent=2) + "\n")

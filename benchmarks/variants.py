@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.summaries import environment, summary, write
+from sft_jax import version
 from sft_jax.config import ExperimentConfig
 from sft_jax.data.datasets import Dataset, Example
 from sft_jax.data.pipeline import eval_batches, train_iterator
@@ -210,7 +211,8 @@ def measure_all(
             continue
         print(argument or "default", flush=True)
         start = time.monotonic()
-        models[argument] = measure_one(argument)
+        # Of its own, as others in the file may be of another commit.
+        models[argument] = {**measure_one(argument), "code": version.code()}
         write(path, result)
         seconds = time.monotonic() - start
         print(f"  {seconds:.0f} s, test {models[argument]['accuracies']}", flush=True)

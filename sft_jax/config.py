@@ -86,10 +86,10 @@ class OptimConfig:
     """The optimiser and its learning rate.
 
     Attributes:
-      name: any optimiser of optax that is made from a learning rate, such as adamw or sgd.
+      name: one of `sft_jax.training.optim.OPTIMIZERS`, optax's name of it, such as adamw or sgd.
       lr: peak learning rate.
-      weight_decay: decoupled weight decay of the kernels (not of biases, norms, positions);
-        only for optimisers that take it.
+      weight_decay: decoupled weight decay of the kernels (not of biases, norms, positions),
+        with any of them.
       options: further keyword arguments of the optax optimiser.
       schedule: after the warm-up: constant, cosine to 0, or plateau (the authors' choice),
         which multiplies the rate by `plateau_factor` whenever the validation loss has not
@@ -125,7 +125,8 @@ class TrainConfig:
       modality_dropout: probability that a training example loses a modality; it never
         loses the last one that it has.
       ema_decay: decay of the running mean of the parameters that is evaluated in their
-        place; 0 evaluates the parameters themselves.
+        place; 0 evaluates the parameters themselves. It is warmed up: after `t` steps the decay
+        is `min(ema_decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten.
       evaluate_every_epochs: epochs between validations; each is followed by a checkpoint.
       best_metric: validation metric that selects the best checkpoint; with regression the
         loss is the only choice.

@@ -28,19 +28,16 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from sft_jax import command_line, config_io
+from sft_jax import command_line, config_io, version
 from sft_jax.config import ExperimentConfig, ModelConfig
 from sft_jax.data.datasets import check_task
 from sft_jax.data.outline import Outline, outline
 from sft_jax.evaluation import cost_report, profiling
 from sft_jax.training.run_directory import write_json
-from sft_jax.version import __version__
 
 MODELS: Sequence[str] = get_args(get_type_hints(ModelConfig)["name"])
 COMPARED = ("sft", "mbt", "mult", "late", "concat")
 """The models that are looked at by default, as far as they can be built."""
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -211,11 +208,7 @@ def _environment() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {
-            "sft_jax": __version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        },
+        **version.environment(),
     }
 
 

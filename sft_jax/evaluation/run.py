@@ -6,11 +6,12 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import optax
 from jax.sharding import Mesh
 
+from sft_jax import version
 from sft_jax.data.card import Card, load_card
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset, DatasetInfo
@@ -26,6 +27,9 @@ from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import compile_create_state
 from sft_jax.training.storage import AnyPath
 
+SHARED = ("split", "checkpoint", "parameters", "modalities", "left_out", "code")
+"""Of the results of a run, what those of other seeds have too."""
+
 
 def evaluate_run(
     workdir: str | os.PathLike[str],
@@ -38,6 +42,8 @@ def evaluate_run(
 
     Writes `SPLIT.json`, with the metrics of the task, those that the dataset asks for beside them
     (`DatasetInfo.metrics`) and what they are of, and what `sft_jax.evaluation.report.draw` draws.
+    `parameters` says which were evaluated: ema, the running mean, or trained, those of the step;
+    `code` which code evaluated them (`sft_jax.version.code`).
     Where the model is not given all modalities, the names of those given are part of the files'
     names: `SPLIT-FIRST-SECOND.json` (`file_stem`).
 
@@ -85,9 +91,11 @@ def evaluate_restored(
         "split": split,
         "checkpoint": which,
         "step": run.step,
+        "parameters": run.parameters,
         "modalities": [*evaluator.modalities],
         "left_out": sorted(set(run.model.modalities) - set(evaluator.modalities)),
         **task_metrics(predictions, info.class_names, info.metrics),
+        "code": version.code(),
     }
     stem = subsets.file_stem(result)
     run_directory.write_json(results_folder(workdir) / f"{stem}.json", result)
@@ -120,9 +128,9 @@ def evaluate_every_subset(
       dataset: as `evaluate_run`.
 
     Returns:
-      What is in the JSON file: `split`, `checkpoint`, `step`, `n_examples`; `score`, accuracy
-      or mae (`SCORE_NAMES`); and `subsets`, the largest first, each with its `modalities`, that
-      score and the mean `loss`.
+      What is in the JSON file: `split`, `checkpoint`, `step` and `parameters` as of `evaluate_run`;
+      `n_examples`; `score`, accuracy or mae (`SCORE_NAMES`); and `subsets`, the largest first, each
+      with its `modalities`, that score and the mean `loss`.
 
     Raises:
       RunDirectoryError, NoCheckpointError, ValueError: as `evaluate_run`, and ValueError if
@@ -134,12 +142,14 @@ def evaluate_every_subset(
         "split": split,
         "checkpoint": which,
         "step": run.step,
+        "parameters": run.parameters,
         "n_examples": len(run.dataset.source(split)),
         "score": SCORE_NAMES[run.model.task],
         "subsets": [
             {"modalities": [*names], **run.evaluator(split, names)(run.params)}
             for names in subsets.every_subset(run.model)
         ],
+        "code": version.code(),
     }
     run_directory.write_json(results_folder(workdir) / f"{split}_subsets.json", result)
     return result
@@ -152,6 +162,7 @@ class Restored:
     Attributes:
       model: the module.
       params: of the checkpoint, those to evaluate.
+      parameters: which they are: "ema", the running mean, or "trained", those of the last step.
       step: of the checkpoint.
       done: whether the run has been trained to its end.
       trained_on: what is known of the data that it was trained on.
@@ -162,6 +173,7 @@ class Restored:
 
     model: MultimodalClassifier
     params: Any
+    parameters: Literal["ema", "trained"]
     step: int
     done: bool
     trained_on: DatasetInfo
@@ -228,6 +240,7 @@ def restore(
     return Restored(
         model=model,
         params=state.eval_params,
+        parameters=state.evaluated,
         step=int(state.step),
         done=done,
         trained_on=info,

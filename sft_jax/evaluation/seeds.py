@@ -35,7 +35,7 @@ def evaluate_seeds(
       dataset: what is evaluated on.
 
     Returns:
-      What is in the JSON file: `split`, `checkpoint`, `modalities` and `left_out` as for one run;
+      What is in the JSON file: what `sft_jax.evaluation.run.SHARED` names, as for one run;
       `n_examples`; `n_seeds`; `seeds`, ascending; `steps`, those of their checkpoints;
       `unfinished`, the seeds whose training has not come to its end; and `metrics`, each metric's
       `values` in the order of the seeds, their `mean` and `std`, the sample standard deviation
@@ -64,7 +64,7 @@ def evaluate_seeds(
             unfinished.append(seed)
     of_first = results[min(results)]
     result = {
-        **{key: of_first[key] for key in ("split", "checkpoint", "modalities", "left_out")},
+        **{key: of_first[key] for key in run.SHARED},
         "n_examples": of_first["n_examples"],
         "n_seeds": len(results),
         "seeds": [*results],

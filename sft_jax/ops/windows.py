@@ -83,9 +83,9 @@ class ReferenceWindows:
         """The windows over each sequence of the batch; masked tokens are not members."""
         batch, length = mask.shape
         start = np.arange(self.num_windows(length)) * self.stride - self.padding
-        index = start[:, None] + np.arange(self.kernel)
-        inside = (index >= 0) & (index < length)
-        shape = (batch, *index.shape)
-        index = jnp.broadcast_to(np.clip(index, 0, length - 1)[None], shape)
+        position = start[:, None] + np.arange(self.kernel)
+        inside = (position >= 0) & (position < length)
+        shape = (batch, *position.shape)
+        index = jnp.broadcast_to(np.clip(position, 0, length - 1)[None], shape)
         flat = jnp.take_along_axis(mask, index.reshape(batch, -1), axis=1)
         return Windows(index=index, member=flat.reshape(shape) & inside[None])

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -23,9 +24,12 @@ from sft_jax.training.step import compile_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How many steps there are, after which of them to evaluate, and which is the first mixed."""
+    """How many steps there are, after which of them to evaluate, and which is the first mixed.
 
-    steps_per_epoch: float
+    Steps are counted in fractions: a product of floats may be rounded up to one too many.
+    """
+
+    steps_per_epoch: Fraction
     total_steps: int
     evaluate_at: frozenset[int]
     mixup_from: int
@@ -33,12 +37,13 @@ class Plan:
     @classmethod
     def of(cls, config: ExperimentConfig, num_examples: int) -> Plan:
         """The plan for `num_examples` training examples in an epoch."""
-        per_epoch = num_examples / config.train.batch_size
+        per_epoch = Fraction(num_examples, config.train.batch_size)
         total = math.ceil(config.train.epochs * per_epoch)
         every = config.train.evaluate_every_epochs
         ends = range(every, config.train.epochs + 1, every)
         evaluate_at = frozenset({math.ceil(e * per_epoch) for e in ends} | {total})
-        return cls(per_epoch, total, evaluate_at, math.ceil(config.mixup.warmup_epochs * per_epoch))
+        mixup_from = math.ceil(optim.exact(config.mixup.warmup_epochs) * per_epoch)
+        return cls(per_epoch, total, evaluate_at, mixup_from)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,7 +156,7 @@ def fit(
         if improved:
             checkpoints.save("best", train_state, saved)
         reporter.say(
-            f"epoch {number / plan.steps_per_epoch:5.1f}  step {number:6d}  "
+            f"epoch {float(number / plan.steps_per_epoch):5.1f}  step {number:6d}  "
             + "  ".join(f"valid {name} {value:.4g}" for name, value in values.items())
             + f"  {wait:.1%} waiting for input"
             + ("  (best so far)" if improved else "")

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import operator
-import platform
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from sft_jax import config_io
+from sft_jax import config_io, version
 from sft_jax.config import ExperimentConfig
 from sft_jax.training import storage
 from sft_jax.training.storage import AnyPath
-from sft_jax.version import __version__
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 CARD = "data_card.json"
 """The file with what was found in the data."""
@@ -33,7 +28,7 @@ class RunDirectoryError(ValueError):
 def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
     """Makes a run directory, or checks that it was made by the same config but for mesh and system.
 
-    Writes `config.json`, and adds the command, versions and devices to `starts.jsonl`. A run
+    Writes `config.json`, and adds the command, code, versions and devices to `starts.jsonl`. A run
     that ended before its first checkpoint has nothing to lose, so its config may be changed.
 
     Raises:
@@ -128,9 +123,7 @@ def _start(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "sft_jax": __version__,
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        **version.environment(),
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
         "mesh": dataclasses.asdict(config.mesh),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import flax.struct
@@ -39,6 +39,27 @@ class TrainState(flax.struct.PyTreeNode):
     def eval_params(self) -> Any:
         """The parameters to evaluate."""
         return self.params if self.ema_params is None else self.ema_params
+
+    @property
+    def evaluated(self) -> Literal["ema", "trained"]:
+        """Which parameters `eval_params` are: the running mean, or those of the last step."""
+        return "trained" if self.ema_params is None else "ema"
+
+
+def update_ema(ema_params: Any, params: Any, decay: float, step: Int[Array, ""]) -> Any:
+    """The running mean after one more step.
+
+    The decay begins at 0.1 and rises with the steps, as `min(decay, (1 + step) / (10 + step))`:
+    the mean forgets the parameters' random start within some ten steps, however large `decay` is.
+
+    Args:
+      ema_params: the running mean so far.
+      params: the parameters after the step.
+      decay: what the decay rises to.
+      step: steps taken before.
+    """
+    rising = jnp.minimum(decay, (1 + step) / (10 + step))
+    return optax.incremental_update(params, ema_params, 1 - rising)
 
 
 def make_state(

@@ -20,7 +20,7 @@ from sft_jax.ops.modality_dropout import drop_modalities
 from sft_jax.ops.presence import is_present
 from sft_jax.structs import Batch
 from sft_jax.training import distributed, rngs
-from sft_jax.training.state import TrainState
+from sft_jax.training.state import TrainState, update_ema
 
 STREAMS = ("dropout", "pool", "mixup", "modality_dropout")
 """The random streams of training; a model draws from the first two."""
@@ -148,7 +148,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema_params
         if ema is not None:
-            ema = optax.incremental_update(params, ema, 1 - config.train.ema_decay)
+            ema = update_ema(ema, params, config.train.ema_decay, state.step)
         metrics = StepMetrics(
             loss=jnp.sum(example_loss * batch.weights) / count,
             score=score.sum() / count,

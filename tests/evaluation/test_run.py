@@ -85,6 +85,7 @@ def test_what_is_left_out_makes_a_difference_and_has_its_own_files(trained, caps
     assert f"results: {trained}/eval/valid_subsets.json" in output
     assert all(f"{row['accuracy']:.4f}" in output for row in table["subsets"])
     assert (table["step"], table["n_examples"], table["score"]) == (result["step"], 20, "accuracy")
+    assert table["parameters"] == result["parameters"] == "trained"
     both, sight, sound = table["subsets"]
     assert sight["modalities"] == ["sight"]
     for row, expected in ((both, result), (sound, alone)):

@@ -155,6 +155,7 @@ def test_the_running_mean_is_what_is_evaluated(tmp_path):
         validate=lambda params: given.append(jax.device_get(params)) or {"loss": 1.0},
     )
     chex.assert_trees_all_equal(given[-1], jax.device_get(result.state.ema_params))
+    assert result.state.evaluated == "ema"
     with pytest.raises(AssertionError):
         chex.assert_trees_all_close(given[-1], jax.device_get(result.state.params), rtol=1e-3)
 
@@ -164,7 +165,7 @@ def test_the_running_mean_is_what_is_evaluated(tmp_path):
     [
         ("train", {"batch_size": 12}, "multiple of train.accumulate=1 x 8 devices = 8"),
         ("optim", {"name": "adamm"}, "'adamm' is not an optimiser of optax"),
-        ("optim", {"name": "sgd", "weight_decay": 0.1}, "takes no .'weight_decay'."),
+        ("optim", {"options": {"weight_decay": 0.1}}, "set optim.weight_decay"),
         ("optim", {"options": {"beta": 1}}, r"optax.adamw takes no \['beta'\]; it takes"),
         ("optim", {"warmup_epochs": 3.0}, "warm-up"),
     ],

@@ -1,15 +1,29 @@
+from fractions import Fraction
+
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from sft_jax.config import OptimConfig
-from sft_jax.training import optim
+from sft_jax.config import MeshConfig, OptimConfig
+from sft_jax.training import distributed, optim
 
-PARAMS = {"layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "position": jnp.ones((1, 2))}
-ZEROS = {
-    "layer": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)},
-    "position": jnp.zeros((1, 2)),
+PARAMS = {
+    "layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
+    "qkv": {"kernel": jnp.full((2, 3, 4), 0.5), "bias": jnp.ones((3, 4))},
+    "norm": {"scale": jnp.ones(2)},
+    "cls": jnp.ones((1, 1, 2)),
+    "position": jnp.ones((1, 3, 2)),
 }
+ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
+SCHEDULE = optax.linear_schedule(0.1, 0.05, 10)
+
+
+def _step(config, gradients, schedule=SCHEDULE):
+    optimizer = optim.make_optimizer(config, schedule)
+    return optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)[0]
 
 
 def test_the_rate_rises_then_follows_half_a_cosine():
@@ -25,30 +39,85 @@ def test_the_rate_stays(schedule):
     assert [float(made(i)) for i in (0, 1, 99)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lion", "lamb", "adafactor", "rmsprop"])
-def test_optimisers_of_optax_step(name):
-    optimizer = optim.make_optimizer(OptimConfig(name=name), lambda _: 0.1)
-    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
-    assert jnp.all(updates["layer"]["kernel"] < 0)
+@pytest.mark.parametrize(
+    ("epochs", "per_epoch", "steps"),
+    # In floats 1.1 * 15 is 16.5 and one bit; to even it is 16 steps.
+    [(1.1, Fraction(15), 16), (0.1, Fraction(1000, 24), 4), (2.5, Fraction(1), 2)],
+)
+def test_the_steps_of_the_warmup_are_counted_without_rounding_before(epochs, per_epoch, steps):
+    config = OptimConfig(lr=1.0, warmup_epochs=epochs, schedule="constant")
+    made = optim.make_schedule(config, per_epoch, 100)
+    np.testing.assert_allclose(made(0), 1 / (steps + 1), rtol=1e-6)
 
 
-def test_only_kernels_decay():
-    optimizer = optim.make_optimizer(OptimConfig(weight_decay=0.5), lambda _: 0.1)
-    updates, _ = optimizer.update(ZEROS, optimizer.init(PARAMS), PARAMS)
-    np.testing.assert_allclose(updates["layer"]["kernel"], -0.05, rtol=1e-6)
-    assert jnp.all(updates["layer"]["bias"] == 0)
-    assert jnp.all(updates["position"] == 0)
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_what_is_offered_takes_steps_jitted_and_sharded(name):
+    optimizer = optim.make_optimizer(OptimConfig(name=name, weight_decay=0.01), SCHEDULE)
+
+    def two_steps(params):
+        state = optimizer.init(params)
+        for _ in range(2):
+            updates, state = optimizer.update(params, state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    alone, state = jax.jit(two_steps)(PARAMS)
+    assert jnp.all(alone["layer"]["kernel"] < 1)
+    mesh = distributed.make_mesh(MeshConfig(fsdp=2, model=2), jax.devices()[:4])
+    places = distributed.place((alone, state), mesh)
+    shared, _ = jax.jit(two_steps, out_shardings=places)(jax.device_put(PARAMS, places[0]))
+    assert not shared["layer"]["kernel"].sharding.is_fully_replicated
+    chex.assert_trees_all_close(shared, alone, rtol=1e-5)
 
 
-def test_nothing_decays_unless_asked():
-    # optax.adamw's own default is 1e-4.
-    optimizer = optim.make_optimizer(OptimConfig(), lambda _: 0.1)
-    updates, _ = optimizer.update(ZEROS, optimizer.init(PARAMS), PARAMS)
-    assert jnp.all(updates["layer"]["kernel"] == 0)
+def test_what_is_not_offered_is_refused_by_naming_what_is():
+    for name in ("rprop", "sm3", "optimistic_adam", "noisy_sgd", "lbfgs", "adamv", "softmax"):
+        with pytest.raises(ValueError, match=rf"optim.name='{name}' .* adamw, .* sgd, "):
+            optim.make_optimizer(OptimConfig(name=name), SCHEDULE)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_kernels_alone_decay_and_nothing_unless_asked(name):
+    decayed, plain = (
+        _step(OptimConfig(name=name, weight_decay=decay), ZEROS) for decay in (0.5, 0.0)
+    )
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b), decayed, plain)
+    for layer in ("layer", "qkv"):
+        kernel = moved[layer].pop("kernel")
+        # LAMB makes what it subtracts as long as the kernel, times the rate.
+        expected = (-0.1 if name == "lamb" else -0.05) * PARAMS[layer]["kernel"]
+        np.testing.assert_allclose(kernel, expected, rtol=1e-5)
+    assert all(np.all(array == 0) for array in jax.tree.leaves(moved))
+    if name not in ("fromage", "yogi"):  # Which move parameters without a gradient.
+        assert all(jnp.all(array == 0) for array in jax.tree.leaves(plain))
+
+
+def test_decay_follows_the_schedule():
+    optimizer = optim.make_optimizer(OptimConfig(name="sgd", weight_decay=0.5), SCHEDULE)
+    state = optimizer.init(PARAMS)
+    for step in range(3):
+        updates, state = optimizer.update(ZEROS, state, PARAMS)
+        np.testing.assert_allclose(updates["layer"]["kernel"], -0.5 * SCHEDULE(step), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("adamw", {"weight_decay": 0.1}, "set optim.weight_decay"),
+        ("lars", {"weight_decay_mask": True}, "set optim.weight_decay"),
+        ("adafactor", {"weight_decay_rate": 0.1}, "set optim.weight_decay"),
+        ("adam", {"weight_decay": 0.1}, r"optax.adam takes no \['weight_decay'\]"),
+        ("sgd", {"learning_rate": 0.1}, r"takes no \['learning_rate'\]"),
+        ("sgd", {"momentun": 0.1}, "it takes .*'momentum'"),
+    ],
+)
+def test_options_that_are_not_taken(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        optim.make_optimizer(OptimConfig(name=name, options=options), SCHEDULE)
 
 
 def test_gradients_are_clipped_by_their_global_norm():
     config = OptimConfig(name="sgd", clip_norm=0.8)
-    optimizer = optim.make_optimizer(config, lambda _: 1.0)
-    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
-    np.testing.assert_allclose(updates["layer"]["kernel"], -0.8 / np.sqrt(8), rtol=1e-6)
+    gradients = {**ZEROS, "layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}
+    updates = _step(config, gradients, lambda _: 1.0)
+    np.testing.assert_allclose(updates["layer"]["kernel"], -0.8 / np.sqrt(4), rtol=1e-6)

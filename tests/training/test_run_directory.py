@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from sft_jax import version
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.training import run_directory
 from sft_jax.training.reporting import Reporter
@@ -16,7 +17,8 @@ def test_a_run_directory_tells_how_it_was_made(tmp_path):
     assert run_directory.read_config(tmp_path) == synthetic.config()
     starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
     assert len(starts) == 2
-    assert starts[0]["packages"]["jax"]
+    assert starts[0]["versions"]["jax"]
+    assert starts[0]["code"] == version.code()
     assert starts[0]["command"]
 
 

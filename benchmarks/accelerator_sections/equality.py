@@ -1,0 +1,196 @@
+"""Whether an accelerator and the CPU compute the same: small models, one training step of each.
+
+The same parameters and the same batch on both, in one process. What is compared are the logits of
+evaluation and of training the loss of each example and the gradient, with dropout and mixup drawn
+from the same seed: other draws would be other numbers altogether.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from benchmarks.accelerator_sections import reporting
+from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig, OptimConfig, TrainConfig
+from sft_jax.structs import Batch, ModalitySpec
+from sft_jax.training import assembly, distributed
+from sft_jax.training.step import compile_eval_step
+
+TOLERANCE = 1e-4
+"""Largest difference, as a share of the largest number compared, in float32 at full precision."""
+
+_MODALITIES = {"long": ModalitySpec(150, 3), "short": ModalitySpec(30, 4, patch_size=2)}
+_CLASSES, _BATCH = 5, 8
+_POOLS = (
+    "max",
+    "avg",
+    "attn",
+    "attn_topk",
+    "attn_wkmedoids",
+    "channel_topk",
+    "random",
+    "attn_random",
+    "tome",
+    "token_learner",
+    "perceiver",
+    "evit",
+)
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Fields of `ModelConfig` by name of the case, the most important first."""
+    made: dict[str, dict[str, Any]] = {
+        "sft, plain": {"attention_kernel": "plain"},
+        "sft, blocked": {"attention_kernel": "blocked"},
+        "sft, windowed": {"unimodal_attention": "windowed", "pre_pooling_attention": "windowed"},
+        "sft, block_sparse": {"unimodal_attention": "block_sparse"},
+    }
+    for name in ("late", "concat", "mbt", "mult"):
+        made[name] = {"name": name}
+    made["unimodal"] = {"name": "unimodal", "modality": "long"}
+    return made | {f"sft, {pool}": {"pool": pool} for pool in _POOLS}
+
+
+def compare(request: dict[str, Any]) -> None:
+    """Compares every case, and what is drawn at random."""
+    cpu, device = jax.devices("cpu")[0], jax.devices()[0]
+    chosen = dict(list(cases().items())[slice(*request["cases"])])
+    reporting.emit(
+        "what",
+        device=device.device_kind,
+        reference=cpu.device_kind,
+        tolerance=TOLERANCE,
+        measure="largest difference / largest number of the reference; float32",
+        precisions="highest is held to the tolerance, default (TF32 on NVIDIA GPUs) is reported",
+    )
+    with reporting.row("draws"):
+        reporting.emit("draws", **_compare_draws(cpu, device))
+    # Nothing here is timed: the host's cores compile as many cases at a time.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = [pool.submit(_compare, name, of, cpu, device) for name, of in chosen.items()]
+        for future in concurrent.futures.as_completed(done):
+            future.result()
+
+
+def _compare(name: str, model: dict[str, Any], cpu: jax.Device, device: jax.Device) -> None:
+    with reporting.row(name):
+        config = _config(model)
+        initial = _initial(config, cpu)
+        reference = _compute(config, initial, cpu, "highest")
+        found = {
+            precision: _differences(reference, _compute(config, initial, device, precision))
+            for precision in ("highest", "default")
+        }
+        equal = all(share <= TOLERANCE for share in found["highest"].values())
+        reporting.emit(name, equal=equal, **found)
+
+
+def _config(model: dict[str, Any]) -> ExperimentConfig:
+    small = {"width": 16, "num_heads": 2, "n_pre": 1, "n_post": 2, "k": 4, "dropout": 0.3}
+    return ExperimentConfig(
+        model=ModelConfig(**small | model),
+        # The momentum after the first step is the gradient.
+        optim=OptimConfig(
+            name="sgd", options={"momentum": 0.5}, clip_norm=0.0, warmup_epochs=0.0, lr=1e-3
+        ),
+        train=TrainConfig(batch_size=_BATCH, modality_dropout=0.2),
+        mixup=MixupConfig(layers="any", warmup_epochs=0.0),
+    )
+
+
+def _assemble(config: ExperimentConfig, mesh: Mesh) -> assembly.Assembled:
+    return assembly.assemble_model(
+        config, _MODALITIES, _CLASSES, num_examples=10 * _BATCH, mesh=mesh
+    )
+
+
+def _initial(config: ExperimentConfig, cpu: jax.Device) -> Any:
+    """The state before the first step as the CPU draws it, on the host."""
+    made = _assemble(config, distributed.make_mesh(devices=[cpu]))
+    return jax.device_get(made.new_state(config.seed))
+
+
+def _compute(
+    config: ExperimentConfig, initial: Any, device: jax.Device, precision: str
+) -> dict[str, np.ndarray | list[np.ndarray]]:
+    """Logits, losses and the gradient of one case on one device."""
+    mesh = distributed.make_mesh(devices=[device])
+    with jax.default_matmul_precision(precision):
+        made = _assemble(config, mesh)
+        state = jax.device_put(initial, distributed.replicated(mesh))
+        batch = distributed.put_batch(_batch(), mesh)
+        positions = distributed.put_batch(np.arange(_BATCH, dtype=np.int32), mesh)
+        logits = compile_eval_step(made.model, mesh)(state.params, batch, positions).logits
+        logits = np.asarray(logits)  # The step takes over the memory of the parameters.
+        lowered = made.step.lower(state, batch, np.int32(config.seed))
+        # A CPU takes longer to compile it than to run it as it stands.
+        quick: Any = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
+        step = lowered.compile(compiler_options=quick)
+        new, metrics = step(state, batch, np.int32(config.seed))
+    gradient = optax.tree.get(new.opt_state, "trace")
+    return {
+        "logits": logits,
+        "losses": np.asarray(metrics.example_loss),
+        "gradient": [np.asarray(array) for array in jax.tree.leaves(gradient)],
+    }
+
+
+def _batch() -> Batch:
+    """Random examples, of which some have padding and one lacks a modality."""
+    random = np.random.default_rng(0)
+    inputs, masks = {}, {}
+    for name, spec in _MODALITIES.items():
+        inputs[name] = random.standard_normal((_BATCH, *spec.shape), np.float32)
+        real = random.integers(spec.length // 2, spec.length + 1, _BATCH)
+        real[0] = 0 if name == "short" else spec.length
+        masks[name] = np.arange(spec.length) < real[:, None]
+    return Batch(inputs, masks, np.arange(_BATCH) % _CLASSES, np.ones(_BATCH, np.float32))
+
+
+def _differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, float]:
+    """By name, the largest difference as a share of the largest number."""
+    shares = {}
+    for name, expected in reference.items():
+        pairs = list(zip(jax.tree.leaves(expected), jax.tree.leaves(found[name]), strict=True))
+        largest = max(float(np.abs(a).max()) for a, _ in pairs)
+        # Not max over numbers: a NaN must not be passed over.
+        difference = np.max([np.abs(a - b).max() for a, b in pairs])
+        shares[name] = float(difference / largest)
+    return shares
+
+
+def _compare_draws(cpu: jax.Device, device: jax.Device) -> dict[str, Any]:
+    """Whether the same key draws the same, by the kind of number."""
+
+    @jax.jit
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        return {
+            "bits": jax.random.bits(key, (1000,)),
+            "bernoulli": jax.random.bernoulli(key, 0.7, (1000,)),
+            "permutation": jax.random.permutation(key, 1000),
+            "uniform": jax.random.uniform(key, (1000,)),
+            "normal": jax.random.normal(key, (1000,)),
+            "beta": jax.random.beta(key, 0.3, 0.3, (1000,)),
+        }
+
+    drawn = [
+        jax.device_get(draw(jax.device_put(jax.random.key(7), place))) for place in (cpu, device)
+    ]
+    return {
+        name: {
+            "equal": bool(np.array_equal(a, b)),
+            "largest_difference": float(jnp.abs(a.astype(np.float64) - b).max()),
+        }
+        for name, a, b in ((name, drawn[0][name], drawn[1][name]) for name in drawn[0])
+    }
+
+
+if __name__ == "__main__":
+    reporting.run(compare)

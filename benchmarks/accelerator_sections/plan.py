@@ -1,0 +1,157 @@
+"""What `benchmarks/accelerator.py` runs, in which order, and at what sizes."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+SECTIONS = ("equality", "resume", "step_cost", "roofline")
+
+_SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""For processes that use the device at the same time as others."""
+_DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+
+_CASES, _LANES = 21, 4
+_KERNELS = (("bfloat16", "cudnn"), ("bfloat16", "blocked"), ("float32", "auto"))
+
+
+class Child(NamedTuple):
+    """A process.
+
+    Attributes:
+      section: that its rows are part of.
+      name: of the row that says what became of the process.
+      module: in `accelerator_sections`.
+      request: what the module is asked for, as JSON values.
+      environment: variables beside those there are.
+      least_seconds: without which it is not started.
+      most_seconds: after which it is ended, so that one that hangs leaves time for the others.
+    """
+
+    section: str
+    name: str
+    module: str
+    request: dict[str, Any]
+    environment: dict[str, str]
+    least_seconds: float
+    most_seconds: float
+
+
+Lane = list[Child]
+"""Processes one after the other."""
+
+MACHINE = Child("machine", "process", "machine", {}, _SHARED, 0, 60)
+
+
+def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
+    """Groups one after the other, of lanes at the same time.
+
+    Args:
+      folder: for checkpoints.
+      smallest: as little as shows that it works.
+    """
+    if smallest:
+        one = {"name": "unimodal", "modality": "flow", "n_pre": 0, "n_post": 1, "width": 10}
+        tiny = {"model": one, "train": {"batch_size": 2}, "mixup": {"layers": "none"}}
+        return [
+            [
+                [_equality(8, 9, 0), _step_cost("vggsound", 2, "float32", "auto", tiny, 0.01)],
+                [_roofline(smallest=True), *_resume(folder, "float32", tiny, steps=2)],
+            ]
+        ]
+    # Nothing is timed in the first group, so its processes share the device and the cores.
+    dropout = {"train": {"ema_decay": 0.9}, "model": {"dropout": 0.1}}
+    each = -(-_CASES // _LANES)
+    correct = [[_equality(i * each, (i + 1) * each, i)] for i in range(_LANES)]
+    correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
+    timed = [_step_cost("vggsound", 24, *kernel) for kernel in _KERNELS]
+    timed.append(_roofline(smallest=False))
+    timed += [_step_cost("vggsound", 1024, *kernel) for kernel in _KERNELS]
+    timed += [_step_cost("mosei", 24, *kernel) for kernel in _KERNELS]
+    timed += [_step_cost("mosei", 1024, *kernel) for kernel in _KERNELS]
+    timed.append(_step_cost("vggsound", 24, "float32", "auto", {"model": {"name": "mbt"}}))
+    return [correct, [timed]]
+
+
+def _equality(first: int, end: int, lane: int) -> Child:
+    request = {"cases": [first, end]}
+    return Child("equality", f"process {lane}", "equality", request, _SHARED, 30, 160)
+
+
+def _resume(folder: pathlib.Path, dtype: str, changes: dict[str, Any], steps: int) -> Lane:
+    request = {
+        "name": dtype,
+        "config": "vggsound",
+        "argument": "size=laptop",
+        "changes": _merged(changes, {"model": {"dtype": dtype}}),
+        "steps": steps,
+        "folder": str(folder / dtype),
+    }
+    return [
+        Child(
+            "resume",
+            f"{dtype}, process {number}",
+            "resuming",
+            {**request, "restore": bool(number)},
+            _DETERMINISTIC,
+            30,
+            90,
+        )
+        for number in range(2)
+    ]
+
+
+def _step_cost(
+    config: str,
+    batch_size: int,
+    dtype: str,
+    kernel: str,
+    changes: dict[str, Any] | None = None,
+    seconds: float = 1.5,
+) -> Child:
+    model = (changes or {}).get("model", {}).get("name", "sft")
+    name = f"{config}, {model}, batch {batch_size}, {dtype}, {kernel}"
+    mine = {
+        "model": {"dtype": dtype, "attention_kernel": kernel},
+        "train": {"batch_size": batch_size},
+    }
+    request = {
+        "name": name,
+        "config": config,
+        "argument": None,
+        "changes": _merged(changes or {}, mine),
+        "seconds": seconds,
+    }
+    return Child("step_cost", name, "step_cost", request, {}, 25, 100)
+
+
+def _roofline(*, smallest: bool) -> Child:
+    request: dict[str, Any] = {
+        "tokens": 1201,
+        "dtypes": ["bfloat16", "float32"],
+        "kernels": None,
+        "batch_sizes": [24, 256],
+        "dense_batch_sizes": [24, 1024],
+        "megabytes": 1024,
+        "matmul": 8192,
+        "seconds": 0.2,
+        "threads": 12,
+    }
+    if smallest:
+        request |= {
+            "tokens": 21,
+            "dtypes": ["float32"],
+            "kernels": ["plain", "blocked"],
+            "batch_sizes": [2],
+            "dense_batch_sizes": [],
+            "megabytes": 1,
+            "matmul": 64,
+            "seconds": 0.01,
+            "threads": 2,
+        }
+    return Child("roofline", "process", "roofline", request, {}, 30, 130)
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Both, part by part."""
+    return {part: {**one.get(part, {}), **other.get(part, {})} for part in {*one, *other}}
