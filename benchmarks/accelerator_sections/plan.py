@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any, NamedTuple
 
-SECTIONS = ("equality", "resume", "step_cost", "roofline")
+SECTIONS = ("equality", "kernels", "resume", "step_cost", "roofline")
 
 _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """For processes that use the device at the same time as others."""
@@ -63,6 +63,7 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
     dropout = {"train": {"ema_decay": 0.9}, "model": {"dropout": 0.1}}
     each = -(-_CASES // _LANES)
     correct = [[_equality(i * each, (i + 1) * each, i)] for i in range(_LANES)]
+    correct.append([_kernels(4, ["cudnn", "blocked"])])
     correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
     timed = [_step_cost("vggsound", 24, *kernel) for kernel in _KERNELS]
     timed.append(_roofline(smallest=False))
@@ -76,6 +77,11 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
 def _equality(first: int, end: int, lane: int) -> Child:
     request = {"cases": [first, end]}
     return Child("equality", f"process {lane}", "equality", request, _SHARED, 30, 160)
+
+
+def _kernels(batch: int, kernels: list[str]) -> Child:
+    request = {"batch": batch, "kernels": kernels}
+    return Child("kernels", "process", "kernels", request, _SHARED, 30, 160)
 
 
 def _resume(folder: pathlib.Path, dtype: str, changes: dict[str, Any], steps: int) -> Lane:

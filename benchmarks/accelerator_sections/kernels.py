@@ -1,0 +1,87 @@
+"""Whether the attention kernels compute the same in 16 bits as the plain one does in float32.
+
+Lengths are odd, keys are masked, one example has no real key, and half of the cases have sizes of
+merged tokens. The inputs are rounded to 16 bits on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.accelerator_sections import reporting
+from sft_jax.ops import attention, blocked, cudnn
+
+TOLERANCE = {"bfloat16": 2e-2, "float16": 4e-3}
+"""Largest difference, as a share of the largest number compared."""
+
+_SHAPES = ((150, 150), (21, 21), (1, 21), (1201, 1201))
+_HEADS = (5, 8)
+
+
+def compare(request: dict[str, Any]) -> None:
+    """Compares attended values and gradients.
+
+    Args:
+      request: `batch` and names of `kernels`.
+    """
+    kernels = {"blocked": blocked.blocked_attention, "cudnn": cudnn.cudnn_attention}
+    for kernel in request["kernels"]:
+        for dtype, tolerance in TOLERANCE.items():
+            for shape in _SHAPES:
+                for sized in (False, True):
+                    name = f"{kernel}, {dtype}, {shape[0]} x {shape[1]}, sizes {sized}"
+                    with reporting.row(name):
+                        arrays = _inputs(request["batch"], *shape, dtype, sized=sized)
+                        found = _shares(kernels[kernel], *arrays)
+                        equal = max(found.values()) <= tolerance
+                        reporting.emit(name, equal=bool(equal), tolerance=tolerance, **found)
+
+
+def _inputs(batch: int, queries: int, keys: int, dtype: str, *, sized: bool) -> tuple[Any, ...]:
+    random = np.random.default_rng(keys)
+    heads = [random.normal(size=(batch, n, *_HEADS)) for n in (queries, keys, keys, queries)]
+    mask = random.random((batch, keys)) < 0.7
+    mask[:, 0], mask[-1] = True, False
+    sizes = random.integers(1, 50, mask.shape).astype(np.float32) if sized else None
+    *inputs, towards = (jnp.asarray(array, dtype) for array in heads)
+    return inputs, jnp.asarray(mask), sizes, towards
+
+
+def _shares(
+    kernel: Callable[..., Any], inputs: Any, mask: Any, sizes: Any, towards: Any
+) -> dict[str, float]:
+    """By what is compared, the largest difference as a share of the largest number."""
+
+    def exact(*arrays: Any) -> Any:
+        return attention.apply_weights(
+            attention.attention_weights(*arrays[:2], mask, sizes), arrays[2]
+        )
+
+    def by_kernel(*arrays: Any) -> Any:
+        return kernel(*arrays, mask, sizes)
+
+    @jax.jit
+    def both(inputs: Any, towards: Any) -> Any:
+        results = []
+        for attend, dtype in ((exact, jnp.float32), (by_kernel, towards.dtype)):
+            attended, pull = jax.vjp(attend, *(array.astype(dtype) for array in inputs))
+            results.append((attended, *pull(towards.astype(dtype))))
+        return results
+
+    with jax.default_matmul_precision("highest"):
+        expected, found = jax.device_get(both(inputs, towards))
+    shares = {}
+    names = ("attended", "d_query", "d_key", "d_value")
+    for name, a, b in zip(names, expected, found, strict=True):
+        difference = np.abs(a - b.astype(np.float32)).max()
+        shares[name] = float(difference / max(np.abs(a).max(), 1e-9))
+    return shares
+
+
+if __name__ == "__main__":
+    reporting.run(compare)
