@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(version.__file__).parent
 
 @pytest.fixture
 def copy(tmp_path):
-    """Two files of the package in a folder of their own, and a function that asks for their code."""
+    """Two files of the package in a folder of their own, and what asks them for their code."""
     (tmp_path / "sft_jax" / "part").mkdir(parents=True)
     shutil.copy(PACKAGE / "version.py", tmp_path / "sft_jax")
     (tmp_path / "sft_jax" / "part" / "a.py").write_text("a = 1\n")

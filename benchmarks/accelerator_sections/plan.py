@@ -5,13 +5,15 @@ from __future__ import annotations
 import pathlib
 from typing import Any, NamedTuple
 
+from benchmarks.accelerator_sections import equality
+
 SECTIONS = ("equality", "resume", "step_cost", "roofline")
 
 _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """For processes that use the device at the same time as others."""
 _DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
-_CASES, _LANES = 21, 4
+_LANES = 4
 _KERNELS = (("bfloat16", "auto"), ("bfloat16", "cudnn"), ("float32", "auto"))
 
 
@@ -55,13 +57,16 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
         tiny = {"model": one, "train": {"batch_size": 2}, "mixup": {"layers": "none"}}
         return [
             [
-                [_equality(8, 9, 0), _step_cost("vggsound", 2, "float32", "auto", tiny, 0.01)],
+                [
+                    _equality(8, 9, 0, smallest=True),
+                    _step_cost("vggsound", 2, "float32", "auto", tiny, 0.01),
+                ],
                 [_roofline(smallest=True), *_resume(folder, "float32", tiny, steps=2)],
             ]
         ]
     # Nothing is timed in the first group, so its processes share the device and the cores.
     dropout = {"train": {"ema_decay": 0.9}, "model": {"dropout": 0.1}}
-    each = -(-_CASES // _LANES)
+    each = -(-len(equality.cases()) // _LANES)
     correct = [[_equality(i * each, (i + 1) * each, i)] for i in range(_LANES)]
     correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
     timed = [_step_cost("vggsound", 24, *kernel) for kernel in _KERNELS]
@@ -73,8 +78,13 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
     return [correct, [timed]]
 
 
-def _equality(first: int, end: int, lane: int) -> Child:
-    request = {"cases": [first, end]}
+def _equality(first: int, end: int, lane: int, *, smallest: bool = False) -> Child:
+    request = {
+        "cases": [first, end],
+        "mixup": "none" if smallest else "any",
+        "model": {"n_pre": 0, "n_post": 1, "modality": "short"} if smallest else {},
+        "precisions": ["highest"] if smallest else ["highest", "default"],
+    }
     return Child("equality", f"process {lane}", "equality", request, _SHARED, 30, 160)
 
 
@@ -141,10 +151,10 @@ def _roofline(*, smallest: bool) -> Child:
         request |= {
             "tokens": 21,
             "dtypes": ["float32"],
-            "kernels": ["plain", "blocked"],
+            "kernels": ["blocked"],
             "batch_sizes": [2],
             "dense_batch_sizes": [],
-            "megabytes": 1,
+            "megabytes": 0.01,
             "matmul": 64,
             "seconds": 0.01,
             "threads": 2,

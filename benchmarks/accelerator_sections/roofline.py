@@ -134,7 +134,7 @@ def _seconds(program: Any, work: Work, times: int, seconds: float) -> dict[str, 
 
 def _ceilings(request: dict[str, Any]) -> dict[str, Work]:
     size, key = request["matmul"], jax.random.key(0)
-    count = request["megabytes"] * 2**20 // 4
+    count = int(request["megabytes"] * 2**20) // 4
     made = {}
     for name, dtype, precision in (
         ("matmul bfloat16", jnp.bfloat16, None),
