@@ -93,19 +93,18 @@ def run_child(child: plan.Child, results: Results, end: float) -> None:
         results.add(child.section, {"name": child.name, "left_out": what})
         return
     begin, left = time.monotonic(), min(left, child.most_seconds)
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                *("-m", f"benchmarks.accelerator_sections.{child.module}"),
-                json.dumps(child.request),
-            ],
+    command = [sys.executable, "-m", f"benchmarks.accelerator_sections.{child.module}"]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [*command, json.dumps(child.request)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             env=_environment(child),
-        )
+        ) as process,
+    ):
         late = threading.Timer(left, process.kill)
         late.start()
         assert process.stdout is not None
@@ -120,7 +119,7 @@ def run_child(child: plan.Child, results: Results, end: float) -> None:
             took["cut_short"] = f"after {left:.0f} s"
         elif status:
             errors.seek(0)
-            took["error"] = f"{errors.read()[-8000:]}\nended with status {status}"
+            took["error"] = f"ended with status {status}\n{errors.read()[-8000:]}"
         results.add(child.section, took)
 
 

@@ -10,8 +10,9 @@ import jax
 import pytest
 
 from benchmarks import accelerator
-from benchmarks.accelerator_sections import plan, roofline
+from benchmarks.accelerator_sections import plan, roofline, synthetic
 from sft_jax import version
+from sft_jax.evaluation import cost
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -95,17 +96,17 @@ def test_all_that_is_planned_can_be_asked_for(tmp_path):
     for child in children:
         assert json.loads(json.dumps(child.request)) == child.request
         if "config" in child.request:
-            from benchmarks.accelerator_sections import synthetic
-
             keys = ("config", "argument", "changes")
             config = synthetic.load_config(*(child.request[key] for key in keys))
             assert config.model.dtype in child.name
 
 
-def test_the_forward_flops_counted_by_hand_are_those_of_the_jaxpr():
-    from sft_jax.evaluation import cost
-
-    work = roofline._attention(2, 21, jax.numpy.dtype("float32"), ["plain"])
-    forward = work["attention, float32, batch 2, plain, forward"]
-    counted = cost.count(jax.make_jaxpr(forward.step)(forward.inputs).jaxpr)
-    assert counted == forward.flops
+def test_flops_counted_by_hand_are_those_of_the_jaxpr():
+    works = {
+        **roofline._attention(2, 21, jax.numpy.dtype("float32"), ["plain", "blocked"]),
+        **roofline._others(2, 21),
+    }
+    # The kernel that stores the weights need not compute them again.
+    del works["attention, float32, batch 2, plain, forward and backward"]
+    for name, work in works.items():
+        assert cost.count(work.step, work.inputs).matmul_flops == work.flops, name

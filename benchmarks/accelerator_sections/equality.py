@@ -19,12 +19,16 @@ from jax.sharding import Mesh
 
 from benchmarks.accelerator_sections import reporting
 from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig, OptimConfig, TrainConfig
+from sft_jax.ops import attention, blocked
 from sft_jax.structs import Batch, ModalitySpec
 from sft_jax.training import assembly, distributed
 from sft_jax.training.step import compile_eval_step
 
 TOLERANCE = 1e-4
 """Largest difference, as a share of the largest number compared, in float32 at full precision."""
+
+TOLERANCE_BFLOAT16 = 2e-2
+"""The same for a kernel in bfloat16, whose numbers have 8 bits, against `plain` in float32."""
 
 _MODALITIES = {"long": ModalitySpec(150, 3), "short": ModalitySpec(30, 4, patch_size=2)}
 _CLASSES, _BATCH = 5, 8
@@ -73,11 +77,16 @@ def compare(request: dict[str, Any]) -> None:
         device=device.device_kind,
         reference=cpu.device_kind,
         tolerance=TOLERANCE,
+        tolerance_bfloat16=TOLERANCE_BFLOAT16,
         measure="largest difference / largest number of the reference; float32",
         precisions="highest is held to the tolerance, default (TF32 on NVIDIA GPUs) is reported",
     )
     with reporting.row("draws"):
         reporting.emit("draws", **_compare_draws(cpu, device))
+    if device.platform == "gpu":
+        for kernel in ("blocked", "cudnn"):
+            with reporting.row(f"bfloat16, {kernel}"):
+                reporting.emit(f"bfloat16, {kernel}", **_compare_kernel(kernel, cpu, device))
     # Nothing here is timed: the host's cores compile as many cases at a time.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = [
@@ -184,6 +193,40 @@ def _differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, 
         difference = np.max([np.abs(a - b).max() for a, b in pairs])
         shares[name] = float(difference / largest)
     return shares
+
+
+def _compare_kernel(kernel: str, cpu: jax.Device, device: jax.Device) -> dict[str, Any]:
+    """Compares attention of an odd length with padding, and its gradients."""
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal((4, 151, 5, 8)) for _ in range(3)]
+    # To numbers that bfloat16 has.
+    query, key, value = (np.asarray(a, jnp.bfloat16).astype(np.float32) for a in arrays)
+    mask = np.arange(151) < np.array([151, 100, 1, 0])[:, None]
+    kernels = {
+        "plain": lambda q, k, v, mask: attention.apply_weights(
+            attention.attention_weights(q, k, mask), v
+        ),
+        "blocked": blocked.blocked_attention,
+        "cudnn": attention.cudnn_attention,
+    }
+
+    def compute(kernel: str, dtype: Any, place: jax.Device) -> dict[str, Any]:
+        def loss(*qkv: jax.Array) -> tuple[jax.Array, jax.Array]:
+            attended = kernels[kernel](*qkv, placed[3])
+            return jnp.square(attended.astype(jnp.float32)).sum(), attended
+
+        qkv = [array.astype(dtype) for array in (query, key, value)]
+        placed = jax.device_put([*qkv, mask], place)
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+        gradients, attended = jax.device_get(gradient(*placed[:3]))
+        return {
+            "attended": np.float32(attended),
+            "gradient": [np.float32(array) for array in gradients],
+        }
+
+    reference = compute("plain", np.float32, cpu)
+    found = _differences(reference, compute(kernel, jnp.bfloat16, device))
+    return {"equal": all(share <= TOLERANCE_BFLOAT16 for share in found.values()), **found}
 
 
 def _compare_draws(cpu: jax.Device, device: jax.Device) -> dict[str, Any]:

@@ -13,7 +13,7 @@ _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """For processes that use the device at the same time as others."""
 _DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
-_LANES = 4
+_LANES = 6
 _KERNELS = (("bfloat16", "auto"), ("bfloat16", "cudnn"), ("float32", "auto"))
 
 
