@@ -27,25 +27,35 @@ def _run(path, *arguments):
     return done, json.loads(path.read_text())
 
 
+def test_the_smallest_form_measures_a_step_and_resumes(tmp_path):
+    result = _smallest(tmp_path / "result.json", "--only=resume,step_cost")
+    assert result["sections"].keys() == {"machine", "resume", "step_cost"}
+
+
+@pytest.mark.slow
 def test_the_smallest_form_measures_every_section(tmp_path):
-    done, result = _run(tmp_path / "result.json", "--smallest")
-    assert done.returncode == 0, done.stderr
-    assert (result["complete"], result["failed"]) == (True, [])
-    assert result["code"] == version.code()
-    sections = result["sections"]
+    sections = _smallest(tmp_path / "result.json")["sections"]
     assert sections.keys() == {"machine", *plan.SECTIONS}
     assert sections["equality"]["unimodal"]["equal"]
     assert sections["equality"]["draws"]["beta"]["equal"]
-    resumed = sections["resume"]["float32"]
-    assert resumed["whole_sha256"] == resumed["resumed_sha256"]
-    assert resumed["equal"]
-    assert "--xla_gpu_deterministic_ops=true" in resumed["xla_flags"]
-    (cost,) = (row for row in sections["step_cost"].values() if "model" in row)
-    assert cost["train_step_seconds"]["repeats"] >= 3
-    assert cost["memory_analysis"]["temp_bytes"] > 0
     row = sections["roofline"]["attention, float32, batch 2, blocked, forward and backward"]
     assert row["flops"] == 7 * 2 * 2 * 5 * 21**2 * 8
     assert row["share_of_roofline"] > 0
+
+
+def _smallest(path, *arguments):
+    done, result = _run(path, "--smallest", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (result["complete"], result["failed"]) == (True, [])
+    assert result["code"] == version.code()
+    resumed = result["sections"]["resume"]["float32"]
+    assert resumed["whole_sha256"] == resumed["resumed_sha256"]
+    assert resumed["equal"]
+    assert "--xla_gpu_deterministic_ops=true" in resumed["xla_flags"]
+    (cost,) = (row for row in result["sections"]["step_cost"].values() if "model" in row)
+    assert cost["train_step_seconds"]["repeats"] >= 3
+    assert cost["memory_analysis"]["temp_bytes"] > 0
+    return result
 
 
 def test_without_an_accelerator_it_says_what_it_cannot_do(tmp_path):
@@ -102,10 +112,9 @@ def test_all_that_is_planned_can_be_asked_for(tmp_path):
 
 
 def test_flops_counted_by_hand_are_those_of_the_jaxpr():
-    works = {
-        **roofline._attention(2, 21, jax.numpy.dtype("float32"), ["plain", "blocked"]),
-        **roofline._others(2, 21),
-    }
+    works = roofline._attention(2, 21, jax.numpy.dtype("float32"), ["plain", "blocked"])
+    for backward in (False, True):
+        works[f"dense {backward}"] = roofline._dense(6, jax.numpy.float32, backward=backward)
     # The kernel that stores the weights need not compute them again.
     del works["attention, float32, batch 2, plain, forward and backward"]
     for name, work in works.items():
