@@ -38,8 +38,10 @@ from sft_jax import version  # noqa: E402
 _JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
 _SECONDS = flags.DEFINE_float("seconds", 450, "After which it stops by itself.", lower_bound=1)
 _SMALLEST = flags.DEFINE_bool("smallest", False, "A tiny form, to see that it works, on a CPU too.")
-_ONLY = flags.DEFINE_list("only", [], "Sections to run; default all.")
-_COMMIT = flags.DEFINE_string("commit", None, "Of a copy of the code that git knows nothing of.")
+_ONLY = flags.DEFINE_multi_string(
+    "only", [], "A section to run, or how names of its rows begin; may be repeated, default all."
+)
+_COMMIT = flags.DEFINE_string("commit", None, "Of the code, where git knows it wrongly.")
 
 _NO_ACCELERATOR = """JAX found no accelerator here, only a CPU. There is nothing to compare it with
 and no device memory, cuDNN or roofline to measure. `--smallest` runs a tiny form on a CPU."""
@@ -53,11 +55,11 @@ class Results:
 
         Args:
           path: of the file.
-          commit: of the code, if git knows nothing of it.
+          commit: of the code, if git does not know it, as in a copy.
         """
         self._path, self._lock = path, threading.Lock()
         made_by = version.environment()
-        if made_by["code"]["commit"] is None and commit:
+        if commit:
             made_by["code"] |= {"commit": commit, "commit_is_from": "--commit"}
         self._result: dict[str, Any] = {"command": " ".join(sys.argv), **made_by, "sections": {}}
         self.failed: list[str] = []
@@ -93,19 +95,18 @@ def run_child(child: plan.Child, results: Results, end: float) -> None:
         results.add(child.section, {"name": child.name, "left_out": what})
         return
     begin, left = time.monotonic(), min(left, child.most_seconds)
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                *("-m", f"benchmarks.accelerator_sections.{child.module}"),
-                json.dumps(child.request),
-            ],
+    command = [sys.executable, "-m", f"benchmarks.accelerator_sections.{child.module}"]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [*command, json.dumps(child.request)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             env=_environment(child),
-        )
+        ) as process,
+    ):
         late = threading.Timer(left, process.kill)
         late.start()
         assert process.stdout is not None
@@ -120,7 +121,7 @@ def run_child(child: plan.Child, results: Results, end: float) -> None:
             took["cut_short"] = f"after {left:.0f} s"
         elif status:
             errors.seek(0)
-            took["error"] = f"{errors.read()[-8000:]}\nended with status {status}"
+            took["error"] = f"ended with status {status}\n{errors.read()[-8000:]}"
         results.add(child.section, took)
 
 
@@ -142,13 +143,17 @@ def run_all(groups: list[list[list[plan.Child]]], results: Results) -> None:
 
     def run_lane(lane: list[plan.Child]) -> None:
         for child in lane:
-            if not _ONLY.value or child.section in _ONLY.value:
+            if not _ONLY.value or _is_chosen(child):
                 run_child(child, results, end)
 
     for group in groups:
         with concurrent.futures.ThreadPoolExecutor(len(group)) as pool:
             for lane in [pool.submit(run_lane, lane) for lane in group]:
                 lane.result()
+
+
+def _is_chosen(child: plan.Child) -> bool:
+    return any(child.section == only or child.name.startswith(only) for only in _ONLY.value)
 
 
 def _judge_resuming(results: Results) -> None:
@@ -174,8 +179,11 @@ def main(_: list[str]) -> None:
     """Runs all sections; exits with 1 if anything failed, with 2 where there is no accelerator."""
     begin, results = time.monotonic(), Results(pathlib.Path(_JSON.value), _COMMIT.value)
     smallest = _SMALLEST.value
-    if unknown := sorted(set(_ONLY.value) - set(plan.SECTIONS)):
-        raise app.UsageError(f"--only={unknown}: sections are {plan.SECTIONS}")
+    groups = plan.make(pathlib.Path(), smallest=smallest)
+    names = [child.name for group in groups for lane in group for child in lane]
+    for only in _ONLY.value:
+        if only not in plan.SECTIONS and not any(name.startswith(only) for name in names):
+            raise app.UsageError(f"--only={only}: sections are {plan.SECTIONS}, rows are {names}")
     results.note(smallest=smallest, seconds_allowed=_SECONDS.value, complete=False)
     run_child(plan.MACHINE, results, time.monotonic() + _SECONDS.value)
     device = _first_device(results)

@@ -8,7 +8,6 @@ from the same seed: other draws would be other numbers altogether.
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from typing import Any
 
 import jax
@@ -30,15 +29,11 @@ _MODALITIES = {"long": ModalitySpec(150, 3), "short": ModalitySpec(30, 4, patch_
 _CLASSES, _BATCH = 5, 8
 _POOLS = (
     "max",
-    "avg",
     "attn",
-    "attn_topk",
     "attn_wkmedoids",
     "channel_topk",
-    "random",
     "attn_random",
     "tome",
-    "token_learner",
     "perceiver",
     "evit",
 )
@@ -59,7 +54,13 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def compare(request: dict[str, Any]) -> None:
-    """Compares every case, and what is drawn at random."""
+    """Compares cases, and what is drawn at random.
+
+    Args:
+      request: `cases`, the first and the one after the last of `cases()`; `mixup`, its layers;
+        `model`, changed fields of `ModelConfig`; `precisions` of matrix products, of which
+        "highest" is held to the tolerance; `threads` that compile.
+    """
     cpu, device = jax.devices("cpu")[0], jax.devices()[0]
     chosen = dict(list(cases().items())[slice(*request["cases"])])
     reporting.emit(
@@ -73,27 +74,41 @@ def compare(request: dict[str, Any]) -> None:
     with reporting.row("draws"):
         reporting.emit("draws", **_compare_draws(cpu, device))
     # Nothing here is timed: the host's cores compile as many cases at a time.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = [pool.submit(_compare, name, of, cpu, device) for name, of in chosen.items()]
+    with concurrent.futures.ThreadPoolExecutor(request["threads"]) as pool:
+        done = [
+            pool.submit(
+                _compare,
+                name,
+                _config({**model, **request["model"]}, request["mixup"]),
+                (cpu, device),
+                request,
+            )
+            for name, model in chosen.items()
+        ]
         for future in concurrent.futures.as_completed(done):
             future.result()
 
 
-def _compare(name: str, model: dict[str, Any], cpu: jax.Device, device: jax.Device) -> None:
+def _compare(
+    name: str,
+    config: ExperimentConfig,
+    devices: tuple[jax.Device, jax.Device],
+    request: dict[str, Any],
+) -> None:
+    cpu, device = devices
     with reporting.row(name):
-        config = _config(model)
         initial = _initial(config, cpu)
         reference = _compute(config, initial, cpu, "highest")
         found = {
             precision: _differences(reference, _compute(config, initial, device, precision))
-            for precision in ("highest", "default")
+            for precision in request["precisions"]
         }
         equal = all(share <= TOLERANCE for share in found["highest"].values())
         reporting.emit(name, equal=equal, **found)
 
 
-def _config(model: dict[str, Any]) -> ExperimentConfig:
-    small = {"width": 16, "num_heads": 2, "n_pre": 1, "n_post": 2, "k": 4, "dropout": 0.3}
+def _config(model: dict[str, Any], mixup: Any) -> ExperimentConfig:
+    small = {"width": 16, "num_heads": 2, "n_pre": 1, "n_post": 1, "k": 4, "dropout": 0.3}
     return ExperimentConfig(
         model=ModelConfig(**small | model),
         # The momentum after the first step is the gradient.
@@ -101,7 +116,7 @@ def _config(model: dict[str, Any]) -> ExperimentConfig:
             name="sgd", options={"momentum": 0.5}, clip_norm=0.0, warmup_epochs=0.0, lr=1e-3
         ),
         train=TrainConfig(batch_size=_BATCH, modality_dropout=0.2),
-        mixup=MixupConfig(layers="any", warmup_epochs=0.0),
+        mixup=MixupConfig(layers=mixup, warmup_epochs=0.0),
     )
 
 

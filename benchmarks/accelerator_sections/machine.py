@@ -12,7 +12,7 @@ import jax
 
 from benchmarks.accelerator_sections import reporting
 
-_ASKED = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
+_ASKED = "driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
 
 
 def describe(_: dict[str, Any]) -> None:

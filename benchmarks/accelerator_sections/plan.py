@@ -5,13 +5,20 @@ from __future__ import annotations
 import pathlib
 from typing import Any, NamedTuple
 
+from benchmarks.accelerator_sections import equality
+
 SECTIONS = ("equality", "kernels", "resume", "step_cost", "roofline")
 
 _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """For processes that use the device at the same time as others."""
-_DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+_QUICK = {**_SHARED, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
+"""Without trying kernels out, which takes most of the time of compiling."""
+_DETERMINISTIC = {
+    **_SHARED,
+    "XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0",
+}
 
-_CASES, _LANES = 21, 4
+_LANES = 3
 _KERNELS = (("bfloat16", "cudnn"), ("bfloat16", "blocked"), ("float32", "auto"))
 
 
@@ -55,33 +62,42 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
         tiny = {"model": one, "train": {"batch_size": 2}, "mixup": {"layers": "none"}}
         return [
             [
-                [_equality(8, 9, 0), _step_cost("vggsound", 2, "float32", "auto", tiny, 0.01)],
+                [
+                    _equality(8, 9, 0, smallest=True),
+                    _step_cost("vggsound", 2, "float32", "auto", tiny, 0.01),
+                ],
                 [_roofline(smallest=True), *_resume(folder, "float32", tiny, steps=2)],
             ]
         ]
     # Nothing is timed in the first group, so its processes share the device and the cores.
-    dropout = {"train": {"ema_decay": 0.9}, "model": {"dropout": 0.1}}
-    each = -(-_CASES // _LANES)
+    dropout = {"train": {"ema_decay": 0.9}, "model": {"dropout": 0.1, "n_post": 2}}
+    each = -(-len(equality.cases()) // _LANES)
     correct = [[_equality(i * each, (i + 1) * each, i)] for i in range(_LANES)]
     correct.append([_kernels(4, ["cudnn", "blocked"])])
     correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
     timed = [_step_cost("vggsound", 24, *kernel) for kernel in _KERNELS]
-    timed.append(_roofline(smallest=False))
     timed += [_step_cost("vggsound", 1024, *kernel) for kernel in _KERNELS]
     timed += [_step_cost("mosei", 24, *kernel) for kernel in _KERNELS]
+    timed.append(_step_cost("vggsound", 24, *_KERNELS[0], {"model": {"name": "mbt"}}))
     timed += [_step_cost("mosei", 1024, *kernel) for kernel in _KERNELS]
-    timed.append(_step_cost("vggsound", 24, "float32", "auto", {"model": {"name": "mbt"}}))
+    timed.append(_roofline(smallest=False))
     return [correct, [timed]]
 
 
-def _equality(first: int, end: int, lane: int) -> Child:
-    request = {"cases": [first, end]}
-    return Child("equality", f"process {lane}", "equality", request, _SHARED, 30, 160)
+def _equality(first: int, end: int, lane: int, *, smallest: bool = False) -> Child:
+    request = {
+        "cases": [first, end],
+        "mixup": "none" if smallest else "any",
+        "model": {"n_pre": 0, "n_post": 1, "modality": "short"} if smallest else {},
+        "precisions": ["highest"] if smallest or first else ["highest", "default"],
+        "threads": 1 if smallest else 5,
+    }
+    return Child("equality", f"process {lane}", "equality", request, _QUICK, 30, 160)
 
 
 def _kernels(batch: int, kernels: list[str]) -> Child:
     request = {"batch": batch, "kernels": kernels}
-    return Child("kernels", "process", "kernels", request, _SHARED, 30, 160)
+    return Child("kernels", "process", "kernels", request, _QUICK, 30, 160)
 
 
 def _resume(folder: pathlib.Path, dtype: str, changes: dict[str, Any], steps: int) -> Lane:
@@ -101,7 +117,7 @@ def _resume(folder: pathlib.Path, dtype: str, changes: dict[str, Any], steps: in
             {**request, "restore": bool(number)},
             _DETERMINISTIC,
             30,
-            90,
+            130,
         )
         for number in range(2)
     ]
@@ -147,10 +163,10 @@ def _roofline(*, smallest: bool) -> Child:
         request |= {
             "tokens": 21,
             "dtypes": ["float32"],
-            "kernels": ["plain", "blocked"],
+            "kernels": ["blocked"],
             "batch_sizes": [2],
             "dense_batch_sizes": [],
-            "megabytes": 1,
+            "megabytes": 0.01,
             "matmul": 64,
             "seconds": 0.01,
             "threads": 2,

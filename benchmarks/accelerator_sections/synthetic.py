@@ -57,6 +57,19 @@ def batch(config: ExperimentConfig, mesh: Mesh, seed: int = 0) -> Batch:
     return distributed.put_batch(made, mesh)
 
 
+def state(made: assembly.Assembled) -> Any:
+    """A state with small random parameters, without compiling the program that draws them."""
+    random = np.random.default_rng(0)
+
+    def fill(path: Any, array: Any) -> jax.Array:
+        values = np.zeros(array.shape, array.dtype)
+        if "params" in jax.tree_util.keystr(path[:1]):
+            values = (random.standard_normal(array.shape) * 0.1).astype(array.dtype)
+        return jax.device_put(values, array.sharding)
+
+    return jax.tree_util.tree_map_with_path(fill, made.like)
+
+
 def one_device_mesh() -> Mesh:
     """A mesh of the first device."""
     return distributed.make_mesh(devices=jax.devices()[:1])

@@ -58,6 +58,7 @@ class Assembled:
       observe: the jitted function from the state of the plateau schedule, and `value`, a loss
         of validation, to nothing and the next state.
       new_state: makes the state before the first step, from a seed.
+      like: Shapes, types and shardings of a state.
       step: the jitted function from a state, whose memory it takes over, a batch and a seed to
         the next state and the metrics; compiled when it is first called.
     """
@@ -68,6 +69,7 @@ class Assembled:
     optimizer: optax.GradientTransformation
     observe: Any
     new_state: Callable[[int], TrainState]
+    like: TrainState
     step: Any
 
 
@@ -151,5 +153,6 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
             functools.partial(plateau.update, {}), out_shardings=distributed.replicated(mesh)
         ),
         new_state=new_state,
+        like=like,
         step=train_step,
     )
