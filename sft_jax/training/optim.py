@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from sft_jax.config import OptimConfig
@@ -23,7 +24,6 @@ _OTHERS = (
     "adam",
     "adamax",
     "amsgrad",
-    "fromage",
     "lars",
     "nadam",
     "novograd",
@@ -45,7 +45,8 @@ OPTIMIZERS: Sequence[str] = tuple(
 """The optimisers of optax that a config may name; tests take a step with each.
 
 The others of optax can't be used: they take no schedule (rprop, sm3, optimistic_adam), need the
-value of the loss along a search (lbfgs, the Polyak step), or a random key (noisy_sgd).
+value of the loss along a search (lbfgs, the Polyak step), or a random key (noisy_sgd); or they
+shrink all parameters, biases and norms among them (fromage).
 """
 
 
@@ -106,12 +107,22 @@ def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.Gradi
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     parts.append(build(learning_rate=schedule, **options))
     if config.weight_decay and config.name not in _MASKED_DECAY:
-        parts.append(
-            optax.add_decayed_weights(
-                lambda count: -config.weight_decay * schedule(count), mask=_are_kernels
-            )
-        )
+        parts.append(_decay_kernels(config.weight_decay, schedule))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def _decay_kernels(decay: float, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Subtracts `rate * decay * kernel` from the updates of kernels."""
+    decayed = optax.masked(
+        optax.chain(optax.add_decayed_weights(decay), optax.scale_by_learning_rate(schedule)),
+        _are_kernels,
+    )
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        by_decay, state = decayed.update(jax.tree.map(jnp.zeros_like, updates), state, params)
+        return jax.tree.map(jnp.add, updates, by_decay), state
+
+    return optax.GradientTransformation(decayed.init, update)
 
 
 def _check_options(config: OptimConfig, build: Callable[..., Any]) -> None:
