@@ -188,14 +188,14 @@ def _forward_of_head(
 
     def tile(received: Array | None, queries: Any, *, shift: bool) -> tuple[Any, Any]:
         query, query_weight = queries
-        logits = _logits(key, query, bias, dtype)
+        logits = _logits(target, key, query, bias, dtype)
         most = jnp.zeros(query.shape[1], dtype)
         if shift:
             # Masked keys, whose logit is 0, are left out: next to that all others might vanish.
             logits = jnp.where(real[:, None] > 0, logits, jnp.finfo(dtype).min)
             most = logits.max(axis=0)
         weights = target.exp2(logits - most[None] if shift else logits)
-        sums = jnp.matmul(values, weights.astype(values.dtype), preferred_element_type=dtype)
+        sums = target.matmul(values, weights.astype(values.dtype), dtype)
         total = (weights * real[:, None]).sum(axis=0)
         total = jnp.where(total > 0, total, 1)
         if received is not None:
@@ -217,8 +217,8 @@ def _forward_of_head(
     return out.T, lse, None if received is None else received * real
 
 
-def _logits(key: Array, query: Array, bias: Array | None, dtype: np.dtype) -> Array:
-    logits = jnp.matmul(key, query, preferred_element_type=dtype)
+def _logits(target: Target, key: Array, query: Array, bias: Array | None, dtype: np.dtype) -> Array:
+    logits = target.matmul(key, query, dtype)
     return logits if bias is None else logits + bias[:, None]
 
 
@@ -244,18 +244,18 @@ def _backward_of_head(
     def tile(gradients: tuple[Array, Array], queries: Any) -> tuple[Any, Array]:
         d_key, d_value = gradients
         query, scaled, lse, d_out, inner, query_weight = queries
-        logits = _logits(key, scaled, bias, dtype)
+        logits = _logits(target, key, scaled, bias, dtype)
         # No weight exceeds 1; only that of a masked key could.
         weights = target.exp2(jnp.minimum(logits - lse[None], 0))
-        d_weights = jnp.matmul(value, d_out, preferred_element_type=dtype)
+        d_weights = target.matmul(value, d_out, dtype)
         if d_received is not None:
             d_weights += d_received[:, None] * query_weight[None]
             inner += query_weight * ((d_received * real) @ weights)
         d_logits = (weights * (d_weights - inner[None])).astype(query.dtype)
-        d_key += jnp.matmul(d_logits, query.T, preferred_element_type=dtype)
+        d_key += target.matmul(d_logits, query.T, dtype)
         weights = weights.astype(query.dtype)
-        d_value += jnp.matmul(weights, d_out.T, preferred_element_type=dtype)
-        d_query = jnp.matmul(real_key, d_logits, preferred_element_type=dtype)
+        d_value += target.matmul(weights, d_out.T, dtype)
+        d_query = target.matmul(real_key, d_logits, dtype)
         return (d_key, d_value), d_query
 
     zeros = (jnp.zeros_like(key, dtype), jnp.zeros_like(value, dtype))

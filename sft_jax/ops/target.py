@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from sft_jax.ops.exponential import polynomial_exp2
@@ -37,6 +38,17 @@ class Target:
         if self.sequential:
             return jax.lax.map(function, arrays)
         return jax.vmap(function)(arrays)
+
+    def matmul(
+        self, left: Float[Array, "*a"], right: Float[Array, "*b"], dtype: np.dtype
+    ) -> Float[Array, "*c"]:
+        """Multiplies matrices and adds up in `dtype`, the type of the result.
+
+        XLA's products on a CPU need not take operands of fewer bits than the result.
+        """
+        if self.sequential:
+            return jnp.matmul(left.astype(dtype), right.astype(dtype))
+        return jnp.matmul(left, right, preferred_element_type=dtype)
 
     def exp2(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """Computes `2 ** x`; see `sft_jax.ops.exponential`."""

@@ -161,9 +161,7 @@ def _attend(
     weights, total = _weights(target, windows, keys, counts)
     values = _seen(value, far_value, pattern).swapaxes(1, 2)
     # Keys before queries: see `sft_jax.ops.blocked`.
-    sums = jnp.einsum(
-        "wek,wkq->weq", values, weights.astype(value.dtype), preferred_element_type=kind
-    )
+    sums = target.matmul(values, weights.astype(value.dtype), kind)
     sums = (sums / total[:, None]).swapaxes(1, 2).reshape(-1, value.shape[1])
 
     asking = _queries(real[1:, None], pattern)[..., 0] / total
@@ -172,8 +170,8 @@ def _attend(
     received += of_seen[:, -pattern.summaries :].sum(axis=0) @ share
 
     weights, total = _weights(target, query[None, :1], key[None], real[None, :, None])
-    first = weights[0, :, 0].astype(value.dtype) @ value / total[0]
-    return jnp.concatenate([first[None], sums[: mask.shape[0] - 1]]).astype(value.dtype), received
+    first = target.matmul(weights[..., 0].astype(value.dtype), value, kind) / total
+    return jnp.concatenate([first, sums[: mask.shape[0] - 1]]).astype(value.dtype), received
 
 
 def _weights(
@@ -185,8 +183,7 @@ def _weights(
     """Weights that are not normalised, and what they sum to, or 1 for no key."""
     dtype = counts.dtype
     bias = jnp.log2(jnp.maximum(counts, 1))
-    logits = jnp.einsum("wke,weq->wkq", key, query.swapaxes(1, 2), preferred_element_type=dtype)
-    logits += bias
+    logits = target.matmul(key, query.swapaxes(1, 2), dtype) + bias
 
     def largest(logits: Array) -> Array:
         return jnp.where(counts > 0, logits, jnp.finfo(dtype).min).max(axis=1)
