@@ -13,10 +13,7 @@ _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """For processes that use the device at the same time as others."""
 _QUICK = {**_SHARED, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
 """Without trying kernels out, which takes most of the time of compiling."""
-_DETERMINISTIC = {
-    **_SHARED,
-    "XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0",
-}
+_DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 _LANES = 3
 _KERNELS = (("bfloat16", "cudnn"), ("bfloat16", "blocked"), ("float32", "auto"))

@@ -7,6 +7,7 @@ stdout; a later line with the same `name` adds to the row.
 from __future__ import annotations
 
 import json
+import pathlib
 import sys
 import time
 import traceback
@@ -36,7 +37,8 @@ def row(name: str, part: str = "") -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" in str(error):
             emit(name, **{f"{part}out_of_memory": str(error)[:2000]})
         else:
-            trace = traceback.format_exc()[-8000:]
+            root = pathlib.Path(__file__).parents[2]
+            trace = traceback.format_exc().replace(f"{root}/", "")[-8000:]
             emit(name, **{f"{part}error": repr(error)[:4000], f"{part}traceback": trace})
 
 

@@ -26,7 +26,7 @@ def take_steps(request: dict[str, Any]) -> None:
         this is the second process.
     """
     name, which = request["name"], "resumed" if request["restore"] else "whole"
-    with reporting.row(name):
+    with reporting.row(name, f"{which}_"):
         config = synthetic.load_config(request["config"], request["argument"], request["changes"])
         mesh = synthetic.one_device_mesh()
         made = synthetic.assemble(config, mesh)
