@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from sft_jax.training import assembly, distributed, preemption, state, step, sto
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.reporting import Reporter, Silent
 from sft_jax.training.tracing import Trace
+
+_logger = logging.getLogger(__name__)
 
 Validate = Callable[[Any], Mapping[str, float]]
 """Computes named metrics, `loss` among them, from parameters."""
@@ -128,6 +131,7 @@ def fit(
         }
 
     def stop(number: int, train_state: state.TrainState) -> preemption.PreemptedError:
+        _logger.warning("told to end by SIGTERM: saving step %d in %s", number, workdir)
         # Before the checkpoint, as in evaluate_and_save.
         reporter.flush()
         checkpoints.save("stopped", train_state, about(None))
