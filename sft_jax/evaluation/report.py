@@ -18,6 +18,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import FAMILIES, PARTS
+from sft_jax.evaluation.scores import check_outputs
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import CLASS_TASKS
 from sft_jax.training import storage
@@ -194,7 +195,12 @@ def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[s
     Of classes: id, true class, predicted class and the probability of each class. Of labels
     and of numbers: id and for each of them what is true, and the probability or number
     predicted.
+
+    Raises:
+      NotFiniteError: if an output of the model is NaN or infinite.
+      OSError: if the file can't be written.
     """
+    check_outputs(predictions.logits, predictions.ids)
     if predictions.task in CLASS_TASKS:
         header, rows = _class_columns(predictions, names)
     else:
