@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 _NAMED = 3
 """As many examples are named by an error."""
@@ -13,14 +13,12 @@ class NotFiniteError(ValueError, ArithmeticError):
     """Outputs of a model that are NaN or infinite, so no predictions."""
 
 
-def check_outputs(
-    logits: Float[np.ndarray, "n *c"], ids: Shaped[np.ndarray, " n"] | None = None
-) -> None:
+def check_outputs(logits: np.ndarray, ids: np.ndarray | None = None) -> None:
     """Refuses what can't be taken for a prediction, as NaN has no largest.
 
     Args:
-      logits: outputs for each example.
-      ids: names of the examples; by default their positions.
+      logits: `[n, ...]` outputs for each example.
+      ids: `[n]` names of the examples; by default their positions.
 
     Raises:
       NotFiniteError: with the number of examples that have an output that is NaN or infinite,

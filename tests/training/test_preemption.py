@@ -73,7 +73,7 @@ for model in ("first", "second"):
 
 
 def test_who_catches_it_by_name_reads_how_to_go_on():
-    with pytest.raises(preemption.PreemptedError, match="^step 3 is saved$") as caught:
+    with pytest.raises(preemption.PreemptedError, match=r"^step 3 is saved$") as caught:
         raise preemption.PreemptedError("step 3 is saved")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), copy.code) == ("step 3 is saved", 143)
