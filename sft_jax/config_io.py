@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -54,14 +55,63 @@ def from_mapping(mapping: Mapping[str, Any]) -> ExperimentConfig:
         raise ConfigError("\n".join(["invalid config:", *dict.fromkeys(problems)])) from None
 
 
-def differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
-    """The fields in which two configs differ, as `key: old value -> new value`."""
+def resolved(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with the absolute path of each folder that it names, as any process means it.
+
+    `~` is the home directory. URLs, and what is empty, stay as they are.
+    """
+
+    def absolute(value: str) -> str:
+        if not value or "://" in value:
+            return value
+        return os.path.abspath(os.path.expanduser(value))
+
+    def of_section(section: Any) -> Any:
+        changed = {}
+        for of in dataclasses.fields(section):
+            value = getattr(section, of.name)
+            if of.metadata.get("folder"):
+                changed[of.name] = absolute(value)
+            elif dataclasses.is_dataclass(value):
+                changed[of.name] = of_section(value)
+        return dataclasses.replace(section, **changed)
+
+    return of_section(config)
+
+
+def folders(config: Any) -> list[str]:
+    """The fields of a config of data that name folders."""
+    return [of.name for of in dataclasses.fields(config) if of.metadata.get("folder")]
+
+
+def differences(
+    old: ExperimentConfig, new: ExperimentConfig, *, of_results: bool = False
+) -> list[str]:
+    """The fields in which two configs differ, as `key: old value -> new value`.
+
+    Args:
+      old: one of them.
+      new: the other.
+      of_results: leave out the fields on which no result depends, those marked `MAY_CHANGE`.
+    """
     before, after = _flatten(to_json(old)), _flatten(to_json(new))
+    left_out = {*_marked(old), *_marked(new)} if of_results else set()
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before | after)
         if before.get(key) != after.get(key)
+        and not any(key == of or key.startswith(f"{of}.") for of in left_out)
     ]
+
+
+def _marked(section: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of fields and sections that are marked `MAY_CHANGE`."""
+    for of in dataclasses.fields(section):
+        value = getattr(section, of.name)
+        if of.metadata.get("may_change"):
+            yield prefix + of.name
+        elif dataclasses.is_dataclass(value):
+            yield from _marked(value, f"{prefix}{of.name}.")
 
 
 def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -> list[str]:

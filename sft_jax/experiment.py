@@ -9,6 +9,7 @@ import os
 import jax
 from jax.sharding import Mesh
 
+from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
 from sft_jax.data.catalog import open_dataset
@@ -58,7 +59,7 @@ def train(
     """
     if config.seeds:
         raise ValueError(f"seeds={config.seeds}: train trains one run; train_seeds trains several")
-    workdir = storage.as_path(workdir)
+    workdir, config = storage.as_path(workdir), config_io.resolved(config)
     return _open(config, workdir, dataset).fit(config, workdir)
 
 
@@ -85,7 +86,7 @@ def train_seeds(
     """
     if not config.seeds:
         raise ValueError("seeds=(): train_seeds needs at least one; train trains one of `seed`")
-    workdir = storage.as_path(workdir)
+    workdir, config = storage.as_path(workdir), config_io.resolved(config)
     opened = _open(config, workdir, dataset)
     runs = seeds.runs(workdir, config)
     results: dict[int, SeedResult] = {}

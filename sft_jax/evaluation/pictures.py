@@ -10,6 +10,7 @@ import os
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import matplotlib
@@ -22,7 +23,11 @@ from sft_jax.training.storage import AnyPath
 _logger = logging.getLogger(__name__)
 
 _DPI = 120
-_LITERAL = {"text.usetex": False, "text.parse_math": False, "axes.formatter.use_mathtext": False}
+_LITERAL: dict[Any, Any] = {
+    "text.usetex": False,
+    "text.parse_math": False,
+    "axes.formatter.use_mathtext": False,
+}
 _BOXES = "Last Resort"
 """Fonts of this name have nothing else."""
 

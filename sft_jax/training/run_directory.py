@@ -30,10 +30,12 @@ class RunDirectoryError(ValueError):
 
 
 def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
-    """Makes a run directory, or checks that it was made by the same config but for mesh and system.
+    """Makes a run directory, or checks that it was made by the same config.
 
-    Writes `config.json`, and adds the command, versions and devices to `starts.jsonl`. A run
-    that ended before its first checkpoint has nothing to lose, so its config may be changed.
+    Fields on which no result depends, those marked `sft_jax.data_config.MAY_CHANGE`, may have
+    other values. Writes `config.json`, and adds the command, versions, devices and what has
+    changed since the last start to `starts.jsonl`. A run that ended before its first checkpoint
+    has nothing to lose, so all of its config may be changed.
 
     Raises:
       RunDirectoryError: if it can't be written to, or is another config's.
@@ -44,22 +46,24 @@ def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
         raise RunDirectoryError(
             f"can't write to workdir {workdir}: {error.strerror or error}"
         ) from None
+    changed: list[str] = []
     if _has_checkpoints(workdir):
-        if changed := differences(read_config(workdir), config):
+        before = read_config(workdir)
+        if refused := differences(before, config):
             raise RunDirectoryError(
                 f"workdir {workdir} was made by another config. Give another --workdir, or"
-                " undo these changes:\n  " + "\n  ".join(changed)
+                " undo these changes:\n  " + "\n  ".join(refused)
             )
-    else:
-        write_json(workdir / "config.json", config_io.to_json(config))
+        changed = config_io.differences(before, config)
+    write_json(workdir / "config.json", config_io.to_json(config))
     if jax.process_index() == 0:
-        storage.append(workdir / "starts.jsonl", json.dumps(_start(config)) + "\n")
+        start = {**_start(config), "changed": changed}
+        storage.append(workdir / "starts.jsonl", json.dumps(start) + "\n")
 
 
 def differences(made_by: ExperimentConfig, config: ExperimentConfig) -> list[str]:
-    """What differs between configs, but for mesh and system, which a run may change."""
-    alike = dataclasses.replace(made_by, mesh=config.mesh, system=config.system)
-    return config_io.differences(alike, config)
+    """What differs between configs, but for what a run may change (`MAY_CHANGE`)."""
+    return config_io.differences(made_by, config, of_results=True)
 
 
 def keep_dataset(workdir: AnyPath, info: Mapping[str, Any]) -> None:
@@ -75,7 +79,8 @@ def keep_dataset(workdir: AnyPath, info: Mapping[str, Any]) -> None:
     path = workdir / "dataset.json"
     if _has_checkpoints(workdir) and path.exists():
         saved = json.loads(path.read_text())
-        changed = [key for key in saved if key != "metrics" and saved[key] != info.get(key)]
+        left_out = {"metrics", "fingerprints"}
+        changed = [key for key in saved if key not in left_out and saved[key] != info.get(key)]
         if changed:
             raise RunDirectoryError(
                 f"workdir {workdir} was trained on other data: {', '.join(changed)} differ from"
