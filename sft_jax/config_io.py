@@ -7,7 +7,7 @@ import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_collections
 import pydantic
@@ -16,6 +16,9 @@ from sft_jax.config import ExperimentConfig
 from sft_jax.data_config import DATA_CONFIGS
 
 _ADAPTER = pydantic.TypeAdapter(ExperimentConfig)
+
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
@@ -55,10 +58,11 @@ def from_mapping(mapping: Mapping[str, Any]) -> ExperimentConfig:
         raise ConfigError("\n".join(["invalid config:", *dict.fromkeys(problems)])) from None
 
 
-def resolved(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with the absolute path of each folder that it names, as any process means it.
+def resolved(config: T) -> T:
+    """A config or section with the absolute path of each folder that it names.
 
-    `~` is the home directory. URLs, and what is empty, stay as they are.
+    So that every process means the same. `~` is the home directory. URLs, and what is empty,
+    stay as they are.
     """
 
     def absolute(value: str) -> str:
@@ -76,7 +80,8 @@ def resolved(config: ExperimentConfig) -> ExperimentConfig:
                 changed[of.name] = of_section(value)
         return dataclasses.replace(section, **changed)
 
-    return of_section(config)
+    resolved: T = of_section(config)
+    return resolved
 
 
 def folders(config: Any) -> list[str]:

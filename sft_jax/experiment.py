@@ -127,7 +127,11 @@ class _Opened:
             self.validate,
             compile_validation=self.validate.compile,
             workdir=workdir,
-            description={"dataset": info, "own_dataset": self.own_dataset},
+            description={
+                "dataset": info,
+                "own_dataset": self.own_dataset,
+                "prepared": self.dataset.prepared,
+            },
             mesh=self.mesh,
         )
 
@@ -154,8 +158,12 @@ def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset |
             dataset = open_dataset(config.data)
         info = dataset.info
         info.check_task(config.model.task)
+        about = info.to_json()
+        if own_dataset:
+            # By which an evaluation on given data tells whether it is the same.
+            about["fingerprints"] = {of: dataset.fingerprint(of) for of in info.num_examples}
         for folder in seeds.runs(workdir, config):
-            run_directory.keep_dataset(folder, info.to_json())
+            run_directory.keep_dataset(folder, about)
             if dataset.card:
                 run_directory.write_json(folder / run_directory.CARD, dataset.card.to_json())
     mesh = distributed.make_mesh(config.mesh)

@@ -16,6 +16,7 @@ import numpy as np
 
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_finite, check_label, check_mask, check_shapes
+from sft_jax.data.fingerprint import fingerprint
 from sft_jax.data.moments import Moments
 from sft_jax.structs import CLASS_TASKS, MetricFamily, ModalitySpec, Task
 
@@ -180,6 +181,7 @@ class Dataset:
     Attributes:
       info: what the dataset holds.
       card: what was found in its files, if it was read from files.
+      prepared: where prepared data is, and in which form, if it was read from such, as JSON values.
     """
 
     def __init__(
@@ -187,6 +189,7 @@ class Dataset:
         info: DatasetInfo,
         read: Callable[[str], Sequence[Mapping[str, Any]]],
         card: Card | None = None,
+        prepared: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes a dataset without reading it.
 
@@ -196,9 +199,11 @@ class Dataset:
             may be shorter than `info` says and lack modalities, as
             `sft_jax.data.records.Record`s do, or have `masks`, as `Example`s do.
           card: of the files.
+          prepared: of data that has been prepared.
         """
         self.info = info
         self.card = card
+        self.prepared = prepared
         self._read = read
         self._sources: dict[str, Sequence[Example]] = {}
 
@@ -227,6 +232,10 @@ class Dataset:
             info, num_examples=self.info.num_examples, metrics=self.info.metrics
         )
         return Dataset(changed, self._read, self.card)
+
+    def fingerprint(self, split: str) -> str:
+        """A digest of the examples of a split as they were read (`fingerprint`)."""
+        return fingerprint(self._read(split))
 
     def source(self, split: str) -> Sequence[Example]:
         """The examples of a split, padded and standardised.

@@ -7,13 +7,14 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import scipy.special
 from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-from sft_jax.evaluation import pictures
+from sft_jax.evaluation import pictures, subsets
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import FAMILIES, PARTS
 from sft_jax.evaluation.scores import check_outputs
@@ -31,7 +32,8 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     console.print(
         f"{result['split']}: {result['n_examples']} examples,"
         f" {result['checkpoint']} checkpoint, step {result['step']}"
-        + (f", {', '.join(result['modalities'])} alone" if result.get("left_out") else ""),
+        + (f", {', '.join(result['modalities'])} alone" if result.get("left_out") else "")
+        + _other_data(result),
         highlight=False,
     )
     of_task = {k: v for k, v in result.items() if v is None or isinstance(v, float)}
@@ -47,6 +49,11 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     for name, values in result[key].items():
         parts.add_row(markup.escape(name), *(_shown(value, 3) for value in values.values()))
     console.print(parts)
+
+
+def _other_data(result: Mapping[str, Any]) -> str:
+    own = result.get("data", subsets.OWN) == subsets.OWN
+    return "" if own else f", other data ({result['data'][:12]})"
 
 
 def _values_table(heading: str, values: Mapping[str, Any]) -> Table:
@@ -66,7 +73,7 @@ def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
     """Prints what `evaluate_every_subset` found, a row for each subset."""
     console.print(
         f"{result['split']}: {result['n_examples']} examples,"
-        f" {result['checkpoint']} checkpoint, step {result['step']}",
+        f" {result['checkpoint']} checkpoint, step {result['step']}{_other_data(result)}",
         highlight=False,
     )
     table = Table()
@@ -88,6 +95,7 @@ def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
         f"{result['split']}: {result['n_examples']} examples, {result['n_seeds']} seeds,"
         f" {result['checkpoint']} checkpoint"
         + (f", {', '.join(result['modalities'])} alone" if result["left_out"] else "")
+        + _other_data(result)
         + "; ± is the sample standard deviation over the seeds",
         highlight=False,
     )
@@ -242,13 +250,15 @@ def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[s
 
     Of classes: id, true class, predicted class and the probability of each class. Of labels
     and of numbers: id and for each of them what is true, and the probability or number
-    predicted.
+    predicted. One of several processes writes it.
 
     Raises:
       NotFiniteError: if an output of the model is NaN or infinite.
       OSError: if the file can't be written.
     """
     check_outputs(predictions.logits, predictions.ids)
+    if jax.process_index():
+        return
     if predictions.task in CLASS_TASKS:
         header, rows = _class_columns(predictions, names)
     else:

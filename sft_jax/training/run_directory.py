@@ -89,6 +89,15 @@ def keep_dataset(workdir: AnyPath, info: Mapping[str, Any]) -> None:
     write_json(path, info)
 
 
+def fingerprints(workdir: AnyPath) -> dict[str, str] | None:
+    """Split to the fingerprint of the examples that a run was started with.
+
+    None for a run of data that its config names, and of versions that kept none.
+    """
+    path = workdir / "dataset.json"
+    return json.loads(path.read_text()).get("fingerprints") if path.exists() else None
+
+
 def read_config(workdir: AnyPath) -> ExperimentConfig:
     """The config that a run was made by.
 
