@@ -15,7 +15,16 @@ from sft_jax.data import pipeline
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.training import assembly, distributed, loop, preemption, run_directory, seeds, storage
+from sft_jax.training import (
+    assembly,
+    distributed,
+    loop,
+    ownership,
+    preemption,
+    run_directory,
+    seeds,
+    storage,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +60,8 @@ def train(
         makes; by default the one that `config.data` names, which is prepared if need be.
 
     Raises:
-      RunDirectoryError: if `workdir` can't be written to, or is another config's or dataset's.
+      RunDirectoryError: if `workdir` can't be written to, is in use by another process, or is
+        another config's or dataset's.
       ValueError: if model and dataset do not fit, or as `open_dataset`, `assembly.assemble` and
         `loop.fit` say.
       OSError, ModuleNotFoundError: as `open_dataset` and `storage.as_path` say.
@@ -60,7 +70,8 @@ def train(
     if config.seeds:
         raise ValueError(f"seeds={config.seeds}: train trains one run; train_seeds trains several")
     workdir, config = storage.as_path(workdir), config_io.resolved(config)
-    return _open(config, workdir, dataset).fit(config, workdir)
+    with ownership.owned(workdir) as owner:
+        return _open(config, workdir, dataset).fit(config, workdir, owner)
 
 
 def train_seeds(
@@ -87,17 +98,18 @@ def train_seeds(
     if not config.seeds:
         raise ValueError("seeds=(): train_seeds needs at least one; train trains one of `seed`")
     workdir, config = storage.as_path(workdir), config_io.resolved(config)
-    opened = _open(config, workdir, dataset)
     runs = seeds.runs(workdir, config)
     results: dict[int, SeedResult] = {}
-    for number, (folder, of_run) in enumerate(runs.items(), start=1):
-        _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
-        results[of_run.seed], told_to_end = opened.fit_without_state(of_run, folder)
-        if told_to_end and number < len(runs):
-            raise preemption.PreemptedError(
-                f"stopped after seed {of_run.seed}, {number} of {len(runs)}, all of which is saved"
-                f" in {workdir}: run the same command again to go on from there"
-            )
+    with ownership.owned(workdir, *runs) as owner:
+        opened = _open(config, workdir, dataset)
+        for number, (folder, of_run) in enumerate(runs.items(), start=1):
+            _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
+            results[of_run.seed], told_to_end = opened.fit_without_state(of_run, folder, owner)
+            if told_to_end and number < len(runs):
+                raise preemption.PreemptedError(
+                    f"stopped after seed {of_run.seed}, {number} of {len(runs)}, all of which is"
+                    f" saved in {workdir}: run the same command again to go on from there"
+                )
     return results
 
 
@@ -111,7 +123,9 @@ class _Opened:
     made: assembly.Assembled
     validate: Evaluator
 
-    def fit(self, config: ExperimentConfig, workdir: storage.AnyPath) -> loop.Result:
+    def fit(
+        self, config: ExperimentConfig, workdir: storage.AnyPath, owner: ownership.Ownership
+    ) -> loop.Result:
         batches = pipeline.train_iterator(
             self.dataset.source("train"),
             config.train.batch_size,
@@ -133,13 +147,14 @@ class _Opened:
                 "prepared": self.dataset.prepared,
             },
             mesh=self.mesh,
+            check_owner=owner.check,
         )
 
     def fit_without_state(
-        self, config: ExperimentConfig, workdir: storage.AnyPath
+        self, config: ExperimentConfig, workdir: storage.AnyPath, owner: ownership.Ownership
     ) -> tuple[SeedResult, bool]:
         """Frees the memory of the state, which the next seed needs; and if told to end, says so."""
-        result = self.fit(config, workdir)
+        result = self.fit(config, workdir, owner)
         of_seed = SeedResult(
             workdir,
             int(result.state.step),

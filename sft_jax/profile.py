@@ -41,7 +41,6 @@ MODELS: Sequence[str] = get_args(get_type_hints(ModelConfig)["name"])
 COMPARED = ("sft", "mbt", "mult", "late", "concat")
 """The models that are looked at by default, as far as they can be built."""
 
-_WRITTEN = ("json", "picture")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -69,7 +68,8 @@ def main() -> None:
     config, sizes = config_io.from_mapping(values.config), batch_sizes(values.batch_sizes)
     if values.results and not values.picture:
         raise ValueError("--results is drawn beside the operations, so it needs --picture")
-    json_file, picture = (values[of].value and pathlib.Path(values[of].value) for of in _WRITTEN)
+    json_file = pathlib.Path(values.json) if values.json else None
+    picture = pathlib.Path(values.picture) if values.picture else None
     for path in filter(None, (json_file, picture)):
         storage.prepare_file(path)
     if picture:

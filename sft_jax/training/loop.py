@@ -75,6 +75,7 @@ def fit(
     workdir: storage.AnyPath,
     description: Mapping[str, Any],
     mesh: Mesh,
+    check_owner: Callable[[], None] = lambda: None,
 ) -> Result:
     """Trains a model, from the latest checkpoint of `workdir` if there is one.
 
@@ -88,6 +89,7 @@ def fit(
       workdir: the run directory, which `run_directory.prepare` has made.
       description: what to save with each checkpoint beside the config and metrics.
       mesh: the devices.
+      check_owner: called at each step; what it raises ends training, and nothing is saved.
 
     Raises:
       NonFiniteError: at the first loss or gradient that is not finite; the state before
@@ -194,6 +196,7 @@ def fit(
                 if pending:
                     pending.check()
                 pending = _Pending(number, metrics, ids)
+                check_owner()
                 checkpoints.check()
                 reporter.advance(number)
                 evaluate = number in plan.evaluate_at

@@ -102,6 +102,22 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def create(path: AnyPath, content: str) -> bool:
+    """Writes an object of a bucket, unless there is one of that name.
+
+    Returns:
+      Whether it was written. Of several processes that try, it is for one of them.
+    """
+    try:
+        # What Google's storage itself decides (ifGenerationMatch=0).
+        fsspec.filesystem("gcs").pipe_file(os.fspath(path), content.encode(), mode="create")
+    except FileExistsError:
+        return False
+    except Exception as error:  # What a bucket's client raises is of many kinds.
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    return True
+
+
 def append(path: AnyPath, text: str) -> None:
     """Adds to a text file, which is made if it is not there; one in a bucket is written anew."""
     if in_bucket(path):
