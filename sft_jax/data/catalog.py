@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, standardisations
-from sft_jax.data.records import RawData, Record
+from sft_jax.data.records import DataFileError, RawData, Record
 from sft_jax.data_config import DATA_CONFIGS, DataConfig, SentimentData, VggSoundData, WatchData
 from sft_jax.structs import ModalitySpec
 
@@ -95,7 +95,7 @@ def open_dataset(
 def _prepared_or_prepare(config: DataConfig, prepared: Mapping[str, Any] | None) -> RawBuilder:
     try:
         return prepare_dataset(config)
-    except (OSError, ValueError) as error:
+    except (OSError, DataFileError) as error:
         from sft_jax.data import builder, builders
 
         kind = builders.BUILDERS[config.name]
