@@ -80,7 +80,6 @@ class Lock:
         who = "by another process"
         if owner:
             who = f"by process {owner.process} on host {owner.host}, since {owner.since}"
-            who += f" ({' '.join(owner.command)})" if any(owner.command) else ""
         advice = "wait for it or end it, or give another --workdir"
         if lapses is not None:
             advice += (
