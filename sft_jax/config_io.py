@@ -70,53 +70,53 @@ def resolved(config: T) -> T:
             return value
         return os.path.abspath(os.path.expanduser(value))
 
-    def of_section(section: Any) -> Any:
+    def within(section: Any) -> Any:
         changed = {}
-        for of in dataclasses.fields(section):
-            value = getattr(section, of.name)
-            if of.metadata.get("folder"):
-                changed[of.name] = absolute(value)
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            if field.metadata.get("folder"):
+                changed[field.name] = absolute(value)
             elif dataclasses.is_dataclass(value):
-                changed[of.name] = of_section(value)
+                changed[field.name] = within(value)
         return dataclasses.replace(section, **changed)
 
-    resolved: T = of_section(config)
+    resolved: T = within(config)
     return resolved
 
 
 def folders(config: Any) -> list[str]:
     """The fields of a config of data that name folders."""
-    return [of.name for of in dataclasses.fields(config) if of.metadata.get("folder")]
+    return [field.name for field in dataclasses.fields(config) if field.metadata.get("folder")]
 
 
 def differences(
-    old: ExperimentConfig, new: ExperimentConfig, *, of_results: bool = False
+    old: ExperimentConfig, new: ExperimentConfig, *, results_only: bool = False
 ) -> list[str]:
     """The fields in which two configs differ, as `key: old value -> new value`.
 
     Args:
       old: one of them.
       new: the other.
-      of_results: leave out the fields on which no result depends, those marked `MAY_CHANGE`.
+      results_only: leave out the fields on which no result depends, those marked `MAY_CHANGE`.
     """
     before, after = _flatten(to_json(old)), _flatten(to_json(new))
-    left_out = {*_marked(old), *_marked(new)} if of_results else set()
+    left_out = {*_marked(old), *_marked(new)} if results_only else set()
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before | after)
         if before.get(key) != after.get(key)
-        and not any(key == of or key.startswith(f"{of}.") for of in left_out)
+        and not any(key == other or key.startswith(f"{other}.") for other in left_out)
     ]
 
 
 def _marked(section: Any, prefix: str = "") -> Iterator[str]:
     """The keys of fields and sections that are marked `MAY_CHANGE`."""
-    for of in dataclasses.fields(section):
-        value = getattr(section, of.name)
-        if of.metadata.get("may_change"):
-            yield prefix + of.name
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if field.metadata.get("may_change"):
+            yield prefix + field.name
         elif dataclasses.is_dataclass(value):
-            yield from _marked(value, f"{prefix}{of.name}.")
+            yield from _marked(value, f"{prefix}{field.name}.")
 
 
 def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -> list[str]:

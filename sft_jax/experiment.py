@@ -176,7 +176,9 @@ def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset |
         about = info.to_json()
         if own_dataset:
             # By which an evaluation on given data tells whether it is the same.
-            about["fingerprints"] = {of: dataset.fingerprint(of) for of in info.num_examples}
+            about["fingerprints"] = {
+                split: dataset.fingerprint(split) for split in info.num_examples
+            }
         for folder in seeds.runs(workdir, config):
             run_directory.keep_dataset(folder, about)
             if dataset.card:

@@ -278,9 +278,9 @@ def test_every_folder_of_every_dataset_is_resolved(name, monkeypatch, tmp_path):
 
 
 def test_what_no_result_depends_on_is_marked():
-    all_of = {line.split(":")[0] for line in config_io.differences(DEFAULT, OTHER)}
-    of_results = config_io.differences(DEFAULT, OTHER, of_results=True)
-    left_out = all_of - {line.split(":")[0] for line in of_results}
+    every = {line.split(":")[0] for line in config_io.differences(DEFAULT, OTHER)}
+    settled = config_io.differences(DEFAULT, OTHER, results_only=True)
+    left_out = every - {line.split(":")[0] for line in settled}
     assert {key for key in left_out if key.split(".")[0] not in ("mesh", "system")} == {
         "data.data_dir",
         "model.attention_kernel",
@@ -288,4 +288,4 @@ def test_what_no_result_depends_on_is_marked():
         "train.keep_latest",
         "train.log_every_steps",
     }
-    assert {"train.label_smoothing", "train.evaluate_every_epochs", "data.patch_size"} <= all_of
+    assert {"train.label_smoothing", "train.evaluate_every_epochs", "data.patch_size"} <= every

@@ -195,8 +195,8 @@ class Dataset:
 
         Args:
           info: what the dataset holds, and what it is standardised by.
-          read: gives the examples of a split, not standardised; called once per split. They
-            may be shorter than `info` says and lack modalities, as
+          read: gives the examples of a split, not standardised; called once per split, and once
+            more for its fingerprint. They may be shorter than `info` says and lack modalities, as
             `sft_jax.data.records.Record`s do, or have `masks`, as `Example`s do.
           card: of the files.
           prepared: of data that has been prepared.

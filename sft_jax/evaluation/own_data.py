@@ -55,8 +55,8 @@ def telling_of_folders(workdir: AnyPath, data: DataConfig) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         fields = config_io.folders(data)
-        now = ", ".join(f"{of}={getattr(data, of) or 'its default'}" for of in fields)
-        flags = " or ".join(f"--{of}=FOLDER" for of in fields)
+        now = ", ".join(f"{field}={getattr(data, field) or 'its default'}" for field in fields)
+        flags = " or ".join(f"--{field}=FOLDER" for field in fields)
         raise RunDirectoryError(
             f"the data of {workdir} can't be opened, with {now}: {error}\nIf it is elsewhere by"
             f" now, say where: {flags} of eval.py, or data_folders of evaluate_run. Any other is"

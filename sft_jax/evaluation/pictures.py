@@ -151,19 +151,19 @@ def _fitting(text: str, most: int) -> str:
 def _printable(text: str) -> str:
     """White space as one space each, and � in place of what no font can have."""
     text = " ".join(text.split())
-    return "".join(of if of.isprintable() else "\N{REPLACEMENT CHARACTER}" for of in text)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @functools.lru_cache(maxsize=32)
 def _families(characters: frozenset[str]) -> tuple[list[str], str]:
     """The usual fonts, and after them others that have what they lack; and what none has."""
     usual = [*matplotlib.rcParams["font.family"]]
-    wanted = {ord(of) for of in characters if of.isprintable() and not of.isspace()}
+    wanted = {ord(c) for c in characters if c.isprintable() and not c.isspace()}
     path = font_manager.findfont(font_manager.FontProperties(family=usual))
     lacking, others = wanted - _characters(path), []
-    candidates = {of.name: _characters(of.fname) for of in _fonts()} if lacking else {}
+    candidates = {font.name: _characters(font.fname) for font in _fonts()} if lacking else {}
     while lacking and candidates:
-        name = max(candidates, key=lambda of: len(candidates[of] & lacking))
+        name = max(candidates, key=lambda name: len(candidates[name] & lacking))
         if not (found := candidates.pop(name) & lacking):
             break
         others.append(name)
@@ -174,15 +174,15 @@ def _families(characters: frozenset[str]) -> tuple[list[str], str]:
 def _fonts() -> list[font_manager.FontEntry]:
     """Upright fonts of ordinary weight, those among them that matplotlib has not seen as yet."""
     manager = font_manager.fontManager
-    known = {of.fname for of in manager.ttflist}
+    known = {font.fname for font in manager.ttflist}
     for path in font_manager.findSystemFonts():
         if path not in known:
             with contextlib.suppress(Exception):  # Of a format that it can't read.
                 manager.addfont(path)
     return [
-        of
-        for of in manager.ttflist
-        if of.style == "normal" and of.weight in (400, "normal") and _BOXES not in of.name
+        font
+        for font in manager.ttflist
+        if font.style == "normal" and font.weight in (400, "normal") and _BOXES not in font.name
     ]
 
 

@@ -64,7 +64,7 @@ class Owner:
         """The owner that a file names; None without one, or if it is damaged."""
         try:
             values = json.loads(path.read_text())
-            return cls(**{of.name: values[of.name] for of in dataclasses.fields(cls)})
+            return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
         except (OSError, ValueError, LookupError, TypeError):
             return None
 

@@ -63,7 +63,7 @@ def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
 
 def differences(made_by: ExperimentConfig, config: ExperimentConfig) -> list[str]:
     """What differs between configs, but for what a run may change (`MAY_CHANGE`)."""
-    return config_io.differences(made_by, config, of_results=True)
+    return config_io.differences(made_by, config, results_only=True)
 
 
 def keep_dataset(workdir: AnyPath, info: Mapping[str, Any]) -> None:

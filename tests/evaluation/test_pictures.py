@@ -49,9 +49,9 @@ def scatter(path, names, title="test", examples=3):
 
 
 def costs(path, names, title="test"):
-    of_stages = {"forward_flops": 10**6, "stage_flops": dict.fromkeys(STAGES, 10**5)}
+    counted = {"forward_flops": 10**6, "stage_flops": dict.fromkeys(STAGES, 10**5)}
     cost_report.draw_costs(
-        path, dict.fromkeys(names, of_stages), dict.fromkeys(names, (0.5, None)), title=title
+        path, dict.fromkeys(names, counted), dict.fromkeys(names, (0.5, None)), title=title
     )
 
 
@@ -80,9 +80,9 @@ def test_boxes_and_numbers_stand_for_what_no_font_has(tmp_path, written, monkeyp
 
 
 def test_a_font_that_has_the_characters_is_found(monkeypatch):
-    of_fonts = {"DejaVuSans.ttf": {ord("a")}, "STIXGeneral.ttf": {ord("否")}}
+    has = {"DejaVuSans.ttf": {ord("a")}, "STIXGeneral.ttf": {ord("否")}}
     monkeypatch.setattr(
-        pictures, "_characters", lambda path: of_fonts.get(os.path.basename(path), set())
+        pictures, "_characters", lambda path: has.get(os.path.basename(path), set())
     )
     pictures._families.cache_clear()
     families, lacking = pictures._families(frozenset("a否立 "))

@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from sklearn import metrics
 
 from sft_jax.data.arrays import from_arrays
-from sft_jax.evaluation import run
+from sft_jax.evaluation import own_data, run
 from sft_jax.modules.factory import build_model
 from sft_jax.training import distributed, optim, run_directory
 from sft_jax.training.checkpoint import Checkpoints
@@ -224,10 +224,12 @@ def test_results_of_other_things_never_replace_the_runs_own(tmp_path, monkeypatc
     assert found["valid@0.json"] == by_number == {**first, "checkpoint": "0"}
     assert found[f"valid+{digest[:12]}_subsets.json"] == table
     assert (tmp_path / "eval" / f"valid+{digest[:12]}_confusion_matrix.png").exists()
-    # A run of data that its config names is given another whatever it is.
-    _save_normal(tmp_path / "named", own.info)
-    result, _ = run.evaluate_run(tmp_path / "named", "valid", "best", dataset=own)
-    assert result["data"] == own.fingerprint("valid")
+    # What a run of data that its config names is given is another; of one that kept no
+    # fingerprints all else that is known has to do.
+    assert own_data.fingerprints(tmp_path, {"own_dataset": False}, equal=True) == {}
+    assert own_data.fingerprints(tmp_path, {"own_dataset": True}, equal=True) == fingerprints
+    for equal, found in ((True, None), (False, {})):
+        assert own_data.fingerprints(tmp_path / "old", {"own_dataset": True}, equal) == found
 
 
 def test_a_run_whose_data_is_elsewhere_says_what_to_pass(tmp_path, monkeypatch, capsys):
