@@ -109,6 +109,7 @@ def test_a_matrix_of_many_classes_names_some(tmp_path, written):
     matrix(tmp_path / "p.png", names)
     named = {text for text in written if text[1:].isdecimal()}
     assert len(named) <= report.MOST_NAMED
+    assert len(written) < 1_000
     assert {"c0", "c2009"} - named <= {"c2009"}
     pixels = image.imread(tmp_path / "p.png")[..., :3]
     assert max(pixels.shape) < 2600
@@ -125,6 +126,7 @@ def test_of_many_numbers_and_examples_some_are_drawn(tmp_path, written, monkeypa
     assert max(image.imread(tmp_path / "p.png").shape) < 2600
 
 
+@pytest.mark.slow
 def test_a_picture_of_many_classes_takes_little_memory(tmp_path):
     program = """
 import pathlib, resource, sys
