@@ -63,7 +63,7 @@ def run(
             main()
         except preemption.PreemptedError as stopped:
             print(stopped)
-            sys.exit(preemption.EXIT_STATUS)
+            raise
         except Exception as error:
             expected = isinstance(error, _EXPECTED) and not flags.FLAGS.debug
             if job:

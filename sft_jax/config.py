@@ -14,7 +14,14 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from sft_jax.data_config import Count, DataConfig, Positive, WatchData
+from sft_jax.data_config import (
+    MAY_CHANGE,
+    Count,
+    DataConfig,
+    Positive,
+    WatchData,
+    folder_field,
+)
 from sft_jax.structs import AttentionKernel, Pool, Readout, Task
 
 CountOrNone = Annotated[int, Field(ge=0)]
@@ -69,8 +76,8 @@ class ModelConfig:
     readout: Readout = "sum_cls"
     unimodal_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
     pre_pooling_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
-    attention_kernel: AttentionKernel = "auto"
-    parts: CountOrNone = 0
+    attention_kernel: AttentionKernel = field(default="auto", metadata=MAY_CHANGE)
+    parts: CountOrNone = field(default=0, metadata=MAY_CHANGE)
     modality: str = ""
     dropout: Fraction = 0.0
     embedding_std: Positive = 1.0
@@ -142,8 +149,8 @@ class TrainConfig:
     ema_decay: Fraction = 0.0
     evaluate_every_epochs: Count = 1
     best_metric: Literal["accuracy", "loss"] = "loss"
-    log_every_steps: Count = 10
-    keep_latest: Count = 2
+    log_every_steps: Count = field(default=10, metadata=MAY_CHANGE)
+    keep_latest: Count = field(default=2, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:
@@ -207,7 +214,7 @@ class SystemConfig:
 
     trace_from: Count = 10
     trace_steps: CountOrNone = 0
-    compilation_cache: str = ""
+    compilation_cache: str = folder_field()
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -223,7 +230,8 @@ class ExperimentConfig:
       optim: the optimiser.
       train: the loop.
       mixup: whether and how examples are mixed.
-      mesh: how the devices are used; like `system`, it may change where a run goes on.
+      mesh: how the devices are used. Like all fields that are marked `MAY_CHANGE`, it may be
+        another where a run goes on.
       system: what is done beside training.
     """
 
@@ -234,8 +242,8 @@ class ExperimentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mixup: MixupConfig = field(default_factory=MixupConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    system: SystemConfig = field(default_factory=SystemConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig, metadata=MAY_CHANGE)
+    system: SystemConfig = field(default_factory=SystemConfig, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         if repeated := sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1}):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import ml_collections
 import pydantic
@@ -15,6 +16,9 @@ from sft_jax.config import ExperimentConfig
 from sft_jax.data_config import DATA_CONFIGS
 
 _ADAPTER = pydantic.TypeAdapter(ExperimentConfig)
+
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
@@ -54,14 +58,65 @@ def from_mapping(mapping: Mapping[str, Any]) -> ExperimentConfig:
         raise ConfigError("\n".join(["invalid config:", *dict.fromkeys(problems)])) from None
 
 
-def differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
-    """The fields in which two configs differ, as `key: old value -> new value`."""
+def resolved(config: T) -> T:
+    """A config or section with the absolute path of each folder that it names.
+
+    So that every process means the same. `~` is the home directory. URLs, and what is empty,
+    stay as they are.
+    """
+
+    def absolute(value: str) -> str:
+        if not value or "://" in value:
+            return value
+        return os.path.abspath(os.path.expanduser(value))
+
+    def within(section: Any) -> Any:
+        changed = {}
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            if field.metadata.get("folder"):
+                changed[field.name] = absolute(value)
+            elif dataclasses.is_dataclass(value):
+                changed[field.name] = within(value)
+        return dataclasses.replace(section, **changed)
+
+    resolved: T = within(config)
+    return resolved
+
+
+def folders(config: Any) -> list[str]:
+    """The fields of a config of data that name folders."""
+    return [field.name for field in dataclasses.fields(config) if field.metadata.get("folder")]
+
+
+def differences(
+    old: ExperimentConfig, new: ExperimentConfig, *, results_only: bool = False
+) -> list[str]:
+    """The fields in which two configs differ, as `key: old value -> new value`.
+
+    Args:
+      old: one of them.
+      new: the other.
+      results_only: leave out the fields on which no result depends, those marked `MAY_CHANGE`.
+    """
     before, after = _flatten(to_json(old)), _flatten(to_json(new))
+    left_out = {*_marked(old), *_marked(new)} if results_only else set()
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before | after)
         if before.get(key) != after.get(key)
+        and not any(key == other or key.startswith(f"{other}.") for other in left_out)
     ]
+
+
+def _marked(section: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of fields and sections that are marked `MAY_CHANGE`."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if field.metadata.get("may_change"):
+            yield prefix + field.name
+        elif dataclasses.is_dataclass(value):
+            yield from _marked(value, f"{prefix}{field.name}.")
 
 
 def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -> list[str]:

@@ -22,6 +22,17 @@ PatchSizes = dict[str, Count | tuple[Count, ...]]
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
+MAY_CHANGE: Mapping[str, Any] = {"may_change": True}
+"""Metadata of a field on which no result depends, so that a run may go on with another value."""
+
+
+def folder_field() -> Any:
+    """A field that names a folder, empty by default, which may move.
+
+    What a run is saved with is its absolute path (`sft_jax.config_io.resolved`).
+    """
+    return field(default="", metadata={**MAY_CHANGE, "folder": True})
+
 
 @dataclass(frozen=True, config=_STRICT)
 class WatchData:
@@ -39,7 +50,7 @@ class WatchData:
     """
 
     name: Literal["watch"] = "watch"
-    data_dir: str = ""
+    data_dir: str = folder_field()
     window_seconds: Positive = 4.0
     stride_seconds: Positive = 1.0
     patch_size: Count = 10
@@ -86,8 +97,8 @@ class SentimentData:
     """
 
     name: Literal["mosei", "mosi"] = "mosei"
-    data_dir: str = ""
-    manual_dir: str = ""
+    data_dir: str = folder_field()
+    manual_dir: str = folder_field()
     variant: Literal["mult_aligned", "mult_noalign", "mmsa_aligned", "mmsa_unaligned"] = (
         "mult_noalign"
     )
@@ -115,8 +126,8 @@ class VggSoundData:
     """
 
     name: Literal["vggsound"] = "vggsound"
-    data_dir: str = ""
-    manual_dir: str = ""
+    data_dir: str = folder_field()
+    manual_dir: str = folder_field()
     classes: Literal[10, 100] = 10
     split: Literal["stratified", "authors"] = "stratified"
     valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -145,8 +156,8 @@ class AvMnistData:
     """
 
     name: Literal["av_mnist"] = "av_mnist"
-    data_dir: str = ""
-    manual_dir: str = ""
+    data_dir: str = folder_field()
+    manual_dir: str = folder_field()
     train_pairs: Annotated[int, Field(ge=1, le=55_000)] = 55_000
     valid_pairs: Annotated[int, Field(ge=1, le=5_000)] = 5_000
     test_pairs: Annotated[int, Field(ge=1, le=10_000)] = 10_000
@@ -172,8 +183,8 @@ class FolderData:
     """
 
     name: Literal["npz_folder"] = "npz_folder"
-    data_dir: str = ""
-    manual_dir: str = ""
+    data_dir: str = folder_field()
+    manual_dir: str = folder_field()
     not_finite: NotFinite = "error"
     modalities: tuple[str, ...] = ()
     patch_size: PatchSizes = field(default_factory=dict)
@@ -199,7 +210,7 @@ class TfdsData:
 
     name: Literal["tfds"] = "tfds"
     builder: str = ""
-    data_dir: str = ""
+    data_dir: str = folder_field()
     modalities: tuple[str, ...] = ()
     label: str = "label"
     task: Task = "single_label"

@@ -9,13 +9,23 @@ import os
 import jax
 from jax.sharding import Mesh
 
+from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.training import assembly, distributed, loop, preemption, run_directory, seeds, storage
+from sft_jax.training import (
+    assembly,
+    distributed,
+    loop,
+    ownership,
+    preemption,
+    run_directory,
+    seeds,
+    storage,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +61,8 @@ def train(
         makes; by default the one that `config.data` names, which is prepared if need be.
 
     Raises:
-      RunDirectoryError: if `workdir` can't be written to, or is another config's or dataset's.
+      RunDirectoryError: if `workdir` can't be written to, is in use by another process, or is
+        another config's or dataset's.
       ValueError: if model and dataset do not fit, or as `open_dataset`, `assembly.assemble` and
         `loop.fit` say.
       OSError, ModuleNotFoundError: as `open_dataset` and `storage.as_path` say.
@@ -59,8 +70,9 @@ def train(
     """
     if config.seeds:
         raise ValueError(f"seeds={config.seeds}: train trains one run; train_seeds trains several")
-    workdir = storage.as_path(workdir)
-    return _open(config, workdir, dataset).fit(config, workdir)
+    workdir, config = storage.as_path(workdir), config_io.resolved(config)
+    with ownership.owned(workdir) as owner:
+        return _open(config, workdir, dataset).fit(config, workdir, owner)
 
 
 def train_seeds(
@@ -86,18 +98,19 @@ def train_seeds(
     """
     if not config.seeds:
         raise ValueError("seeds=(): train_seeds needs at least one; train trains one of `seed`")
-    workdir = storage.as_path(workdir)
-    opened = _open(config, workdir, dataset)
+    workdir, config = storage.as_path(workdir), config_io.resolved(config)
     runs = seeds.runs(workdir, config)
     results: dict[int, SeedResult] = {}
-    for number, (folder, of_run) in enumerate(runs.items(), start=1):
-        _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
-        results[of_run.seed], told_to_end = opened.fit_without_state(of_run, folder)
-        if told_to_end and number < len(runs):
-            raise preemption.PreemptedError(
-                f"stopped after seed {of_run.seed}, {number} of {len(runs)}, all of which is saved"
-                f" in {workdir}: run the same command again to go on from there"
-            )
+    with ownership.owned(workdir, *runs) as owner:
+        opened = _open(config, workdir, dataset)
+        for number, (folder, of_run) in enumerate(runs.items(), start=1):
+            _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
+            results[of_run.seed], told_to_end = opened.fit_without_state(of_run, folder, owner)
+            if told_to_end and number < len(runs):
+                raise preemption.PreemptedError(
+                    f"stopped after seed {of_run.seed}, {number} of {len(runs)}, all of which is"
+                    f" saved in {workdir}: run the same command again to go on from there"
+                )
     return results
 
 
@@ -111,7 +124,9 @@ class _Opened:
     made: assembly.Assembled
     validate: Evaluator
 
-    def fit(self, config: ExperimentConfig, workdir: storage.AnyPath) -> loop.Result:
+    def fit(
+        self, config: ExperimentConfig, workdir: storage.AnyPath, owner: ownership.Ownership
+    ) -> loop.Result:
         batches = pipeline.train_iterator(
             self.dataset.source("train"),
             config.train.batch_size,
@@ -127,15 +142,20 @@ class _Opened:
             self.validate,
             compile_validation=self.validate.compile,
             workdir=workdir,
-            description={"dataset": info, "own_dataset": self.own_dataset},
+            description={
+                "dataset": info,
+                "own_dataset": self.own_dataset,
+                "prepared": self.dataset.prepared,
+            },
             mesh=self.mesh,
+            check_owner=owner.check,
         )
 
     def fit_without_state(
-        self, config: ExperimentConfig, workdir: storage.AnyPath
+        self, config: ExperimentConfig, workdir: storage.AnyPath, owner: ownership.Ownership
     ) -> tuple[SeedResult, bool]:
         """Frees the memory of the state, which the next seed needs; and if told to end, says so."""
-        result = self.fit(config, workdir)
+        result = self.fit(config, workdir, owner)
         of_seed = SeedResult(
             workdir,
             int(result.state.step),
@@ -154,8 +174,14 @@ def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset |
             dataset = open_dataset(config.data)
         info = dataset.info
         info.check_task(config.model.task)
+        about = info.to_json()
+        if own_dataset:
+            # By which an evaluation on given data tells whether it is the same.
+            about["fingerprints"] = {
+                split: dataset.fingerprint(split) for split in info.num_examples
+            }
         for folder in seeds.runs(workdir, config):
-            run_directory.keep_dataset(folder, info.to_json(), same_statistics)
+            run_directory.keep_dataset(folder, about, same_statistics)
             if dataset.card:
                 run_directory.write_json(folder / run_directory.CARD, dataset.card.to_json())
     mesh = distributed.make_mesh(config.mesh)

@@ -32,7 +32,8 @@ from sft_jax import command_line, config_io, version
 from sft_jax.config import ExperimentConfig, ModelConfig
 from sft_jax.data.datasets import check_task
 from sft_jax.data.outline import Outline, outline
-from sft_jax.evaluation import cost_report, profiling
+from sft_jax.evaluation import cost_report, pictures, profiling
+from sft_jax.training import storage
 from sft_jax.training.run_directory import write_json
 
 MODELS: Sequence[str] = get_args(get_type_hints(ModelConfig)["name"])
@@ -64,32 +65,41 @@ def main() -> None:
     config, sizes = config_io.from_mapping(values.config), batch_sizes(values.batch_sizes)
     if values.results and not values.picture:
         raise ValueError("--results is drawn beside the operations, so it needs --picture")
+    json_file = pathlib.Path(values.json) if values.json else None
+    picture = pathlib.Path(values.picture) if values.picture else None
+    for path in filter(None, (json_file, picture)):
+        storage.prepare_file(path)
+    if picture:
+        pictures.check_format(picture)
     data = outline(config.data)
     check_task(config.model.task, data.task)
     configs = models_of(config, values.models)
     counted = _count(configs, data, optional=values.models is None)
-    if values.picture:
-        # Before what takes minutes, in case that it can't be.
-        file = config_flags.get_config_filename(values["config"])
-        found = accuracies(pathlib.Path(values.results), configs, file) if values.results else None
-        picture = pathlib.Path(values.picture)
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        cost_report.draw_costs(picture, counted, found, title=file)
+    file = config_flags.get_config_filename(values["config"])
+    found = accuracies(pathlib.Path(values.results), configs, file) if values.results else None
     report = {**_environment(), "config": config_io.to_json(config), "models": counted}
-    _write(values.json, report)
+    written = []
+    if json_file:
+        write_json(json_file, report)
+        written.append(json_file)
+    if picture:
+        with pictures.reported(picture):
+            cost_report.draw_costs(picture, counted, found, title=file)
+            written.append(picture)
     if values.measure:
         for name in counted:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             counted[name] |= profiling.measure(
                 configs[name], data, batch_sizes=sizes, steps=values.steps
             )
-            _write(values.json, report)
+            if json_file:
+                write_json(json_file, report)
     every = "model.n_pre={n_pre} and model.n_post={n_post} in each model".format(
         **dataclasses.asdict(config.model)
     )
     print(f"{every}; forward pass of one example, training step of {config.train.batch_size}")
     cost_report.print_costs(Console(), counted)
-    for path in filter(None, (values.json, values.picture)):
+    for path in written:
         print(f"written: {path}")
 
 
@@ -210,13 +220,6 @@ def _environment() -> dict[str, Any]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         **version.environment(),
     }
-
-
-def _write(file: str | None, report: Mapping[str, Any]) -> None:
-    if file:
-        path = pathlib.Path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, report)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sft_jax.config import (
     SystemConfig,
     TrainConfig,
 )
-from sft_jax.data_config import WatchData
+from sft_jax.data_config import DATA_CONFIGS, WatchData
 
 DEFAULT = ExperimentConfig()
 # Every field differs from its default.
@@ -251,3 +251,41 @@ def test_unknown_overrides_are_named():
         "unknown config key 'model.pol': did you mean 'pool'? allowed here: atten"
     )
     assert seed == "unknown config key 'seed.x': allowed here: nothing"
+
+
+@pytest.mark.parametrize("name", DATA_CONFIGS)
+def test_every_folder_of_every_dataset_is_resolved(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    kind = DATA_CONFIGS[name]
+    fields = [field.name for field in dataclasses.fields(kind) if field.name.endswith("_dir")]
+    assert config_io.folders(kind(name=name)) == fields
+    for given, expected in (
+        ("a/../b", str(tmp_path / "b")),
+        ("~/b", str(tmp_path / "home" / "b")),
+        ("/b", "/b"),
+        ("gs://bucket/b", "gs://bucket/b"),
+        ("", ""),
+    ):
+        config = ExperimentConfig(
+            data=kind(name=name, **dict.fromkeys(fields, given)),
+            system=SystemConfig(compilation_cache=given),
+        )
+        found = config_io.resolved(config)
+        assert [getattr(found.data, field) for field in fields] == [expected] * len(fields)
+        assert found.system.compilation_cache == expected
+        assert config_io.from_mapping(config_io.to_json(found)) == found
+
+
+def test_what_no_result_depends_on_is_marked():
+    every = {line.split(":")[0] for line in config_io.differences(DEFAULT, OTHER)}
+    settled = config_io.differences(DEFAULT, OTHER, results_only=True)
+    left_out = every - {line.split(":")[0] for line in settled}
+    assert {key for key in left_out if key.split(".")[0] not in ("mesh", "system")} == {
+        "data.data_dir",
+        "model.attention_kernel",
+        "model.parts",
+        "train.keep_latest",
+        "train.log_every_steps",
+    }
+    assert {"train.label_smoothing", "train.evaluate_every_epochs", "data.patch_size"} <= every

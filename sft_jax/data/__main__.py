@@ -155,6 +155,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    _make_folder(options.json)
     path = pathlib.Path(options.data)
     if options.data in DATA_CONFIGS and not path.exists():
         card = catalog.prepared_card(_config({"name": options.data}, options.fields))
@@ -166,6 +167,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
+    _make_folder(options.json)
     card = _read(pathlib.Path(options.data), options)
     _show(card, options.json)
     if options.json == "-":
@@ -181,6 +183,14 @@ def _validate(options: argparse.Namespace) -> None:
         f"\n{options.data}: all {total.n_examples:,} examples can be read,"
         f" {found or 'no'} warning{'' if found == 1 else 's'}"
     )
+
+
+def _make_folder(json_file: str | None) -> None:
+    """Before what takes long: a file to be written needs a folder."""
+    if json_file and json_file != "-":
+        if (path := pathlib.Path(json_file)).is_dir():
+            raise IsADirectoryError(f"--json={json_file} is a folder, expected a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _show(card: Card, json_file: str | None) -> None:

@@ -247,6 +247,42 @@ def open_builder(kind: type[Builder], config: RawConfig, data_dir: str) -> Build
     return builder
 
 
+def described(builder: RawBuilder) -> dict[str, Any]:
+    """What `reopened` takes, as JSON values: where prepared data is, and in which form."""
+    config = builder.builder_config
+    return {
+        "data_dir": os.path.abspath(os.path.expanduser(str(builder.data_path.parents[2]))),
+        "config": config.name,
+        "ranks": dict(config.ranks),
+        "integers": [*config.integers],
+        "task": config.task,
+    }
+
+
+def reopened(kind: type[Builder], about: Mapping[str, Any], data_dir: str = "") -> Builder | None:
+    """Opens data that was prepared before, whether or not what it was made of is still there.
+
+    Args:
+      kind: the builder's class.
+      about: as `described` gives it.
+      data_dir: where else to look, and first.
+
+    Returns:
+      A builder whose `as_data_source` is ready to be read; None if the data is not there.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    config = RawConfig(
+        name=about["config"], ranks=about["ranks"], integers=about["integers"], task=about["task"]
+    )
+    for folder in filter(None, (data_dir, about["data_dir"])):
+        builder = open_builder(kind, config, folder)
+        if builder.data_path.exists():
+            return builder
+    return None
+
+
 def read_card(builder: RawBuilder) -> Card:
     """The card of prepared data.
 

@@ -90,7 +90,7 @@ def _labels(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
     table = _table()
     table.add_column("label")
     for split in splits:
-        table.add_column(split, justify="right")
+        table.add_column(markup.escape(split), justify="right")
     rows = [
         (markup.escape(name), *(_label(of.labels.get(name, 0)) for of in splits.values()))
         for name in card.class_names
@@ -131,7 +131,7 @@ def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
         for split, of in splits.items():
             lengths = of.lengths.get(name, {})
             absent = f"{lengths.get(0, 0):,}"
-            table.add_row(*about, split, _range(lengths), absent, _kinds(of, name))
+            table.add_row(*about, markup.escape(split), _range(lengths), absent, _kinds(of, name))
             about = [""] * len(about)
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, standardisations
-from sft_jax.data.records import RawData, Record
+from sft_jax.data.records import DataFileError, RawData, Record
 from sft_jax.data_config import DATA_CONFIGS, DataConfig, SentimentData, VggSoundData, WatchData
 from sft_jax.structs import ModalitySpec
+
+_logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from sft_jax.data.builder import RawBuilder
@@ -42,7 +45,9 @@ def prepare_dataset(config: DataConfig) -> RawBuilder:
 
 
 def open_dataset(
-    config: DataConfig, statistics: Mapping[str, Standardisation] | None = None
+    config: DataConfig,
+    statistics: Mapping[str, Standardisation] | None = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Opens the dataset that a config names, with splits `train`, `valid` and `test`.
 
@@ -52,6 +57,8 @@ def open_dataset(
       config: which data, and what is in which split.
       statistics: what to standardise by; by default what the training split gives. An
         evaluation passes those that were saved with its run.
+      prepared: `Dataset.prepared` of an earlier time, by which prepared data is found where
+        that which it was made of is gone.
 
     Raises:
       ValueError: if the data is not what the config says, a patch does not fit a modality, a
@@ -59,9 +66,9 @@ def open_dataset(
       OSError: if the data is not there and `config.data_dir` cannot be written to.
       ModuleNotFoundError: if a package that is needed to read the data is not installed.
     """
-    from sft_jax.data.builder import PreparedSplit, read_card
+    from sft_jax.data.builder import PreparedSplit, described, read_card
 
-    builder = prepare_dataset(config)
+    builder = _prepared_or_prepare(config, prepared)
     card = read_card(builder)
     splits = _splits(config, card)
     for split, parts in splits.items():
@@ -81,7 +88,22 @@ def open_dataset(
         ),
         lambda split: _Chosen(PreparedSplit(builder, splits[split]), tuple(modalities), label),
         card,
+        described(builder),
     )
+
+
+def _prepared_or_prepare(config: DataConfig, prepared: Mapping[str, Any] | None) -> RawBuilder:
+    try:
+        return prepare_dataset(config)
+    except (OSError, DataFileError) as error:
+        from sft_jax.data import builder, builders
+
+        kind = builders.BUILDERS[config.name]
+        found = builder.reopened(kind, prepared, config.data_dir) if prepared else None
+        if found is None:
+            raise
+        _logger.warning("taking the prepared data in %s, as: %s", found.data_dir, error)
+        return found
 
 
 def prepared_card(config: DataConfig) -> Card:

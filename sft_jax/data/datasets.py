@@ -16,6 +16,7 @@ import numpy as np
 
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_label, check_shapes, checked_names
+from sft_jax.data.fingerprint import fingerprint
 from sft_jax.data.standardisation import (
     Standardisation,
     agree,
@@ -179,6 +180,7 @@ class Dataset:
     Attributes:
       info: what the dataset holds.
       card: what was found in its files, if it was read from files.
+      prepared: where prepared data is, and in which form, if it was read from such, as JSON values.
     """
 
     def __init__(
@@ -186,18 +188,21 @@ class Dataset:
         info: DatasetInfo,
         read: Callable[[str], Sequence[Mapping[str, Any]]],
         card: Card | None = None,
+        prepared: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes a dataset without reading it.
 
         Args:
           info: what the dataset holds, and what it is standardised by.
-          read: gives the examples of a split, not standardised; called once per split. They
-            may be shorter than `info` says and lack modalities, as
+          read: gives the examples of a split, not standardised; called once per split, and once
+            more for its fingerprint. They may be shorter than `info` says and lack modalities, as
             `sft_jax.data.records.Record`s do, or have `masks`, as `Example`s do.
           card: of the files.
+          prepared: of data that has been prepared.
         """
         self.info = info
         self.card = card
+        self.prepared = prepared
         self._read = read
         self._sources: dict[str, Sequence[Example]] = {}
 
@@ -226,6 +231,10 @@ class Dataset:
             info, num_examples=self.info.num_examples, metrics=self.info.metrics
         )
         return Dataset(changed, self._read, self.card)
+
+    def fingerprint(self, split: str) -> str:
+        """A digest of the examples of a split as they were read (`fingerprint`)."""
+        return fingerprint(self._read(split))
 
     def source(self, split: str) -> Sequence[Example]:
         """The examples of a split, padded and standardised.

@@ -6,14 +6,13 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sft_jax.evaluation import pictures
 from sft_jax.evaluation.cost import STAGES
 
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -108,15 +107,13 @@ def draw_costs(
     """
     panels = 2 if accuracies else 1
     height = 1.9 + 0.45 * len(models)
-    figure = Figure(figsize=(7.5 * panels, max(height, 3.6) if accuracies else height))
-    figure.set_layout_engine("constrained")
-    figure.suptitle(title)
-    axes = figure.subplots(1, panels, squeeze=False, width_ratios=[3, 2][:panels])[0]
-    _draw_stages(axes[0], models)
-    if accuracies:
-        _draw_accuracies(axes[1], models, accuracies)
-    with matplotlib.rc_context({"savefig.dpi": 120}):
-        figure.savefig(path)
+    size = (7.5 * panels, max(height, 3.6) if accuracies else height)
+    with pictures.drawn(path, size, [*models, title]) as figure:
+        figure.suptitle(pictures.wrapped(title, int(size[0] * 10)))
+        axes = figure.subplots(1, panels, squeeze=False, width_ratios=[3, 2][:panels])[0]
+        _draw_stages(axes[0], models)
+        if accuracies:
+            _draw_accuracies(axes[1], models, accuracies)
 
 
 def _draw_stages(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:

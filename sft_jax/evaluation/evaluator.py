@@ -98,9 +98,18 @@ class Evaluator:
             next(self._outputs(params))
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """The mean loss, and accuracy or mae (`SCORE_NAMES`), as training watches them."""
-        predictions = self.predict(params)
-        scores = example_scores(self._task, predictions.logits, predictions.labels)
+        """The mean loss, and accuracy or mae (`SCORE_NAMES`), as training watches them.
+
+        Both are NaN where an output of the model is NaN or infinite, so that it is never the
+        best: what is not a number has no largest.
+        """
+        return self.scores(self.predict(params))
+
+    def scores(self, predictions: Predictions) -> dict[str, float]:
+        """What a call gives, of predictions of its split."""
+        scores: Any = np.float32(np.nan)
+        if np.isfinite(predictions.logits).all():
+            scores = example_scores(self._task, predictions.logits, predictions.labels)
         return {
             "loss": float(predictions.loss.mean()),
             SCORE_NAMES[self._task]: float(np.asarray(scores, np.float64).mean()),

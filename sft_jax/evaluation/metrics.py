@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from sklearn import metrics
 
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.ranking import ranking_metrics
+from sft_jax.evaluation.scores import check_outputs
 from sft_jax.evaluation.sentiment import sentiment_metrics, sentiment_regression_metrics
 from sft_jax.structs import MetricFamily, Task
 
@@ -32,11 +34,31 @@ def task_metrics(
       predictions: of a split.
       names: of the classes, labels or targets, in the order of the labels.
       families: each adds its metrics under its own name (`FAMILIES`).
+
+    Raises:
+      NotFiniteError: if an output of the model is NaN or infinite, as any of the functions here.
+      ValueError: as the families say.
     """
     return {
         **_TASKS[predictions.task](predictions, names),
         **{family: FAMILIES[family](predictions, names) for family in families},
     }
+
+
+def predicted_classes(predictions: Predictions) -> np.ndarray:
+    """The class `[n]` of the largest logit of each example, of equal ones the first.
+
+    Raises:
+      NotFiniteError: if a logit is NaN or infinite.
+    """
+    check_outputs(predictions.logits, predictions.ids)
+    return predictions.logits.argmax(axis=-1)
+
+
+def mean_loss(predictions: Predictions) -> float | None:
+    """The mean loss, None where it overflows."""
+    mean = float(predictions.loss.mean())
+    return mean if math.isfinite(mean) else None
 
 
 def classification_metrics(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
@@ -54,7 +76,7 @@ def classification_metrics(predictions: Predictions, class_names: Sequence[str])
       mean cross-entropy); `per_class`, class name to `precision`, `recall`, `f1` and
       `n_examples`; and `confusion_matrix`, rows of counts, by true and predicted class.
     """
-    labels, predicted = predictions.labels, predictions.logits.argmax(axis=-1)
+    labels, predicted = predictions.labels, predicted_classes(predictions)
     classes = np.arange(len(class_names))
     scores = metrics.precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0.0
@@ -74,7 +96,7 @@ def classification_metrics(predictions: Predictions, class_names: Sequence[str])
         "accuracy": float(metrics.accuracy_score(labels, predicted)),
         "balanced_accuracy": float(np.mean([values["recall"] for values in present])),
         "macro_f1": float(np.mean([values["f1"] for values in present])),
-        "loss": float(predictions.loss.mean()),
+        "loss": mean_loss(predictions),
         "per_class": per_class,
         "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
@@ -92,7 +114,7 @@ def ordinal_metrics(predictions: Predictions, class_names: Sequence[str]) -> dic
       `quadratic_weighted_kappa` (Cohen 1968), null where all labels and predictions are of
       one class.
     """
-    labels, predicted = predictions.labels, predictions.logits.argmax(axis=-1)
+    labels, predicted = predictions.labels, predicted_classes(predictions)
     kappa = None
     if len(np.union1d(labels, predicted)) > 1:
         classes = np.arange(len(class_names))
@@ -124,6 +146,7 @@ def multi_label_metrics(predictions: Predictions, label_names: Sequence[str]) ->
       `average_precision`, `roc_auc`, `f1` (null for labels that the macro means leave out)
       and `n_examples`, those that have it.
     """
+    check_outputs(predictions.logits, predictions.ids)
     labels, predicted = predictions.labels > 0.5, predictions.logits > 0
     per_label = {
         name: _label_metrics(labels[:, i], predicted[:, i], predictions.logits[:, i])
@@ -137,7 +160,7 @@ def multi_label_metrics(predictions: Predictions, label_names: Sequence[str]) ->
         "macro_roc_auc": _mean(per_label, "roc_auc"),
         "macro_f1": _mean(per_label, "f1"),
         "micro_f1": float(metrics.f1_score(labels.ravel(), predicted.ravel(), zero_division=0.0)),
-        "loss": float(predictions.loss.mean()),
+        "loss": mean_loss(predictions),
         "per_label": per_label,
     }
 
@@ -157,6 +180,7 @@ def regression_metrics(predictions: Predictions, target_names: Sequence[str]) ->
       the targets that are not null, null if there is none; `loss` (the mean squared error);
       and `per_target`, target name to the same four.
     """
+    check_outputs(predictions.logits, predictions.ids)
     labels = predictions.labels.astype(np.float64)
     predicted = predictions.logits.astype(np.float64)
     per_target = {
@@ -165,7 +189,7 @@ def regression_metrics(predictions: Predictions, target_names: Sequence[str]) ->
     return {
         "n_examples": len(labels),
         **{name: _mean(per_target, name) for name in ("mae", "rmse", "pearson_r", "r2")},
-        "loss": float(predictions.loss.mean()),
+        "loss": mean_loss(predictions),
         "per_target": per_target,
     }
 

@@ -7,17 +7,17 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
+import jax
 import numpy as np
 import scipy.special
-from matplotlib.figure import Figure
 from rich import markup
 from rich.console import Console
 from rich.table import Table
-from sklearn.metrics import ConfusionMatrixDisplay
 
+from sft_jax.evaluation import pictures, subsets
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import FAMILIES, PARTS
+from sft_jax.evaluation.scores import check_outputs
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.structs import CLASS_TASKS
 from sft_jax.training import storage
@@ -32,7 +32,8 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     console.print(
         f"{result['split']}: {result['n_examples']} examples,"
         f" {result['checkpoint']} checkpoint, step {result['step']}"
-        + (f", {', '.join(result['modalities'])} alone" if result.get("left_out") else ""),
+        + (f", {', '.join(result['modalities'])} alone" if result.get("left_out") else "")
+        + _other_data(result),
         highlight=False,
     )
     of_task = {k: v for k, v in result.items() if v is None or isinstance(v, float)}
@@ -48,6 +49,11 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     for name, values in result[key].items():
         parts.add_row(markup.escape(name), *(_shown(value, 3) for value in values.values()))
     console.print(parts)
+
+
+def _other_data(result: Mapping[str, Any]) -> str:
+    own = result.get("data", subsets.OWN) == subsets.OWN
+    return "" if own else f", other data ({result['data'][:12]})"
 
 
 def _values_table(heading: str, values: Mapping[str, Any]) -> Table:
@@ -67,7 +73,7 @@ def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
     """Prints what `evaluate_every_subset` found, a row for each subset."""
     console.print(
         f"{result['split']}: {result['n_examples']} examples,"
-        f" {result['checkpoint']} checkpoint, step {result['step']}",
+        f" {result['checkpoint']} checkpoint, step {result['step']}{_other_data(result)}",
         highlight=False,
     )
     table = Table()
@@ -89,6 +95,7 @@ def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
         f"{result['split']}: {result['n_examples']} examples, {result['n_seeds']} seeds,"
         f" {result['checkpoint']} checkpoint"
         + (f", {', '.join(result['modalities'])} alone" if result["left_out"] else "")
+        + _other_data(result)
         + "; ± is the sample standard deviation over the seeds",
         highlight=False,
     )
@@ -123,69 +130,119 @@ def _shown(value: float | int | str | None, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
+MOST_COUNTED = 40
+"""The counts are written into a confusion matrix of as many classes at most."""
+MOST_NAMED = 100
+"""Of more classes than these not all are named in a confusion matrix."""
+MOST_SQUARES = 2_000
+"""Of more classes than these neighbours are drawn as one."""
+MOST_PANELS = 24
+"""Of more numbers than these the first are drawn."""
+MOST_POINTS = 20_000
+"""Of more examples than these some are drawn."""
+
+_SIDE = 17.0
+_NAME_COLUMNS = 32
+
+
 def draw(folder: AnyPath, name: str, result: Mapping[str, Any], predictions: Predictions) -> None:
     """Draws what there is to draw of a task, as `NAME_WHAT.png`.
 
     A confusion matrix of classes, ordered or not; predicted against true numbers; of labels
-    nothing.
+    nothing. What goes wrong is logged as a warning that names the picture.
     """
     if predictions.task == "multi_label":
         return
-    names = tuple(result[PARTS[predictions.task]])
-    score = SCORE_NAMES[predictions.task]
-    title = f"{name}: {score} {result[score]:.3f} of {result['n_examples']}"
-    if predictions.task == "regression":
-        draw_scatter(folder / f"{name}_scatter.png", predictions, names, title)
-    else:
-        path = folder / f"{name}_confusion_matrix.png"
-        draw_confusion_matrix(path, result["confusion_matrix"], names, title)
+    what = "scatter" if predictions.task == "regression" else "confusion_matrix"
+    path = folder / f"{name}_{what}.png"
+    with pictures.reported(path):
+        names = tuple(result[PARTS[predictions.task]])
+        score = SCORE_NAMES[predictions.task]
+        title = f"{name}: {score} {result[score]:.3f} of {result['n_examples']}"
+        if predictions.task == "regression":
+            draw_scatter(path, predictions, names, title)
+        else:
+            draw_confusion_matrix(path, result["confusion_matrix"], names, title)
 
 
 def draw_confusion_matrix(
     path: AnyPath, matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str
 ) -> None:
-    """Draws counts, coloured by their share of the true class."""
+    """Draws counts, coloured by their share of the true class.
+
+    The picture is of the same size for 100 classes and for more. Of more than `MOST_NAMED` some
+    are named, evenly spread, of more than `MOST_COUNTED` the counts are not written, and of more
+    than `MOST_SQUARES` neighbours are drawn as one.
+
+    Args:
+      path: of the picture.
+      matrix: counts by true and predicted class.
+      class_names: in the order of the classes. Long ones lose their middle.
+      title: of the picture.
+    """
     counts = np.asarray(matrix)
-    size = 2.5 + 0.55 * len(class_names)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axes = figure.subplots()
+    n = len(class_names)
+    pitch = min(max(16 / n, _SIDE / MOST_NAMED), 0.55)
+    side = min(max(pitch * n, 2.2), _SIDE)
+    named = range(0, n, -(-n // MOST_NAMED))
+    names = pictures.labels({i: class_names[i] for i in named}, _NAME_COLUMNS)
+    font = 10 if pitch > 0.25 else 8
+    longest = max(map(pictures.columns, names)) * 0.6 * font / 72
+    size = (side + longest + 1.6, side + longest + 1.2)
+    # As many squares as there are pixels for.
+    together = -(-n // MOST_SQUARES)
+    for axis in (0, 1):
+        counts = np.add.reduceat(counts, np.arange(0, n, together), axis=axis)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    display = ConfusionMatrixDisplay(shares, display_labels=class_names)
-    display.plot(
-        ax=axes, cmap="Blues", include_values=False, im_kw={"vmin": 0, "vmax": 1}, colorbar=False
-    )
-    figure.colorbar(display.im_, ax=axes, label="share of the true class")
-    axes.set(title=title, xlabel="predicted class", ylabel="true class")
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    _save(figure, path)
+    with pictures.drawn(path, size, [*names, title]) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(image, ax=axes, label="share of the true class", aspect=40, pad=0.02)
+        axes.set(xlabel="predicted class", ylabel="true class")
+        axes.set_title(pictures.wrapped(title, int(size[0] * 10)))
+        rotation = 90 if longest > 0.9 * side / n else 0
+        places = [i / together for i in named]
+        axes.set_xticks(places, names, rotation=rotation, fontsize=font)
+        axes.set_yticks(places, names, fontsize=font)
+        if n > MOST_COUNTED:
+            return
+        # As large as it may be for the longest count to stay within its square.
+        font_of_counts = min(10.0, pitch * 72 / (0.65 * len(str(counts.max()))))
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(
+                column, row, str(count), ha="center", va="center", color=colour,
+                fontsize=font_of_counts,
+            )  # fmt: skip
 
 
 def draw_scatter(path: AnyPath, predictions: Predictions, names: Sequence[str], title: str) -> None:
-    """Draws the predictions of a regression against the truth, one panel for each number."""
-    columns = min(len(names), 4)
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3.5 * columns + 0.5, 3.5 * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels[len(names) :]:
-        axes.set_axis_off()
-    for i, name in enumerate(names):
-        axes = panels[i]
-        true, predicted = predictions.labels[:, i], predictions.logits[:, i]
-        axes.scatter(true, predicted, s=8, alpha=0.5)
-        middle = float(true.mean())
-        axes.axline((middle, middle), slope=1, color="grey", linewidth=1)
-        axes.set(title=name, xlabel="true", ylabel="predicted")
-    _save(figure, path)
+    """Draws the predictions of a regression against the truth, one panel for each number.
 
-
-def _save(figure: Figure, path: AnyPath) -> None:
-    picture = io.BytesIO()
-    with matplotlib.rc_context({"savefig.dpi": 120}):
-        figure.savefig(picture, format=path.suffix[1:])
-    storage.write_whole(path, picture.getvalue())
+    Of more than `MOST_PANELS` numbers the first are drawn, and of more than `MOST_POINTS` examples
+    some, evenly spread; the title says so.
+    """
+    shown, step = names[:MOST_PANELS], -(-len(predictions.labels) // MOST_POINTS)
+    if len(shown) < len(names):
+        title += f"; the first {len(shown)} of {len(names)} numbers"
+    if step > 1:
+        title += f"; one of {step} examples is drawn"
+    columns = min(len(shown), 4)
+    rows = -(-len(shown) // columns)
+    size = (3.5 * columns + 0.5, 3.5 * rows + 0.5)
+    with pictures.drawn(path, size, [*shown, title]) as figure:
+        figure.suptitle(pictures.wrapped(title, int(size[0] * 10)))
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels[len(shown) :]:
+            axes.set_axis_off()
+        for i, name in enumerate(shown):
+            axes = panels[i]
+            true, predicted = predictions.labels[::step, i], predictions.logits[::step, i]
+            axes.scatter(true, predicted, s=8, alpha=0.5)
+            middle = float(true.mean())
+            axes.axline((middle, middle), slope=1, color="grey", linewidth=1)
+            axes.set(xlabel="true", ylabel="predicted")
+            axes.set_title(pictures.shortened(name, _NAME_COLUMNS))
 
 
 def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[str]) -> None:
@@ -193,8 +250,15 @@ def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[s
 
     Of classes: id, true class, predicted class and the probability of each class. Of labels
     and of numbers: id and for each of them what is true, and the probability or number
-    predicted.
+    predicted. One of several processes writes it.
+
+    Raises:
+      NotFiniteError: if an output of the model is NaN or infinite.
+      OSError: if the file can't be written.
     """
+    check_outputs(predictions.logits, predictions.ids)
+    if jax.process_index():
+        return
     if predictions.task in CLASS_TASKS:
         header, rows = _class_columns(predictions, names)
     else:

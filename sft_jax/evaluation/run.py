@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import optax
@@ -15,9 +15,10 @@ from sft_jax import version
 from sft_jax.data.card import Card, load_card
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset, DatasetInfo
-from sft_jax.evaluation import report, subsets
+from sft_jax.evaluation import own_data, report, subsets
 from sft_jax.evaluation.evaluator import Evaluator, Predictions
 from sft_jax.evaluation.metrics import task_metrics
+from sft_jax.evaluation.scores import check_outputs
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.training import distributed, optim, run_directory, storage
@@ -27,7 +28,7 @@ from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import compile_create_state
 from sft_jax.training.storage import AnyPath
 
-SHARED = ("split", "checkpoint", "parameters", "modalities", "left_out", "code")
+SHARED = ("split", "checkpoint", "parameters", "data", "modalities", "left_out", "code")
 """Of the results of a run, what those of other seeds have too."""
 
 
@@ -37,15 +38,18 @@ def evaluate_run(
     which: str,
     modalities: Sequence[str] | None = None,
     dataset: Dataset | None = None,
+    *,
+    data_folders: Mapping[str, str] | None = None,
+    show: Callable[[dict[str, Any], Predictions], None] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
     Writes `SPLIT.json`, with the metrics of the task, those that the dataset asks for beside them
-    (`DatasetInfo.metrics`) and what they are of, and what `sft_jax.evaluation.report.draw` draws.
-    `parameters` says which were evaluated: ema, the running mean, or trained, those of the step;
-    `code` which code evaluated them (`sft_jax.version.code`).
-    Where the model is not given all modalities, the names of those given are part of the files'
-    names: `SPLIT-FIRST-SECOND.json` (`file_stem`).
+    (`DatasetInfo.metrics`) and what they are of, and then what `sft_jax.evaluation.report.draw`
+    draws. `parameters` says which were evaluated: ema, the running mean, or trained, those of the
+    step; `code` which code evaluated them (`sft_jax.version.code`). Results of some of the
+    modalities, of another checkpoint than the best, or of other data than the run's own have names
+    of their own (`sft_jax.evaluation.subsets.file_stem`).
 
     Args:
       workdir: the run directory.
@@ -55,29 +59,40 @@ def evaluate_run(
         left out of its inputs.
       dataset: what it is evaluated on, by the run's own statistics, such as
         `sft_jax.data.arrays.from_arrays` makes; by default the data of the run's config.
+      data_folders: where the folders are now that the config's `data` names, such as
+        `{"manual_dir": "clips"}`; by default where they were.
+      show: called with what is returned, before any picture is drawn.
 
     Returns:
       What is in the JSON file, and the predictions.
 
     Raises:
-      RunDirectoryError: if `workdir` is not a run directory, its data has changed, or it was
-        trained on a dataset that its config does not name and none is given.
+      RunDirectoryError: if `workdir` is not a run directory, its data has changed or is not
+        found, or it was trained on a dataset that its config does not name and none is given.
       NoCheckpointError: if there is no such checkpoint.
       DamagedCheckpointError: if it is not as it was saved, and as `Checkpoints` says there is
         none to take in its place.
+      NotFiniteError: if an output of the model is NaN or infinite.
+      OSError: if `eval/` can't be written to, before anything is evaluated.
       ValueError: if there is no such split, the task of the model is not the dataset's,
         `dataset` does not fit as `Dataset.like` says, or for `modalities` as `check_subset`
         says.
     """
-    workdir = storage.as_path(workdir)
-    run = restore(workdir, which, dataset)
-    return evaluate_restored(workdir, run, run.evaluator(split, modalities), split, which)
+    workdir = _run_directory(workdir)
+    run = restore(workdir, which, dataset, data_folders=data_folders)
+    result, predictions = evaluate_restored(
+        workdir, run, run.evaluator(split, modalities), split, which
+    )
+    if show:
+        show(result, predictions)
+    draw(workdir, result, predictions)
+    return result, predictions
 
 
 def evaluate_restored(
     workdir: AnyPath, run: Restored, evaluator: Evaluator, split: str, which: str
 ) -> tuple[dict[str, Any], Predictions]:
-    """What `evaluate_run` does with a checkpoint that has been restored.
+    """What `evaluate_run` does with a checkpoint that has been restored, but for pictures.
 
     Args:
       workdir: the run directory.
@@ -87,20 +102,35 @@ def evaluate_restored(
       which: how the checkpoint was asked for.
     """
     predictions, info = evaluator.predict(run.params), run.dataset.info
+    with own_data.naming_checkpoint(workdir, which, run.step):
+        metrics = task_metrics(predictions, info.class_names, info.metrics)
     result = {
         "split": split,
         "checkpoint": which,
         "step": run.step,
         "parameters": run.parameters,
+        "data": run.data(split),
         "modalities": [*evaluator.modalities],
         "left_out": sorted(set(run.model.modalities) - set(evaluator.modalities)),
-        **task_metrics(predictions, info.class_names, info.metrics),
+        **metrics,
         "code": version.code(),
     }
-    stem = subsets.file_stem(result)
-    run_directory.write_json(results_folder(workdir) / f"{stem}.json", result)
-    report.draw(results_folder(workdir), stem, result, predictions)
+    path = results_folder(workdir) / f"{subsets.file_stem(result)}.json"
+    run_directory.write_json(path, result)
     return result, predictions
+
+
+def draw(workdir: AnyPath, result: Mapping[str, Any], predictions: Predictions) -> None:
+    """Draws the pictures of a result beside its JSON file."""
+    report.draw(results_folder(workdir), subsets.file_stem(result), result, predictions)
+
+
+def _run_directory(workdir: str | os.PathLike[str]) -> AnyPath:
+    """The path of a run directory whose results can be written, as is seen beforehand."""
+    path = storage.as_path(workdir)
+    run_directory.read_config(path)
+    results_folder(path)
+    return path
 
 
 def read_card(workdir: AnyPath) -> Card | None:
@@ -114,45 +144,67 @@ def read_card(workdir: AnyPath) -> Card | None:
 
 
 def evaluate_every_subset(
-    workdir: str | os.PathLike[str], split: str, which: str, dataset: Dataset | None = None
+    workdir: str | os.PathLike[str],
+    split: str,
+    which: str,
+    dataset: Dataset | None = None,
+    *,
+    data_folders: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run with every non-empty set of its modalities.
 
-    Writes `SPLIT_subsets.json` to `eval/` in the run directory. A model that classifies one
-    modality alone is evaluated with that one.
+    Writes `SPLIT_subsets.json` to `eval/` in the run directory (`subsets_stem`). A model that
+    classifies one modality alone is evaluated with that one.
 
     Args:
       workdir: the run directory.
       split: train, valid or test.
       which: best, latest, or a step.
       dataset: as `evaluate_run`.
+      data_folders: as `evaluate_run`.
 
     Returns:
-      What is in the JSON file: `split`, `checkpoint`, `step` and `parameters` as of `evaluate_run`;
-      `n_examples`; `score`, accuracy or mae (`SCORE_NAMES`); and `subsets`, the largest first, each
-      with its `modalities`, that score and the mean `loss`.
+      What is in the JSON file: `split`, `checkpoint`, `step`, `parameters` and `data` as of
+      `evaluate_run`; `n_examples`; `score`, accuracy or mae (`SCORE_NAMES`); and `subsets`, the
+      largest first, each with its `modalities`, that score and the mean `loss`.
 
     Raises:
-      RunDirectoryError, NoCheckpointError, ValueError: as `evaluate_run`, and ValueError if
-        the model has more modalities than `MOST_MODALITIES`.
+      RunDirectoryError, NoCheckpointError, NotFiniteError, OSError, ValueError: as
+        `evaluate_run`, and ValueError if the model has more modalities than `MOST_MODALITIES`.
     """
-    workdir = storage.as_path(workdir)
-    run = restore(workdir, which, dataset)
+    workdir = _run_directory(workdir)
+    run = restore(workdir, which, dataset, data_folders=data_folders)
     result = {
         "split": split,
         "checkpoint": which,
         "step": run.step,
         "parameters": run.parameters,
+        "data": run.data(split),
         "n_examples": len(run.dataset.source(split)),
         "score": SCORE_NAMES[run.model.task],
         "subsets": [
-            {"modalities": [*names], **run.evaluator(split, names)(run.params)}
+            {"modalities": [*names], **_scores(workdir, run, split, which, names)}
             for names in subsets.every_subset(run.model)
         ],
         "code": version.code(),
     }
-    run_directory.write_json(results_folder(workdir) / f"{split}_subsets.json", result)
+    run_directory.write_json(results_folder(workdir) / f"{subsets_stem(result)}.json", result)
     return result
+
+
+def subsets_stem(result: Mapping[str, Any]) -> str:
+    """What the file of `evaluate_every_subset` is called, up to the ending."""
+    return subsets.file_stem({**result, "modalities": [], "left_out": []}) + "_subsets"
+
+
+def _scores(
+    workdir: AnyPath, run: Restored, split: str, which: str, names: Sequence[str]
+) -> dict[str, float]:
+    evaluator = run.evaluator(split, names)
+    predictions = evaluator.predict(run.params)
+    with own_data.naming_checkpoint(workdir, which, run.step):
+        check_outputs(predictions.logits, predictions.ids)
+    return evaluator.scores(predictions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +219,8 @@ class Restored:
       done: whether the run has been trained to its end.
       trained_on: what is known of the data that it was trained on.
       dataset: what it is evaluated on.
+      fingerprints: split to the fingerprint of the run's own data, where the dataset may be
+        another; None where it is the run's own.
       batch_size: examples per batch.
       mesh: the devices.
     """
@@ -178,6 +232,7 @@ class Restored:
     done: bool
     trained_on: DatasetInfo
     dataset: Dataset
+    fingerprints: Mapping[str, str] | None
     batch_size: int
     mesh: Mesh
 
@@ -186,9 +241,21 @@ class Restored:
         source = self.dataset.source(split)
         return Evaluator(self.model, source, self.batch_size, self.mesh, modalities)
 
+    def data(self, split: str) -> str:
+        """What a split is of: the run's own data (`subsets.OWN`), or else its fingerprint."""
+        if self.fingerprints is None:
+            return subsets.OWN
+        found = self.dataset.fingerprint(split)
+        return subsets.OWN if self.fingerprints.get(split) == found else found
+
 
 def restore(
-    workdir: AnyPath, which: str, dataset: Dataset | None, like: Restored | None = None
+    workdir: AnyPath,
+    which: str,
+    dataset: Dataset | None,
+    like: Restored | None = None,
+    *,
+    data_folders: Mapping[str, str] | None = None,
 ) -> Restored:
     """Restores a checkpoint of a run; see `evaluate_run` for what is raised.
 
@@ -198,6 +265,7 @@ def restore(
       dataset: see `evaluate_run`.
       like: of a run that differs from this one in nothing but its seed, whose model and dataset
         are used again.
+      data_folders: see `evaluate_run`.
     """
     config = run_directory.read_config(workdir)
     if config.seeds:
@@ -209,10 +277,12 @@ def restore(
     checkpoints = Checkpoints(workdir, read_only=True)
     description = checkpoints.description(which)
     info = DatasetInfo.from_json(description["dataset"])
+    own: Mapping[str, str] | None = None
     if like is not None:
         _check_same(workdir, info, like.trained_on)
-        dataset = like.dataset
+        dataset, own = like.dataset, like.fingerprints
     elif dataset is not None:
+        own = own_data.fingerprints(workdir, description, info == dataset.info)
         dataset = dataset.like(info)
     elif description.get("own_dataset"):
         raise RunDirectoryError(
@@ -220,7 +290,9 @@ def restore(
             " Python, with sft_jax.evaluation.run.evaluate_run(..., dataset=...)"
         )
     else:
-        dataset = open_dataset(config.data, info.statistics)
+        data = own_data.with_folders(config.data, data_folders or {})
+        with own_data.telling_of_folders(workdir, data):
+            dataset = open_dataset(data, info.statistics, description.get("prepared"))
         _check_same(workdir, info, dataset.info)
     info.check_task(config.model.task)
     mesh = like.mesh if like else distributed.make_mesh()
@@ -245,6 +317,7 @@ def restore(
         done=done,
         trained_on=info,
         dataset=dataset,
+        fingerprints=own,
         # Which the devices of another mesh may not divide; nothing depends on it.
         batch_size=math.ceil(config.train.batch_size / mesh.size) * mesh.size,
         mesh=mesh,
@@ -263,7 +336,11 @@ def _check_same(workdir: AnyPath, trained: DatasetInfo, found: DatasetInfo) -> N
 
 
 def results_folder(workdir: AnyPath) -> AnyPath:
-    """The folder of a run directory that results are written to, made if it is not there."""
+    """The folder of a run directory that results are written to, made if it is not there.
+
+    Raises:
+      OSError: if it can't be written to.
+    """
     folder = workdir / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.prepare_file(folder / "results")
     return folder

@@ -5,6 +5,37 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+_NAMED = 3
+"""As many examples are named by an error."""
+
+
+class NotFiniteError(ValueError, ArithmeticError):
+    """Outputs of a model that are NaN or infinite, so no predictions."""
+
+
+def check_outputs(logits: np.ndarray, ids: np.ndarray | None = None) -> None:
+    """Refuses what can't be taken for a prediction, as NaN has no largest.
+
+    Args:
+      logits: `[n, ...]` outputs for each example.
+      ids: `[n]` names of the examples; by default their positions.
+
+    Raises:
+      NotFiniteError: with the number of examples that have an output that is NaN or infinite,
+        and the first of their names.
+    """
+    logits = np.asarray(logits)
+    found = ~np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
+    if not (count := int(found.sum())):
+        return
+    names = np.arange(len(logits)) if ids is None else np.asarray(ids)
+    some = ", ".join(map(str, names[found][:_NAMED])) + (", ..." if count > _NAMED else "")
+    raise NotFiniteError(
+        f"logits: NaN or infinite for {count} of {len(logits)} examples ({some}), so the model"
+        " predicts nothing for them; expected finite numbers. Training diverged, or overflows"
+        " in its dtype: see the losses, and take another checkpoint"
+    )
+
 
 def check_scores(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
@@ -23,7 +54,7 @@ def check_scores(
             f"labels: expected one for each of {len(logits)} examples, got {[*labels.shape]}"
         )
     if not np.isfinite(logits).all():
-        raise ValueError(f"logits: {(~np.isfinite(logits)).sum()} are NaN or infinite")
+        raise NotFiniteError(f"logits: {(~np.isfinite(logits)).sum()} are NaN or infinite")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels: expected integers, got {labels.dtype}")
     classes = logits.shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sft_jax.data.datasets import Dataset
@@ -20,12 +20,15 @@ def evaluate_seeds(
     which: str,
     modalities: Sequence[str] | None = None,
     dataset: Dataset | None = None,
+    *,
+    data_folders: Mapping[str, str] | None = None,
+    show: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of the run of each seed, and computes mean and spread of each metric.
 
     Each run directory `seed_N` there is in `workdir` gets the files that `evaluate_run` writes. The
-    metrics of all are written to `eval/SPLIT.json` in `workdir`, or where some modalities are left
-    out to a file of the name that `evaluate_run` gives it. All is compiled once.
+    metrics of all are written to `eval/SPLIT.json` in `workdir`, or to a file of the name that
+    `evaluate_run` gives such a result. All is compiled once. Pictures are drawn in the end.
 
     Args:
       workdir: the folder with the run directories.
@@ -33,6 +36,8 @@ def evaluate_seeds(
       which: best, latest, or a step.
       modalities: as `evaluate_run`, as for `dataset`.
       dataset: what is evaluated on.
+      data_folders: as `evaluate_run`.
+      show: called with what is returned, before any picture is drawn.
 
     Returns:
       What is in the JSON file: what `sft_jax.evaluation.run.SHARED` names, as for one run;
@@ -45,7 +50,8 @@ def evaluate_seeds(
     Raises:
       RunDirectoryError: if `workdir` holds no runs of seeds, they differ in more than their
         seeds, or as `evaluate_run` says of any.
-      NoCheckpointError, DamagedCheckpointError, ValueError: as `evaluate_run`.
+      NoCheckpointError, DamagedCheckpointError, NotFiniteError, OSError, ValueError: as
+        `evaluate_run`.
     """
     workdir = storage.as_path(workdir)
     folders = seeds.found(workdir)
@@ -53,13 +59,17 @@ def evaluate_seeds(
         raise RunDirectoryError(f"{workdir} holds no runs of seeds: there is no seed_N in it")
     first, *others = folders.values()
     seeds.check_equal(run_directory.read_config(first), others)
+    for path in (workdir, *folders.values()):
+        run.results_folder(path)
     like: run.Restored | None = None
-    results, unfinished = {}, []
+    results, predictions, unfinished = {}, {}, []
     for seed, folder in folders.items():
-        restored = run.restore(folder, which, dataset, like)
+        restored = run.restore(folder, which, dataset, like, data_folders=data_folders)
         if like is None:
             like, evaluator = restored, restored.evaluator(split, modalities)
-        results[seed], _ = run.evaluate_restored(folder, restored, evaluator, split, which)
+        results[seed], predictions[seed] = run.evaluate_restored(
+            folder, restored, evaluator, split, which
+        )
         if not restored.done:
             unfinished.append(seed)
     of_first = results[min(results)]
@@ -74,6 +84,10 @@ def evaluate_seeds(
     }
     path = run.results_folder(workdir) / f"{subsets.file_stem(result)}.json"
     run_directory.write_json(path, result)
+    if show:
+        show(result)
+    for seed, folder in folders.items():
+        run.draw(folder, results[seed], predictions[seed])
     return result
 
 

@@ -26,7 +26,7 @@ import scipy.stats
 from jaxtyping import Bool, Float, Int, Real
 from sklearn import metrics
 
-from sft_jax.evaluation.scores import check_scores, softmax
+from sft_jax.evaluation.scores import NotFiniteError, check_scores, softmax
 
 CLASSES = 7
 NEUTRAL = 3
@@ -110,7 +110,7 @@ def sentiment_regression_metrics(
         )
     for name, values in (("predictions", predictions), ("truths", truths)):
         if not np.isfinite(values).all():
-            raise ValueError(f"{name}: {(~np.isfinite(values)).sum()} are NaN or infinite")
+            raise NotFiniteError(f"{name}: {(~np.isfinite(values)).sum()} are NaN or infinite")
     if wrong := sorted({float(truth) for truth in truths if abs(truth) > NEUTRAL}):
         raise ValueError(f"truths: {wrong} are not from -{NEUTRAL} to {NEUTRAL}")
     found = _metrics(

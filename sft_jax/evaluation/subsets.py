@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import Batch
+
+_MOST_LETTERS = 150
 
 MOST_MODALITIES = 4
 """Of more than these, `every_subset` would be more than 15 evaluations."""
@@ -68,11 +72,40 @@ def restrict(batch: Batch, modalities: Sequence[str]) -> Batch:
     )
 
 
-def file_stem(result: Mapping[str, Any]) -> str:
-    """What the files of a result of `evaluate_run` are called, up to the ending.
+OWN = "own"
+"""What a result is of, where it is of the data of the run itself."""
 
-    `SPLIT` if no modality was left out, and `SPLIT-FIRST-SECOND` by the names of those given,
-    sorted. Names are identifiers, so hold no "-", no separator of paths and no space.
+
+def file_stem(result: Mapping[str, Any]) -> str:
+    """What the files of a result are called, up to the ending: different ones differently.
+
+    `SPLIT` for the run's own data, its best checkpoint and all modalities. Else what is another:
+    `SPLIT-FIRST-SECOND` by the names of the modalities given, sorted; `SPLIT@CHECKPOINT`, latest
+    or a step; `SPLIT+DATA`, by the first digits of the data's fingerprint; or all of these, in
+    this order. Where names of modalities are too long together, their digest stands for them.
+
+    Args:
+      result: `split`, `modalities` and `left_out` of an evaluation, and `checkpoint` and `data`,
+        by default best and own.
     """
-    given = result["modalities"] if result["left_out"] else []
-    return "-".join([result["split"], *given])
+    given = "-".join(result["modalities"]) if result["left_out"] else ""
+    if len(given) > _MOST_LETTERS:
+        given = hashlib.sha256(given.encode()).hexdigest()[:16]
+    which, data = result.get("checkpoint", "best"), result.get("data", OWN)
+    return "".join(
+        [
+            _letters(result["split"]),
+            f"-{given}" if given else "",
+            f"@{_letters(which)}" if which != "best" else "",
+            f"+{data[:12]}" if data != OWN else "",
+        ]
+    )
+
+
+def _letters(text: str) -> str:
+    """Escapes, as %XX of UTF-8, all but letters, digits and underscores of ASCII."""
+
+    def escaped(found: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="surrogatepass"))
+
+    return re.sub(r"[^A-Za-z0-9_]", escaped, text)

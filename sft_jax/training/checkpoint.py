@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +25,11 @@ _KINDS = ("latest", "best", "stopped")
 # Orbax writes them as it commits a step. Nothing that is restored comes from them.
 _WRITTEN_ON_COMMIT = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _NONE, _DAMAGED = -1, -2
+_REMOVAL_SECONDS = 0.2
+_MOST_REMOVED = 5
+"""As many checkpoints may be removed while one of them is read."""
+
+T = TypeVar("T")
 
 
 class NoCheckpointError(ValueError):
@@ -80,7 +87,7 @@ class Checkpoints:
         path = storage.as_path(workdir)
         if not storage.in_bucket(path):
             path = epath.Path(os.path.abspath(path))
-        self._folder = path / "checkpoints"
+        self._folder, self._read_only = path / "checkpoints", read_only
         self._saving: dict[str, int] = {}
         self._problems: dict[tuple[str, int], list[str]] = {}
         self._managers = {
@@ -143,9 +150,12 @@ class Checkpoints:
 
     def description(self, which: str) -> dict[str, Any]:
         """The description of a checkpoint; see `restore` for `which` and errors."""
-        kind, step = self._find(which)
-        args = ocp.args.Composite(description=ocp.args.JsonRestore())
-        return self._managers[kind].restore(step, args=args)["description"]
+
+        def read(kind: str, step: int) -> dict[str, Any]:
+            args = ocp.args.Composite(description=ocp.args.JsonRestore())
+            return self._managers[kind].restore(step, args=args)["description"]
+
+        return self._read(which, read)
 
     def restore(self, which: str, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Restores a checkpoint that is as it was saved.
@@ -161,7 +171,7 @@ class Checkpoints:
           NoCheckpointError: if there is none such, naming those that there are.
           DamagedCheckpointError: if none such is whole, saying what is wrong with each.
         """
-        return self._restore(*self._find(which), like)
+        return self._read(which, lambda kind, step: self._restore(kind, step, like))
 
     def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Restores the latest checkpoint that is as it was saved, to go on training from it.
@@ -240,6 +250,25 @@ class Checkpoints:
         partial = final.with_name(final.name + ocp.utils.TMP_DIR_SUFFIX)
         integrity.sign(partial if partial.exists() else final, _WRITTEN_ON_COMMIT)
 
+    def _read(self, which: str, read: Callable[[str, int], T]) -> T:
+        """Reads a checkpoint; another if training, which goes on meanwhile, has removed it."""
+        for _ in range(_MOST_REMOVED):
+            kind, step = self._find(which)
+            try:
+                return read(kind, step)
+            except Exception:
+                if not self._read_only or jax.process_count() > 1:
+                    raise
+                if self._path(kind, step).exists():
+                    raise
+            self._look_again()
+        return read(*self._find(which))
+
+    def _look_again(self) -> None:
+        self._problems.clear()
+        for manager in self._managers.values():
+            manager.reload()
+
     def _restore(self, kind: str, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._managers[kind].restore(
@@ -273,6 +302,11 @@ class Checkpoints:
     def _choose(self, which: str) -> tuple[str, int]:
         """The first candidate that is whole."""
         candidates = self._candidates(which)
+        if self._read_only and candidates and self._wrong(*candidates[0]):
+            # Training, which goes on meanwhile, may be removing it.
+            time.sleep(_REMOVAL_SECONDS)
+            self._look_again()
+            candidates = self._candidates(which)
         if not candidates:
             latest = sorted({*self.steps("latest"), *self.steps("stopped")})
             raise NoCheckpointError(
@@ -305,8 +339,9 @@ class Checkpoints:
         """What is wrong with the files of a checkpoint; they are read once."""
         if (kind, step) not in self._problems:
             path = self._path(kind, step)
-            found = integrity.problems(path) if self._signed() else []
-            if not self._signed():
+            signed = self._signed()
+            found = integrity.problems(path) if signed else []
+            if not signed:
                 _logger.warning("checkpoint %s has no %s to check it by", path, integrity.MANIFEST)
             self._problems[kind, step] = found
         return self._problems[kind, step]

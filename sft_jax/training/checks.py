@@ -222,7 +222,7 @@ def shared_workdir(workdir: str | os.PathLike[str]) -> Finding:
     token, failed = uuid.uuid4().hex, ""
     try:
         root = storage.as_path(workdir)
-        probe = root / f".probe_{jax.process_index()}"
+        probe = root / _probe(jax.process_index(), token)
         root.mkdir(parents=True, exist_ok=True)
         probe.write_text(token)
     except Exception as error:  # What a bucket's client raises is of many kinds.
@@ -247,6 +247,11 @@ def shared_workdir(workdir: str | os.PathLike[str]) -> Finding:
     return Finding("workdir", f"{workdir}: {done} from {len(said)} process(es)", problem)
 
 
+def _probe(process: int, token: str) -> str:
+    """A file of this start alone: another at the same moment is told of by the lock."""
+    return f".probe_{process}_{token[:8]}"
+
+
 def _who(process: int, host: str) -> str:
     return f" from process {process} ({host})" if jax.process_count() > 1 else ""
 
@@ -256,7 +261,7 @@ def _unseen(root: storage.AnyPath, said: Sequence[Sequence[str]]) -> list[str]:
     others = []
     for process, (token, _, host) in enumerate(said):
         try:
-            if (root / f".probe_{process}").read_text() != token:
+            if (root / _probe(process, token)).read_text() != token:
                 others.append(f"process {process} ({host}; another text)")
         except Exception as error:  # As above.
             others.append(f"process {process} ({host}; {_reason(error)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from sft_jax.training import assembly, distributed, preemption, state, step, sto
 from sft_jax.training.checkpoint import Checkpoints
 from sft_jax.training.reporting import Reporter, Silent
 from sft_jax.training.tracing import Trace
+
+_logger = logging.getLogger(__name__)
 
 Validate = Callable[[Any], Mapping[str, float]]
 """Computes named metrics, `loss` among them, from parameters."""
@@ -72,6 +75,7 @@ def fit(
     workdir: storage.AnyPath,
     description: Mapping[str, Any],
     mesh: Mesh,
+    check_owner: Callable[[], None] = lambda: None,
 ) -> Result:
     """Trains a model, from the latest checkpoint of `workdir` if there is one.
 
@@ -85,6 +89,7 @@ def fit(
       workdir: the run directory, which `run_directory.prepare` has made.
       description: what to save with each checkpoint beside the config and metrics.
       mesh: the devices.
+      check_owner: called at each step; what it raises ends training, and nothing is saved.
 
     Raises:
       NonFiniteError: at the first loss or gradient that is not finite; the state before
@@ -128,6 +133,7 @@ def fit(
         }
 
     def stop(number: int, train_state: state.TrainState) -> preemption.PreemptedError:
+        _logger.warning("told to end by SIGTERM: saving step %d in %s", number, workdir)
         # Before the checkpoint, as in evaluate_and_save.
         reporter.flush()
         checkpoints.save("stopped", train_state, about(None))
@@ -190,6 +196,7 @@ def fit(
                 if pending:
                     pending.check()
                 pending = _Pending(number, metrics, ids)
+                check_owner()
                 checkpoints.check()
                 reporter.advance(number)
                 evaluate = number in plan.evaluate_at

@@ -16,8 +16,24 @@ EXIT_STATUS = 128 + signal.SIGTERM
 """As a shell tells of a process that the signal ended."""
 
 
-class PreemptedError(Exception):
-    """Training was told to end; what it has done is saved, and says how to go on."""
+class PreemptedError(SystemExit):
+    """Training was told to end; what it has done is saved, and the text says how to go on.
+
+    Caught by no `except Exception`, as a loop over models must not train the next one. Unless it
+    is caught by its name, it ends the process with `EXIT_STATUS`.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Says what is saved, and how to go on."""
+        super().__init__(EXIT_STATUS)
+        self._message = message
+
+    def __str__(self) -> str:
+        return self._message
+
+    def __reduce__(self) -> tuple[type[PreemptedError], tuple[str]]:
+        # By default it would be made anew of the exit status.
+        return PreemptedError, (self._message,)
 
 
 class GivenUpError(Exception):

@@ -26,10 +26,12 @@ class RunDirectoryError(ValueError):
 
 
 def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
-    """Makes a run directory, or checks that it was made by the same config but for mesh and system.
+    """Makes a run directory, or checks that it was made by the same config.
 
-    Writes `config.json`, and adds the command, code, versions and devices to `starts.jsonl`. A run
-    that ended before its first checkpoint has nothing to lose, so its config may be changed.
+    Fields on which no result depends, those marked `sft_jax.data_config.MAY_CHANGE`, may have
+    other values. Writes `config.json`, and adds the command, code, versions, devices and what has
+    changed since the last start to `starts.jsonl`. A run that ended before its first checkpoint
+    has nothing to lose, so all of its config may be changed.
 
     Raises:
       RunDirectoryError: if it can't be written to, or is another config's.
@@ -40,22 +42,24 @@ def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
         raise RunDirectoryError(
             f"can't write to workdir {workdir}: {error.strerror or error}"
         ) from None
+    changed: list[str] = []
     if _has_checkpoints(workdir):
-        if changed := differences(read_config(workdir), config):
+        before = read_config(workdir)
+        if refused := differences(before, config):
             raise RunDirectoryError(
                 f"workdir {workdir} was made by another config. Give another --workdir, or"
-                " undo these changes:\n  " + "\n  ".join(changed)
+                " undo these changes:\n  " + "\n  ".join(refused)
             )
-    else:
-        write_json(workdir / "config.json", config_io.to_json(config))
+        changed = config_io.differences(before, config)
+    write_json(workdir / "config.json", config_io.to_json(config))
     if jax.process_index() == 0:
-        storage.append(workdir / "starts.jsonl", json.dumps(_start(config)) + "\n")
+        start = {**_start(config), "changed": changed}
+        storage.append(workdir / "starts.jsonl", json.dumps(start) + "\n")
 
 
 def differences(made_by: ExperimentConfig, config: ExperimentConfig) -> list[str]:
-    """What differs between configs, but for mesh and system, which a run may change."""
-    alike = dataclasses.replace(made_by, mesh=config.mesh, system=config.system)
-    return config_io.differences(alike, config)
+    """What differs between configs, but for what a run may change (`MAY_CHANGE`)."""
+    return config_io.differences(made_by, config, results_only=True)
 
 
 def keep_dataset(
@@ -76,7 +80,11 @@ def keep_dataset(
     path = workdir / "dataset.json"
     if _has_checkpoints(workdir) and path.exists():
         saved = json.loads(path.read_text())
-        same = {"statistics": same_statistics, "metrics": lambda *_: True}
+        same = {
+            "statistics": same_statistics,
+            "metrics": lambda *_: True,
+            "fingerprints": lambda *_: True,
+        }
         changed = [
             key for key in saved if not same.get(key, operator.eq)(saved[key], info.get(key))
         ]
@@ -86,6 +94,15 @@ def keep_dataset(
                 f" {path}. Give another workdir"
             )
     write_json(path, info)
+
+
+def fingerprints(workdir: AnyPath) -> dict[str, str] | None:
+    """Split to the fingerprint of the examples that a run was started with.
+
+    None for a run of data that its config names, and of versions that kept none.
+    """
+    path = workdir / "dataset.json"
+    return json.loads(path.read_text()).get("fingerprints") if path.exists() else None
 
 
 def read_config(workdir: AnyPath) -> ExperimentConfig:

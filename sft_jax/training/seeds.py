@@ -63,7 +63,7 @@ def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
 
 
 def check_equal(config: ExperimentConfig, folders: list[AnyPath]) -> None:
-    """Checks that runs have a config's settings, but for the seed, mesh and system.
+    """Checks that runs have a config's settings, but for the seed and what may change.
 
     Raises:
       RunDirectoryError: naming a run that has not, and what differs.

@@ -71,15 +71,51 @@ def probe(folder: AnyPath) -> None:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+def prepare_file(path: AnyPath) -> None:
+    """Makes the folder of a file to be written later, and sees whether it can be.
+
+    To be called before the work whose result goes there. What the file holds is left alone.
+
+    Raises:
+      OSError: naming the file and what is in the way.
+    """
+    try:
+        if not in_bucket(path) and path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        probe(path.parent)
+    except OSError as error:
+        raise OSError(f"can't write to {path}: {error.strerror or error}") from None
+
+
 def write_whole(path: AnyPath, content: str | bytes) -> None:
     """Writes a file that is either whole or as it was, whatever happens meanwhile."""
     data = content.encode() if isinstance(content, str) else content
     if in_bucket(path):
         path.write_bytes(data)
         return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    # Of a name of its own, as two processes may write the same file.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def create(path: AnyPath, content: str) -> bool:
+    """Writes an object of a bucket, unless there is one of that name.
+
+    Returns:
+      Whether it was written. Of several processes that try, it is for one of them.
+    """
+    try:
+        # What Google's storage itself decides (ifGenerationMatch=0).
+        fsspec.filesystem("gcs").pipe_file(os.fspath(path), content.encode(), mode="create")
+    except FileExistsError:
+        return False
+    except Exception as error:  # What a bucket's client raises is of many kinds.
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    return True
 
 
 def append(path: AnyPath, text: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import json
 import pathlib
 import shutil
 
@@ -452,6 +453,26 @@ def test_a_folder_that_is_gone_is_named(folder, tmp_path):
             catalog.open_dataset(dataclasses.replace(folder, manual_dir=gone))
     with pytest.raises(DataFileError, match=r"there is no .*manifest.csv; expected a table"):
         catalog.open_dataset(dataclasses.replace(folder, manual_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_prepared_data_does_where_the_raw_data_is_gone(folder, shapes, tmp_path, moved):
+    for name, config, gone in (
+        ("npz", folder, {"manual_dir": str(tmp_path / "gone")}),
+        ("tfds", shapes, {"builder": "gone"}),
+    ):
+        before = catalog.open_dataset(config)
+        about = json.loads(json.dumps(before.prepared))
+        there = dataclasses.replace(config, **gone)
+        if moved:
+            shutil.copytree(config.data_dir, tmp_path / name)
+            about["data_dir"] = str(tmp_path / "gone")
+            there = dataclasses.replace(there, data_dir=str(tmp_path / name))
+        after = catalog.open_dataset(there, before.info.statistics, about)
+        assert after.info == before.info
+        assert after.fingerprint("test") == before.fingerprint("test")
+        with pytest.raises(DataFileError):
+            catalog.open_dataset(there, None, about | {"config": "another"})
 
 
 def test_a_folder_is_prepared_again_when_it_has_changed(folder, tmp_path):

@@ -111,7 +111,7 @@ def test_a_prepared_dataset_is_inspected_and_its_card_saved_as_json(raw, tmp_pat
     # A field of the config is also understood as error messages call it.
     text = _output(capsys, "prepare", "mosi", "data.modalities=text,audio", *fields)
     assert f"prepared in {tmp_path}" in text
-    file = tmp_path / "card.json"
+    file = tmp_path / "new" / "card.json"
     assert _output(capsys, "inspect", "mosi", *fields, "--json", file) in text
     assert load_card(file).dataset == "cmu_mosi"
     assert _output(capsys, "inspect", file) in text

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from sft_jax.data import builder, catalog, datasets
+from sft_jax.data import builder, catalog, datasets, fingerprint
+from sft_jax.data.arrays import from_arrays
 from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import (
     Dataset,
@@ -440,3 +441,38 @@ def test_importing_is_cheap_and_quiet():
         text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_fingerprint_is_of_all_that_a_model_is_given():
+    inputs = {"x": np.arange(60.0).reshape(6, 5, 2), "y": np.ones((6, 3, 1))}
+    labels, before = np.arange(6) % 2, dict(inputs)
+
+    def of(inputs=inputs, labels=labels, names=("a", "b")):
+        splits = ("train", "valid", "test")
+        given = {split: inputs if split == "test" else before for split in splits}
+        told = {split: labels if split == "test" else np.arange(6) % 2 for split in splits}
+        return from_arrays(given, told, names).fingerprint("test")
+
+    same = {name: values.astype(np.float32) for name, values in inputs.items()}
+    assert of() == of(same) == of(names=("c", "d"))
+    changed = np.copy(inputs["x"])
+    changed[3, 2, 1] += 1
+    missing = [*inputs["y"][:5], None]
+    others = {of(inputs | {"x": changed}), of(inputs | {"y": missing}), of(labels=1 - labels)}
+    assert len(others | {of()}) == 4
+
+
+def test_of_a_large_split_some_examples_are_looked_at(monkeypatch):
+    monkeypatch.setattr(fingerprint, "MOST_EXAMPLES", 3)
+    seen = []
+
+    class Examples:
+        def __len__(self):
+            return 101
+
+        def __getitem__(self, i):
+            seen.append(i)
+            return {"id": str(i), "label": 0, "inputs": {}}
+
+    fingerprint.fingerprint(Examples())
+    assert seen == [0, 50, 100]

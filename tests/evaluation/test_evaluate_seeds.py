@@ -102,7 +102,7 @@ def test_each_metric_has_its_values_mean_and_deviation(trained, capsys, monkeypa
 def test_what_can_be_asked_of_one_run_can_be_asked_of_all(trained):
     result = evaluate_seeds(str(trained), "train", "latest", ["sound"])
     assert (result["checkpoint"], result["left_out"]) == ("latest", ["sight"])
-    assert json.loads((trained / "eval" / "train-sound.json").read_text()) == result
+    assert json.loads((trained / "eval" / "train-sound@latest.json").read_text()) == result
     with pytest.raises(NoCheckpointError, match=r"no checkpoint '7' in .*seed_10"):
         evaluate_seeds(trained, "valid", "7")
 

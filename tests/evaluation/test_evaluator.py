@@ -62,6 +62,9 @@ def test_it_compiles_once_and_follows_the_parameters(params, expected):
     changed = evaluate(jax.tree.map(lambda a: 2 * a, params))
     assert changed["loss"] != pytest.approx(first["loss"], rel=1e-3)
     assert evaluate(params) == first
+    # Of which no checkpoint becomes the best, whichever of them it is chosen by.
+    nothing = evaluate(jax.tree.map(lambda a: a * np.nan, params))
+    assert np.isnan([nothing["loss"], nothing["accuracy"]]).all()
     assert evaluate.compiles == 1
 
 

@@ -8,6 +8,7 @@ import pytest
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import PARTS, classification_metrics, task_metrics
 from sft_jax.evaluation.ranking import ranking_metrics
+from sft_jax.evaluation.report import write_predictions
 from sft_jax.evaluation.sentiment import sentiment_metrics, sentiment_regression_metrics
 
 NAMES = ("a", "b", "c", "d")
@@ -185,3 +186,36 @@ def test_metrics_are_json(task):
     found = _of_task(task, labels, np.eye(3)[[0, 2, 1]], NAMES[:3])
     assert json.loads(json.dumps(found)) == found
     assert list(found[PARTS[task]]) == list(NAMES[:3])
+
+
+TASKS = {
+    "single_label": np.array([0, 0, 1, 2]),
+    "ordinal": np.array([0, 0, 1, 2]),
+    "multi_label": np.array([[0, 1, 0], [1, 0, 1], [0, 0, 0], [1, 1, 1]], np.float32),
+    "regression": np.array([[0, 1, 0], [1, 0, 1], [0, 0, 0], [2, 1, 1]], np.float32),
+}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_not_finite_is_no_prediction(tmp_path, task, value):
+    logits = np.arange(12, dtype=np.float32).reshape(4, 3)
+    logits[1:3, 1] = value
+    ids, loss = np.array(list("wxyz")), np.ones(4, np.float32)
+    predictions = Predictions(ids, TASKS[task], logits, loss, task)
+    message = r"^logits: NaN or infinite for 2 of 4 examples \(x, y\)"
+    with pytest.raises(ValueError, match=message):
+        task_metrics(predictions, ["a", "b", "c"])
+    with pytest.raises(ArithmeticError, match=message):
+        write_predictions(tmp_path / "p.csv", predictions, ["a", "b", "c"])
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_loss_that_overflows_is_null(task):
+    logits, loss = np.ones((4, 3), np.float32), np.array([1, 1, np.inf, 1], np.float32)
+    found = task_metrics(
+        Predictions(np.arange(4), TASKS[task], logits, loss, task), ["a", "b", "c"]
+    )
+    assert found["loss"] is None
+    json.dumps(found, allow_nan=False)

@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from sklearn import metrics
 
 from sft_jax.data.arrays import from_arrays
-from sft_jax.evaluation import run
+from sft_jax.evaluation import own_data, run
 from sft_jax.modules.factory import build_model
 from sft_jax.training import distributed, optim, run_directory
 from sft_jax.training.checkpoint import Checkpoints
@@ -203,6 +203,90 @@ def test_a_run_on_a_dataset_of_its_own_is_evaluated_on_a_given_one(trained, tmp_
     table = run.evaluate_every_subset(str(tmp_path), "valid", "best", dataset=own)
     assert table["n_examples"] == 9
     assert table["subsets"][0]["loss"] == pytest.approx(result["loss"], rel=1e-6)
+
+
+def test_results_of_other_things_never_replace_the_runs_own(tmp_path, monkeypatch):
+    own, other = synthetic.dataset(), synthetic.dataset(valid=9)
+    _save_normal(tmp_path, own.info, own_dataset=True)
+    fingerprints = {split: own.fingerprint(split) for split in own.info.num_examples}
+    run_directory.write_json(tmp_path / "dataset.json", {"fingerprints": fingerprints})
+    first, _ = run.evaluate_run(tmp_path, "valid", "best", dataset=own)
+    assert first["data"] == "own"
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "eval").iterdir()}
+    assert sorted(kept) == ["valid.json", "valid_confusion_matrix.png"]
+    result, _ = run.evaluate_run(tmp_path, "valid", "best", dataset=other)
+    by_number, _ = run.evaluate_run(tmp_path, "valid", "0", dataset=own)
+    table = run.evaluate_every_subset(tmp_path, "valid", "best", dataset=other)
+    assert {path: (tmp_path / "eval" / path).read_bytes() for path in kept} == kept
+    digest = other.fingerprint("valid")
+    assert result["data"] == table["data"] == digest
+    found = _results(tmp_path)
+    assert found[f"valid+{digest[:12]}.json"] == result
+    assert found["valid@0.json"] == by_number == {**first, "checkpoint": "0"}
+    assert found[f"valid+{digest[:12]}_subsets.json"] == table
+    assert (tmp_path / "eval" / f"valid+{digest[:12]}_confusion_matrix.png").exists()
+    # What a run of data that its config names is given is another; of one that kept no
+    # fingerprints all else that is known has to do.
+    assert own_data.fingerprints(tmp_path, {"own_dataset": False}, equal=True) == {}
+    assert own_data.fingerprints(tmp_path, {"own_dataset": True}, equal=True) == fingerprints
+    for equal, found in ((True, None), (False, {})):
+        assert own_data.fingerprints(tmp_path / "old", {"own_dataset": True}, equal) == found
+
+
+def test_a_run_whose_data_is_elsewhere_says_what_to_pass(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def gone(config, statistics, prepared):
+        asked.append((config, prepared))
+        if config.data_dir != "/now":
+            raise FileNotFoundError("no such folder")
+        return synthetic.dataset()
+
+    monkeypatch.setattr(run, "open_dataset", gone)
+    _save_normal(tmp_path, synthetic.dataset().info, prepared={"data_dir": "/then"})
+    with pytest.raises(run_directory.RunDirectoryError) as error:
+        run.evaluate_run(tmp_path, "valid", "best")
+    for part in (f"data of {tmp_path}", "no such folder", "--data_dir=FOLDER", "data_folders"):
+        assert part in str(error.value)
+    _eval(f"--workdir={tmp_path}", "--split=valid", "--data_dir=/now")
+    assert asked[-1] == (dataclasses.replace(asked[0][0], data_dir="/now"), {"data_dir": "/then"})
+    with pytest.raises(ValueError, match="watch has no manual_dir; allowed are data_dir"):
+        run.evaluate_run(tmp_path, "valid", "best", data_folders={"manual_dir": "/now"})
+
+
+def test_numbers_come_first_and_files_are_looked_at_before(trained, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "new" / "folder" / "p.csv"
+
+    def killed(*_):
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.report, "draw_confusion_matrix", killed)
+        with pytest.raises(SystemExit, match="killed"):
+            _eval(f"--workdir={trained}", "--split=train", f"--predictions={file}")
+    assert "accuracy" in capsys.readouterr().out
+    assert len(file.read_text().splitlines()) == 51
+    assert "train.json" in _results(trained)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(run, "restore", None)
+    for wrong in (tmp_path / "file" / "p.csv", tmp_path):
+        with pytest.raises(OSError, match=f"^can't write to {wrong}"):
+            _eval(f"--workdir={trained}", "--split=train", f"--predictions={wrong}")
+
+
+def test_outputs_that_are_not_finite_are_told_with_the_checkpoint(trained, monkeypatch):
+    restore = run.restore
+
+    def damaged(*given, **options):
+        restored = restore(*given, **options)
+        params = jax.tree.map(lambda a: a * np.nan, restored.params)
+        return dataclasses.replace(restored, params=params)
+
+    monkeypatch.setattr(run, "restore", damaged)
+    message = r"run0, best checkpoint, step \d+: logits: NaN or infinite for 20 of 20 examples"
+    for evaluate in (run.evaluate_run, run.evaluate_every_subset):
+        with pytest.raises(ArithmeticError, match=message):
+            evaluate(trained, "valid", "best")
 
 
 def test_data_that_has_changed_is_named(trained, monkeypatch):

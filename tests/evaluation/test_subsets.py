@@ -81,3 +81,23 @@ def test_every_subset_is_there_once_the_largest_first():
 def test_files_are_called_after_what_was_given(left_out, stem):
     result = {"split": "test", "modalities": ["sight", "sound"], "left_out": left_out}
     assert subsets.file_stem(result) == stem
+
+
+def test_results_of_different_things_have_different_names():
+    def stem(split="test", modalities=(), **others):
+        return subsets.file_stem(
+            {"split": split, "modalities": [*modalities], "left_out": [*modalities], **others}
+        )
+
+    assert stem(checkpoint="best", data="own") == "test"
+    assert stem(checkpoint="latest") == "test@latest"
+    assert (
+        stem(checkpoint="120", data="a" * 64, modalities=["x", "y"]) == "test-x-y@120+" + "a" * 12
+    )
+    names = [stem(), stem("test-x"), stem(modalities=["x"]), stem("test@1"), stem(checkpoint="1")]
+    names += [stem("../test"), stem("a/b"), stem("ä"), stem("."), stem("a+b"), stem("a", data="b")]
+    assert len(set(names)) == len(names)
+    assert not any(mark in name for name in names for mark in "/.")
+    long = [f"modality_{i}" for i in range(40)]
+    assert len(stem(modalities=long)) < 100
+    assert stem(modalities=long) != stem(modalities=long[1:])

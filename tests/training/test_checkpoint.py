@@ -174,6 +174,28 @@ def test_checkpoints_without_sha256_get_it_when_training_goes_on(run, caplog):
     assert restored_step(run) == 1
 
 
+@pytest.mark.parametrize("when", ["found", "checked"])
+def test_what_training_removes_meanwhile_is_not_evaluated(run, monkeypatch, caplog, when):
+    (run / "checkpoints/latest/2").rename(run / "later")
+    checkpoints = Checkpoints(run, read_only=True)
+    problems = integrity.problems
+
+    def checking(folder):
+        if when == "checked":
+            found = problems(folder)
+        # Now the next one is saved, and the one before removed.
+        if not (run / "checkpoints/latest/2").exists():
+            (run / "later").rename(run / "checkpoints/latest/2")
+            shutil.rmtree(run / "checkpoints/latest/1")
+            shutil.rmtree(run / "checkpoints/best/1")
+        return found if when == "checked" else problems(folder)
+
+    monkeypatch.setattr(integrity, "problems", checking)
+    restored, description = checkpoints.restore("latest", state(0))
+    assert (int(restored.step), description) == (2, {"step": 2})
+    assert not caplog.records
+
+
 def test_there_may_be_no_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path, read_only=True)
     assert checkpoints.resume(state(0)) is None

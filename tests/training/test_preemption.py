@@ -1,7 +1,10 @@
 """The first SIGTERM is noted, the second ends the process."""
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -53,3 +56,24 @@ def test_another_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert found == [signal.default_int_handler, False]
+
+
+def test_a_loop_that_goes_on_after_errors_ends_with_the_status_of_the_signal():
+    program = """
+from sft_jax.training.preemption import PreemptedError
+for model in ("first", "second"):
+    try:
+        print(model)
+        raise PreemptedError("step 3 is saved")
+    except Exception:
+        pass
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (143, "first\n")
+
+
+def test_who_catches_it_by_name_reads_how_to_go_on():
+    with pytest.raises(preemption.PreemptedError, match=r"^step 3 is saved$") as caught:
+        raise preemption.PreemptedError("step 3 is saved")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.code) == ("step 3 is saved", 143)

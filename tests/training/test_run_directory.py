@@ -38,6 +38,22 @@ def test_another_config_is_refused_with_the_differences(begun):
     assert run_directory.read_config(begun) == synthetic.config()
 
 
+def test_what_no_result_depends_on_may_change_and_is_told(begun):
+    other = synthetic.config(train__keep_latest=7, data__data_dir="/data", mesh__fsdp=2)
+    run_directory.prepare(begun, other)
+    assert run_directory.read_config(begun) == other
+    starts = [json.loads(line) for line in (begun / "starts.jsonl").read_text().splitlines()]
+    assert [start["changed"] for start in starts] == [
+        [],
+        ["data.data_dir: '' -> '/data'", "mesh.fsdp: 1 -> 2", "train.keep_latest: 2 -> 7"],
+    ]
+    with pytest.raises(RunDirectoryError) as error:
+        run_directory.prepare(begun, synthetic.config(train__label_smoothing=0.1))
+    changes = ["  train.label_smoothing: 0.0 -> 0.1"]
+    assert str(error.value).splitlines()[1:] == changes
+    assert run_directory.read_config(begun) == other
+
+
 def test_a_run_without_a_checkpoint_may_be_changed(tmp_path):
     # A first start that failed, on a k too large, say, must not lock its directory.
     run_directory.prepare(tmp_path, synthetic.config())

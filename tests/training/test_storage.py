@@ -33,8 +33,10 @@ class Bucket(MemoryFileSystem):
         return super()._strip_protocol(path.removeprefix("gs://"))
 
     def open(self, path, mode="rb", **options):
-        assert mode in ("r", "rb", "w", "wb")
-        if "w" in mode and "locked" in path:
+        assert mode in ("r", "rb", "w", "wb", "xb")
+        if mode == "xb" and self.exists(path):
+            raise FileExistsError(path)
+        if mode[0] in "wx" and "locked" in path:
             raise RuntimeError("403: Forbidden")
         return super().open(path, mode, **options)
 

@@ -1,0 +1,173 @@
+"""Pictures of any names and any number of classes are drawn, and cost no more than themselves."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import image
+from matplotlib.text import Text
+
+from sft_jax.evaluation import cost_report, pictures, report
+from sft_jax.evaluation.cost import STAGES
+from sft_jax.evaluation.evaluator import Predictions
+from sft_jax.evaluation.metrics import task_metrics
+
+MARKUP = ("$5", "$10_$x", r"\frac{a}^_", "_hidden", "a\tb\nc", "\udc80", "%", "[b]", "{}", "")
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The texts of all pictures, as they are written."""
+    texts = []
+    draw = Text.draw
+
+    def drawing(self, *given):
+        assert not self.get_parse_math()
+        assert not self.get_usetex()
+        texts.append(self.get_text())
+        return draw(self, *given)
+
+    monkeypatch.setattr(Text, "draw", drawing)
+    return texts
+
+
+def matrix(path, names, title="test"):
+    counts = np.eye(len(names), dtype=int)
+    report.draw_confusion_matrix(path, counts.tolist(), names, title)
+
+
+def scatter(path, names, title="test", examples=3):
+    values = np.random.default_rng(0).normal(size=(examples, len(names)))
+    ids = np.arange(examples).astype(str)
+    report.draw_scatter(
+        path, Predictions(ids, values, values, values[:, 0], "regression"), names, title
+    )
+
+
+def costs(path, names, title="test"):
+    counted = {"forward_flops": 10**6, "stage_flops": dict.fromkeys(STAGES, 10**5)}
+    cost_report.draw_costs(
+        path, dict.fromkeys(names, counted), dict.fromkeys(names, (0.5, None)), title=title
+    )
+
+
+@pytest.mark.parametrize("draw", [matrix, scatter, costs])
+@pytest.mark.parametrize("usetex", [False, True])
+def test_text_is_drawn_as_it_is(tmp_path, written, draw, usetex):
+    with matplotlib.rc_context({"text.usetex": usetex}):
+        draw(tmp_path / "p.png", MARKUP[:4], title="$a_b$")
+    assert {*MARKUP[:4], "$a_b$"} <= set(written)
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("draw", [matrix, scatter])
+def test_what_no_font_can_have_is_replaced(tmp_path, written, draw):
+    draw(tmp_path / "p.png", MARKUP[4:])
+    assert {"a b c", "\N{REPLACEMENT CHARACTER}", "%", "[b]", "{}"} <= set(written)
+
+
+def test_boxes_and_numbers_stand_for_what_no_font_has(tmp_path, written, monkeypatch, caplog):
+    pictures._families.cache_clear()
+    monkeypatch.setattr(pictures, "_fonts", list)
+    matrix(tmp_path / "p.png", ("否定", "中立", "b"))
+    assert {"0: 否定", "1: 中立", "2: b"} <= set(written)
+    assert "no font here has 中否定立: " in caplog.text
+    pictures._families.cache_clear()
+
+
+def test_a_font_that_has_the_characters_is_found(monkeypatch):
+    has = {"DejaVuSans.ttf": {ord("a")}, "STIXGeneral.ttf": {ord("否")}}
+    monkeypatch.setattr(
+        pictures, "_characters", lambda path: has.get(os.path.basename(path), set())
+    )
+    pictures._families.cache_clear()
+    families, lacking = pictures._families(frozenset("a否立 "))
+    pictures._families.cache_clear()
+    assert (families[-1], lacking) == ("STIXGeneral", "立")
+
+
+def test_long_names_lose_their_middle_and_stay_different(tmp_path, written):
+    names = [f"a very long name of a class, number {i}, of so very many" for i in range(12)]
+    matrix(tmp_path / "p.png", names, title=" ".join(["title"] * 100))
+    assert "7: a very long name of a… very many" in written
+    assert max(image.imread(tmp_path / "p.png").shape) < 2600
+    assert pictures.shortened("中" * 20, 10) == "中中中…中"
+    assert pictures.wrapped("one two three 中中中中", 7).split("\n") == [
+        "one two",
+        "three",
+        "中中中",
+        "中",
+    ]
+
+
+def test_a_matrix_of_many_classes_names_some(tmp_path, written):
+    names = [f"c{i}" for i in range(2010)]
+    matrix(tmp_path / "p.png", names)
+    named = {text for text in written if text[1:].isdecimal()}
+    assert len(named) <= report.MOST_NAMED
+    assert len(written) < 1_000
+    assert {"c0", "c2009"} - named <= {"c2009"}
+    pixels = image.imread(tmp_path / "p.png")[..., :3]
+    assert max(pixels.shape) < 2600
+    # The diagonal is dark.
+    assert (pixels.mean(axis=-1) < 0.5).any(axis=1).mean() > 0.6
+
+
+def test_of_many_numbers_and_examples_some_are_drawn(tmp_path, written, monkeypatch):
+    monkeypatch.setattr(report, "MOST_PANELS", 6)
+    scatter(tmp_path / "p.png", [f"n{i}" for i in range(100)], examples=3)
+    scatter(tmp_path / "q.png", ["n"], examples=report.MOST_POINTS + 1)
+    assert "test; the first 6 of 100 numbers" in written
+    assert any("one of 2 examples" in text.replace("\n", " ") for text in written)
+    assert max(image.imread(tmp_path / "p.png").shape) < 2600
+
+
+@pytest.mark.slow
+def test_a_picture_of_many_classes_takes_little_memory(tmp_path):
+    program = """
+import pathlib, resource, sys
+import numpy as np
+from sft_jax.evaluation.report import draw_confusion_matrix
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+draw_confusion_matrix(pathlib.Path(sys.argv[1]), np.eye(400, dtype=int), ["c"] * 400, "test")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    root = pathlib.Path(__file__).parents[2]
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "p.png")],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    assert float(child.stdout) < 300
+
+
+@pytest.mark.parametrize("task", ["single_label", "regression"])
+def test_an_error_while_drawing_is_reported_and_costs_no_more(tmp_path, monkeypatch, caplog, task):
+    labels = np.array([0, 1]) if task == "single_label" else np.ones((2, 2), np.float32)
+    predictions = Predictions(
+        np.array(["x", "y"]), labels, np.eye(2, dtype=np.float32), np.ones(2), task
+    )
+    result = task_metrics(predictions, ["a", "b"])
+
+    def failing(*_, **__):
+        raise MemoryError("no room\nfor it")
+
+    monkeypatch.setattr(pictures.Figure, "savefig", failing)
+    report.draw(tmp_path, "test", result, predictions)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"picture {tmp_path}/test_" in record.getMessage()
+    assert record.getMessage().endswith(".png was not drawn: MemoryError: no room for it")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_ending_of_a_picture_is_checked():
+    pictures.check_format("a/b.svg")
+    with pytest.raises(ValueError, match=r"no picture ends in \.json; allowed are .*png"):
+        pictures.check_format("a/b.json")
