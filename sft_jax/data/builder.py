@@ -254,7 +254,6 @@ def described(builder: RawBuilder) -> dict[str, Any]:
         "data_dir": os.path.abspath(os.path.expanduser(str(builder.data_path.parents[2]))),
         "config": config.name,
         "ranks": dict(config.ranks),
-        "integers": [*config.integers],
         "task": config.task,
     }
 
@@ -273,9 +272,7 @@ def reopened(kind: type[Builder], about: Mapping[str, Any], data_dir: str = "") 
     Raises:
       ValueError: if it is damaged.
     """
-    config = RawConfig(
-        name=about["config"], ranks=about["ranks"], integers=about["integers"], task=about["task"]
-    )
+    config = RawConfig(name=about["config"], ranks=about["ranks"], task=about["task"])
     for folder in filter(None, (data_dir, about["data_dir"])):
         builder = open_builder(kind, config, folder)
         if builder.data_path.exists():
