@@ -120,6 +120,8 @@ class SparseFusionTransformer(MultimodalClassifier):
                 streams, present = mixup.streams(i, streams, present)
         cls, pooled = {}, []
         for name, tokens in streams.items():
+            if name in (self.reference_windows or {}):
+                tokens = self._fill(name, tokens)
             cls[name], kept = self._in_parts(self._sparse_pooling(name), tokens, train=train)
             pooled.append(self._reference_pooled_again(name, kept))
         tokens = join(self._entering(cls, present), *pooled)
@@ -232,7 +234,7 @@ class SparseFusionTransformer(MultimodalClassifier):
                 return tokens.values[:, 0]
 
     def _kept_tokens(self) -> Mapping[str, int]:
-        return dict.fromkeys(self.modalities, self.k) if isinstance(self.k, int) else self.k
+        return self.k if isinstance(self.k, Mapping) else dict.fromkeys(self.modalities, self.k)
 
     def _problems(self) -> list[str]:
         problems = super()._problems()

@@ -30,12 +30,19 @@ def attention_weights(
       Weights that sum to 1 over the real keys, in float32 or, for float64 inputs, float64.
       Where an example has no real key at all they are 0, not NaN.
     """
-    logits = jnp.einsum("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = scaled_products("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
     if key_sizes is not None:
         sizes = jnp.where(key_mask, key_sizes, 1).astype(logits.dtype)
         logits += jnp.log(sizes)[:, None, None, :]
     return masked_softmax(logits, key_mask[:, None, None, :])
+
+
+def scaled_products(
+    subscripts: str, query: Float[Array, "..."], key: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Logits by `jnp.einsum`, in float32 at least: float16 may hold what is multiplied alone."""
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    return jnp.einsum(subscripts, query, key, preferred_element_type=dtype)
 
 
 def masked_softmax(

@@ -30,7 +30,7 @@ def drop_modalities(
     names = sorted(masks)
     present = jnp.stack([is_present(masks[name]) for name in names])
     drawn = jnp.where(present, jax.random.uniform(key, present.shape), -1)
-    stays = (drawn >= rate) | (drawn == drawn.max(axis=0))
+    stays = (drawn >= rate) | (drawn == drawn.max(axis=0, keepdims=True))
     return {
         name: masks[name] & jnp.expand_dims(keep, range(1, masks[name].ndim))
         for name, keep in zip(names, stays, strict=True)
