@@ -212,7 +212,9 @@ class SparseFusionTransformer(MultimodalClassifier):
         real = jnp.ones((values[0].shape[0], 1), bool)
         if self.readout == "fresh_cls":
             normal = nn.initializers.normal(self.embedding_std)
-            learned = self.param("cls", normal, (1, 1, self.width)).astype(values[0].dtype)
+            learned = self.param("cls", normal, (1, 1, self.width), jnp.float32).astype(
+                values[0].dtype
+            )
             return Tokens(jnp.broadcast_to(learned, (*real.shape, self.width)), real)
         summed = sum_over_present(values, there)
         if self.reference_fusion_layer is not None:
@@ -234,7 +236,9 @@ class SparseFusionTransformer(MultimodalClassifier):
                 return tokens.values[:, 0]
 
     def _kept_tokens(self) -> Mapping[str, int]:
-        return self.k if isinstance(self.k, Mapping) else dict.fromkeys(self.modalities, self.k)
+        return (
+            self.k if isinstance(self.k, Mapping) else dict.fromkeys(self.modalities, int(self.k))
+        )
 
     def _problems(self) -> list[str]:
         problems = super()._problems()

@@ -37,9 +37,7 @@ def attention_weights(
     return masked_softmax(logits, key_mask[:, None, None, :])
 
 
-def scaled_products(
-    subscripts: str, query: Float[Array, "..."], key: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def scaled_products(subscripts: str, query: Array, key: Array) -> Array:
     """Logits by `jnp.einsum`, in float32 at least: float16 may hold what is multiplied alone."""
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     return jnp.einsum(subscripts, query, key, preferred_element_type=dtype)

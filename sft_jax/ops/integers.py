@@ -31,9 +31,7 @@ def divided_product(
         has_bit = (factor >> bit) & 1
         # One after the other: three times a divisor may not fit.
         quotient, rest = _carry(2 * quotient, 2 * rest, divisor)
-        quotient, rest = _carry(
-            quotient + has_bit * step, rest + has_bit * rest_of_step, divisor
-        )
+        quotient, rest = _carry(quotient + has_bit * step, rest + has_bit * rest_of_step, divisor)
     return quotient, rest
 
 
