@@ -261,8 +261,7 @@ class MultimodalClassifier(nn.Module):
                 prevent_cse=False,
             ),
             variable_broadcast="params",
-            # The keys of the groups stand for the random streams.
-            split_rngs={},
+            split_rngs={"dropout": False, "pool": False},
         )
         _, stacked = each(module, (), split)
         return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(batch, *a.shape[2:]), stacked)
