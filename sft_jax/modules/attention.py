@@ -136,8 +136,8 @@ class _QueryKeyValue(nn.Module):
         # One Xavier-uniform matrix for all three, as in PyTorch: U(±sqrt(6 / (4 width))). Its
         # last axis holds whole heads one after the other, which devices can divide.
         init = nn.initializers.variance_scaling(1, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2))
-        kernel = self.param("kernel", init, (width, 3, width))
-        bias = self.param("bias", self.bias_init, (3, width))
+        kernel = self.param("kernel", init, (width, 3, width), jnp.float32)
+        bias = self.param("bias", self.bias_init, (3, width), jnp.float32)
         values, kernel, bias = promote_dtype(values, kernel, bias, dtype=self.dtype)
         if first is None:
             query, key, value = self._project(values, kernel, bias)

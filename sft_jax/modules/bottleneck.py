@@ -87,7 +87,9 @@ class BottleneckTransformer(MultimodalClassifier):
         shape = (like.shape[0], self.num_bottlenecks, self.width)
         if self.faithful:
             return jnp.zeros(shape, like.dtype)
-        learned = self.param("bottleneck", nn.initializers.normal(0.02), (1, *shape[1:]))
+        learned = self.param(
+            "bottleneck", nn.initializers.normal(0.02), (1, *shape[1:]), jnp.float32
+        )
         return jnp.broadcast_to(learned, shape).astype(like.dtype)
 
     def _fused_layer(

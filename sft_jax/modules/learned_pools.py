@@ -69,7 +69,7 @@ class PerceiverPool(nn.Module):
         """Returns `[b, k, d]` tokens."""
         values = _without_padding(tokens)
         batch, _, width = values.shape
-        queries = self.param("queries", nn.initializers.normal(0.02), (self.k, width))
+        queries = self.param("queries", nn.initializers.normal(0.02), (self.k, width), jnp.float32)
         normed = layer_norm(self.dtype, "query_norm")(queries)
         attended = cross_attention(
             jnp.broadcast_to(normed, (batch, self.k, width)),

@@ -42,17 +42,25 @@ def mean_over_present(
       `sum_m present_m values_m / sum_m present_m`; 0 for an example without any modality.
     """
     count = jnp.maximum(sum(there.astype(jnp.int32) for there in present), 1)
-    total = sum_over_present(values, present)
-    return total / count.reshape(-1, *[1] * (total.ndim - 1)).astype(total.dtype)
+    total = _total_over_present(values, present)
+    mean = total / count.reshape(-1, *[1] * (total.ndim - 1)).astype(total.dtype)
+    return mean.astype(values[0].dtype)
 
 
 def sum_over_present(
     values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
 ) -> Float[Array, "b ..."]:
     """The sum over the modalities that each example has; 0 where it has none."""
-    total = jnp.zeros_like(values[0])
-    for of_modality, there in zip(values, present, strict=True):
-        total += jnp.where(there.reshape(-1, *[1] * (total.ndim - 1)), of_modality, 0)
+    return _total_over_present(values, present).astype(values[0].dtype)
+
+
+def _total_over_present(
+    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
+) -> Float[Array, "b ..."]:
+    """The same in float32 at least: numbers of float16 may have a mean there and no sum."""
+    total = jnp.zeros_like(values[0], jnp.promote_types(values[0].dtype, jnp.float32))
+    for each, there in zip(values, present, strict=True):
+        total += jnp.where(there.reshape(-1, *[1] * (total.ndim - 1)), each, 0)
     return total
 
 
@@ -122,6 +130,9 @@ class MultimodalClassifier(nn.Module):
             value = getattr(self, field.name, None)
             if isinstance(value, Mapping):
                 object.__setattr__(self, field.name, flax.core.freeze(value))
+        # A name and its type would be equal and have two hashes.
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
         super().__post_init__()
 
     @property

@@ -120,6 +120,8 @@ class SparseFusionTransformer(MultimodalClassifier):
                 streams, present = mixup.streams(i, streams, present)
         cls, pooled = {}, []
         for name, tokens in streams.items():
+            if name in (self.reference_windows or {}):
+                tokens = self._fill(name, tokens)
             cls[name], kept = self._in_parts(self._sparse_pooling(name), tokens, train=train)
             pooled.append(self._reference_pooled_again(name, kept))
         tokens = join(self._entering(cls, present), *pooled)
@@ -210,7 +212,9 @@ class SparseFusionTransformer(MultimodalClassifier):
         real = jnp.ones((values[0].shape[0], 1), bool)
         if self.readout == "fresh_cls":
             normal = nn.initializers.normal(self.embedding_std)
-            learned = self.param("cls", normal, (1, 1, self.width)).astype(values[0].dtype)
+            learned = self.param("cls", normal, (1, 1, self.width), jnp.float32).astype(
+                values[0].dtype
+            )
             return Tokens(jnp.broadcast_to(learned, (*real.shape, self.width)), real)
         summed = sum_over_present(values, there)
         if self.reference_fusion_layer is not None:
@@ -232,7 +236,9 @@ class SparseFusionTransformer(MultimodalClassifier):
                 return tokens.values[:, 0]
 
     def _kept_tokens(self) -> Mapping[str, int]:
-        return dict.fromkeys(self.modalities, self.k) if isinstance(self.k, int) else self.k
+        return (
+            self.k if isinstance(self.k, Mapping) else dict.fromkeys(self.modalities, int(self.k))
+        )
 
     def _problems(self) -> list[str]:
         problems = super()._problems()

@@ -74,8 +74,10 @@ class Tokenizer(nn.Module):
         batch, count, features = patches.values.shape
         projected = linear(features, self.width, self.dtype, "projection")(patches.values)
         normal = nn.initializers.normal(self.embedding_std)
-        cls = self.param("cls", normal, (1, 1, self.width))
-        position = self.param("position", normal, (1, self.spec.num_tokens + 1, self.width))
+        cls = self.param("cls", normal, (1, 1, self.width), jnp.float32)
+        position = self.param(
+            "position", normal, (1, self.spec.num_tokens + 1, self.width), jnp.float32
+        )
         tokens = jnp.concatenate(
             [jnp.broadcast_to(cls, (batch, 1, self.width)).astype(projected.dtype), projected],
             axis=1,

@@ -30,12 +30,22 @@ def attention_weights(
       Weights that sum to 1 over the real keys, in float32 or, for float64 inputs, float64.
       Where an example has no real key at all they are 0, not NaN.
     """
-    logits = jnp.einsum("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = scaled_products("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
     if key_sizes is not None:
         sizes = jnp.where(key_mask, key_sizes, 1).astype(logits.dtype)
         logits += jnp.log(sizes)[:, None, None, :]
     return masked_softmax(logits, key_mask[:, None, None, :])
+
+
+def scaled_products(subscripts: str, query: Array, key: Array) -> Array:
+    """Computes logits by `jnp.einsum`, and returns them in float32 or float64.
+
+    Products of float16 are computed in float32, as float16 may hold the factors alone.
+    """
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    if query.dtype == jnp.float16:
+        query, key = query.astype(dtype), key.astype(dtype)
+    return jnp.einsum(subscripts, query, key).astype(dtype)
 
 
 def masked_softmax(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sft_jax.ops.attention import saliency
+from sft_jax.ops.attention import saliency, scaled_products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +130,8 @@ def block_sparse_attention(
     query = query * query.shape[-1] ** -0.5
     summary = pattern.summary(length)
     windows, local_keys = _query_windows(query, pattern), _local_keys(key, pattern)
-    to_local = _from_windows(jnp.einsum("bhwqe,bhwke->bhwqk", windows, local_keys), length)
-    to_summary = jnp.einsum("bhne,bhge->bhng", query, key[:, :, summary])
+    to_local = _from_windows(scaled_products("bhwqe,bhwke->bhwqk", windows, local_keys), length)
+    to_summary = scaled_products("bhne,bhge->bhng", query, key[:, :, summary])
     # One softmax over both, which share no key.
     logits = jnp.concatenate([to_local, to_summary], axis=-1)
     weights = _softmax(logits, _visible(mask, pattern)[:, None])
@@ -192,8 +192,7 @@ def to_dense(weights: BlockSparseWeights) -> Float[Array, "b h n n"]:
 
 
 def _softmax(logits: Float[Array, "b h n k"], visible: Bool[Array, "b 1 n k"]) -> Array:
-    """Softmax in float32 at least; 0 where not visible, also where nothing is."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    """Softmax; 0 where not visible, also where nothing is."""
     # The lowest finite number, not -inf: see `attention_weights`.
     weights = jax.nn.softmax(jnp.where(visible, logits, jnp.finfo(logits.dtype).min), axis=-1)
     return jnp.where(visible, weights, 0)

@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.ops.refusal import reverse_only
-from sft_jax.ops.target import Target, for_target
+from sft_jax.ops.target import Target, for_target, varying_alike
 
 SAVED = "attention"
 """The name of what the backward pass needs, for the policies of `jax.checkpoint`."""
@@ -115,7 +115,7 @@ def _attend(
     a key receives `sum_i query_weight_i w_ij`.
     """
     query, key, value = (reverse_only(array, _NO_FORWARD_MODE) for array in (query, key, value))
-    return _attend_in_reverse(query, key, value, real, bias, query_weight)
+    return _attend_in_reverse(*varying_alike(query, key, value, real, bias, query_weight))
 
 
 @jax.custom_vjp

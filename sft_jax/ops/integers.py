@@ -29,6 +29,15 @@ def divided_product(
     quotient = rest = jnp.zeros_like(factor * divisor)
     for bit in reversed(range(31)):
         has_bit = (factor >> bit) & 1
-        quotient, rest = 2 * quotient + has_bit * step, 2 * rest + has_bit * rest_of_step
-        quotient, rest = quotient + rest // divisor, rest % divisor
+        # One after the other: three times a divisor may not fit.
+        quotient, rest = _carry(2 * quotient, 2 * rest, divisor)
+        quotient, rest = _carry(quotient + has_bit * step, rest + has_bit * rest_of_step, divisor)
     return quotient, rest
+
+
+def _carry(
+    quotient: Int[Array, "*a"], rest: Int[Array, "*a"], divisor: Int[Array, "*#a"]
+) -> tuple[Int[Array, "*a"], Int[Array, "*a"]]:
+    """The same number, with a rest below the divisor where it was below twice that."""
+    over = rest >= divisor
+    return quotient + over, jnp.where(over, rest - divisor, rest)

@@ -37,6 +37,7 @@ def example_losses(
     Raises:
       ValueError: if the labels of a regression are to be smoothed.
     """
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     match task:
         case "single_label" | "ordinal":
             return cross_entropy(outputs, labels, smoothing)

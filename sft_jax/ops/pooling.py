@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from sft_jax.ops.windows import Windows
@@ -42,9 +43,10 @@ def window_mean(tokens: Tokens, windows: Windows, divisor: int | None = None) ->
       One token per window.
     """
     member = windows.member[..., None]
-    total = jnp.sum(gather_windows(tokens.values, windows), axis=2, where=member)
+    values = gather_windows(tokens.values, windows)
+    total = jnp.sum(values, axis=2, where=member, dtype=_dtype_of_sums(values))
     count = jnp.maximum(member.sum(axis=2), 1) if divisor is None else divisor
-    return _only_filled(total / count, windows)
+    return _only_filled((total / count).astype(values.dtype), windows)
 
 
 def window_weighted_mean(
@@ -67,6 +69,7 @@ def window_weighted_mean(
     Returns:
       One token per window.
     """
+    saliency = saliency.astype(_dtype_of_sums(saliency))
     weights = jnp.take_along_axis(saliency[:, None], windows.index, axis=2)
     weights = jnp.where(windows.member, weights, 0)
     if epsilon is None:
@@ -84,9 +87,15 @@ def window_weighted_mean(
 
 def masked_mean(tokens: Tokens) -> Float[Array, "b d"]:
     """The mean over the real tokens of each example; 0 where there is none."""
-    total = jnp.sum(tokens.values, axis=1, where=tokens.mask[..., None])
+    dtype = _dtype_of_sums(tokens.values)
+    total = jnp.sum(tokens.values, axis=1, where=tokens.mask[..., None], dtype=dtype)
     count = jnp.maximum(tokens.mask.sum(axis=1, keepdims=True), 1)
-    return total / count.astype(total.dtype)
+    return (total / count).astype(tokens.values.dtype)
+
+
+def _dtype_of_sums(values: Array) -> np.dtype:
+    """At least float32: a sum, or a count, of what float16 holds may be beyond it."""
+    return jnp.promote_types(values.dtype, jnp.float32)
 
 
 def _only_filled(pooled: Float[Array, "b k d"], windows: Windows) -> Tokens:

@@ -154,7 +154,7 @@ def _attend(
     real, share = mask.astype(kind), share.astype(kind)
     query = base_2(query)
     sizes = (share > 0).sum(axis=1).astype(kind)
-    far_key, far_value = (share.astype(a.dtype) @ a[1:] for a in (key, value))
+    far_key, far_value = (_means(target, share, sizes, a[1:]) for a in (key, value))
     windows = _queries(query[1:], pattern)
     keys = _seen(key, far_key, pattern)
     counts = _seen(real[:, None], sizes[:, None], pattern)
@@ -172,6 +172,18 @@ def _attend(
     weights, total = _weights(target, query[None, :1], key[None], real[None, :, None])
     first = target.matmul(weights[..., 0].astype(value.dtype), value, kind) / total
     return jnp.concatenate([first, sums[: mask.shape[0] - 1]]).astype(value.dtype), received
+
+
+def _means(
+    target: Target,
+    share: Float[Array, "s m"],
+    sizes: Float[Array, " s"],
+    rows: Float[Array, "m e"],
+) -> Float[Array, "s e"]:
+    """The mean over each stretch, summed in float32 at least: a share may vanish in float16."""
+    member = (share > 0).astype(rows.dtype)
+    total = target.matmul(member, rows, sizes.dtype)
+    return (total / jnp.maximum(sizes, 1)[:, None]).astype(rows.dtype)
 
 
 def _weights(

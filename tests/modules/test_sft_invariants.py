@@ -8,7 +8,7 @@ import pytest
 import tiny_sft
 from sparing import slow_but
 
-from sft_jax import ModalitySpec
+from sft_jax import ModalitySpec, ReferenceWindows, SparseFusionTransformer
 
 # Of each kind one; `test_reducer.py` has the same of every pool alone.
 every_pool = pytest.mark.parametrize(
@@ -123,3 +123,27 @@ def test_the_order_of_the_modalities_does_not_change_the_logits():
 
     forwards, backwards = map(logits, _both_orders(three))
     np.testing.assert_array_equal(forwards, backwards)
+
+
+@pytest.mark.parametrize("pool", ["max", "avg"])
+def test_padding_moves_no_reference_window(pool):
+    model = SparseFusionTransformer(
+        3,
+        {"a": ModalitySpec(20, 2)},
+        width=4,
+        num_heads=1,
+        n_pre=0,
+        n_post=1,
+        pool=pool,
+        reference_windows={"a": ReferenceWindows(8, 8)},
+    )
+    values = np.random.default_rng(0).normal(size=(2, 12, 2)).astype(np.float32)
+    padded = np.pad(values, ((0, 0), (0, 8), (0, 0)))
+    mask = np.pad(np.ones((2, 12), bool), ((0, 0), (0, 8)))
+    variables = model.init(jax.random.key(0), {"a": padded})
+    shorter = model.apply(variables, {"a": values})
+    np.testing.assert_allclose(
+        shorter, model.apply(variables, {"a": padded}, {"a": mask}), atol=1e-6
+    )
+    # The steps after the last window that the shorter array fills count too.
+    assert abs(shorter - model.apply(variables, {"a": values[:, :8]})).max() > 1e-3

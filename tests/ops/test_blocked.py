@@ -2,10 +2,12 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from sft_jax.evaluation.cost import count
 from sft_jax.ops import blocked as ops
@@ -200,3 +202,27 @@ def test_rematerialisation_can_keep_all_that_the_gradient_needs():
         )
     )
     assert plain == kept < again
+
+
+@pytest.mark.parametrize("attend", [blocked_attention, blocked_self_attention])
+def test_devices_share_some_arrays(attend):
+    # As a model without masks has it, and one whose keys do not depend on the example.
+    devices = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    arrays = np.random.default_rng(0).normal(size=(3, 2, 20, 1, 4)).astype(np.float32)
+    mask = jnp.ones((1, 20), bool)
+
+    def loss(query, key, value, attend):
+        return sum(jnp.square(array).sum() for array in jax.tree.leaves(attend(query, key, value)))
+
+    def together(query, key, value):
+        keys = (jnp.broadcast_to(array[:1], query.shape) for array in (key, value))
+        return attend(query, *keys, jnp.broadcast_to(mask, query.shape[:2]))
+
+    divided = jax.shard_map(
+        lambda query, key, value: attend(query, key[:1], value[:1], mask),
+        mesh=devices,
+        in_specs=(PartitionSpec("data"), PartitionSpec(), PartitionSpec()),
+        out_specs=PartitionSpec("data"),
+    )
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
+    chex.assert_trees_all_close(gradient(*arrays, divided), gradient(*arrays, together), rtol=1e-4)

@@ -63,7 +63,8 @@ def _dense(query, key, value, mask, pattern):
     near |= (position == 0) | (position[:, None] == 0)
     far = np.broadcast_to(position[:, None] > 0, (length, summaries))
     visible = (
-        np.concatenate([near, far], axis=1) & jnp.concatenate([mask, size > 0], axis=1)[:, None]
+        np.concatenate([near, far], axis=1)[None]
+        & jnp.concatenate([mask, size > 0], axis=1)[:, None]
     )
     visible &= mask[..., None]
 
