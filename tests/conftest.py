@@ -12,8 +12,6 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_cpu_use_fusion_emitters=false",
     ]
 )
-# As a user's own project may: ranks must be equal, as promoting them hides errors.
-os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Compilation is most of what the tests do: optimise less, and let them share the results.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault(

@@ -41,10 +41,11 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def _unchecked_shapes():
-    """Shape checks do not know symbolic sizes."""
+def _strict_ranks_of_unknown_sizes():
+    """Ranks are not promoted, as a project may demand; shape checks know no symbolic sizes."""
     jaxtyping.config.update("jaxtyping_disable", True)
-    yield
+    with jax.numpy_rank_promotion("raise"):
+        yield
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
