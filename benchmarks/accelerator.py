@@ -35,7 +35,7 @@ from benchmarks.accelerator_sections import plan  # noqa: E402
 from benchmarks.summaries import write  # noqa: E402
 from sft_jax import version  # noqa: E402
 
-_JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
+_JSON = flags.DEFINE_string("json", None, "Where the result goes; needed.")
 _SECONDS = flags.DEFINE_float("seconds", 450, "After which it stops by itself.", lower_bound=1)
 _SMALLEST = flags.DEFINE_bool("smallest", False, "A tiny form, to see that it works, on a CPU too.")
 _ONLY = flags.DEFINE_multi_string(
@@ -177,6 +177,8 @@ def _first_device(results: Results) -> _Device | None:
 
 def main(_: list[str]) -> None:
     """Runs all sections; exits with 1 if anything failed, with 2 where there is no accelerator."""
+    if not _JSON.value:
+        raise app.UsageError("--json=FILE is needed")
     begin, results = time.monotonic(), Results(pathlib.Path(_JSON.value), _COMMIT.value)
     smallest = _SMALLEST.value
     groups = plan.make(pathlib.Path(), smallest=smallest)

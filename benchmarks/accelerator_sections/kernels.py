@@ -19,7 +19,6 @@ from sft_jax.ops import attention, blocked, cudnn
 TOLERANCE = {"bfloat16": 2e-2, "float16": 4e-3}
 """Largest difference, as a share of the largest number compared."""
 
-_SHAPES = ((150, 150), (21, 21), (1, 21), (1201, 1201))
 _HEADS = (5, 8)
 
 
@@ -27,12 +26,12 @@ def compare(request: dict[str, Any]) -> None:
     """Compares attended values and gradients.
 
     Args:
-      request: `batch` and names of `kernels`.
+      request: `batch`; `shapes`, pairs of numbers of queries and keys; names of `kernels`.
     """
     kernels = {"blocked": blocked.blocked_attention, "cudnn": cudnn.cudnn_attention}
     for kernel in request["kernels"]:
         for dtype, tolerance in TOLERANCE.items():
-            for shape in _SHAPES:
+            for shape in request["shapes"]:
                 for sized in (False, True):
                     name = f"{kernel}, {dtype}, {shape[0]} x {shape[1]}, sizes {sized}"
                     with reporting.row(name):

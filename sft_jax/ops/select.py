@@ -57,7 +57,7 @@ def top_k_and_rest(tokens: Tokens, saliency: Float[Array, "b n"], k: int) -> Tok
     selected, index = select_top_k(tokens, saliency, k - 1)
     # Where real tokens run out, the index is of padding, or of any token once all are selected.
     every = jnp.broadcast_to(jnp.arange(tokens.mask.shape[1])[None], tokens.mask.shape)
-    rest = tokens.mask & (every[:, None] != index[..., None]).all(axis=1)
+    rest = jax.vmap(lambda mask, index: mask.at[index].set(False))(tokens.mask, index)
     window = Windows(index=every[:, None], member=rest[:, None])
     fused = window_weighted_mean(tokens, saliency, window)
     return Tokens(
