@@ -61,7 +61,7 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
             [
                 [
                     _equality(8, 9, 0, smallest=True),
-                    _kernels(2, [(5, 5)], ["blocked"]),
+                    _kernels(2, [[5, 5]], ["blocked"]),
                     _step_cost("vggsound", 2, "float32", "auto", tiny, 0.01),
                 ],
                 [_roofline(smallest=True), *_resume(folder, "float32", tiny, steps=2)],
@@ -71,7 +71,7 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
     dropout = {"train": {"ema_decay": 0.9}, "model": {"dropout": 0.1, "n_post": 2}}
     each = -(-len(equality.cases()) // _LANES)
     correct = [[_equality(i * each, (i + 1) * each, i)] for i in range(_LANES)]
-    shapes = [(150, 150), (21, 21), (1, 21), (1201, 1201)]
+    shapes = [[150, 150], [21, 21], [1, 21], [1201, 1201]]
     correct.append([_kernels(4, shapes, ["cudnn", "blocked"])])
     correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
     timed = [_step_cost("vggsound", 24, *kernel) for kernel in _KERNELS]
@@ -94,7 +94,7 @@ def _equality(first: int, end: int, lane: int, *, smallest: bool = False) -> Chi
     return Child("equality", f"process {lane}", "equality", request, _QUICK, 30, 160)
 
 
-def _kernels(batch: int, shapes: list[tuple[int, int]], kernels: list[str]) -> Child:
+def _kernels(batch: int, shapes: list[list[int]], kernels: list[str]) -> Child:
     request = {"batch": batch, "shapes": shapes, "kernels": kernels}
     return Child("kernels", "process", "kernels", request, _QUICK, 30, 160)
 
