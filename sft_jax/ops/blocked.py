@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,8 @@ def blocked_attention(
       The weighted sums of the values, in their type; 0 where an example has no real key.
     """
     key, value = (jnp.where(key_mask[..., None, None], array, 0) for array in (key, value))
-    attended, _ = _attend(query, key, value, *_key_terms(key_mask, key_sizes, query), None)
+    terms = _key_terms(key_mask, key_sizes, query)
+    attended, _ = _attend(_Inputs(query, key, value, *terms, None))
     return attended
 
 
@@ -85,7 +86,7 @@ def blocked_self_attention(
     real, bias = _key_terms(mask, sizes, query)
     queries = mask.at[:, 0].set(False).astype(real.dtype)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1) * query.shape[2]
-    attended, received = _attend(query, key, value, real, bias, queries / count)
+    attended, received = _attend(_Inputs(query, key, value, real, bias, queries / count))
     assert received is not None  # For mypy: it is None only without weights of the queries.
     return attended, received[:, 1:]
 
@@ -101,88 +102,80 @@ def _key_terms(
     return mask.astype(dtype), bias
 
 
-def _attend(
-    query: Array,
-    key: Array,
-    value: Array,
-    real: Array,
-    bias: Array | None,
-    query_weight: Array | None,
-) -> tuple[Array, Array | None]:
+class _Inputs(NamedTuple):
+    """Arrays that attention is computed from: of a batch, of all its heads, or of one head.
+
+    Attributes:
+      query: Queries.
+      key: Keys, finite where masked, like the values.
+      value: Values.
+      real: 1 at real keys and 0 at others.
+      bias: Terms added to the logits to base 2 of a key; None for 0.
+      query_weight: Weight of each query in what the keys receive; None for nothing received.
+    """
+
+    query: Array
+    key: Array
+    value: Array
+    real: Array
+    bias: Array | None
+    query_weight: Array | None
+
+
+def _attend(inputs: _Inputs) -> tuple[Array, Array | None]:
     """The weighted sums and, if queries have weights, the weight that each key receives.
 
-    Masked keys and values are finite. With `w_ij` the attention weights summed over the heads,
-    a key receives `sum_i query_weight_i w_ij`.
+    With `w_ij` the attention weights summed over the heads, a key receives
+    `sum_i query_weight_i w_ij`.
     """
-    query, key, value = (reverse_only(array, _NO_FORWARD_MODE) for array in (query, key, value))
-    return _attend_in_reverse(*varying_alike(query, key, value, real, bias, query_weight))
+    query, key, value = (reverse_only(array, _NO_FORWARD_MODE) for array in inputs[:3])
+    return _attend_in_reverse(varying_alike(inputs._replace(query=query, key=key, value=value)))
 
 
 @jax.custom_vjp
-def _attend_in_reverse(
-    query: Array,
-    key: Array,
-    value: Array,
-    real: Array,
-    bias: Array | None,
-    query_weight: Array | None,
-) -> tuple[Array, Array | None]:
-    return _forward(query, key, value, real, bias, query_weight)[0]
+def _attend_in_reverse(inputs: _Inputs) -> tuple[Array, Array | None]:
+    return _forward(inputs)[0]
 
 
-def _forward(
-    query: Array,
-    key: Array,
-    value: Array,
-    real: Array,
-    bias: Array | None,
-    query_weight: Array | None,
-) -> tuple[tuple[Array, Array | None], Any]:
-    heads = _by_head(query, key, value, real, bias, query_weight)
-    out, lse, received = for_target(_forward_of_heads, heads)
+def _forward(inputs: _Inputs) -> tuple[tuple[Array, Array | None], Any]:
+    out, lse, received = for_target(_forward_of_heads, _by_head(inputs))
     out, lse = (checkpoint_name(array, SAVED) for array in (out, lse))
     if received is not None:
-        received = checkpoint_name(_sum_over_heads(received, query.shape[0]), SAVED)
-    outputs = (_from_heads(out, query), received)
-    return outputs, (query, key, value, real, bias, query_weight, out, lse)
+        received = checkpoint_name(_sum_over_heads(received, inputs.query.shape[0]), SAVED)
+    return (_from_heads(out, inputs.query), received), (inputs, out, lse)
 
 
-def _backward(residuals: Any, cotangents: tuple[Array, Array | None]) -> tuple[Any, ...]:
-    query, key, value, real, bias, query_weight, out, lse = residuals
+def _backward(residuals: Any, cotangents: tuple[Array, Array | None]) -> tuple[_Inputs]:
+    inputs, out, lse = residuals
     d_out, d_received = cotangents
     if d_received is not None:
-        d_received = jnp.repeat(d_received, query.shape[2], axis=0)
-    heads = _by_head(query, key, value, real, bias, query_weight)
-    gradients = for_target(_backward_of_heads, (*heads, out, lse, _to_heads(d_out), d_received))
-    return (*(_from_heads(array, query) for array in gradients), None, None, None)
+        d_received = jnp.repeat(d_received, inputs.query.shape[2], axis=0)
+    arrays = (_by_head(inputs), out, lse, _to_heads(d_out), d_received)
+    by_head = for_target(_backward_of_heads, arrays)
+    d_query, d_key, d_value = (_from_heads(array, inputs.query) for array in by_head)
+    none: Any = None
+    return (_Inputs(d_query, d_key, d_value, none, none, none),)
 
 
 _attend_in_reverse.defvjp(_forward, _backward)
 
 
-def _forward_of_heads(target: Target, heads: tuple[Any, ...]) -> tuple[Array, Array, Array | None]:
-    return target.each(lambda head: _forward_of_head(target, *head), heads)
+def _forward_of_heads(target: Target, heads: _Inputs) -> tuple[Array, Array, Array | None]:
+    return target.each(functools.partial(_forward_of_head, target), heads)
 
 
 def _backward_of_heads(target: Target, heads: tuple[Any, ...]) -> tuple[Array, Array, Array]:
     return target.each(lambda head: _backward_of_head(target, *head), heads)
 
 
-def _forward_of_head(
-    target: Target,
-    query: Array,
-    key: Array,
-    value: Array,
-    real: Array,
-    bias: Array | None,
-    query_weight: Array | None,
-) -> tuple[Array, Array, Array | None]:
+def _forward_of_head(target: Target, head: _Inputs) -> tuple[Array, Array, Array | None]:
     """Of one head of one example: `[q, e]` sums, `[q]` log-sum-exp to base 2, what keys receive.
 
     Keys are rows and queries columns: reducing over the rows vectorises on a CPU.
     """
+    key, value, real, bias = head.key, head.value, head.real, head.bias
     dtype = real.dtype
-    query = base_2(query)
+    query = base_2(head.query)
     # With a weight of 0 a masked key is gone, whatever its logit.
     values = (value * real[:, None]).astype(value.dtype).T
 
@@ -204,9 +197,10 @@ def _forward_of_head(
         return received, (out, most + jnp.log2(total))
 
     def tiles(shift: bool) -> tuple[Any, Any]:
-        start = None if query_weight is None else jnp.zeros_like(real)
+        start = None if head.query_weight is None else jnp.zeros_like(real)
         step = functools.partial(tile, shift=shift)
-        return _scan_tiles(step, start, (query.T, query_weight), _tile_size(target, key.shape[0]))
+        columns = (query.T, head.query_weight)
+        return _scan_tiles(step, start, columns, _tile_size(target, key.shape[0]))
 
     if target.sequential:
         needless = are_small(query, key, value.dtype, bias)
@@ -223,19 +217,10 @@ def _logits(target: Target, key: Array, query: Array, bias: Array | None, dtype:
 
 
 def _backward_of_head(
-    target: Target,
-    query: Array,
-    key: Array,
-    value: Array,
-    real: Array,
-    bias: Array | None,
-    query_weight: Array | None,
-    out: Array,
-    lse: Array,
-    d_out: Array,
-    d_received: Array | None,
+    target: Target, head: _Inputs, out: Array, lse: Array, d_out: Array, d_received: Array | None
 ) -> tuple[Array, Array, Array]:
     """The gradients of query, key and value of one head of one example."""
+    query, key, value, real, bias, query_weight = head
     dtype = real.dtype
     scaled = base_2(query)
     inner = (out.astype(dtype) * d_out.astype(dtype)).sum(axis=-1)
@@ -337,20 +322,13 @@ def _tile_size(target: Target, num_keys: int) -> int:
     return 256
 
 
-def _by_head(
-    query: Array,
-    key: Array,
-    value: Array,
-    real: Array,
-    bias: Array | None,
-    query_weight: Array | None,
-) -> tuple[Any, ...]:
+def _by_head(inputs: _Inputs) -> _Inputs:
     """The same with heads of examples as the first axis."""
-    per_head = (
-        None if array is None else jnp.repeat(array, query.shape[2], axis=0)
-        for array in (real, bias, query_weight)
+    query, key, value = (_to_heads(array) for array in inputs[:3])
+    per_head: Any = jax.tree.map(
+        lambda array: jnp.repeat(array, inputs.query.shape[2], axis=0), inputs[3:]
     )
-    return (_to_heads(query), _to_heads(key), _to_heads(value), *per_head)
+    return _Inputs(query, key, value, *per_head)
 
 
 def _to_heads(array: Float[Array, "b n h e"]) -> Float[Array, "g n e"]:

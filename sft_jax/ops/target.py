@@ -68,13 +68,13 @@ def for_target(kernel: Callable[..., T], *arrays: Any) -> T:
     )
 
 
-def varying_alike(*arrays: Array | None) -> tuple[Array | None, ...]:
-    """Returns the same arrays, or None for None, of one type within `jax.shard_map`.
+def varying_alike(arrays: T) -> T:
+    """Returns the same arrays, any PyTree of them, of one type within `jax.shard_map`.
 
     There an array may be known to be equal on all devices. A loop over some such arrays and others
     would change the type of its state, and a gradient would have another type than its array.
     """
     # What is added to them all is 0, and known to be equal only if all of them are.
-    zeros = (jnp.zeros_like(a, jnp.float32, shape=()) for a in arrays if a is not None)
+    zeros = (jnp.zeros_like(array, jnp.float32, shape=()) for array in jax.tree.leaves(arrays))
     zero = functools.reduce(jnp.add, zeros)
-    return tuple(None if a is None else a + zero.astype(a.dtype) for a in arrays)
+    return jax.tree.map(lambda array: array + zero.astype(array.dtype), arrays)
