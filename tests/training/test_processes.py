@@ -75,7 +75,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "axes", [{}, {"fsdp": 8}, {"model": 4}, {"data": 2, "fsdp": 2, "model": 2}]
+    "axes", [{}, {"fsdp": 8}, {"model": 2}, {"data": 2, "fsdp": 2, "model": 2}]
 )
 def test_two_processes_of_four_devices_are_as_one_of_one(alone, tmp_path, axes):
     processes = _start(tmp_path, axes, 99)
