@@ -50,6 +50,9 @@ def main() -> None:
     workdir = storage.as_path(_WORKDIR.value)
     what = (workdir, _SPLIT.value, _CHECKPOINT.value)
     folders = {"data_dir": _DATA_DIR.value, "manual_dir": _MANUAL_DIR.value}
+    for name, folder in folders.items():
+        if folder and not storage.as_path(folder).exists():
+            raise ValueError(f"--{name}={folder}: there is no such folder")
     moved = {field: folder for field, folder in folders.items() if folder is not None}
     if numbers := run_directory.read_config(workdir).seeds:
         if _EVERY_SUBSET.value or _PREDICTIONS.value:
@@ -79,10 +82,10 @@ def _show(
 ) -> Callable[[dict[str, Any], Predictions], None]:
     def show(result: dict[str, Any], predictions: Predictions) -> None:
         report.print_tables(Console(), result)
-        _print_data(workdir)
         if file:
             names = tuple(result[PARTS[predictions.task]])
             report.write_predictions(file, predictions, names)
+        _print_data(workdir)
         _print_paths(workdir, file_stem(result))
 
     return show

@@ -171,7 +171,8 @@ def received(
     )
     spread = jnp.pad(of_windows, ((0, 0), (0, 0), (0, pattern.expressivity)))
     # One more position, for the last: it ends the last window if that is complete.
-    total = jnp.pad(spread.reshape(mask.shape[0], -1), ((0, 0), (0, 1)))[:, :length]
+    in_order = spread.reshape(spread.shape[0], spread.shape[1] * spread.shape[2])
+    total = jnp.pad(in_order, ((0, 0), (0, 1)))[:, :length]
     of_summary = jnp.einsum("bhng,bn->bg", weights.summary, queries)
     total = total.at[:, pattern.summary(length)].add(of_summary)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1)

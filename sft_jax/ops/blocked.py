@@ -141,7 +141,7 @@ def _forward(inputs: _Inputs) -> tuple[tuple[Array, Array | None], Any]:
     out, lse, received = for_target(_forward_of_heads, _by_head(inputs))
     out, lse = (checkpoint_name(array, SAVED) for array in (out, lse))
     if received is not None:
-        received = checkpoint_name(_sum_over_heads(received, inputs.query.shape[0]), SAVED)
+        received = checkpoint_name(_sum_over_heads(received, inputs.query), SAVED)
     return (_from_heads(out, inputs.query), received), (inputs, out, lse)
 
 
@@ -307,12 +307,14 @@ def _scan_tiles(
 
 
 def _split(array: Float[Array, "*c n"], count: int) -> Float[Array, "s *c n//s"]:
-    return jnp.moveaxis(array.reshape(*array.shape[:-1], count, -1), -2, 0)
+    *others, length = array.shape
+    return jnp.moveaxis(array.reshape(*others, count, length // count), -2, 0)
 
 
 def _unsplit(array: Float[Array, "s *c w"]) -> Float[Array, "*c s*w"]:
     array = jnp.moveaxis(array, 0, -2)
-    return array.reshape(*array.shape[:-2], -1)
+    *others, count, size = array.shape
+    return array.reshape(*others, count * size)
 
 
 def _tile_size(target: Target, num_keys: int) -> int:
@@ -332,12 +334,16 @@ def _by_head(inputs: _Inputs) -> _Inputs:
 
 
 def _to_heads(array: Float[Array, "b n h e"]) -> Float[Array, "g n e"]:
-    return array.swapaxes(1, 2).reshape(-1, array.shape[1], array.shape[3])
+    batch, length, heads, size = array.shape
+    return array.swapaxes(1, 2).reshape(batch * heads, length, size)
 
 
 def _from_heads(array: Float[Array, "g n e"], like: Array) -> Float[Array, "b n h e"]:
     return array.reshape(like.shape[0], like.shape[2], *array.shape[1:]).swapaxes(1, 2)
 
 
-def _sum_over_heads(array: Float[Array, "g n"], batch: int) -> Float[Array, "b n"]:
-    return array.reshape(batch, -1, array.shape[1]).sum(axis=1)
+def _sum_over_heads(
+    array: Float[Array, "g n"], query: Float[Array, "b q h e"]
+) -> Float[Array, "b n"]:
+    heads = query.shape[2]
+    return array.reshape(query.shape[0], heads, array.shape[1]).sum(axis=1)

@@ -90,8 +90,9 @@ class Mixup(flax.struct.PyTreeNode):
         """What the partner of each example has in an array with the examples first."""
         if self.group is None:
             return array[self.partner]
-        grouped = array.reshape(-1, self.group, *array.shape[1:])
-        within = (self.partner % self.group).reshape(-1, self.group)
+        shape = (array.shape[0] // self.group, self.group)
+        grouped = array.reshape(*shape, *array.shape[1:])
+        within = (self.partner % self.group).reshape(shape)
         index = jnp.expand_dims(within, range(2, grouped.ndim))
         return jnp.take_along_axis(grouped, index, axis=1).reshape(array.shape)
 

@@ -19,7 +19,7 @@ def gather_windows(values: Float[Array, "b n d"], windows: Windows) -> Float[Arr
     """The tokens of each window; what stands at a non-member carries no meaning."""
     batch, k, size = windows.index.shape
     flat = windows.index.reshape(batch, k * size, 1)
-    return jnp.take_along_axis(values, flat, axis=1).reshape(batch, k, size, -1)
+    return jnp.take_along_axis(values, flat, axis=1).reshape(batch, k, size, values.shape[-1])
 
 
 def window_max(tokens: Tokens, windows: Windows) -> Tokens:

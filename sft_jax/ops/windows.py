@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import flax.struct
 import jax.numpy as jnp
@@ -87,5 +88,5 @@ class ReferenceWindows:
         inside = (position >= 0) & (position < length)
         shape = (batch, *position.shape)
         index = jnp.broadcast_to(np.clip(position, 0, length - 1)[None], shape)
-        flat = jnp.take_along_axis(mask, index.reshape(batch, -1), axis=1)
+        flat = jnp.take_along_axis(mask, index.reshape(batch, math.prod(shape[1:])), axis=1)
         return Windows(index=index, member=flat.reshape(shape) & inside[None])

@@ -79,7 +79,7 @@ def keep_dataset(
     """
     path = workdir / "dataset.json"
     if _has_checkpoints(workdir) and path.exists():
-        saved = json.loads(path.read_text())
+        saved = _read_json(path)
         same = {
             "statistics": same_statistics,
             "metrics": lambda *_: True,
@@ -102,7 +102,7 @@ def fingerprints(workdir: AnyPath) -> dict[str, str] | None:
     None for a run of data that its config names, and of versions that kept none.
     """
     path = workdir / "dataset.json"
-    return json.loads(path.read_text()).get("fingerprints") if path.exists() else None
+    return _read_json(path).get("fingerprints") if path.exists() else None
 
 
 def read_config(workdir: AnyPath) -> ExperimentConfig:
@@ -113,11 +113,17 @@ def read_config(workdir: AnyPath) -> ExperimentConfig:
     """
     path = workdir / "config.json"
     try:
-        return config_io.from_mapping(json.loads(path.read_text()))
+        return config_io.from_mapping(_read_json(path))
     except FileNotFoundError:
         raise RunDirectoryError(
             f"{workdir} is not a run directory: it has no config.json"
         ) from None
+
+
+def _read_json(path: AnyPath) -> Any:
+    """Raises RunDirectoryError for a file that is not whole."""
+    try:
+        return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
 

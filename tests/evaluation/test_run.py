@@ -234,11 +234,12 @@ def test_results_of_other_things_never_replace_the_runs_own(tmp_path, monkeypatc
 
 
 def test_a_run_whose_data_is_elsewhere_says_what_to_pass(tmp_path, monkeypatch, capsys):
-    asked = []
+    asked, now = [], tmp_path / "now"
+    now.mkdir()
 
     def gone(config, statistics, prepared):
         asked.append((config, prepared))
-        if config.data_dir != "/now":
+        if config.data_dir != str(now):
             raise FileNotFoundError("no such folder")
         return synthetic.dataset()
 
@@ -248,10 +249,12 @@ def test_a_run_whose_data_is_elsewhere_says_what_to_pass(tmp_path, monkeypatch, 
         run.evaluate_run(tmp_path, "valid", "best")
     for part in (f"data of {tmp_path}", "no such folder", "--data_dir=FOLDER", "data_folders"):
         assert part in str(error.value)
-    _eval(f"--workdir={tmp_path}", "--split=valid", "--data_dir=/now")
-    assert asked[-1] == (dataclasses.replace(asked[0][0], data_dir="/now"), {"data_dir": "/then"})
+    _eval(f"--workdir={tmp_path}", "--split=valid", f"--data_dir={now}")
+    assert asked[-1] == (dataclasses.replace(asked[0][0], data_dir=str(now)), {"data_dir": "/then"})
     with pytest.raises(ValueError, match="watch has no manual_dir; allowed are data_dir"):
-        run.evaluate_run(tmp_path, "valid", "best", data_folders={"manual_dir": "/now"})
+        run.evaluate_run(tmp_path, "valid", "best", data_folders={"manual_dir": str(now)})
+    with pytest.raises(ValueError, match="--data_dir=/nowhere: there is no such folder"):
+        _eval(f"--workdir={tmp_path}", "--split=valid", "--data_dir=/nowhere")
 
 
 def test_numbers_come_first_and_files_are_looked_at_before(trained, tmp_path, monkeypatch, capsys):

@@ -130,3 +130,16 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     with pytest.raises(run_directory.RunDirectoryError, match="other data: statistics differ"):
         run_directory.keep_dataset(tmp_path, info)
     assert json.loads((tmp_path / "dataset.json").read_text())["statistics"] == {"a": 2.0}
+
+
+@pytest.mark.parametrize("name", ["config.json", "dataset.json"])
+def test_a_half_written_file_is_named(tmp_path, name):
+    config = synthetic.config()
+    run_directory.prepare(tmp_path, config)
+    run_directory.keep_dataset(tmp_path, {"class_names": ["a", "b"]})
+    (tmp_path / "checkpoints" / "latest" / "1").mkdir(parents=True)
+    whole = (tmp_path / name).read_text()
+    (tmp_path / name).write_text(whole[: len(whole) // 2])
+    with pytest.raises(RunDirectoryError, match=f"{name} is damaged"):
+        run_directory.prepare(tmp_path, config)
+        run_directory.keep_dataset(tmp_path, {"class_names": ["a", "b"]})
