@@ -132,14 +132,9 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     assert json.loads((tmp_path / "dataset.json").read_text())["statistics"] == {"a": 2.0}
 
 
-@pytest.mark.parametrize("name", ["config.json", "dataset.json"])
-def test_a_half_written_file_is_named(tmp_path, name):
-    config = synthetic.config()
-    run_directory.prepare(tmp_path, config)
-    run_directory.keep_dataset(tmp_path, {"class_names": ["a", "b"]})
-    (tmp_path / "checkpoints" / "latest" / "1").mkdir(parents=True)
-    whole = (tmp_path / name).read_text()
-    (tmp_path / name).write_text(whole[: len(whole) // 2])
-    with pytest.raises(RunDirectoryError, match=f"{name} is damaged"):
-        run_directory.prepare(tmp_path, config)
-        run_directory.keep_dataset(tmp_path, {"class_names": ["a", "b"]})
+def test_a_half_written_description_of_the_data_is_named(begun):
+    path = begun / "dataset.json"
+    run_directory.write_json(path, {"class_names": ["a", "b"]})
+    path.write_text(path.read_text()[:12])
+    with pytest.raises(RunDirectoryError, match=r"dataset\.json is damaged"):
+        run_directory.keep_dataset(begun, {"class_names": ["a", "b"]})
