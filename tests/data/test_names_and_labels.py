@@ -95,7 +95,7 @@ def test_names_become_text_where_that_is_unambiguous(names, expected):
         (np.ma.array([1, 2], mask=[0, 1]), r"class_names\[1\] is masked, of type MaskedConstant"),
         ("ab", "class_names='ab' is a str; expected a list of names, in the order of the labels"),
         ({"a": 0, "b": 1}, "is a dict; expected a list"),
-        ({"a", "b"}, "is a set; expected a list"),
+        ({"a"}, "is a set; expected a list"),
         (("only",), r"class_names are \['only'\]; the task single_label needs at least 2 classes"),
         ((), r"class_names are \[\]; the task single_label needs at least 2"),
     ],
