@@ -32,6 +32,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
 
+def check_heads(num_heads: int, devices: int) -> None:
+    """Raises ValueError unless the devices of the `model` axis share the heads evenly."""
+    if num_heads % devices:
+        allowed = [str(n) for n in range(1, num_heads + 1) if num_heads % n == 0]
+        raise ValueError(
+            f"mesh.model={devices} does not divide model.num_heads={num_heads}; allowed are"
+            f" {', '.join(allowed)}"
+        )
+
+
 @dataclass(frozen=True, config=_STRICT)
 class ModelConfig:
     """The network.
@@ -251,13 +261,7 @@ class ExperimentConfig:
                 f"seeds={self.seeds} has {', '.join(map(str, repeated))} more than once; allowed"
                 " are integers from 0 to 2147483647, each once"
             )
-        heads = self.model.num_heads
-        if heads % self.mesh.model:
-            allowed = [str(n) for n in range(1, heads + 1) if heads % n == 0]
-            raise ValueError(
-                f"mesh.model={self.mesh.model} does not divide model.num_heads={heads}; allowed are"
-                f" {', '.join(allowed)}"
-            )
+        check_heads(self.model.num_heads, self.mesh.model)
         problems = []
         if self.model.task == "regression" and self.train.best_metric != "loss":
             problems.append(f"train.best_metric={self.train.best_metric!r} must be 'loss'")

@@ -13,7 +13,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from sft_jax.config import ExperimentConfig
+from sft_jax.config import ExperimentConfig, check_heads
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import ModalitySpec
@@ -133,7 +133,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
       ValueError: if the `model` axis of the mesh does not divide the heads, the optimiser's options
         don't fit it, or the warm-up is as long as the run.
     """
-    distributed.check_heads(model.num_heads, mesh)
+    check_heads(model.num_heads, mesh.shape["model"])
     plan = Plan.of(config, num_examples)
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)

@@ -144,16 +144,6 @@ def gather(params: T, mesh: Mesh) -> T:
     return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, place(params, mesh)))
 
 
-def check_heads(num_heads: int, mesh: Mesh) -> None:
-    """Raises ValueError unless the devices of the `model` axis share the heads evenly."""
-    if num_heads % mesh.shape["model"]:
-        allowed = [str(n) for n in range(1, num_heads + 1) if num_heads % n == 0]
-        raise ValueError(
-            f"mesh.model={mesh.shape['model']} does not divide model.num_heads={num_heads};"
-            f" allowed are {', '.join(allowed)}"
-        )
-
-
 def _divided(name: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     for pattern, axes in RULES:
         if re.search(pattern, name) and len(axes) <= len(shape):
