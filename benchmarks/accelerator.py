@@ -1,4 +1,4 @@
-"""What the library does on an accelerator: a CPU's numbers or not, how fast, how near to best.
+"""Measures the library on an accelerator: equality with a CPU, speed, distance from the best.
 
 python benchmarks/accelerator.py --json=benchmarks/results/accelerator.json
 
@@ -48,7 +48,7 @@ and no device memory, cuDNN or roofline to measure. `--smallest` runs a tiny for
 
 
 class Results:
-    """What is known so far, on disk at any time."""
+    """Results so far, on disk at any time."""
 
     def __init__(self, path: pathlib.Path, commit: str | None) -> None:
         """Begins a file.

@@ -1,4 +1,4 @@
-"""What `benchmarks/accelerator.py` runs on."""
+"""The machine that `benchmarks/accelerator.py` runs on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `benchmarks/accelerator.py` runs, in which order, and at what sizes."""
+"""The processes of `benchmarks/accelerator.py`, in their order, and their sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sections of `benchmarks/accelerator.py` share: each is a child process that prints rows.
+"""Rows that the sections of `benchmarks/accelerator.py` print, each from a process of its own.
 
 A section reads its request as JSON from the first argument. Every row is one line of JSON on
 stdout; a later line with the same `name` adds to the row.

@@ -66,7 +66,7 @@ def measure(request: dict[str, Any]) -> None:
 
 
 def _groups(request: dict[str, Any]) -> list[Callable[[], dict[str, Work]]]:
-    """What makes the operations, in groups that fit in memory together."""
+    """Functions that make the operations, in groups that fit in memory together."""
     tokens = request["tokens"]
     made: list[Callable[[], dict[str, Work]]] = [
         functools.partial(_attention, size, tokens, jnp.dtype(dtype), request["kernels"])

@@ -28,12 +28,15 @@ def load_config(name: str, argument: str | None, changes: dict[str, Any]) -> Exp
     changes["mixup"] = {"warmup_epochs": 0.0, **changes["mixup"]}
     return dataclasses.replace(
         config,
-        **{part: dataclasses.replace(getattr(config, part), **of) for part, of in changes.items()},
+        **{
+            part: dataclasses.replace(getattr(config, part), **fields)
+            for part, fields in changes.items()
+        },
     )
 
 
 def assemble(config: ExperimentConfig, mesh: Mesh) -> assembly.Assembled:
-    """What `train.py` would train, for the shapes of the config's data."""
+    """Assembles the model that `train.py` would train, for the shapes of the config's data."""
     data = outline(config.data)
     return assembly.assemble_model(
         config,
