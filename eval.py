@@ -28,8 +28,8 @@ from sft_jax.evaluation.run import (
 )
 from sft_jax.evaluation.seeds import evaluate_seeds
 from sft_jax.evaluation.subsets import file_stem
-from sft_jax.training import run_directory, seeds, storage
-from sft_jax.training.run_directory import CARD
+from sft_jax.runs import directory, seeds, storage
+from sft_jax.runs.directory import CARD
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "What to evaluate on.")
@@ -54,7 +54,7 @@ def main() -> None:
         if folder and not storage.as_path(folder).exists():
             raise ValueError(f"--{name}={folder}: there is no such folder")
     moved = {field: folder for field, folder in folders.items() if folder is not None}
-    if numbers := run_directory.read_config(workdir).seeds:
+    if numbers := directory.read_config(workdir).seeds:
         if _EVERY_SUBSET.value or _PREDICTIONS.value:
             raise ValueError(
                 f"--every_subset and --predictions are of one run, and {workdir} holds those of"

@@ -12,7 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from sft_jax import command_line, config_io, experiment
-from sft_jax.training import checks, storage
+from sft_jax.parallel import preflight
+from sft_jax.runs import storage
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as FILE or FILE:ARG.")
 _WORKDIR = flags.DEFINE_string(
@@ -25,7 +26,7 @@ def main() -> None:
     """Runs the experiment that the flags describe."""
     config = config_io.from_mapping(_CONFIG.value)
     workdir = storage.as_path(_WORKDIR.value)
-    checks.require(checks.cheap(workdir, config))
+    preflight.require(preflight.cheap(workdir, config))
     best = f"best valid {config.train.best_metric}"
     if config.seeds:
         for seed, of_seed in experiment.train_seeds(config, workdir).items():

@@ -44,13 +44,14 @@ def serve(name: str) -> None:
 
     from sft_jax import config_io
     from sft_jax.data.outline import outline
+    from sft_jax.parallel import sharding
     from sft_jax.structs import Batch
-    from sft_jax.training import assembly, distributed
+    from sft_jax.training import assembly
     from sft_jax.training.step import compile_eval_step
 
     config = config_io.from_mapping(importlib.import_module(f"configs.{name}").get_config(None))
     data, size = outline(config.data), _BATCH_SIZE.value
-    mesh, random = distributed.make_mesh(), np.random.default_rng(0)
+    mesh, random = sharding.make_mesh(), np.random.default_rng(0)
     # Made for this size of batch, by which one CPU goes through the examples one by one.
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, batch_size=size, accumulate=1)
@@ -60,7 +61,7 @@ def serve(name: str) -> None:
     )
     specs = data.modalities.items()
     labels = random.integers(0, data.num_outputs, size)
-    batch = distributed.put_batch(
+    batch = sharding.put_batch(
         Batch(
             {n: random.standard_normal((size, *s.shape), np.float32) for n, s in specs},
             {n: np.ones((size, *s.lengths), bool) for n, s in specs},

@@ -24,7 +24,7 @@ from benchmarks.summaries import write  # noqa: E402
 from configs import av_mnist  # noqa: E402
 from sft_jax import config_io  # noqa: E402
 from sft_jax.config import ExperimentConfig  # noqa: E402
-from sft_jax.data.catalog import open_dataset  # noqa: E402
+from sft_jax.data.registry import open_dataset  # noqa: E402
 
 VARIANTS = (
     "model=unimodal,modality=image",

@@ -38,8 +38,9 @@ from benchmarks.summaries import environment, write  # noqa: E402
 from sft_jax import command_line, config_io  # noqa: E402
 from sft_jax.data.outline import outline  # noqa: E402
 from sft_jax.modules import sft  # noqa: E402
+from sft_jax.parallel import sharding  # noqa: E402
 from sft_jax.structs import Batch  # noqa: E402
-from sft_jax.training import assembly, distributed  # noqa: E402
+from sft_jax.training import assembly  # noqa: E402
 
 PARTS = ("state", "lowering", "compiling", "first_step", "total")
 
@@ -58,10 +59,10 @@ def start(dataset: str, argument: str) -> dict[str, dict[str, float]]:
     config = config_io.from_mapping(module.get_config(argument))
     data = outline(config.data)
     size = config.train.batch_size
-    mesh = distributed.make_mesh(devices=jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     random = np.random.default_rng(0)
     specs = data.modalities.items()
-    batch = distributed.put_batch(
+    batch = sharding.put_batch(
         Batch(
             {name: random.standard_normal((size, *of.shape), np.float32) for name, of in specs},
             {name: np.ones((size, *of.lengths), bool) for name, of in specs},

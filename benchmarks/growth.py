@@ -32,9 +32,9 @@ from absl import app, flags  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from benchmarks.summaries import environment, write  # noqa: E402
-from sft_jax.evaluation import process_memory  # noqa: E402
 from sft_jax.modules.attention import SelfAttention  # noqa: E402
-from sft_jax.ops.windowed import WindowPattern  # noqa: E402
+from sft_jax.ops.attention.windowed import WindowPattern  # noqa: E402
+from sft_jax.profile import process_memory  # noqa: E402
 from sft_jax.structs import Tokens  # noqa: E402
 
 KINDS: Mapping[str, Mapping[str, Any]] = {

@@ -26,7 +26,7 @@ from benchmarks.summaries import write  # noqa: E402
 from configs import av_mnist, watch  # noqa: E402
 from sft_jax import config_io  # noqa: E402
 from sft_jax.config import ExperimentConfig  # noqa: E402
-from sft_jax.data.catalog import open_dataset  # noqa: E402
+from sft_jax.data.registry import open_dataset  # noqa: E402
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds.")
 _ONLY = flags.DEFINE_list("only", ["watch", "av_mnist"], "Data sets.")

@@ -29,8 +29,9 @@ from benchmarks.summaries import environment, write  # noqa: E402
 from configs import av_mnist, mosei, vggsound, watch  # noqa: E402
 from sft_jax import config_io  # noqa: E402
 from sft_jax.config import ExperimentConfig  # noqa: E402
-from sft_jax.data import catalog, datasets, pipeline  # noqa: E402
-from sft_jax.training import assembly, distributed  # noqa: E402
+from sft_jax.data import datasets, pipeline, registry  # noqa: E402
+from sft_jax.parallel import sharding  # noqa: E402
+from sft_jax.training import assembly  # noqa: E402
 
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "Folder with the raw files of AV-MNIST.")
 _JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
@@ -40,7 +41,7 @@ _ONLY = flags.DEFINE_list("only", ["watch", "av_mnist", "mosei", "vggsound"], "W
 
 def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
     """Times the pipeline alone, and then training steps fed by it."""
-    dataset = catalog.open_dataset(config.data)
+    dataset = registry.open_dataset(config.data)
     source, size = dataset.source("train"), config.train.batch_size
     alone = pipeline.train_iterator(source, size, config.seed)
     next(alone)
@@ -49,7 +50,7 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
         next(alone)
     seconds = time.perf_counter() - start
 
-    mesh = distributed.make_mesh(devices=jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     info = dataset.info
     made = assembly.assemble_model(
         config,
@@ -61,7 +62,7 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
     now, seed = made.new_state(config.seed), np.int32(config.seed)
     batches = pipeline.train_iterator(source, size, config.seed)
     batch, _ = next(batches)
-    now, last = made.step(now, distributed.put_batch(batch, mesh), seed)
+    now, last = made.step(now, sharding.put_batch(batch, mesh), seed)
     jax.block_until_ready(last)  # Compiled.
     waited, start = 0.0, time.perf_counter()
     for _ in range(steps):
@@ -69,7 +70,7 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
         batch, _ = next(batches)
         waited += time.perf_counter() - begin
         # As in the loop, the step before is looked at while this one is computed.
-        now, metrics = made.step(now, distributed.put_batch(batch, mesh), seed)
+        now, metrics = made.step(now, sharding.put_batch(batch, mesh), seed)
         jax.block_until_ready(last.loss)
         last = metrics
     jax.block_until_ready(last)

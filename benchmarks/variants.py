@@ -24,9 +24,9 @@ from sft_jax import version
 from sft_jax.config import ExperimentConfig
 from sft_jax.data.datasets import Dataset, Example
 from sft_jax.data.pipeline import eval_batches, train_iterator
-from sft_jax.evaluation import cost
 from sft_jax.modules.factory import build_model
 from sft_jax.ops.losses import cross_entropy
+from sft_jax.profile import flops
 from sft_jax.structs import Batch
 from sft_jax.training import assembly, optim, state, step
 
@@ -146,8 +146,8 @@ def measure(config: ExperimentConfig, dataset: Dataset, seeds: Sequence[int]) ->
     with ThreadPoolExecutor() as threads:
         results = list(threads.map(variant.run, seeds))
     return {
-        "parameters": cost.num_parameters(variant.model),
-        "forward_flops": cost.forward_cost(variant.model).flops,
+        "parameters": flops.num_parameters(variant.model),
+        "forward_flops": flops.forward_cost(variant.model).flops,
         **summary(results),
         "valid_accuracies": [result["valid_accuracy"] for result in results],
         "valid_accuracy_mean": float(np.mean([result["valid_accuracy"] for result in results])),

@@ -30,7 +30,7 @@ from benchmarks.classical import baselines  # noqa: E402
 from benchmarks.summaries import summary, write  # noqa: E402
 from configs import watch  # noqa: E402
 from sft_jax import config_io  # noqa: E402
-from sft_jax.data.catalog import open_dataset  # noqa: E402
+from sft_jax.data.registry import open_dataset  # noqa: E402
 from sft_jax.modules.reducer import POOLS  # noqa: E402
 from sft_jax.modules.sft import READOUTS  # noqa: E402
 

@@ -24,7 +24,7 @@ from benchmarks.classical import baselines  # noqa: E402
 from benchmarks.summaries import environment, summary, write  # noqa: E402
 from configs import watch  # noqa: E402
 from sft_jax import config_io  # noqa: E402
-from sft_jax.data.catalog import open_dataset  # noqa: E402
+from sft_jax.data.registry import open_dataset  # noqa: E402
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 _VARIANTS = flags.DEFINE_multi_string("variant", [""], "Argument of configs/watch.py.")

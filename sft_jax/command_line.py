@@ -18,7 +18,7 @@ import ml_collections
 from absl import app, flags
 
 from sft_jax import config_io
-from sft_jax.training import multihost, preemption
+from sft_jax.parallel import multihost, preemption
 
 _logger = logging.getLogger(__name__)
 

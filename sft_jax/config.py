@@ -49,7 +49,7 @@ class ModelConfig:
     Attributes:
       name: which model: sft (`sft_jax.SparseFusionTransformer`) or one of those to compare it
         with: late, concat, unimodal (`sft_jax.modules.simple_fusion`), mbt
-        (`sft_jax.modules.bottleneck`), mult (`sft_jax.modules.crossmodal`).
+        (`sft_jax.modules.mbt`), mult (`sft_jax.modules.mult`).
       task: what it predicts, which decides head, loss and metrics; it must be that of the
         dataset, but for one class of several, ordered (ordinal) or not (single_label).
       width: features of a token; `num_heads` must divide it.
@@ -195,7 +195,7 @@ class MeshConfig:
     """How the devices are used, which changes no number but by rounding.
 
     A run may go on with another mesh, on any other number of devices. See
-    `sft_jax.training.distributed`.
+    `sft_jax.parallel.sharding`.
 
     Attributes:
       data: devices that share the examples of a batch, each with all parameters; 0 for all

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_jax import command_line, config_io
-from sft_jax.training import checks, multihost
-from sft_jax.training.checks import Finding
+from sft_jax.parallel import multihost, preflight
+from sft_jax.parallel.preflight import Finding
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -33,14 +33,14 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Run directory; made if it is not there.", **own)
     flags.DEFINE_float("timeout", 60.0, "Seconds for each check.", lower_bound=0.001, **own)
     what = "Free space below which to warn, in GB."
-    flags.DEFINE_float("min_free_gb", checks.MIN_FREE_GB, what, lower_bound=0.0, **own)
+    flags.DEFINE_float("min_free_gb", preflight.MIN_FREE_GB, what, lower_bound=0.0, **own)
     flags.mark_flag_as_required("workdir", values)
 
 
 def main() -> None:
     """Does all checks; one process prints what all have found."""
     values = flags.FLAGS
-    findings, together = checks.thorough(
+    findings, together = preflight.thorough(
         values.workdir,
         values.config and config_io.from_mapping(values.config),
         timeout=values.timeout,
@@ -57,7 +57,7 @@ def main() -> None:
 
 def gathered(findings: Sequence[Finding]) -> list[Finding]:
     """What all processes have found; what is not the same in all of them bears their numbers."""
-    texts = checks.gather(json.dumps([dataclasses.asdict(finding) for finding in findings]))
+    texts = preflight.gather(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     rows = []
     for same in zip(*map(json.loads, texts), strict=True):
         of_all = [Finding(**of_one) for of_one in same]

@@ -12,20 +12,13 @@ from jax.sharding import Mesh
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
-from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset
+from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.training import (
-    assembly,
-    distributed,
-    loop,
-    ownership,
-    preemption,
-    run_directory,
-    seeds,
-    storage,
-)
+from sft_jax.parallel import preemption, sharding
+from sft_jax.runs import directory, ownership, seeds, storage
+from sft_jax.training import assembly, loop
 
 _logger = logging.getLogger(__name__)
 
@@ -168,7 +161,7 @@ class _Opened:
 
 def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset | None) -> _Opened:
     own_dataset = dataset is not None
-    with distributed.first_process_first():
+    with sharding.first_process_first():
         seeds.prepare(workdir, config)
         if dataset is None:
             dataset = open_dataset(config.data)
@@ -181,11 +174,11 @@ def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset |
                 split: dataset.fingerprint(split) for split in info.num_examples
             }
         for folder in seeds.runs(workdir, config):
-            run_directory.keep_dataset(folder, about, same_statistics)
+            directory.keep_dataset(folder, about, same_statistics)
             if dataset.card:
-                run_directory.write_json(folder / run_directory.CARD, dataset.card.to_json())
-    mesh = distributed.make_mesh(config.mesh)
-    distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+                directory.write_json(folder / directory.CARD, dataset.card.to_json())
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     made = assembly.assemble_model(
         config,
         info.modalities,

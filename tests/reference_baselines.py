@@ -3,8 +3,8 @@
 import reference
 
 from sft_jax import ReferenceWindows
-from sft_jax.modules.bottleneck import BottleneckTransformer
-from sft_jax.modules.crossmodal import CrossmodalTransformer
+from sft_jax.modules.mbt import BottleneckTransformer
+from sft_jax.modules.mult import CrossmodalTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 
 _LETTERS = {"rgb": "v", "spec": "a", "text": "l"}

@@ -20,7 +20,9 @@ from sft_jax.data import pipeline
 from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
 from sft_jax.data_config import WatchData
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.training import assembly, distributed, loop, optim, run_directory
+from sft_jax.parallel import sharding
+from sft_jax.runs import directory
+from sft_jax.training import assembly, loop, optim
 from sft_jax.training.state import TrainState
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
@@ -107,8 +109,8 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
     """
     data = data or dataset(task=experiment.model.task)
     data.info.check_task(experiment.model.task)
-    run_directory.prepare(workdir, experiment)
-    mesh = distributed.make_mesh(experiment.mesh, devices or jax.devices()[:1])
+    directory.prepare(workdir, experiment)
+    mesh = sharding.make_mesh(experiment.mesh, devices or jax.devices()[:1])
     made = assembly.assemble_model(
         experiment,
         data.info.modalities,

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import accelerator
 from benchmarks.accelerator_sections import plan, roofline, synthetic
 from sft_jax import version
-from sft_jax.evaluation import cost
+from sft_jax.profile import flops
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -118,4 +118,4 @@ def test_flops_counted_by_hand_are_those_of_the_jaxpr():
     # The kernel that stores the weights need not compute them again.
     del works["attention, float32, batch 2, plain, forward and backward"]
     for name, work in works.items():
-        assert cost.count(work.step, work.inputs).matmul_flops == work.flops, name
+        assert flops.count(work.step, work.inputs).matmul_flops == work.flops, name

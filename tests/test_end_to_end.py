@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sft_jax.evaluation.run import evaluate_run
-from sft_jax.training.checkpoint import NoCheckpointError
+from sft_jax.runs.checkpoint import NoCheckpointError
 
 ROOT = pathlib.Path(__file__).parents[1]
 

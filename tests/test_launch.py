@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sft_jax import command_line, config_io, doctor, launch
-from sft_jax.training import multihost
+from sft_jax.parallel import multihost
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "launch.md").read_text().replace("\\\n", " ")

@@ -13,9 +13,10 @@ import reference
 from absl import flags
 from ml_collections import config_flags
 
-from sft_jax import config_io, profile
+from sft_jax import config_io
 from sft_jax.data import __main__ as data_command
 from sft_jax.data_config import DATA_CONFIGS
+from sft_jax.profile import __main__ as profile
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"

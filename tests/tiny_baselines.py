@@ -6,8 +6,8 @@ import jax
 import tiny_sft
 
 from sft_jax import ReferenceWindows
-from sft_jax.modules.bottleneck import BottleneckTransformer
-from sft_jax.modules.crossmodal import CrossmodalTransformer
+from sft_jax.modules.mbt import BottleneckTransformer
+from sft_jax.modules.mult import CrossmodalTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 
 WINDOWS = ReferenceWindows(4, 4)

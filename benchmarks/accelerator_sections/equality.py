@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 
 from benchmarks.accelerator_sections import reporting
 from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig, OptimConfig, TrainConfig
+from sft_jax.parallel import sharding
 from sft_jax.structs import Batch, ModalitySpec
-from sft_jax.training import assembly, distributed
+from sft_jax.training import assembly
 from sft_jax.training.step import compile_eval_step
 
 TOLERANCE = 1e-4
@@ -128,7 +129,7 @@ def _assemble(config: ExperimentConfig, mesh: Mesh) -> assembly.Assembled:
 
 def _initial(config: ExperimentConfig, cpu: jax.Device) -> Any:
     """The state before the first step as the CPU draws it, on the host."""
-    made = _assemble(config, distributed.make_mesh(devices=[cpu]))
+    made = _assemble(config, sharding.make_mesh(devices=[cpu]))
     return jax.device_get(made.new_state(config.seed))
 
 
@@ -136,12 +137,12 @@ def _compute(
     config: ExperimentConfig, initial: Any, device: jax.Device, precision: str
 ) -> dict[str, np.ndarray | list[np.ndarray]]:
     """Logits, losses and the gradient of one case on one device."""
-    mesh = distributed.make_mesh(devices=[device])
+    mesh = sharding.make_mesh(devices=[device])
     with jax.default_matmul_precision(precision):
         made = _assemble(config, mesh)
-        state = jax.device_put(initial, distributed.replicated(mesh))
-        batch = distributed.put_batch(_batch(), mesh)
-        positions = distributed.put_batch(np.arange(_BATCH, dtype=np.int32), mesh)
+        state = jax.device_put(initial, sharding.replicated(mesh))
+        batch = sharding.put_batch(_batch(), mesh)
+        positions = sharding.put_batch(np.arange(_BATCH, dtype=np.int32), mesh)
         logits = compile_eval_step(made.model, mesh)(state.params, batch, positions).logits
         logits = np.asarray(logits)  # The step takes over the memory of the parameters.
         lowered = made.step.lower(state, batch, np.int32(config.seed))

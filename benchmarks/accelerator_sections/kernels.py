@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.accelerator_sections import reporting
-from sft_jax.ops import attention, blocked, cudnn
+from sft_jax.ops.attention import cudnn, plain, tiled
 
 TOLERANCE = {"bfloat16": 2e-2, "float16": 4e-3}
 """Largest difference, as a share of the largest number compared."""
@@ -28,7 +28,7 @@ def compare(request: dict[str, Any]) -> None:
     Args:
       request: `batch`; `shapes`, pairs of numbers of queries and keys; names of `kernels`.
     """
-    kernels = {"blocked": blocked.blocked_attention, "cudnn": cudnn.cudnn_attention}
+    kernels = {"blocked": tiled.blocked_attention, "cudnn": cudnn.cudnn_attention}
     for kernel in request["kernels"]:
         for dtype, tolerance in TOLERANCE.items():
             for shape in request["shapes"]:
@@ -57,9 +57,7 @@ def _shares(
     """By what is compared, the largest difference as a share of the largest number."""
 
     def exact(*arrays: Any) -> Any:
-        return attention.apply_weights(
-            attention.attention_weights(*arrays[:2], mask, sizes), arrays[2]
-        )
+        return plain.apply_weights(plain.attention_weights(*arrays[:2], mask, sizes), arrays[2])
 
     def by_kernel(*arrays: Any) -> Any:
         return kernel(*arrays, mask, sizes)

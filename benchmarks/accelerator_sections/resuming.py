@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from benchmarks.accelerator_sections import reporting, synthetic
-from sft_jax.training.checkpoint import Checkpoints
+from sft_jax.runs.checkpoint import Checkpoints
 
 
 def take_steps(request: dict[str, Any]) -> None:

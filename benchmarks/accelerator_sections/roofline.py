@@ -18,7 +18,8 @@ import numpy as np
 import optax
 
 from benchmarks.accelerator_sections import reporting, synthetic
-from sft_jax.ops import attention, blocked, mixup
+from sft_jax.ops import mixup
+from sft_jax.ops.attention import tiled
 from sft_jax.structs import Tokens
 
 _HEADS, _FEATURES = 5, 8
@@ -203,11 +204,11 @@ def _kernels(mask: jax.Array) -> dict[str, Callable[..., Any]]:
     """Name to a function of query, key and value to the sums, or to them and the saliency."""
 
     def plain(query: Any, key: Any, value: Any) -> Any:
-        return attention.apply_weights(attention.attention_weights(query, key, mask), value)
+        return plain.apply_weights(plain.attention_weights(query, key, mask), value)
 
     def plain_saliency(query: Any, key: Any, value: Any) -> Any:
-        weights = attention.attention_weights(query, key, mask)
-        return attention.apply_weights(weights, value), attention.saliency(weights, mask)
+        weights = plain.attention_weights(query, key, mask)
+        return plain.apply_weights(weights, value), plain.saliency(weights, mask)
 
     def of_jax(query: Any, key: Any, value: Any) -> Any:
         return jax.nn.dot_product_attention(query, key, value, implementation="xla")
@@ -226,10 +227,10 @@ def _kernels(mask: jax.Array) -> dict[str, Callable[..., Any]]:
 
     return {
         "plain": plain,
-        "blocked": lambda q, k, v: blocked.blocked_attention(q, k, v, mask),
-        "cudnn": lambda q, k, v: attention.cudnn_attention(q, k, v, mask),
+        "blocked": lambda q, k, v: tiled.blocked_attention(q, k, v, mask),
+        "cudnn": lambda q, k, v: plain.cudnn_attention(q, k, v, mask),
         "plain, with saliency": plain_saliency,
-        "blocked, with saliency": lambda q, k, v: blocked.blocked_self_attention(q, k, v, mask),
+        "blocked, with saliency": lambda q, k, v: tiled.blocked_self_attention(q, k, v, mask),
         "jax.nn, xla": of_jax,
         "jax.nn, cudnn": cudnn_of_jax,
     }

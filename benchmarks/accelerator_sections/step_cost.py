@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from benchmarks.accelerator_sections import reporting, synthetic
-from sft_jax.training import distributed
+from sft_jax.parallel import sharding
 from sft_jax.training.step import compile_eval_step
 
 _MOST_ENQUEUED = 20
@@ -40,7 +40,7 @@ def measure(request: dict[str, Any]) -> None:
         with reporting.row(name, "train_"):
             _train(name, made, state, batch, request["seconds"])
         del state
-        _infer(name, made, jax.device_put(params, distributed.replicated(mesh)), batch, request)
+        _infer(name, made, jax.device_put(params, sharding.replicated(mesh)), batch, request)
 
 
 def _train(name: str, made: Any, state: Any, batch: Any, seconds: float) -> None:
@@ -96,7 +96,7 @@ def _train(name: str, made: Any, state: Any, batch: Any, seconds: float) -> None
 def _infer(name: str, made: Any, params: Any, batch: Any, request: dict[str, Any]) -> None:
     mesh = synthetic.one_device_mesh()
     positions = np.arange(len(batch.weights), dtype=np.int32)
-    args = (params, batch, distributed.put_batch(positions, mesh))
+    args = (params, batch, sharding.put_batch(positions, mesh))
     lowered = compile_eval_step(made.model, mesh).lower(*args)
     begin = time.perf_counter()
     compiled = lowered.compile()

@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.data.outline import Outline, outline
+from sft_jax.parallel import sharding
 from sft_jax.structs import CLASS_TASKS, Batch
-from sft_jax.training import assembly, distributed
+from sft_jax.training import assembly
 
 _STEPS_OF_AN_EPOCH = 1000
 
@@ -57,7 +58,7 @@ def batch(config: ExperimentConfig, mesh: Mesh, seed: int = 0) -> Batch:
     }
     masks = {name: np.ones((size, *spec.lengths), bool) for name, spec in data.modalities.items()}
     made = Batch(inputs, masks, _labels(data, size), np.ones(size, np.float32))
-    return distributed.put_batch(made, mesh)
+    return sharding.put_batch(made, mesh)
 
 
 def state(made: assembly.Assembled) -> Any:
@@ -75,7 +76,7 @@ def state(made: assembly.Assembled) -> Any:
 
 def one_device_mesh() -> Mesh:
     """A mesh of the first device."""
-    return distributed.make_mesh(devices=jax.devices()[:1])
+    return sharding.make_mesh(devices=jax.devices()[:1])
 
 
 def _labels(data: Outline, size: int) -> np.ndarray:

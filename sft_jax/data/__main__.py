@@ -28,7 +28,7 @@ from typing import Any
 from rich.console import Console
 
 from sft_jax import config_io
-from sft_jax.data import builders, catalog
+from sft_jax.data import builders, registry
 from sft_jax.data.builder import read_card as builder_card
 from sft_jax.data.card import Card, load_card, read_card
 from sft_jax.data.card_report import print_card
@@ -100,8 +100,8 @@ def _add_file(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument(
         "--dataset",
         metavar="NAME",
-        choices=catalog.OF_FILES,
-        help=f"whose file it is, if it doesn't show: {', '.join(catalog.OF_FILES)}",
+        choices=registry.OF_FILES,
+        help=f"whose file it is, if it doesn't show: {', '.join(registry.OF_FILES)}",
     )
     command.add_argument(
         "--json", metavar="FILE", help="write the card there too; - prints it, in place of tables"
@@ -149,7 +149,7 @@ def _indented(text: str, first: str) -> str:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    builder = catalog.prepare_dataset(_config({"name": options.data}, options.fields))
+    builder = registry.prepare_dataset(_config({"name": options.data}, options.fields))
     print_card(Console(), builder_card(builder))
     print(f"\nprepared in {builder.data_dir}")
 
@@ -158,7 +158,7 @@ def _inspect(options: argparse.Namespace) -> None:
     _make_folder(options.json)
     path = pathlib.Path(options.data)
     if options.data in DATA_CONFIGS and not path.exists():
-        card = catalog.prepared_card(_config({"name": options.data}, options.fields))
+        card = registry.prepared_card(_config({"name": options.data}, options.fields))
     elif path.suffix == ".json" and path.is_file():
         card = load_card(path)
     else:
@@ -209,10 +209,10 @@ def _read(path: pathlib.Path, options: argparse.Namespace) -> Card:
         if options.data in DATA_CONFIGS:
             known = "the dataset of that name is not a file: see inspect"
         raise FileNotFoundError(f"no file or folder {path}, and {known}")
-    config = _config(catalog.config_of_path(path, options.dataset), options.fields)
+    config = _config(registry.config_of_path(path, options.dataset), options.fields)
     _LOGGER.info("reading %s", path)
     try:
-        raw = catalog.read_raw(config)
+        raw = registry.read_raw(config)
         # What is not finite is counted, not refused, whatever will become of it.
         card = read_card(builders.BUILDERS[config.name].name, raw, "zero")
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Datasets: what they hold, and their splits as sequences of standardised examples.
 
-`sft_jax.data.catalog.open_dataset` opens the dataset that a config names, and
+`sft_jax.data.registry.open_dataset` opens the dataset that a config names, and
 `sft_jax.data.arrays` makes one of arrays of your own.
 """
 

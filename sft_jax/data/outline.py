@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sft_jax.data import catalog
+from sft_jax.data import registry
 from sft_jax.data.readers import av_mnist, recordings, sentiment_files, vggsound_files
 from sft_jax.data_config import AvMnistData, DataConfig, SentimentData, VggSoundData, WatchData
 from sft_jax.structs import ModalitySpec, Task
@@ -26,7 +26,7 @@ class Outline(NamedTuple):
 
 
 def outline(config: DataConfig) -> Outline:
-    """What `sft_jax.data.catalog.open_dataset` would say of the data of a config.
+    """What `sft_jax.data.registry.open_dataset` would say of the data of a config.
 
     Of a folder of your own and of another dataset of TFDS only the data itself can tell, so these
     are opened; the other formats are fixed, and of sentiments those of the published files.
@@ -49,11 +49,11 @@ def outline(config: DataConfig) -> Outline:
             shapes, outputs = vggsound_files.SHAPES, config.classes
         case SentimentData():
             shapes = sentiment_files.published_shapes(config.name, config.variant)
-            outputs = len(catalog.SENTIMENTS) if config.target == "classes" else 1
+            outputs = len(registry.SENTIMENTS) if config.target == "classes" else 1
         case _:
-            info = catalog.open_dataset(config).info
+            info = registry.open_dataset(config).info
             return Outline(info.modalities, len(info.class_names), info.task)
-    return Outline(catalog.modality_specs(config, shapes), outputs, _task(config))
+    return Outline(registry.modality_specs(config, shapes), outputs, _task(config))
 
 
 def _task(config: DataConfig) -> Task:

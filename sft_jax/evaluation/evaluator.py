@@ -15,8 +15,9 @@ from sft_jax.data.datasets import Example
 from sft_jax.evaluation import subsets
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES, example_scores
+from sft_jax.parallel import preemption, sharding
 from sft_jax.structs import Task
-from sft_jax.training import distributed, preemption, step
+from sft_jax.training import step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Evaluator:
             # As `pipeline.eval_batches` shares them out.
             turns = np.arange(number * len(ids), (number + 1) * len(ids))
             positions = turns * jax.process_count() + jax.process_index()
-            placed = distributed.put_batch((given, positions.astype(np.int32)), self._mesh)
+            placed = sharding.put_batch((given, positions.astype(np.int32)), self._mesh)
             yield self._step(params, *placed)
 
     def _in_order(self, outputs: list[step.Outputs], name: str) -> np.ndarray:

@@ -10,9 +10,9 @@ from typing import Any
 from sft_jax import config_io
 from sft_jax.data_config import DataConfig
 from sft_jax.evaluation.scores import NotFiniteError
-from sft_jax.training import run_directory
-from sft_jax.training.run_directory import RunDirectoryError
-from sft_jax.training.storage import AnyPath
+from sft_jax.runs import directory
+from sft_jax.runs.directory import RunDirectoryError
+from sft_jax.runs.storage import AnyPath
 
 
 def fingerprints(
@@ -28,7 +28,7 @@ def fingerprints(
     """
     if not description.get("own_dataset"):
         return {}
-    found = run_directory.fingerprints(workdir)
+    found = directory.fingerprints(workdir)
     return None if found is None and equal else found or {}
 
 

@@ -17,8 +17,8 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from sft_jax.training import storage
-from sft_jax.training.storage import AnyPath
+from sft_jax.runs import storage
+from sft_jax.runs.storage import AnyPath
 
 _logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import FAMILIES, PARTS
 from sft_jax.evaluation.scores import check_outputs
 from sft_jax.ops.losses import SCORE_NAMES
+from sft_jax.runs import storage
+from sft_jax.runs.storage import AnyPath
 from sft_jax.structs import CLASS_TASKS
-from sft_jax.training import storage
-from sft_jax.training.storage import AnyPath
 
 
 def print_tables(console: Console, result: Mapping[str, Any]) -> None:

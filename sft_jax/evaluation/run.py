@@ -13,20 +13,22 @@ from jax.sharding import Mesh
 
 from sft_jax import version
 from sft_jax.data.card import Card, load_card
-from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import Dataset, DatasetInfo
+from sft_jax.data.registry import open_dataset
 from sft_jax.evaluation import own_data, report, subsets
 from sft_jax.evaluation.evaluator import Evaluator, Predictions
 from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.evaluation.scores import check_outputs
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES
-from sft_jax.training import distributed, optim, run_directory, storage
+from sft_jax.parallel import sharding
+from sft_jax.runs import directory, storage
+from sft_jax.runs.checkpoint import Checkpoints
+from sft_jax.runs.directory import CARD, RunDirectoryError
+from sft_jax.runs.storage import AnyPath
+from sft_jax.training import optim
 from sft_jax.training.assembly import Plan, build
-from sft_jax.training.checkpoint import Checkpoints
-from sft_jax.training.run_directory import CARD, RunDirectoryError
 from sft_jax.training.state import compile_create_state
-from sft_jax.training.storage import AnyPath
 
 SHARED = ("split", "checkpoint", "parameters", "data", "modalities", "left_out", "code")
 """Of the results of a run, what those of other seeds have too."""
@@ -116,7 +118,7 @@ def evaluate_restored(
         "code": version.code(),
     }
     path = results_folder(workdir) / f"{subsets.file_stem(result)}.json"
-    run_directory.write_json(path, result)
+    directory.write_json(path, result)
     return result, predictions
 
 
@@ -128,7 +130,7 @@ def draw(workdir: AnyPath, result: Mapping[str, Any], predictions: Predictions) 
 def _run_directory(workdir: str | os.PathLike[str]) -> AnyPath:
     """The path of a run directory whose results can be written, as is seen beforehand."""
     path = storage.as_path(workdir)
-    run_directory.read_config(path)
+    directory.read_config(path)
     results_folder(path)
     return path
 
@@ -188,7 +190,7 @@ def evaluate_every_subset(
         ],
         "code": version.code(),
     }
-    run_directory.write_json(results_folder(workdir) / f"{subsets_stem(result)}.json", result)
+    directory.write_json(results_folder(workdir) / f"{subsets_stem(result)}.json", result)
     return result
 
 
@@ -267,7 +269,7 @@ def restore(
         are used again.
       data_folders: see `evaluate_run`.
     """
-    config = run_directory.read_config(workdir)
+    config = directory.read_config(workdir)
     if config.seeds:
         raise RunDirectoryError(
             f"{workdir} holds the runs of several seeds: evaluate one of them, such as"
@@ -295,7 +297,7 @@ def restore(
             dataset = open_dataset(data, info.statistics, description.get("prepared"))
         _check_same(workdir, info, dataset.info)
     info.check_task(config.model.task)
-    mesh = like.mesh if like else distributed.make_mesh()
+    mesh = like.mesh if like else sharding.make_mesh()
     names = len(info.class_names)
     model = like.model if like else build(config, info.modalities, names, mesh)
     _, shapes = compile_create_state(

@@ -10,8 +10,8 @@ from typing import Any
 from sft_jax.data.datasets import Dataset
 from sft_jax.evaluation import run, subsets
 from sft_jax.evaluation.metrics import FAMILIES
-from sft_jax.training import run_directory, seeds, storage
-from sft_jax.training.run_directory import RunDirectoryError
+from sft_jax.runs import directory, seeds, storage
+from sft_jax.runs.directory import RunDirectoryError
 
 
 def evaluate_seeds(
@@ -58,7 +58,7 @@ def evaluate_seeds(
     if not folders:
         raise RunDirectoryError(f"{workdir} holds no runs of seeds: there is no seed_N in it")
     first, *others = folders.values()
-    seeds.check_equal(run_directory.read_config(first), others)
+    seeds.check_equal(directory.read_config(first), others)
     for path in (workdir, *folders.values()):
         run.results_folder(path)
     like: run.Restored | None = None
@@ -83,7 +83,7 @@ def evaluate_seeds(
         "metrics": summarise([*results.values()]),
     }
     path = run.results_folder(workdir) / f"{subsets.file_stem(result)}.json"
-    run_directory.write_json(path, result)
+    directory.write_json(path, result)
     if show:
         show(result)
     for seed, folder in folders.items():

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from sft_jax.modules.bottleneck import BottleneckTransformer
-from sft_jax.modules.crossmodal import CrossmodalTransformer
+from sft_jax.modules.mbt import BottleneckTransformer
+from sft_jax.modules.mult import CrossmodalTransformer
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.modules.sft import SparseFusionTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal

@@ -11,11 +11,11 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.linear import bounded_uniform, dense, flat_dot
-from sft_jax.ops.attention import apply_weights, attention_weights, saliency
-from sft_jax.ops.block_sparse import BlockSparsePattern, block_sparse_attention, received
-from sft_jax.ops.blocked import blocked_attention, blocked_self_attention
-from sft_jax.ops.cudnn import cudnn_attention, is_supported
-from sft_jax.ops.windowed import WindowPattern, windowed_attention
+from sft_jax.ops.attention.block_sparse import BlockSparsePattern, block_sparse_attention, received
+from sft_jax.ops.attention.cudnn import cudnn_attention, is_supported
+from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
+from sft_jax.ops.attention.tiled import blocked_attention, blocked_self_attention
+from sft_jax.ops.attention.windowed import WindowPattern, windowed_attention
 from sft_jax.structs import AttentionKernel, Tokens
 
 AttentionPattern = BlockSparsePattern | WindowPattern
@@ -47,7 +47,7 @@ class SelfAttention(nn.Module):
     | --- | --- |
     | `auto` | `plain` for short sequences; for longer ones `cudnn` where it can, else `blocked` |
     | `plain` | with the weights of all queries and keys in memory |
-    | `blocked` | for some queries at a time, and again for the gradient (`sft_jax.ops.blocked`) |
+    | `blocked` | for a tile of queries at a time (`sft_jax.ops.attention.tiled`) |
     | `cudnn` | by NVIDIA's library on its GPUs, in bfloat16 or float16; else as `blocked` |
 
     Attributes:

@@ -8,13 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from sft_jax.config import ModelConfig
-from sft_jax.modules.bottleneck import BottleneckTransformer
-from sft_jax.modules.crossmodal import CrossmodalTransformer
+from sft_jax.modules.mbt import BottleneckTransformer
+from sft_jax.modules.mult import CrossmodalTransformer
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.modules.sft import SparseFusionTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
-from sft_jax.ops.block_sparse import BlockSparsePattern
-from sft_jax.ops.windowed import WindowPattern
+from sft_jax.ops.attention.block_sparse import BlockSparsePattern
+from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.structs import ModalitySpec
 
 _PATTERNS = {"dense": None, "windowed": WindowPattern(), "block_sparse": BlockSparsePattern()}

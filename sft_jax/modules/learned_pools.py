@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from sft_jax.modules.attention import cross_attention
 from sft_jax.modules.linear import layer_norm, linear
-from sft_jax.ops.attention import apply_weights, masked_softmax
+from sft_jax.ops.attention.plain import apply_weights, masked_softmax
 from sft_jax.structs import Tokens
 
 

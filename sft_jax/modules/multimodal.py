@@ -18,7 +18,7 @@ from sft_jax.modules.block import Block
 from sft_jax.modules.head import ClassifierHead, OrdinalHead
 from sft_jax.modules.inputs import check_inputs, check_modalities
 from sft_jax.modules.tokenizer import Tokenizer
-from sft_jax.ops.blocked import SAVED
+from sft_jax.ops.attention.tiled import SAVED
 from sft_jax.ops.noise import example_keys
 from sft_jax.ops.presence import is_present
 from sft_jax.structs import AnyArray, AttentionKernel, ModalitySpec, Task, Tokens

@@ -12,9 +12,9 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.learned_pools import PerceiverPool, TokenLearner
-from sft_jax.ops import cluster, merge, pooling, select
 from sft_jax.ops.noise import Keys, example_keys, gumbel
-from sft_jax.ops.windows import ReferenceWindows, Windows, adaptive_windows
+from sft_jax.ops.pool import cluster, merge, reduce, select
+from sft_jax.ops.pool.windows import ReferenceWindows, Windows, adaptive_windows
 from sft_jax.structs import Pool, Tokens
 
 POOLS: Sequence[str] = get_args(Pool)
@@ -102,14 +102,14 @@ class Reducer(nn.Module):
             case "none":
                 return tokens
             case "max":
-                return pooling.window_max(tokens, self._windows(tokens.mask))
+                return reduce.window_max(tokens, self._windows(tokens.mask))
             case "avg":
                 divisor = reference.kernel if reference else None
-                return pooling.window_mean(tokens, self._windows(tokens.mask), divisor)
+                return reduce.window_mean(tokens, self._windows(tokens.mask), divisor)
             case "attn":
                 epsilon = 1e-5 * reference.kernel if reference else None
                 windows = self._windows(tokens.mask)
-                return pooling.window_weighted_mean(tokens, saliency, windows, epsilon)
+                return reduce.window_weighted_mean(tokens, saliency, windows, epsilon)
             case "channel_topk":
                 return select.channel_top_k(tokens, self.k)
             case "tome":

@@ -16,9 +16,9 @@ from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_pres
 from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS
 from sft_jax.modules.sparse_pooling import SparsePooling
 from sft_jax.ops.mixup import Mixup
-from sft_jax.ops.pooling import masked_mean
-from sft_jax.ops.select import channel_top_k
-from sft_jax.ops.windows import ReferenceWindows
+from sft_jax.ops.pool.reduce import masked_mean
+from sft_jax.ops.pool.select import channel_top_k
+from sft_jax.ops.pool.windows import ReferenceWindows
 from sft_jax.structs import AnyArray, Pool, Readout, Tokens
 
 READOUTS: Sequence[str] = get_args(Readout)

@@ -23,8 +23,8 @@ from sft_jax.modules.multimodal import (
     sum_over_present,
 )
 from sft_jax.ops.mixup import Mixup
-from sft_jax.ops.pooling import window_max
-from sft_jax.ops.windows import ReferenceWindows
+from sft_jax.ops.pool.reduce import window_max
+from sft_jax.ops.pool.windows import ReferenceWindows
 from sft_jax.structs import AnyArray, Tokens
 
 

@@ -13,7 +13,7 @@ from sft_jax.modules.dropout import Dropout, numbered
 from sft_jax.modules.linear import bounded_uniform, layer_norm
 from sft_jax.modules.reducer import SALIENT_POOLS, Reducer
 from sft_jax.ops.noise import Keys
-from sft_jax.ops.windows import ReferenceWindows
+from sft_jax.ops.pool.windows import ReferenceWindows
 from sft_jax.structs import AttentionKernel, Pool, Tokens
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sft_jax.ops.exponential import polynomial_exp2
+from sft_jax.ops.attention.exp2 import polynomial_exp2
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Target:
         return jnp.matmul(left, right, preferred_element_type=dtype)
 
     def exp2(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """Computes `2 ** x`; see `sft_jax.ops.exponential`."""
+        """Computes `2 ** x`; see `sft_jax.ops.attention.exp2`."""
         return polynomial_exp2(x) if self.sequential and x.dtype == jnp.float32 else jnp.exp2(x)
 
 

@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from sft_jax.config import ExperimentConfig, check_heads
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.parallel import sharding
 from sft_jax.structs import ModalitySpec
-from sft_jax.training import distributed, optim
+from sft_jax.training import optim
 from sft_jax.training.state import TrainState, compile_create_state
 from sft_jax.training.step import compile_train_step
 
@@ -150,7 +151,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
         schedule=schedule,
         optimizer=optimizer,
         observe=jax.jit(
-            functools.partial(plateau.update, {}), out_shardings=distributed.replicated(mesh)
+            functools.partial(plateau.update, {}), out_shardings=sharding.replicated(mesh)
         ),
         new_state=new_state,
         like=like,

@@ -17,9 +17,11 @@ from jax.sharding import Mesh
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.ops.losses import SCORE_NAMES
+from sft_jax.parallel import preemption, sharding
+from sft_jax.runs import storage
+from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.structs import Batch
-from sft_jax.training import assembly, distributed, preemption, state, step, storage
-from sft_jax.training.checkpoint import Checkpoints
+from sft_jax.training import assembly, state, step
 from sft_jax.training.reporting import Reporter, Silent
 from sft_jax.training.tracing import Trace
 
@@ -100,9 +102,9 @@ def fit(
       SaveError: at the step after saving a checkpoint failed.
       ValueError: if batch, accumulation and devices don't divide.
     """
-    distributed.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+    sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     plan, train_state = made.plan, made.new_state(config.seed)
-    seed = jax.device_put(np.int32(config.seed), distributed.replicated(mesh))
+    seed = jax.device_put(np.int32(config.seed), sharding.replicated(mesh))
 
     checkpoints = Checkpoints(workdir, config.train.keep_latest)
     resumed = checkpoints.resume(train_state)
@@ -185,7 +187,7 @@ def fit(
                 trace.before(number)
                 with clock.waiting():
                     batch, ids = next(batches)
-                placed = distributed.put_batch(batch, mesh)
+                placed = sharding.put_batch(batch, mesh)
                 train_state, metrics = made.step(train_state, placed, seed)
                 if number == first:
                     # Compiling can't be interrupted; until here there was nothing to save.

@@ -10,8 +10,8 @@ import rich.progress
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
-from sft_jax.training import storage
-from sft_jax.training.storage import AnyPath
+from sft_jax.runs import storage
+from sft_jax.runs.storage import AnyPath
 
 
 class Reporter:

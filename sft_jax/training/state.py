@@ -15,7 +15,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from sft_jax.training import distributed, rngs
+from sft_jax.parallel import sharding
+from sft_jax.training import rngs
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -115,7 +116,7 @@ def compile_create_state(
     """
     make = functools.partial(make_state, model, optimizer, plateau, ema=ema)
     shapes = jax.eval_shape(make, np.int32(0))
-    shardings = distributed.place(shapes, mesh)
+    shardings = sharding.place(shapes, mesh)
     # A CPU takes longer to compile it than to run it as it stands; it runs once.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options: Any = {"xla_backend_optimization_level": 0} if on_cpu else None

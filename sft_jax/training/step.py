@@ -18,8 +18,9 @@ from sft_jax.ops.losses import example_losses, example_scores
 from sft_jax.ops.mixup import Mixup, draw_mixup
 from sft_jax.ops.modality_dropout import drop_modalities
 from sft_jax.ops.presence import is_present
+from sft_jax.parallel import sharding
 from sft_jax.structs import Batch
-from sft_jax.training import distributed, rngs
+from sft_jax.training import rngs
 from sft_jax.training.state import TrainState, update_ema
 
 STREAMS = ("dropout", "pool", "mixup", "modality_dropout")
@@ -203,14 +204,14 @@ def compile_train_step(
       like: a state, or its shapes, where the new state is to be.
       mixup_from: the first step that mixes examples.
     """
-    whole: Any = distributed.replicated(mesh)
-    split: Any = distributed.split_by_example(mesh)
+    whole: Any = sharding.replicated(mesh)
+    split: Any = sharding.split_by_example(mesh)
     metrics = StepMetrics(whole, whole, whole, split, whole)
 
     def step(
         state: TrainState, batch: Batch, seed: Int[Array, ""]
     ) -> tuple[TrainState, StepMetrics]:
-        gather = functools.partial(distributed.gather, mesh=mesh)
+        gather = functools.partial(sharding.gather, mesh=mesh)
         take_step = make_train_step(
             model, optimizer, config, seed, mixup_from=mixup_from, gather=gather
         )
@@ -230,8 +231,8 @@ def compile_eval_step(model: Any, mesh: Mesh) -> Any:
     """
 
     def eval_step(params: Any, batch: Batch, positions: Int[Array, " b"]) -> Outputs:
-        params = distributed.gather(params, mesh)
+        params = sharding.gather(params, mesh)
         logits = model.apply({"params": params}, batch.inputs, batch.masks)
         return Outputs(logits, example_losses(model.task, logits, batch.labels), positions)
 
-    return jax.jit(eval_step, out_shardings=distributed.replicated(mesh))
+    return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from sft_jax.config import SystemConfig
-from sft_jax.training import storage
+from sft_jax.runs import storage
 
 
 class Trace:

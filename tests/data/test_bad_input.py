@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import vggsound_hdf5
 
-from sft_jax.data import catalog
+from sft_jax.data import registry
 from sft_jax.data_config import AvMnistData, FolderData, SentimentData, VggSoundData
 
 
@@ -74,7 +74,7 @@ def _nothing_is_left(folder):
 
 def _assert_refused(folder, config, message, kind=ValueError):
     with pytest.raises(kind, match=message):
-        catalog.open_dataset(config)
+        registry.open_dataset(config)
     _nothing_is_left(folder)
 
 
@@ -82,7 +82,7 @@ def test_a_sound_file_of_each_kind_is_accepted(tmp_path):
     for make in (_sentiments, _clips, _npz):
         folder = tmp_path / make.__name__
         folder.mkdir()
-        assert catalog.open_dataset(make(folder)).source("test")
+        assert registry.open_dataset(make(folder)).source("test")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_sentiments_that_cannot_be_read(tmp_path):
     path.write_bytes(pickle.dumps({split: {"x": 1} for split in ("train", "valid", "test")}))
     _assert_refused(tmp_path, config, "train: no key 'vision': there are x")
     path.write_bytes(whole)
-    assert len(catalog.open_dataset(config).source("train")) == 2
+    assert len(registry.open_dataset(config).source("train")) == 2
 
 
 class _Bomb:
@@ -140,7 +140,7 @@ def test_sentiments_that_are_not_finite_and_refused(tmp_path):
         name="mosi", data_dir=config.data_dir, manual_dir=config.manual_dir, not_finite="error"
     )
     _assert_refused(tmp_path, refusing, "example 'valid1': audio holds 1 -inf; .* set not_finite")
-    assert catalog.open_dataset(config).info.num_examples["valid"] == 2
+    assert registry.open_dataset(config).info.num_examples["valid"] == 2
 
 
 @contextlib.contextmanager
@@ -277,8 +277,8 @@ def test_a_full_disk_is_named_and_holds_no_prepared_data(tmp_path, small_disk):
     full = FolderData(data_dir=str(small_disk), manual_dir=config.manual_dir)
     for _ in range(2):  # Nor is it taken for prepared the second time.
         with pytest.raises(OSError, match=rf"cannot write to data_dir='{small_disk}'.*No space"):
-            catalog.open_dataset(full)
+            registry.open_dataset(full)
         assert not [path for path in small_disk.rglob("*") if path.is_file()]
         with pytest.raises(FileNotFoundError, match="has not been prepared"):
-            catalog.prepared_card(full)
-    assert len(catalog.open_dataset(config).source("train")) == 2
+            registry.prepared_card(full)
+    assert len(registry.open_dataset(config).source("train")) == 2

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 import vggsound_hdf5
 from PIL import Image
 
-from sft_jax.data import builder, builders, catalog
+from sft_jax.data import builder, builders, registry
 from sft_jax.data.cleaning import clean, finite_means
 from sft_jax.data.datasets import Standardisation, compute_statistics
 from sft_jax.data.outline import Outline, outline
@@ -32,12 +32,12 @@ SPLITS = tuple(COUNTS)
 
 def _unchanged(config):
     """The dataset, standardised by what changes nothing."""
-    modalities = catalog.open_dataset(config).info.modalities
+    modalities = registry.open_dataset(config).info.modalities
     one = {
         name: Standardisation((0.0,) * spec.features, (1.0,) * spec.features)
         for name, spec in modalities.items()
     }
-    return catalog.open_dataset(config, one)
+    return registry.open_dataset(config, one)
 
 
 def _assert_outlined(config, info, **differs):
@@ -88,11 +88,11 @@ def _cleaned(records, policy="zero", means=None):
 
 def _assert_same_without(folder, config):
     """The folder of raw files is not needed a second time."""
-    before = [example["id"] for example in catalog.open_dataset(config).source("test")]
+    before = [example["id"] for example in registry.open_dataset(config).source("test")]
     away = pathlib.Path(folder).with_name("away")
     pathlib.Path(folder).rename(away)
     try:
-        again = catalog.open_dataset(config)
+        again = registry.open_dataset(config)
         assert [example["id"] for example in again.source("test")] == before
     finally:
         away.rename(folder)
@@ -169,7 +169,7 @@ def test_sentiments_need_their_file_once(sentiments, variant):
 def test_what_is_standardised_by_is_of_the_training_split(sentiments):
     config = sentiments("mosi", "mult_aligned")
     expected = compute_statistics(_unchanged(config).source("train"))
-    for name, of in catalog.open_dataset(config).info.statistics.items():
+    for name, of in registry.open_dataset(config).info.statistics.items():
         np.testing.assert_allclose(of.mean, expected[name].mean, rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(of.std, expected[name].std, rtol=1e-5)
 
@@ -190,7 +190,7 @@ def test_a_sentiment_may_be_a_number_and_modalities_may_be_fewer(sentiments):
     _assert_examples(dataset, "valid", _cleaned(_expected(config, "valid")))
     for field in ({"modalities": ("audio", "speech")}, {"patch_size": {"speech": 2}}):
         with pytest.raises(ValueError, match=rf"data.{next(iter(field))}: unknown .*'speech'"):
-            catalog.open_dataset(dataclasses.replace(config, **field))
+            registry.open_dataset(dataclasses.replace(config, **field))
 
 
 @pytest.mark.parametrize("policy", ["mean", "drop"])
@@ -202,7 +202,7 @@ def test_what_is_not_finite_is_treated_as_asked(sentiments, policy):
     means = finite_means(_expected(config, "train"))
     for split in SPLITS:
         _assert_examples(dataset, split, _cleaned(_expected(config, split), policy, means))
-    whole = catalog.open_dataset(sentiments("mosi", "mult_noalign"))
+    whole = registry.open_dataset(sentiments("mosi", "mult_noalign"))
     if policy == "drop":  # One step of each example.
         for one, other in zip(dataset.source("test"), whole.source("test"), strict=True):
             assert one["masks"]["audio"].sum() == other["masks"]["audio"].sum() - 1
@@ -213,9 +213,9 @@ def test_a_file_of_another_variant_is_told_by_its_name(sentiments):
     config = sentiments("mosi", "mult_noalign")
     wrong = dataclasses.replace(config, variant="mult_aligned", file="mosi_data_noalign.pkl")
     with pytest.raises(DataFileError, match="of the variant mult_noalign, not mult_aligned: set"):
-        catalog.open_dataset(wrong)
+        registry.open_dataset(wrong)
     with pytest.raises(DataFileError, match=r"one file aligned_50.pkl in .*there is no aligned"):
-        catalog.open_dataset(dataclasses.replace(config, variant="mmsa_aligned"))
+        registry.open_dataset(dataclasses.replace(config, variant="mmsa_aligned"))
 
 
 def test_a_file_under_another_name_is_prepared_for_itself(sentiments, tmp_path):
@@ -224,8 +224,8 @@ def test_a_file_under_another_name_is_prepared_for_itself(sentiments, tmp_path):
     shutil.copy(next(pathlib.Path(first.manual_dir).iterdir()), tmp_path)
     sentiment_pickles.write(tmp_path / "mine.pkl", "mosi", "mult_aligned", counts)
     mine = dataclasses.replace(first, manual_dir=str(tmp_path), file="mine.pkl")
-    assert catalog.open_dataset(first).info.num_examples == COUNTS
-    assert catalog.open_dataset(mine).info.num_examples == counts
+    assert registry.open_dataset(first).info.num_examples == COUNTS
+    assert registry.open_dataset(mine).info.num_examples == counts
 
 
 def test_of_two_files_of_a_name_that_in_the_folder_of_the_dataset_is_taken(tmp_path):
@@ -243,7 +243,7 @@ def test_of_two_files_of_a_name_that_in_the_folder_of_the_dataset_is_taken(tmp_p
 @pytest.mark.parametrize("variant", ["mult_aligned", "mmsa_aligned"])
 def test_a_file_of_another_size_is_refused(sentiments, tmp_path, variant):
     config = sentiments("mosi", variant)
-    catalog.open_dataset(config)
+    registry.open_dataset(config)
     shutil.copytree(config.manual_dir, tmp_path / "raw")
     (file,) = (tmp_path / "raw").rglob("*.pkl")
     file.write_bytes(file.read_bytes() + b"more")
@@ -251,17 +251,17 @@ def test_a_file_of_another_size_is_refused(sentiments, tmp_path, variant):
     with pytest.raises(
         ValueError, match=rf"prepared from .*{file.name} of .*; remove the prepared"
     ):
-        catalog.open_dataset(other)
+        registry.open_dataset(other)
 
 
 @pytest.fixture
 def copied(sentiments, tmp_path):
     """Prepared data that a test may damage: its config and folder."""
     config = sentiments("mosi", "mult_aligned")
-    catalog.open_dataset(config)
+    registry.open_dataset(config)
     shutil.copytree(config.data_dir, tmp_path / "data")
     config = dataclasses.replace(config, data_dir=str(tmp_path / "data"))
-    return config, catalog.prepare_dataset(config).data_path
+    return config, registry.prepare_dataset(config).data_path
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_damaged_data_is_named(copied, file, damage):
         content[len(content) // 2] ^= 255
         (version / file).write_bytes(content)
     with pytest.raises(ValueError, match=rf"the prepared data in {version} .*; remove it"):
-        catalog.open_dataset(config).source("train")
+        registry.open_dataset(config).source("train")
 
 
 # VGGSound
@@ -339,11 +339,11 @@ def test_what_another_version_has_prepared_is_named(vggsound, tmp_path):
         vggsound, data_dir=str(tmp_path / "data"), manual_dir=str(tmp_path / "raw")
     )
     with pytest.raises(FileNotFoundError, match=r"no folder .*/1.0.0 was prepared by another vers"):
-        catalog.open_dataset(config)
+        registry.open_dataset(config)
 
 
 def test_modalities_of_clips_may_be_fewer(vggsound):
-    info = catalog.open_dataset(
+    info = registry.open_dataset(
         dataclasses.replace(vggsound, modalities=("spect",), patch_size={"spect": 16})
     ).info
     assert [*info.modalities] == ["spect"]
@@ -352,10 +352,10 @@ def test_modalities_of_clips_may_be_fewer(vggsound):
 
 def test_another_split_is_prepared_for_itself(vggsound):
     share = dataclasses.replace(vggsound, valid_share=0.6)
-    assert catalog.open_dataset(share).info.num_examples["valid"] == 4
+    assert registry.open_dataset(share).info.num_examples["valid"] == 4
     authors = dataclasses.replace(vggsound, split="authors")
-    assert catalog.open_dataset(authors).info.num_examples["valid"] == 1
-    assert catalog.open_dataset(vggsound).info.num_examples["valid"] == 2
+    assert registry.open_dataset(authors).info.num_examples["valid"] == 1
+    assert registry.open_dataset(vggsound).info.num_examples["valid"] == 2
 
 
 # AV-MNIST
@@ -390,7 +390,7 @@ def test_pairs_of_digits_are_those_made_of_the_files(digits):
     raw = av_mnist.read_av_mnist(digits.manual_dir, options)
     for split in SPLITS:
         _assert_examples(dataset, split, list(raw.read(split)))
-    stored = builder.PreparedSplit(catalog.prepare_dataset(digits), ["train"])[0]["inputs"]
+    stored = builder.PreparedSplit(registry.prepare_dataset(digits), ["train"])[0]["inputs"]
     assert (stored["image"].dtype, stored["sound"].dtype) == (np.uint8, np.float32)
 
 
@@ -399,7 +399,7 @@ def test_pairs_of_digits_need_their_files_once(digits):
 
 
 def test_other_recordings_are_refused(digits, tmp_path):
-    catalog.open_dataset(digits)
+    registry.open_dataset(digits)
     shutil.copytree(digits.manual_dir, tmp_path / "raw")
     if (folder := tmp_path / "raw" / "recordings").exists():
         (folder / ".hidden").write_bytes(b"made by a file browser")
@@ -410,7 +410,7 @@ def test_other_recordings_are_refused(digits, tmp_path):
         (file := tmp_path / "raw" / name).write_bytes(file.read_bytes() + b"more")
     other = dataclasses.replace(digits, manual_dir=str(tmp_path / "raw"))
     with pytest.raises(ValueError, match=rf"was prepared from {name} of (\d+) bytes") as caught:
-        catalog.open_dataset(other)
+        registry.open_dataset(other)
     before, now = (
         int(part.split()[0])
         for part in (
@@ -450,9 +450,9 @@ def test_examples_of_a_folder_are_those_of_its_files(folder):
 def test_a_folder_that_is_gone_is_named(folder, tmp_path):
     for gone in ("", str(tmp_path / "gone")):
         with pytest.raises(DataFileError, match=rf"data.manual_dir='{gone}' is not a folder: name"):
-            catalog.open_dataset(dataclasses.replace(folder, manual_dir=gone))
+            registry.open_dataset(dataclasses.replace(folder, manual_dir=gone))
     with pytest.raises(DataFileError, match=r"there is no .*manifest.csv; expected a table"):
-        catalog.open_dataset(dataclasses.replace(folder, manual_dir=str(tmp_path)))
+        registry.open_dataset(dataclasses.replace(folder, manual_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -461,18 +461,18 @@ def test_prepared_data_does_where_the_raw_data_is_gone(folder, shapes, tmp_path,
         ("npz", folder, {"manual_dir": str(tmp_path / "gone")}),
         ("tfds", shapes, {"builder": "gone"}),
     ):
-        before = catalog.open_dataset(config)
+        before = registry.open_dataset(config)
         about = json.loads(json.dumps(before.prepared))
         there = dataclasses.replace(config, **gone)
         if moved:
             shutil.copytree(config.data_dir, tmp_path / name)
             about["data_dir"] = str(tmp_path / "gone")
             there = dataclasses.replace(there, data_dir=str(tmp_path / name))
-        after = catalog.open_dataset(there, before.info.statistics, about)
+        after = registry.open_dataset(there, before.info.statistics, about)
         assert after.info == before.info
         assert after.fingerprint("test") == before.fingerprint("test")
         with pytest.raises(DataFileError):
-            catalog.open_dataset(there, None, about | {"config": "another"})
+            registry.open_dataset(there, None, about | {"config": "another"})
 
 
 def test_a_folder_is_prepared_again_when_it_has_changed(folder, tmp_path):
@@ -602,16 +602,16 @@ def test_examples_of_tfds_are_those_of_its_splits(shapes):
         seen[split] = {record["id"] for record in expected}
     assert seen["train"] | seen["valid"] == {f"shape{i}" for i in range(8)}
     assert seen["test"] == {"shape100", "shape101", "shape102"}
-    stored = builder.PreparedSplit(catalog.prepare_dataset(shapes), ["train"])[0]["inputs"]
+    stored = builder.PreparedSplit(registry.prepare_dataset(shapes), ["train"])[0]["inputs"]
     assert stored["picture"].dtype == np.uint8
 
 
 def test_patches_and_a_second_opening_prepare_nothing_again(shapes, monkeypatch):
-    catalog.open_dataset(shapes)
+    registry.open_dataset(shapes)
     monkeypatch.setattr(builders.FromTfds, "download_and_prepare", None)
-    info = catalog.open_dataset(dataclasses.replace(shapes, patch_size={"picture": 2})).info
+    info = registry.open_dataset(dataclasses.replace(shapes, patch_size={"picture": 2})).info
     assert info.modalities["picture"].patch_size == 2
-    _assert_outlined(shapes, catalog.open_dataset(shapes).info)
+    _assert_outlined(shapes, registry.open_dataset(shapes).info)
 
 
 def test_a_number_of_tfds_may_be_predicted(shapes):
@@ -649,7 +649,7 @@ def test_a_number_of_tfds_may_be_predicted(shapes):
 )
 def test_what_tfds_does_not_have_is_named(shapes, changes, message):
     with pytest.raises(DataFileError, match=message):
-        catalog.open_dataset(dataclasses.replace(shapes, **changes))
+        registry.open_dataset(dataclasses.replace(shapes, **changes))
 
 
 def test_a_format_that_needs_tensorflow_is_named(shapes, tmp_path):
@@ -657,17 +657,17 @@ def test_a_format_that_needs_tensorflow_is_named(shapes, tmp_path):
     (info,) = tmp_path.rglob("dataset_info.json")
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(DataFileError, match=r"must be prepared as array_record.*TFRECORD"):
-        catalog.open_dataset(dataclasses.replace(shapes, data_dir=str(tmp_path)))
+        registry.open_dataset(dataclasses.replace(shapes, data_dir=str(tmp_path)))
 
 
 def test_a_modality_that_training_lacks_is_named(shapes):
     # The first three examples of train that have a way are not in this part of it.
     lacking = [
         position
-        for position, example in enumerate(catalog.open_dataset(shapes).source("train"))
+        for position, example in enumerate(registry.open_dataset(shapes).source("train"))
         if not example["masks"]["way"].any()
     ]
     part = f"train[{lacking[0]}:{lacking[0] + 1}]"
     config = dataclasses.replace(shapes, splits=shapes.splits | {"train": part})
     with pytest.raises(ValueError, match="no example has any step of way"):
-        catalog.open_dataset(config)
+        registry.open_dataset(config)

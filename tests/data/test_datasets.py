@@ -7,9 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from sft_jax.data import builder, catalog, datasets, fingerprint
+from sft_jax.data import builder, datasets, fingerprint, registry
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.catalog import open_dataset
 from sft_jax.data.datasets import (
     Dataset,
     DatasetInfo,
@@ -17,6 +16,7 @@ from sft_jax.data.datasets import (
     compute_statistics,
 )
 from sft_jax.data.outline import Outline, outline
+from sft_jax.data.registry import open_dataset
 from sft_jax.data_config import WatchData
 from sft_jax.structs import ModalitySpec
 
@@ -88,7 +88,7 @@ def test_training_inputs_are_standardised(dataset):
 def test_statistics_are_of_the_training_people_alone(config, dataset):
     steps = {name: [] for name in dataset.info.modalities}
     for record in builder.PreparedSplit(
-        catalog.prepare_dataset(config), [f"person_{person:02d}" for person in range(1, 7)]
+        registry.prepare_dataset(config), [f"person_{person:02d}" for person in range(1, 7)]
     ):
         for name, values in record["inputs"].items():
             steps[name].append(values)
@@ -114,7 +114,7 @@ def reads(monkeypatch):
 
 
 def test_given_statistics_are_used(config, reads):
-    raw = builder.PreparedSplit(catalog.prepare_dataset(config), ["person_07"])[0]
+    raw = builder.PreparedSplit(registry.prepare_dataset(config), ["person_07"])[0]
     given = {
         name: Standardisation(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
         for name in ("accelerometer", "gyroscope")

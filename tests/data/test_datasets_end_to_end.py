@@ -14,7 +14,7 @@ import vggsound_hdf5
 
 from sft_jax import config_io, experiment
 from sft_jax.evaluation.run import evaluate_run
-from sft_jax.training import distributed
+from sft_jax.parallel import sharding
 
 SMALL = {
     "model": {"width": 8, "num_heads": 1, "n_pre": 0, "n_post": 1, "dropout": 0.0},
@@ -25,9 +25,9 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def quick_to_compile(monkeypatch):
     """On one device: sharding has tests of its own; and by keys of a kind that compiles quickly."""
-    make = distributed.make_mesh
+    make = sharding.make_mesh
     of_one = functools.partial(make, devices=jax.devices()[:1])
-    monkeypatch.setattr(distributed, "make_mesh", of_one)
+    monkeypatch.setattr(sharding, "make_mesh", of_one)
     with jax.default_prng_impl("rbg"):
         yield
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from sft_jax.data import builder, catalog
+from sft_jax.data import builder, registry
 from sft_jax.data.arrays import from_arrays
 from sft_jax.data.card import read_card
 from sft_jax.data.datasets import Dataset, compute_statistics
@@ -245,9 +245,9 @@ def test_masked_arrays_of_readers_are_stored_with_their_masks(tmp_path, monkeypa
     prepared = builder.prepare(Small, config, str(tmp_path))
     info = _dataset(VALUES, REAL).info
     _assert_gaps(Dataset(info, lambda split: builder.PreparedSplit(prepared, [split])))
-    monkeypatch.setattr(catalog, "prepare_dataset", lambda _: prepared)
-    monkeypatch.setattr(catalog, "_splits", lambda *_: {"train": ["train"], "valid": ["train"]})
-    _assert_gaps(catalog.open_dataset(FolderData()))
+    monkeypatch.setattr(registry, "prepare_dataset", lambda _: prepared)
+    monkeypatch.setattr(registry, "_splits", lambda *_: {"train": ["train"], "valid": ["train"]})
+    _assert_gaps(registry.open_dataset(FolderData()))
     moments = read_card("small", raw, "error").splits["train"].moments["x"]
     np.testing.assert_allclose(moments.mean, VALUES[REAL].mean(0))
 

@@ -12,7 +12,7 @@ import sentiment_pickles
 import tensorflow_datasets as tfds
 import vggsound_hdf5
 
-from sft_jax.data import builder, catalog
+from sft_jax.data import builder, registry
 from sft_jax.data.arrays import from_arrays
 from sft_jax.data.card import Card
 from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, compute_statistics
@@ -153,8 +153,8 @@ def _of_tfds(tmp_path, modality):
 
 def _assert_read(config, name):
     """What a model sees is what the reader gives, standardised by its own mean and deviation."""
-    raw = [record["inputs"].get(name) for record in catalog.read_raw(config).read("train")]
-    examples = catalog.open_dataset(config).source("train")
+    raw = [record["inputs"].get(name) for record in registry.read_raw(config).read("train")]
+    examples = registry.open_dataset(config).source("train")
     assert len(raw) == len(examples) > 1
     steps = np.concatenate([values for values in raw if values is not None]).astype("longdouble")
     seen = np.concatenate([example["inputs"][name][example["masks"][name]] for example in examples])
@@ -166,7 +166,7 @@ def _assert_read(config, name):
 def test_a_folder_of_files_keeps_them(tmp_path, column):
     config = _of_a_folder(tmp_path, column)
     _assert_read(config, "x")
-    stored = builder.PreparedSplit(catalog.prepare_dataset(config), ["train"])[0]["inputs"]["x"]
+    stored = builder.PreparedSplit(registry.prepare_dataset(config), ["train"])[0]["inputs"]["x"]
     assert stored.dtype == np.float64
     np.testing.assert_array_equal(stored[:, 0], column[0])
 

@@ -15,9 +15,11 @@ from absl.testing import flagsaver
 from sft_jax.data.arrays import from_arrays
 from sft_jax.evaluation import run
 from sft_jax.evaluation.seeds import evaluate_seeds, summarise
-from sft_jax.training import assembly, distributed, run_directory, seeds
-from sft_jax.training.checkpoint import Checkpoints, NoCheckpointError
-from sft_jax.training.run_directory import RunDirectoryError
+from sft_jax.parallel import sharding
+from sft_jax.runs import directory, seeds
+from sft_jax.runs.checkpoint import Checkpoints, NoCheckpointError
+from sft_jax.runs.directory import RunDirectoryError
+from sft_jax.training import assembly
 
 EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
 CONFIG = dataclasses.replace(synthetic.config(), seeds=(10, 2))
@@ -40,7 +42,7 @@ def trained(tmp_path_factory):
         info.modalities,
         len(info.class_names),
         num_examples=50,
-        mesh=distributed.make_mesh(),
+        mesh=sharding.make_mesh(),
     )
     state = made.new_state(0)
     for seed, step in ((10, TOTAL), (2, 7)):
@@ -125,7 +127,7 @@ def test_a_folder_of_seeds_is_no_run(trained, tmp_path):
 def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
     seeds.prepare(tmp_path, CONFIG)
     other = synthetic.config(seed=3, optim__lr=0.5)
-    run_directory.prepare(tmp_path / "seed_3", other)
+    directory.prepare(tmp_path / "seed_3", other)
     with pytest.raises(RunDirectoryError, match=r"seed_3 was made by another"):
         evaluate_seeds(tmp_path, "valid", "best")
 
@@ -134,7 +136,7 @@ def test_the_card_of_the_data_is_shown(trained, capsys):
     labels = {split: np.zeros(3, int) for split in ("train", "valid")}
     inputs = {split: {"x": np.full((3, 2, 2), np.nan)} for split in labels}
     card = from_arrays(inputs, labels, ("no", "yes"), not_finite="zero").card
-    run_directory.write_json(trained / "seed_2" / "data_card.json", card.to_json())
+    directory.write_json(trained / "seed_2" / "data_card.json", card.to_json())
     _eval(f"--workdir={trained}", "--split=valid")
     assert "data: arrays, arrays: 3 train, 3 valid examples" in capsys.readouterr().out
 

@@ -8,11 +8,11 @@ import synthetic
 import tiny_sft
 
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.training import distributed
+from sft_jax.parallel import sharding
 
 SOURCE = [synthetic.example(i) for i in range(13)]
 MODEL = tiny_sft.sft(modalities=synthetic.MODALITIES, num_classes=3, n_pre=0)
-MESHES = {count: distributed.make_mesh(devices=jax.devices()[:count]) for count in (1, 8)}
+MESHES = {count: sharding.make_mesh(devices=jax.devices()[:count]) for count in (1, 8)}
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ import pytest
 from matplotlib import image
 from matplotlib.text import Text
 
-from sft_jax.evaluation import cost_report, pictures, report
-from sft_jax.evaluation.cost import STAGES
+from sft_jax.evaluation import pictures, report
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import task_metrics
+from sft_jax.profile import tables
+from sft_jax.profile.flops import STAGES
 
 MARKUP = ("$5", "$10_$x", r"\frac{a}^_", "_hidden", "a\tb\nc", "\udc80", "%", "[b]", "{}", "")
 
@@ -50,7 +51,7 @@ def scatter(path, names, title="test", examples=3):
 
 def costs(path, names, title="test"):
     counted = {"forward_flops": 10**6, "stage_flops": dict.fromkeys(STAGES, 10**5)}
-    cost_report.draw_costs(
+    tables.draw_costs(
         path, dict.fromkeys(names, counted), dict.fromkeys(names, (0.5, None)), title=title
     )
 

@@ -18,8 +18,10 @@ from sklearn import metrics
 from sft_jax.data.arrays import from_arrays
 from sft_jax.evaluation import own_data, run
 from sft_jax.modules.factory import build_model
-from sft_jax.training import distributed, optim, run_directory
-from sft_jax.training.checkpoint import Checkpoints
+from sft_jax.parallel import sharding
+from sft_jax.runs import directory
+from sft_jax.runs.checkpoint import Checkpoints
+from sft_jax.training import optim
 from sft_jax.training.state import compile_create_state
 
 EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
@@ -35,14 +37,14 @@ def trained(tmp_path_factory):
 
 def _save_normal(workdir, info, **description):
     experiment = synthetic.config()
-    run_directory.prepare(workdir, experiment)
+    directory.prepare(workdir, experiment)
     model = build_model(experiment.model, info.modalities, len(info.class_names))
     _, state = compile_create_state(
         model,
         optim.make_optimizer(experiment.optim, optax.constant_schedule(0.1)),
         optim.make_plateau(experiment.optim),
         ema=False,
-        mesh=distributed.make_mesh(),
+        mesh=sharding.make_mesh(),
     )
     random = np.random.default_rng(0)
     values = jax.tree.map(
@@ -172,7 +174,7 @@ def test_the_card_of_the_data_is_shown_if_the_run_has_one(tmp_path, capsys):
     labels = {split: np.zeros(3, int) for split in ("train", "valid")}
     inputs = {split: {"x": np.full((3, 2, 2), np.nan)} for split in labels}
     card = from_arrays(inputs, labels, ("no", "yes"), not_finite="zero").card
-    run_directory.write_json(tmp_path / "data_card.json", card.to_json())
+    directory.write_json(tmp_path / "data_card.json", card.to_json())
     for option in ("--every_subset", "--noevery_subset"):
         _eval(f"--workdir={tmp_path}", "--split=valid", option)
         output = capsys.readouterr().out
@@ -191,7 +193,7 @@ def test_a_run_on_a_dataset_of_its_own_is_evaluated_on_a_given_one(trained, tmp_
         for name, of in info.statistics.items()
     }
     _save_normal(tmp_path, info, own_dataset=True)
-    with pytest.raises(run_directory.RunDirectoryError, match="that its config does not name"):
+    with pytest.raises(directory.RunDirectoryError, match="that its config does not name"):
         run.evaluate_run(tmp_path, "valid", "best")
     own = synthetic.dataset(valid=9)
     own.info = dataclasses.replace(own.info, statistics=shifted)
@@ -209,7 +211,7 @@ def test_results_of_other_things_never_replace_the_runs_own(tmp_path, monkeypatc
     own, other = synthetic.dataset(), synthetic.dataset(valid=9)
     _save_normal(tmp_path, own.info, own_dataset=True)
     fingerprints = {split: own.fingerprint(split) for split in own.info.num_examples}
-    run_directory.write_json(tmp_path / "dataset.json", {"fingerprints": fingerprints})
+    directory.write_json(tmp_path / "dataset.json", {"fingerprints": fingerprints})
     first, _ = run.evaluate_run(tmp_path, "valid", "best", dataset=own)
     assert first["data"] == "own"
     kept = {path.name: path.read_bytes() for path in (tmp_path / "eval").iterdir()}
@@ -245,7 +247,7 @@ def test_a_run_whose_data_is_elsewhere_says_what_to_pass(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(run, "open_dataset", gone)
     _save_normal(tmp_path, synthetic.dataset().info, prepared={"data_dir": "/then"})
-    with pytest.raises(run_directory.RunDirectoryError) as error:
+    with pytest.raises(directory.RunDirectoryError) as error:
         run.evaluate_run(tmp_path, "valid", "best")
     for part in (f"data of {tmp_path}", "no such folder", "--data_dir=FOLDER", "data_folders"):
         assert part in str(error.value)
@@ -295,5 +297,5 @@ def test_outputs_that_are_not_finite_are_told_with_the_checkpoint(trained, monke
 def test_data_that_has_changed_is_named(trained, monkeypatch):
     monkeypatch.setattr(run, "open_dataset", lambda *_: synthetic.dataset(valid=9))
     message = "num_examples was {'train': 50, 'valid': 20}, is {'train': 50, 'valid': 9}$"
-    with pytest.raises(run_directory.RunDirectoryError, match=message):
+    with pytest.raises(directory.RunDirectoryError, match=message):
         run.evaluate_run(trained, "valid", "best")

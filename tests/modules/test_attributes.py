@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sft_jax import ModalitySpec, SparseFusionTransformer
-from sft_jax.modules.bottleneck import BottleneckTransformer
+from sft_jax.modules.mbt import BottleneckTransformer
 
 MODALITIES = {"a": ModalitySpec(6, 2), "b": ModalitySpec([4, 4], 1, patch_size=[2, 2])}
 

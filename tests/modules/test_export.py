@@ -14,9 +14,9 @@ from jax import export
 from sft_jax import ModalitySpec, WindowPattern
 from sft_jax.config import ModelConfig
 from sft_jax.modules.factory import build_model
-from sft_jax.ops.attention import cudnn_attention
-from sft_jax.ops.blocked import blocked_attention
-from sft_jax.ops.windowed import windowed_attention
+from sft_jax.ops.attention.plain import cudnn_attention
+from sft_jax.ops.attention.tiled import blocked_attention
+from sft_jax.ops.attention.windowed import windowed_attention
 from sft_jax.structs import AttentionKernel, Pool, Readout
 
 PLATFORMS = ("cpu", "cuda", "tpu")

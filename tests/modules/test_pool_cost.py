@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sft_jax import Tokens
-from sft_jax.evaluation.cost import count
 from sft_jax.modules.reducer import POOLS, Reducer
-from sft_jax.ops.attention import apply_weights, attention_weights
+from sft_jax.ops.attention.plain import apply_weights, attention_weights
+from sft_jax.profile.flops import count
 
 BATCH, N = 24, 1200
 HEADS = {40: 5, 256: 8}  # By width.

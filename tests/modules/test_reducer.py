@@ -10,9 +10,9 @@ import tiny_sft
 from sparing import slow_but
 
 from sft_jax import Tokens
-from sft_jax.evaluation.cost import count
 from sft_jax.modules.reducer import LEARNED_POOLS, POOLS, SALIENT_POOLS, Reducer
-from sft_jax.ops.windows import adaptive_windows
+from sft_jax.ops.pool.windows import adaptive_windows
+from sft_jax.profile.flops import count
 
 K = 3
 MASK = np.array(

@@ -14,7 +14,7 @@ from sft_jax.config import ModelConfig
 from sft_jax.modules.attention import SelfAttention
 from sft_jax.modules.block import Block
 from sft_jax.modules.factory import build_model
-from sft_jax.ops.block_sparse import to_dense
+from sft_jax.ops.attention.block_sparse import to_dense
 
 # Wide enough for its first window to hold all tokens.
 DENSE = BlockSparsePattern(stride=8, expressivity=2)

@@ -11,7 +11,7 @@ import synthetic
 from sparing import slow_but
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sft_jax.training.checkpoint import Checkpoints, NoCheckpointError
+from sft_jax.runs.checkpoint import Checkpoints, NoCheckpointError
 from sft_jax.training.loop import NonFiniteError
 
 

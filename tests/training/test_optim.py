@@ -8,7 +8,8 @@ import optax
 import pytest
 
 from sft_jax.config import MeshConfig, OptimConfig
-from sft_jax.training import distributed, optim
+from sft_jax.parallel import sharding
+from sft_jax.training import optim
 
 PARAMS = {
     "layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
@@ -60,9 +61,9 @@ def test_what_is_offered_takes_a_step_jitted_and_sharded():
         return optax.apply_updates(params, updates), state
 
     alone = jax.jit(step)(PARAMS)
-    mesh = distributed.make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])
-    places = distributed.place(alone, mesh)
-    start = jax.device_put(PARAMS, distributed.place(PARAMS, mesh))
+    mesh = sharding.make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])
+    places = sharding.place(alone, mesh)
+    start = jax.device_put(PARAMS, sharding.place(PARAMS, mesh))
     shared = jax.jit(step, out_shardings=places)(start)
     assert len(shared) > 20
     for name, (params, state) in shared.items():

@@ -6,7 +6,8 @@ import pytest
 
 from sft_jax import Batch, ModalitySpec
 from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig, OptimConfig, TrainConfig
-from sft_jax.training import assembly, distributed
+from sft_jax.parallel import sharding
+from sft_jax.training import assembly
 
 SPECS = {"sound": ModalitySpec(140, 2), "sight": ModalitySpec((6, 6), 1, 2)}
 CASES = {
@@ -28,7 +29,7 @@ def test_a_training_step_promotes_no_rank(case):
         train=TrainConfig(batch_size=4, modality_dropout=0.3, ema_decay=0.9, label_smoothing=0.1),
         mixup=MixupConfig(layers="any", warmup_epochs=0.0),
     )
-    mesh = distributed.make_mesh(devices=jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with jax.numpy_rank_promotion("raise"):
         made = assembly.assemble_model(config, SPECS, 4, num_examples=40, mesh=mesh)
         batch = Batch(

@@ -1,0 +1,94 @@
+"""Multi-head attention over padded sequences, and the saliency that pooling takes from it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from sft_jax.ops.attention.cudnn import cudnn_attention as cudnn_attention
+
+
+def attention_weights(
+    query: Float[Array, "b q h e"],
+    key: Float[Array, "b n h e"],
+    key_mask: Bool[Array, "b n"],
+    key_sizes: Float[Array, "b n"] | None = None,
+) -> Float[Array, "b h q n"]:
+    """Scaled dot-product attention weights, `softmax(query keyᵀ / sqrt(e))` over the keys.
+
+    A key of size `s` counts as `s` equal keys: `log s` is added to its logits (proportional
+    attention; Bolya et al. 2023, arXiv 2210.09461, section 3).
+
+    Args:
+      query: queries of `h` heads of size `e`.
+      key: keys.
+      key_mask: False marks a key that gets no weight.
+      key_sizes: above 0 at real keys; None for 1 everywhere.
+
+    Returns:
+      Weights that sum to 1 over the real keys, in float32 or, for float64 inputs, float64.
+      Where an example has no real key at all they are 0, not NaN.
+    """
+    logits = scaled_products("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
+    if key_sizes is not None:
+        sizes = jnp.where(key_mask, key_sizes, 1).astype(logits.dtype)
+        logits += jnp.log(sizes)[:, None, None, :]
+    return masked_softmax(logits, key_mask[:, None, None, :])
+
+
+def scaled_products(subscripts: str, query: Array, key: Array) -> Array:
+    """Computes logits by `jnp.einsum`, and returns them in float32 or float64.
+
+    Products of float16 are computed in float32, as float16 may hold the factors alone.
+    """
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    if query.dtype == jnp.float16:
+        query, key = query.astype(dtype), key.astype(dtype)
+    return jnp.einsum(subscripts, query, key).astype(dtype)
+
+
+def masked_softmax(
+    logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]
+) -> Float[Array, "*b n"]:
+    """Softmax over the last axis, of the entries whose mask is True.
+
+    Args:
+      logits: what stands where the mask is False does not matter.
+      mask: broadcasts over the leading axes.
+
+    Returns:
+      Numbers that sum to 1 over the entries whose mask is True, and are 0 at the others;
+      0 everywhere, not NaN, where no mask is True.
+    """
+    # The lowest finite number, not -inf: a row that is masked throughout must stay finite, in
+    # the gradient too, until it is set to 0.
+    softmax = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
+    return jnp.where(mask, softmax, 0)
+
+
+def apply_weights(
+    weights: Float[Array, "b h q n"], value: Float[Array, "b n h e"]
+) -> Float[Array, "b q h e"]:
+    """The weighted sum of the values, per head, in the type of `value`."""
+    return jnp.einsum("bhqn,bnhe->bqhe", weights.astype(value.dtype), value)
+
+
+def saliency(weights: Float[Array, "b h n n"], mask: Bool[Array, "b n"]) -> Float[Array, "b n-1"]:
+    """How much attention each token but the first receives (Ding et al. 2021, section 3.2).
+
+    With `w` the weights averaged over the heads, `s_j = mean_i w[i, j]` over the real
+    queries `i >= 1`: the first token, CLS, is neither a query nor a key here. The
+    saliencies are not renormalised, so they sum to less than 1.
+
+    Args:
+      weights: attention weights of a sequence over itself, CLS first.
+      mask: False marks padding, whose saliency is 0.
+
+    Returns:
+      The saliency of the tokens after CLS.
+    """
+    queries = mask[:, 1:].astype(weights.dtype)
+    received = jnp.einsum("bhqn,bq->bn", weights[:, :, 1:, 1:], queries)
+    count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1)
+    return jnp.where(mask[:, 1:], received / (count * weights.shape[1]), 0)

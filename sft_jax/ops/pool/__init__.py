@@ -1,0 +1,1 @@
+"""Pools: reductions of a sequence to a few tokens."""

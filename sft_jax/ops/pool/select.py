@@ -1,0 +1,133 @@
+"""From many tokens to `k` by selection: of whole tokens, or of the values of each feature.
+
+A token whose mask is False is padding and is never selected. An example with fewer than `k`
+real tokens keeps them all; the slots left over hold 0 and are masked. No gradient flows
+through a choice, only through the values chosen and the weights of a mean.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sft_jax.ops.pool.reduce import window_weighted_mean
+from sft_jax.ops.pool.windows import Windows
+from sft_jax.structs import Tokens
+
+
+def select_top_k(
+    tokens: Tokens, score: Float[Array, "b n"], k: int
+) -> tuple[Tokens, Int[Array, "b k"]]:
+    """The `k` whole tokens of largest score, in descending order of it.
+
+    With saliency for score this is the attentive top-k of Ding et al. 2021, section 3.2.
+    Among equals the earlier token comes first.
+
+    Args:
+      tokens: what is selected from.
+      score: finite at real tokens; what stands at padding does not matter.
+      k: slots, at least 1.
+
+    Returns:
+      The tokens and their positions; those of slots that are not filled mean nothing.
+    """
+    length = score.shape[1]
+    _, index = jax.lax.top_k(jnp.where(tokens.mask, score, -jnp.inf), min(k, length))
+    index = jnp.pad(index, ((0, 0), (0, max(k - length, 0))))
+    return take_tokens(tokens, index, filled_slots(tokens.mask, k)), index
+
+
+def top_k_and_rest(tokens: Tokens, saliency: Float[Array, "b n"], k: int) -> Tokens:
+    """The `k - 1` tokens of largest saliency, in descending order of it, and one of the rest.
+
+    The last is the mean of all tokens not selected, weighted by saliency. In EViT (Liang et
+    al. 2022, arXiv 2202.07800) it is their weighted sum; as a mean its scale does not depend
+    on how much is left, and of exactly `k` real tokens all are kept as they are.
+
+    Args:
+      tokens: what is selected from.
+      saliency: at least 0, in any scale; what stands at padding does not matter. Where that
+        of every token of the rest is 0 they count equally.
+      k: slots, at least 1; with 1 all tokens are the rest.
+
+    Returns:
+      One token per slot; differentiable in tokens and saliency.
+    """
+    selected, index = select_top_k(tokens, saliency, k - 1)
+    # Where real tokens run out, the index is of padding, or of any token once all are selected.
+    every = jnp.broadcast_to(jnp.arange(tokens.mask.shape[1])[None], tokens.mask.shape)
+    rest = jax.vmap(lambda mask, index: mask.at[index].set(False))(tokens.mask, index)
+    window = Windows(index=every[:, None], member=rest[:, None])
+    fused = window_weighted_mean(tokens, saliency, window)
+    return Tokens(
+        jnp.concatenate([selected.values, fused.values], axis=1),
+        jnp.concatenate([selected.mask, fused.mask], axis=1),
+    )
+
+
+def draw_tokens(
+    tokens: Tokens, weights: Float[Array, "b n"], noise: Float[Array, "b n"], k: int
+) -> tuple[Tokens, Int[Array, "b k"]]:
+    """`k` distinct tokens drawn without replacement, with probability by weight.
+
+    The largest `log(weight) + Gumbel noise` are those that drawing one after the other, each
+    time in proportion to the weights that are left, would give, in that order (Kool et al.
+    2019, arXiv 1903.06059).
+
+    Args:
+      tokens: what is drawn from.
+      weights: at least 0, in any scale. Real tokens of weight 0 are drawn after all others.
+      noise: independent samples of the standard Gumbel distribution.
+      k: slots, at least 1.
+
+    Returns:
+      The tokens and their positions, in the order drawn; the positions of slots that are
+      not filled mean nothing.
+    """
+    tiny = jnp.finfo(weights.dtype).tiny
+    return select_top_k(tokens, jnp.log(jnp.maximum(weights, tiny)) + noise, k)
+
+
+def draw_from_windows(
+    tokens: Tokens, windows: Windows, noise: Float[Array, "b n"]
+) -> tuple[Tokens, Int[Array, "b k"]]:
+    """One member of each window, each with equal probability.
+
+    Args:
+      tokens: what is drawn from.
+      windows: the windows; one without members leaves its slot unfilled.
+      noise: independent samples of any one continuous distribution.
+
+    Returns:
+      The tokens and their positions, in the order of the windows; the positions of slots
+      that are not filled mean nothing.
+    """
+    drawn = jnp.take_along_axis(noise[:, None], windows.index, axis=2)
+    largest = jnp.where(windows.member, drawn, -jnp.inf).argmax(axis=2, keepdims=True)
+    index = jnp.take_along_axis(windows.index, largest, axis=2)[..., 0]
+    return take_tokens(tokens, index, windows.member.any(axis=2)), index
+
+
+def channel_top_k(tokens: Tokens, k: int) -> Tokens:
+    """The `k` largest values of each feature, in descending order.
+
+    The features of a slot come from different tokens: no token is selected as a whole.
+    """
+    by_feature = jnp.where(tokens.mask[..., None], tokens.values, -jnp.inf).swapaxes(1, 2)
+    length = by_feature.shape[2]
+    largest, _ = jax.lax.top_k(by_feature, min(k, length))
+    largest = jnp.pad(largest, ((0, 0), (0, 0), (0, max(k - length, 0))))
+    filled = filled_slots(tokens.mask, k)
+    return Tokens(jnp.where(filled[..., None], largest.swapaxes(1, 2), 0), filled)
+
+
+def filled_slots(mask: Bool[Array, "b n"], k: int) -> Bool[Array, "b k"]:
+    """True for as many of `k` slots as there are real tokens to fill them, the first ones."""
+    return jnp.arange(k)[None] < mask.sum(axis=1, keepdims=True)
+
+
+def take_tokens(tokens: Tokens, index: Int[Array, "b k"], filled: Bool[Array, "b k"]) -> Tokens:
+    """The tokens at the given positions; slots that are not filled are 0 and masked."""
+    values = jnp.take_along_axis(tokens.values, index[..., None], axis=1)
+    return Tokens(jnp.where(filled[..., None], values, 0), filled)

@@ -1,0 +1,207 @@
+"""Makes one computation of several processes, where flags or the environment ask for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+import os
+import pathlib
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import NoReturn
+
+import jax
+
+from sft_jax.parallel.rendezvous import Job, meet
+
+_logger = logging.getLogger(__name__)
+
+INIT_TIMEOUT = 300
+HEARTBEAT_TIMEOUT = 100
+
+_TPU_PORT = 8482
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+_METADATA_SECONDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What flags say about the processes of a job.
+
+    Attributes:
+      coordinator: HOST:PORT of process 0; if empty the environment decides.
+      num_processes: how many processes there are.
+      process_id: the number of this one, from 0.
+      init_timeout: seconds to wait for all processes to come.
+      heartbeat_timeout: seconds after which a process that is not heard of is taken for dead,
+        which ends all others.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    init_timeout: int = INIT_TIMEOUT
+    heartbeat_timeout: int = HEARTBEAT_TIMEOUT
+
+
+def initialize(options: Options) -> Job | None:
+    """Connects the processes of a job; does nothing, and returns None, for one process.
+
+    To be called before anything that looks for devices.
+
+    Args:
+      options: of which the coordinator, the number of processes and this process's number are
+        given all or none. By default the environment decides: a TPU slice of several machines
+        (Cloud TPU VMs ask their metadata server), or several tasks of SLURM's `srun`.
+
+    Raises:
+      ValueError: if the options don't go together.
+      MissingProcessError: if not all processes came in time; it names those.
+      OSError: if a TPU machine can't be asked what slice it is part of.
+    """
+    job = of_options(options) or of_environment(os.environ)
+    if job is None and _asks_for_tpu(os.environ) and _on_tpu_vm(os.environ):
+        job = of_environment({**_tpu_metadata(), **os.environ})
+    if job is None or job.num_processes == 1:
+        return None
+    meet(job, options.init_timeout)
+    jax.distributed.initialize(
+        job.coordinator,
+        job.num_processes,
+        job.process_id,
+        # Under SLURM, JAX gives each task the GPU of its local number.
+        cluster_detection_method=None if job.source == "SLURM" else "deactivate",
+        initialization_timeout=options.init_timeout,
+        heartbeat_timeout_seconds=options.heartbeat_timeout,
+    )
+    _logger.info("process %d of %d (by %s)", job.process_id, job.num_processes, job.source)
+    return job
+
+
+def leave(message: str) -> NoReturn:
+    """Ends one of several processes after an error, without waiting for the others.
+
+    An ordinary exit waits for minutes until all processes come to their end, and the others wait
+    for what this one does not compute any more. They notice its absence by themselves.
+    """
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def of_options(options: Options) -> Job | None:
+    """The job that flags describe, if they do.
+
+    Raises:
+      ValueError: if some are missing or out of range.
+    """
+    given = {
+        "--coordinator": options.coordinator or None,
+        "--num_processes": options.num_processes,
+        "--process_id": options.process_id,
+    }
+    if missing := [name for name, value in given.items() if value is None]:
+        if len(missing) == len(given):
+            return None
+        raise ValueError(f"{', '.join(given)} go together: {', '.join(missing)} missing")
+    assert options.coordinator  # For mypy, as what follows.
+    assert options.num_processes is not None
+    assert options.process_id is not None
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}", options.coordinator):
+        raise ValueError(f"--coordinator={options.coordinator}: expected HOST:PORT of process 0")
+    if not 0 <= options.process_id < options.num_processes:
+        raise ValueError(
+            f"--process_id={options.process_id}: expected 0 to {options.num_processes - 1}, as"
+            f" --num_processes={options.num_processes}"
+        )
+    return Job(options.coordinator, options.num_processes, options.process_id, "flags")
+
+
+def of_environment(environ: Mapping[str, str]) -> Job | None:
+    """The job that environment variables describe; None for a process by itself.
+
+    Read are those of a TPU slice (`TPU_WORKER_HOSTNAMES`, `TPU_WORKER_ID`, and of several slices
+    `MEGASCALE_COORDINATOR_ADDRESS`, `MEGASCALE_NUM_SLICES`, `MEGASCALE_SLICE_ID`) unless
+    `JAX_PLATFORMS` leaves TPUs out, and those of a step of SLURM, which `srun` sets.
+    """
+    hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
+    if hosts and _asks_for_tpu(environ):
+        workers = hosts.split(",")
+        slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
+        if len(workers) * slices > 1:
+            first = environ.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
+            port = environ.get("JAX_COORDINATOR_PORT") or _TPU_PORT
+            before = int(environ.get("MEGASCALE_SLICE_ID") or 0) * len(workers)
+            process = before + int(environ.get("TPU_WORKER_ID") or 0)
+            return Job(f"{first.split(':')[0]}:{port}", len(workers) * slices, process, "TPU")
+    tasks = int(environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    if "SLURM_JOB_ID" in environ and tasks > 1:
+        # Another job on the same machine most likely has another port.
+        port = environ.get("JAX_COORDINATOR_PORT") or 61440 + int(environ["SLURM_JOB_ID"]) % 4096
+        host = _first_host(environ["SLURM_STEP_NODELIST"])
+        return Job(f"{host}:{port}", tasks, int(environ["SLURM_PROCID"]), "SLURM")
+    return None
+
+
+def _first_host(nodes: str) -> str:
+    """The first of SLURM's list of machines, such as `a[01-03,7],b`."""
+    found = re.match(r"([^,\[]*)(?:\[(\w+)[^\]]*\]([^,\[]*))?", nodes)
+    assert found  # It matches anything.
+    return "".join(part or "" for part in found.groups())
+
+
+def _asks_for_tpu(environ: Mapping[str, str]) -> bool:
+    platforms = environ.get("JAX_PLATFORMS", "")
+    return not platforms or "tpu" in platforms.split(",")
+
+
+def _on_tpu_vm(environ: Mapping[str, str]) -> bool:
+    """Whether there are TPU chips to be used, of a machine that may be asked about its slice."""
+    if "TPU_SKIP_MDS_QUERY" in environ or not importlib.util.find_spec("libtpu"):
+        return False
+    return any(tpu_devices())
+
+
+def tpu_devices() -> list[pathlib.Path]:
+    """Device files by which a machine's TPU chips, or other accelerators, are reached."""
+    dev = pathlib.Path("/dev")
+    return [*sorted(dev.glob("accel[0-9]*")), *sorted(dev.glob("vfio/[0-9]*"))]
+
+
+def _tpu_metadata() -> dict[str, str]:
+    """What a Cloud TPU VM's metadata server says of its slice, as environment variables."""
+    endpoints = _attribute("worker-network-endpoints")
+    if endpoints is None:
+        return {}
+    # Each is an address, or NAME:ID:ADDRESS.
+    workers = [endpoint.split(":")[-1] for endpoint in endpoints.split(",")]
+    of_slices = re.findall(
+        r"^\s*(MEGASCALE_\w+)\s*:\s*'?([^'\n]*)", _attribute("tpu-env") or "", re.MULTILINE
+    )
+    return {
+        **dict(of_slices),
+        "TPU_WORKER_HOSTNAMES": ",".join(workers),
+        "TPU_WORKER_ID": _attribute("agent-worker-number") or "0",
+    }
+
+
+def _attribute(name: str) -> str | None:
+    request = urllib.request.Request(_METADATA + name, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=_METADATA_SECONDS) as answer:
+            text: str = answer.read().decode()
+            return text.strip()
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise OSError(f"the metadata server of this TPU machine says {error} on {name}") from error
+    except OSError as error:
+        raise OSError(
+            f"the metadata server of this TPU machine is not reached: {error}. Set"
+            " TPU_SKIP_MDS_QUERY=1 if it is not one of Google Cloud"
+        ) from error

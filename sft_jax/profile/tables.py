@@ -1,0 +1,168 @@
+"""The costs of models as a person reads them: a table and a picture."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sft_jax.evaluation import pictures
+from sft_jax.profile.flops import STAGES
+
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_MIB = 2**20
+
+
+def print_costs(console: Console, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints what `sft_jax.profile.measure` gave, a column for each model.
+
+    Args:
+      console: where to.
+      models: name to what was counted and, where it was, measured.
+    """
+    table = Table(box=box.SIMPLE)
+    table.add_column("")
+    for name in models:
+        table.add_column(name, justify="right", no_wrap=True)
+    every = [*models.values()]
+    for label, cells in _counted(every):
+        table.add_row(label, *cells)
+    if "train_step_seconds" in every[0]:
+        table.add_section()
+        for label, cells in _measured(every):
+            table.add_row(label, *cells)
+    console.print(table)
+
+
+_Rows = Iterator[tuple[str, list[str]]]
+
+
+def _counted(models: Sequence[Mapping[str, Any]]) -> _Rows:
+    yield "parameters", [f"{of['parameters']:,}" for of in models]
+    yield "forward MFLOPs, products", [_millions(of["forward_flops"]) for of in models]
+    yield "  times those of the first", [_ratio(of, models[0]) for of in models]
+    for stage in STAGES:
+        if any(of["stage_flops"][stage] for of in models):
+            yield f"  {stage}", [_millions(of["stage_flops"][stage]) for of in models]
+    elementwise = [_millions(of["forward_elementwise_flops"]) for of in models]
+    yield "forward MFLOPs, elementwise", elementwise
+
+
+def _measured(models: Sequence[Mapping[str, Any]]) -> _Rows:
+    for name, label, unit, digits in _MEASURED:
+        if any(of[name] is not None for of in models):
+            yield label, [_shown(of[name], unit, digits) for of in models]
+    for size in models[0]["examples_per_second"]:
+        rates = [f"{of['examples_per_second'][size]:,.4g}" for of in models]
+        yield f"  examples/s, batch of {size}", rates
+
+
+_MEASURED = (
+    ("train_temp_bytes", "training step, planned MiB", _MIB, 1),
+    ("train_peak_rss_bytes", "  resident MiB above idle", _MIB, 1),
+    ("train_peak_device_bytes", "  device MiB above idle", _MIB, 1),
+    ("idle_rss_bytes", "  resident MiB, idle", _MIB, 0),
+    ("train_bytes_accessed_xla", "  MiB moved (XLA, loops once)", _MIB, 0),
+    ("train_lowering_seconds", "  lowering s", 1, 2),
+    ("train_compile_seconds", "  compiling s", 1, 1),
+    ("train_step_seconds", "  ms", 1e-3, 1),
+    ("forward_bytes_accessed_xla", "forward, MiB moved (XLA)", _MIB, 1),
+    ("latency_seconds", "  ms, batch of 1", 1e-3, 2),
+)
+
+
+def _shown(value: float | None, unit: float, digits: int) -> str:
+    return "-" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def _millions(flops: int) -> str:
+    return f"{flops / 1e6:,.{1 if flops >= 1e8 else 2}f}"
+
+
+def _ratio(of: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    return f"{of['forward_flops'] / first['forward_flops']:.2f}"
+
+
+def draw_costs(
+    path: pathlib.Path,
+    models: Mapping[str, Mapping[str, Any]],
+    accuracies: Mapping[str, tuple[float, float | None]] | None = None,
+    *,
+    title: str = "",
+) -> None:
+    """Draws the operations of each stage as stacked bars, and accuracy against them.
+
+    Args:
+      path: of the picture.
+      models: name to what `sft_jax.profile.measure.count` gave.
+      accuracies: mean and, if known, deviation of some of the models; by default there is no
+        second panel.
+      title: what the models are of.
+    """
+    panels = 2 if accuracies else 1
+    height = 1.9 + 0.45 * len(models)
+    size = (7.5 * panels, max(height, 3.6) if accuracies else height)
+    with pictures.drawn(path, size, [*models, title]) as figure:
+        figure.suptitle(pictures.wrapped(title, int(size[0] * 10)))
+        axes = figure.subplots(1, panels, squeeze=False, width_ratios=[3, 2][:panels])[0]
+        _draw_stages(axes[0], models)
+        if accuracies:
+            _draw_accuracies(axes[1], models, accuracies)
+
+
+def _draw_stages(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:
+    first, most = next(iter(models.values())), max(of["forward_flops"] for of in models.values())
+    unit, letter = _unit(most)
+    names, ends = list(models), dict.fromkeys(models, 0.0)
+    for i, stage in enumerate(STAGES):
+        widths = [models[name]["stage_flops"][stage] / unit for name in names]
+        # What can't be seen needs no place in the legend.
+        if all(width * unit < 1e-3 * most for width in widths):
+            continue
+        label = stage.replace("_", "-")
+        axes.barh(names, widths, left=list(ends.values()), color=f"C{i}", label=label, height=0.65)
+        ends = {name: ends[name] + width for name, width in zip(names, widths, strict=True)}
+    for place, (name, end) in enumerate(ends.items()):
+        text = f" {models[name]['forward_flops'] / unit:#.3g} {letter}FLOPs"
+        if place:
+            text += f", {_ratio(models[name], first)} x"
+        axes.text(end, place, text, va="center", fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.32 * most / unit)
+    axes.set(xlabel=f"{letter}FLOPs of one example's forward pass, matrix products")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1), ncols=6, frameon=False, fontsize=9,
+        columnspacing=1, handlelength=1,
+    )  # fmt: skip
+
+
+def _unit(flops: int) -> tuple[float, str]:
+    return next(((unit, letter) for unit, letter in _UNITS if flops >= unit), (1.0, ""))
+
+
+def _draw_accuracies(
+    axes: Axes,
+    models: Mapping[str, Mapping[str, Any]],
+    accuracies: Mapping[str, tuple[float, float | None]],
+) -> None:
+    unit, letter = _unit(max(models[name]["forward_flops"] for name in accuracies))
+    for name, (mean, deviation) in accuracies.items():
+        flops = models[name]["forward_flops"] / unit
+        axes.errorbar(flops, mean, yerr=deviation, fmt="o", capsize=4, color="black", elinewidth=1)
+        # Beside the point, so that it is not on the bar.
+        axes.annotate(name, (flops, mean), (7, 4), textcoords="offset points", fontsize=9)
+    axes.set_xscale("log")
+    axes.margins(x=0.2)
+    # Numbers in full, between powers of ten too if there are few of those.
+    for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.6)))
+    axes.set(xlabel=f"{letter}FLOPs of one example's forward pass (log)", ylabel="accuracy")
+    axes.grid(alpha=0.3, which="both")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,87 @@
+"""Examples stay divided over the devices: how often a training step has them talk to each other."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from sft_jax import Batch, ModalitySpec
+from sft_jax.config import (
+    ExperimentConfig,
+    MeshConfig,
+    MixupConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from sft_jax.parallel import sharding
+from sft_jax.training import assembly
+
+SPECS = {"acc": ModalitySpec(20, 3), "gyr": ModalitySpec(20, 3)}
+BATCH = 24
+CALLED = r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+KINDS = r" (all-(?:reduce|gather|to-all)|reduce-scatter|collective-permute)(?:-start)?\("
+
+
+def collectives(text):
+    """The shapes of those that run in a program, one within a loop as often as the loop turns."""
+    bodies, entry, name = {}, "", ""
+    for line in text.splitlines():
+        if head := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
+            name = head[2]
+            entry = name if head[1] else entry
+        bodies.setdefault(name, []).append(line)
+
+    def found(name):
+        shapes = []
+        for line in bodies[name][1:]:
+            if re.search(KINDS, line):
+                shapes.append(line.split(" = ")[1])
+            turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+            called = re.findall(CALLED, line)
+            if branches := re.search(r"branch_computations=\{([^}]*)\}", line):
+                called += branches[1].replace("%", "").split(", ")
+            for inner in called:
+                shapes += found(inner) * (int(turns[1]) if turns else 1)
+        return shapes
+
+    return found(entry)
+
+
+def step(mesh, layers, n_post):
+    config = ExperimentConfig(
+        model=ModelConfig(n_post=n_post),
+        optim=OptimConfig(warmup_epochs=0.0),
+        train=TrainConfig(batch_size=BATCH, epochs=2),
+        mixup=MixupConfig(layers=layers, warmup_epochs=0.0),
+        mesh=mesh,
+    )
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[: mesh.data * mesh.fsdp])
+    made = assembly.assemble_model(config, SPECS, 10, num_examples=240, mesh=mesh)
+    batch = Batch(
+        inputs={n: np.zeros((BATCH, *s.shape), np.float32) for n, s in SPECS.items()},
+        masks={n: np.ones((BATCH, s.length), bool) for n, s in SPECS.items()},
+        labels=np.zeros(BATCH, np.int32),
+        weights=np.ones(BATCH, np.float32),
+    )
+    seed = jax.device_put(np.int32(0), sharding.replicated(mesh))
+    placed = sharding.put_batch(batch, mesh)
+    return made.step.lower(made.like, placed, seed).compile().as_text()
+
+
+@pytest.mark.parametrize(
+    ("mesh", "layers", "most"),
+    [
+        (MeshConfig(data=1, fsdp=4), "none", 60),
+        # Partners are on the same device: mixing adds nothing.
+        (MeshConfig(data=1, fsdp=4), "any", 60),
+        (MeshConfig(data=4, fsdp=1), "any", 14),
+    ],
+)
+def test_examples_stay_where_they_are(mesh, layers, most):
+    found = collectives(step(mesh, layers, n_post=8))
+    assert 0 < len(found) <= most, found
+    # Apart from the scores of `top_k`, nothing is of the examples of all devices.
+    of_all = [shape for shape in found if re.match(rf"\S*\[{BATCH},(?!20\])", shape)]
+    assert not of_all

@@ -1,0 +1,163 @@
+"""Training on meshes of several shapes, and from one to another."""
+
+import contextlib
+import functools
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+import synthetic
+from jax.sharding import PartitionSpec
+from sparing import slow_but
+
+from sft_jax.config import MeshConfig
+from sft_jax.parallel import sharding
+from sft_jax.runs.checkpoint import Checkpoints
+
+# 50 examples in batches of 16 over 7 epochs: 22 steps.
+EXPERIMENT = {
+    "model__dropout": 0.0,
+    "model__n_pre": 1,
+    "model__n_post": 3,
+    "train__epochs": 7,
+    "train__batch_size": 16,
+    "train__ema_decay": 0.5,
+}
+MODELS = ("sft", "late", "concat", "mbt", "mult", "unimodal")
+MESHES = {
+    "data": (8, {}),
+    "fsdp": (8, {"fsdp": 8}),
+    "model": (2, {"model": 2}),
+    "all": (8, {"data": 2, "fsdp": 2, "model": 2}),
+}
+
+
+def experiment(model, mesh=None, evaluate_every=7):
+    changes = {f"mesh__{axis}": size for axis, size in (mesh or {}).items()}
+    changes["train__evaluate_every_epochs"] = evaluate_every
+    if model == "unimodal":
+        changes["model__modality"] = "sight"
+    return synthetic.config(**EXPERIMENT, model__name=model, **changes)
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+@functools.cache
+def _on_one_device(model, folder):
+    workdir = folder / f"one_{model}"
+    workdir.mkdir()
+    synthetic.run(workdir, experiment(model))
+    return losses(workdir)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("meshes")
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh"),
+    slow_but(
+        [("sft", name) for name in MESHES] + [(name, "all") for name in MODELS[1:]],
+        ("sft", "all"),
+    ),
+)
+def test_no_number_depends_on_the_mesh(folder, tmp_path, model, mesh):
+    of_one = _on_one_device(model, folder)
+    count, axes = MESHES[mesh]
+    result, evaluator = synthetic.run(
+        tmp_path, experiment(model, axes), devices=jax.devices()[:count]
+    )
+    assert (result.train_compiles, evaluator.compiles) == (1, 1)
+    assert len(of_one) >= 20
+    np.testing.assert_allclose(losses(tmp_path), of_one, rtol=0, atol=1e-5)
+    if model == "sft":
+        state = result.state
+        for tree in (state.params, state.ema_params, state.opt_state[1][0].mu):
+            kernel = tree["fused"]["mlp_in"]["kernel"]
+            divided = PartitionSpec(
+                None, *(axis if axes.get(axis, 1) > 1 else None for axis in ("fsdp", "model"))
+            )
+            whole = kernel.sharding.is_equivalent_to(
+                jax.sharding.NamedSharding(kernel.sharding.mesh, divided), kernel.ndim
+            )
+            assert whole
+            share = axes.get("fsdp", 1) * axes.get("model", 1)
+            assert kernel.addressable_shards[0].data.size * share == kernel.size
+
+
+class _Killed(Exception):
+    """In place of a signal."""
+
+
+def until(last, seen):
+    """Notes the ids of all batches, and ends the run before the one after `last`."""
+
+    def look(number, batch, ids):
+        if number > last:
+            raise _Killed
+        seen.append(sorted(ids))
+        return batch, ids
+
+    return lambda batches: synthetic.Batches(batches, look)
+
+
+def fingerprint(state):
+    leaves = jax.tree.leaves(jax.device_get(state))
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
+    saved, restored = {}, []
+    save, resume = Checkpoints.save, Checkpoints.resume
+
+    def saving(self, kind, state, description):
+        saved[int(state.step)] = fingerprint(state)
+        save(self, kind, state, description)
+
+    def resuming(self, like):
+        found = resume(self, like)
+        if found:
+            restored.append((int(found[0].step), fingerprint(found[0])))
+        return found
+
+    def run(workdir, devices, axes, last):
+        seen = []
+        changed, devices = experiment("sft", axes, evaluate_every=1), jax.devices()[:devices]
+        with contextlib.suppress(_Killed):
+            synthetic.run(workdir, changed, devices=devices, wrap=until(last, seen))
+        return seen
+
+    unbroken = run(tmp_path / "unbroken", 1, {}, 99)
+    saved.clear()
+    monkeypatch.setattr(Checkpoints, "save", saving)
+    monkeypatch.setattr(Checkpoints, "resume", resuming)
+    batches = []
+    # Each ends one step after a checkpoint, which it forgets.
+    turns = [(8, MESHES["all"][1], 5), (4, {"fsdp": 4}, 4), (1, {}, 4), (8, {}, 99)]
+    for devices, axes, last in turns:
+        batches[len(batches) - bool(batches) :] = run(tmp_path / "run", devices, axes, last)
+    assert batches == unbroken
+    assert [step for step, _ in restored] == [4, 7, 10]
+    assert all(saved[step] == found for step, found in restored)
+    one, moved = losses(tmp_path / "unbroken"), losses(tmp_path / "run")
+    np.testing.assert_allclose(moved, one, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("axes", "count", "message"),
+    [
+        ({"data": 3}, 8, "mesh.data=3, .* take 3 devices, and there are 8"),
+        ({"fsdp": 3}, 8, "take a multiple of 3 devices, and there are 8"),
+        ({"model": 16}, 8, "take a multiple of 16 devices"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes, count, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(MeshConfig(**axes), jax.devices()[:count])

@@ -1,0 +1,114 @@
+"""Several processes that train together, on one machine."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import synthetic
+import test_meshes
+
+from sft_jax.runs.checkpoint import Checkpoints
+
+PROGRAM = """
+import os, pathlib, sys
+import conftest
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+import jax
+address, index, workdir, axes, last = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(index))
+import json, synthetic, test_meshes
+from jax.experimental import multihost_utils
+from sft_jax.runs.checkpoint import Checkpoints
+experiment = test_meshes.experiment("sft", json.loads(axes), evaluate_every=1)
+seen, saved, save = [], {}, Checkpoints.save
+def saving(self, kind, state, description):
+    whole = multihost_utils.process_allgather(state, tiled=True)
+    saved[int(state.step)] = test_meshes.fingerprint(whole)
+    save(self, kind, state, description)
+Checkpoints.save = saving
+try:
+    result, evaluator = synthetic.run(
+        pathlib.Path(workdir), experiment, devices=jax.devices(),
+        wrap=test_meshes.until(int(last), seen))
+    print("compiles", result.train_compiles, evaluator.compiles)
+finally:
+    print(json.dumps([seen, saved]))
+"""
+
+
+def _start(workdir, axes, last):
+    tests = pathlib.Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests.parent), str(tests), str(tests / "training")])
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    arguments = [str(workdir), json.dumps(axes), str(last)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(index), *arguments],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+def _run_alone(workdir):
+    """Losses, and the ids of the batches of this start."""
+    seen = []
+    experiment = test_meshes.experiment("sft", evaluate_every=1)
+    synthetic.run(workdir, experiment, wrap=test_meshes.until(99, seen))
+    return test_meshes.losses(workdir), seen
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return _run_alone(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "axes", [{}, {"fsdp": 8}, {"model": 2}, {"data": 2, "fsdp": 2, "model": 2}]
+)
+def test_two_processes_of_four_devices_are_as_one_of_one(alone, tmp_path, axes):
+    processes = _start(tmp_path, axes, 99)
+    for process in processes:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert "compiles 1 1" in output
+        assert "Failed" not in errors  # As Orbax says of a save that it tries again.
+    found = test_meshes.losses(tmp_path)
+    assert len(found) >= 20
+    np.testing.assert_allclose(found, alone[0], rtol=0, atol=1e-5)
+
+
+# The same of a mesh whose parameters both hold a part of, in fewer steps.
+def test_one_process_goes_on_bit_for_bit_where_two_ended(alone, tmp_path, monkeypatch):
+    told = []
+    for process in _start(tmp_path, {"fsdp": 8}, 5):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode != 0
+        told.append(json.loads(output.splitlines()[-1]))
+    (first, saved), (second, _) = told
+    restored, resume = [], Checkpoints.resume
+
+    def resuming(self, like):
+        found = resume(self, like)
+        restored.append((int(found[0].step), test_meshes.fingerprint(found[0])))
+        return found
+
+    monkeypatch.setattr(Checkpoints, "resume", resuming)
+    losses, seen = _run_alone(tmp_path)
+    ((step, fingerprint),) = restored
+    assert step == 4
+    assert saved[str(step)] == fingerprint
+    both = [sorted(a + b) for a, b in zip(first, second, strict=True)]
+    assert [*both[:step], *seen] == alone[1]
+    np.testing.assert_allclose(losses, alone[0], rtol=0, atol=1e-5)

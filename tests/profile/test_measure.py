@@ -1,0 +1,132 @@
+"""Costs of models: counted, measured once in a process of its own, printed and drawn."""
+
+import dataclasses
+import io
+import json
+import math
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+import synthetic
+from rich.console import Console
+
+from sft_jax.config import ModelConfig
+from sft_jax.data.outline import Outline
+from sft_jax.parallel import sharding
+from sft_jax.profile import measure, process_memory, tables
+from sft_jax.profile.flops import STAGES
+from sft_jax.training import assembly
+
+OUTLINE = Outline(synthetic.MODALITIES, len(synthetic.CLASSES), "single_label")
+CONFIG = synthetic.config()
+
+
+def _counted(*names):
+    return {
+        name: measure.count(
+            dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, name=name)), OUTLINE
+        )
+        for name in names
+    }
+
+
+def test_what_is_counted_adds_up():
+    for of in _counted("sft", "mbt").values():
+        assert [*of["stage_flops"]] == [*of["stage_elementwise_flops"]] == [*STAGES]
+        assert sum(of["stage_flops"].values()) == of["forward_flops"] > 0
+        assert sum(of["stage_elementwise_flops"].values()) == of["forward_elementwise_flops"] > 0
+        assert json.loads(json.dumps(of)) == of
+
+
+def test_a_model_that_does_not_fit_the_data_can_not_be_counted():
+    config = dataclasses.replace(CONFIG, model=ModelConfig(name="sft", k=13))
+    with pytest.raises(ValueError, match="k=13 for modality 'sight', which has 6 tokens"):
+        measure.count(config, OUTLINE)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return measure.measure(CONFIG, OUTLINE, batch_sizes=[3], steps=2)
+
+
+def test_a_model_is_measured(measured):
+    assert tuple(measured) == measure.MEASURED
+    assert json.loads(json.dumps(measured)) == measured
+    assert measured["device"].startswith("cpu")
+    assert [*measured["examples_per_second"]] == ["1", "3"]
+    assert measured["train_peak_device_bytes"] is None
+    numbers = [v for v in measured.values() if isinstance(v, int | float)]
+    assert len(numbers) == len(measure.MEASURED) - 3
+    assert all(math.isfinite(number) and number >= 0 for number in numbers)
+    assert measured["train_temp_bytes"] > 0
+    assert measured["idle_rss_bytes"] > 10 * 2**20
+    rate = measured["examples_per_second"]["1"] * measured["latency_seconds"]
+    assert rate == pytest.approx(1)
+
+
+def test_a_process_that_fails_is_an_error_that_names_the_model(monkeypatch):
+    ended = subprocess.CompletedProcess([], -9, "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(ChildProcessError, match=r"measuring sft ended with status -9.* memory"):
+        measure.measure(CONFIG, OUTLINE, batch_sizes=[], steps=1)
+
+
+def test_the_peak_of_memory_can_be_taken():
+    process_memory.settle()
+    if not process_memory.reset_peak():
+        pytest.skip("this system can't reset the peak")
+    before, peak = process_memory.resident_bytes(), process_memory.peak_bytes()
+    # What is counted apart for each core differs a little.
+    assert peak == pytest.approx(before, abs=4 * 2**20)
+    np.ones(2**25 // 8).sum()
+    assert process_memory.peak_bytes() > before + 0.8 * 2**25
+    process_memory.settle()
+    assert process_memory.resident_bytes() < process_memory.peak_bytes() - 0.5 * 2**25
+
+
+@pytest.mark.parametrize("task", ["single_label", "ordinal", "multi_label", "regression"])
+def test_examples_fit_every_task(task):
+    outline = OUTLINE._replace(task=task)
+    batch = measure._batch(outline, 4, sharding.make_mesh(devices=jax.devices()[:1]))
+    one_class = task in ("single_label", "ordinal")
+    assert batch.labels.shape == ((4,) if one_class else (4, 3))
+    assert np.issubdtype(batch.labels.dtype, np.integer if one_class else np.floating)
+    assert all(mask.all() for mask in batch.masks.values())
+
+
+def test_one_function_makes_model_and_training():
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    made = assembly.assemble_model(
+        CONFIG, OUTLINE.modalities, OUTLINE.num_outputs, num_examples=80, mesh=mesh
+    )
+    assert (made.plan.total_steps, made.model.num_classes) == (20, 3)
+    assert made.model.modalities == synthetic.MODALITIES
+
+
+def test_a_table_has_a_column_for_each_model_and_a_row_for_each_figure(measured):
+    models = {name: of | measured for name, of in _counted("sft", "late").items()}
+    lines = _printed(models)
+    assert next(line.split() for line in lines if line.strip()) == ["sft", "late"]
+    (row,) = [line for line in lines if "unimodal" in line]
+    flops = [f"{of['stage_flops']['unimodal'] / 1e6:.2f}" for of in models.values()]
+    assert row.split()[1:] == flops
+    assert len([line for line in lines if "pre_pooling" in line]) == 1
+    assert any("compiling s" in line for line in lines)
+    assert not any("device MiB" in line for line in lines)
+    # Without measurements, what was counted alone.
+    assert not any("compiling" in line for line in _printed(_counted("sft")))
+
+
+def _printed(models):
+    text = io.StringIO()
+    tables.print_costs(Console(file=text, width=80), models)
+    return text.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("accuracies", [None, {"sft": (0.8, 0.1), "late": (0.7, None)}])
+def test_a_picture_is_drawn(tmp_path, accuracies):
+    models = _counted("sft", "late")
+    tables.draw_costs(tmp_path / "cost.png", models, accuracies, title="tiny")
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")

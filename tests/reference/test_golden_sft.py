@@ -1,0 +1,147 @@
+"""The Sparse Fusion Transformer against what the authors' code computed.
+
+| file | what it checks |
+| --- | --- |
+| `sft_{poolk,ks,kspad}_{max,avg,attn,topk,attn_topk,attn_wkmedoids}` | all intermediate tensors, \
+logits and loss, and the positions that `attn_topk` and `attn_wkmedoids` select |
+| those of `poolk` and `ks` | the gradient of every parameter too |
+| `VARIANT_masked_sft_poolk_{max,attn_topk}` | the same with the block-sparse pattern in the \
+attention before pooling, which the authors' code sets up and never applies |
+| `sft_fusionlayer_{max,topk}` | the same with `reference_fusion_layer`, no gradients |
+| `sft_poolk_max` and the variant of it | the weights of that attention, mean over the heads |
+| `pools` | each pool alone, on two shapes and three k; `attn_wkmedoids` after 0, 1 and 2 \
+iterations too |
+
+The authors' `topk` is our `channel_topk`. Their random pools draw from torch's generator, and so
+have no arrays.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from sparing import PRECISIONS, files
+
+from sft_jax import BlockSparsePattern, ReferenceWindows, Tokens
+from sft_jax.modules.reducer import Reducer
+from sft_jax.ops.attention.block_sparse import BlockSparseWeights, to_dense
+from sft_jax.ops.attention.plain import saliency
+
+POOLS = ("max", "avg", "attn", "topk", "attn_topk", "attn_wkmedoids")
+TYPES = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
+FILES = reference.names("sft_*", "VARIANT_masked_sft_*")
+
+
+def model_of(name, config):
+    pattern = BlockSparsePattern() if name.startswith("VARIANT_masked") else None
+    return reference.sft_model(config).clone(pre_pooling_pattern=pattern)
+
+
+@functools.cache
+def _load(name):
+    """Our model, its parameters and inputs, and all else that a file holds."""
+    arrays, config = reference.load(name)
+    model = model_of(name, config)
+    params = reference.parameters(reference.under(arrays, "param/"), model)
+    inputs = {modality: arrays[f"in/{modality}"] for modality in reference.MODALITIES}
+    return model, (params, inputs), arrays
+
+
+def ours_under_their_names(intermediates):
+    """What our model computed, under the names and in the layout of the golden arrays."""
+
+    def sequence_first(name):
+        return intermediates[name]["__call__"][0].values.swapaxes(0, 1)
+
+    found = {
+        "logits": intermediates["__call__"][0],
+        "cls_final": intermediates["cls"][0],
+        "fused_input": intermediates["fused_input"][0].values.swapaxes(0, 1),
+    }
+    for name in intermediates:
+        match name.split("_"):
+            case ["tokenizer", modality]:
+                found[f"tokens/{modality}"] = sequence_first(name)
+            case ["unimodal", modality, i]:
+                found[f"unimodal{i}/{modality}"] = sequence_first(name)
+            case ["fused", "last"]:
+                before = intermediates.get("fused", {"__call__": [Tokens((), ())]})["__call__"][0]
+                found |= {f"fused{i}": of.swapaxes(0, 1) for i, of in enumerate(before.values)}
+                found[f"fused{len(before.values)}"] = sequence_first(name)
+            case ["pooled", "again", modality]:
+                again = intermediates[name][0].values
+                found[f"fusion_pooled_bdk/{modality}"] = again.swapaxes(1, 2)
+            case ["pooling", modality]:
+                pooling = intermediates[name]
+                weights = pooling["attention"]["weights"][0]
+                if isinstance(weights, BlockSparseWeights):
+                    weights = to_dense(weights)
+                found[f"sparse_attn_weights/{modality}"] = weights.mean(axis=1)
+                found[f"sparse/{modality}"] = pooling["attended"][0].swapaxes(0, 1)
+                found[f"saliency/{modality}"] = pooling["saliency"][0]
+                _, pooled = pooling["__call__"][0]
+                found[f"pooled_bdk/{modality}"] = pooled.values.swapaxes(1, 2)
+                found[f"pool_idx/{modality}"] = pooling["reducer"].get("index", [None])[0]
+    return found
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", files(FILES))
+def test_golden_model(name, precision):
+    _check(name, precision)
+
+
+@pytest.mark.parametrize("pool", ["max", "attn_topk"])
+def test_golden_model_in_float32(pool):
+    _check(f"sft_kspad_{pool}", "f32")
+
+
+def _check(name, precision):
+    model, arguments, arrays = _load(name)
+    dtype, tolerance = TYPES[precision]
+    params, inputs = jax.tree.map(lambda a: a.astype(dtype), arguments)
+    of_loss = reference.under(arrays, "grad/")  # Not in every file.
+    gradient = precision == "f64" and bool(of_loss)
+    with jax.enable_x64(precision == "f64"):
+        loss_of = reference.cross_entropy(arrays["in/labels"])
+        intermediates, loss, found_gradient = reference.run(
+            model, params, inputs, loss_of, gradient=gradient
+        )
+        found = ours_under_their_names(intermediates) | {"ce_loss": loss}
+    expected = reference.under(arrays, f"{precision}/")
+    assert len(expected) >= 10
+    reference.assert_equal(found, expected, tolerance)
+    if gradient:
+        expected = reference.parameters(of_loss, model, np.float32)
+        chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("pool", [*POOLS, *(f"attn_wkmedoids_iters{i}" for i in range(3))])
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_golden_pool_alone(case, k, pool, precision):
+    arrays, _ = reference.load("pools")
+    kernel, padding = (int(i) for i in arrays[f"{case}/k{k}/kernel_pad"])
+    values, weights = arrays[f"{case}/x"].swapaxes(1, 2), arrays[f"{case}/w"]
+    dtype, tolerance = TYPES[precision]
+    name, _, iterations = pool.partition("_iters")
+    with jax.enable_x64(precision == "f64"):
+        # The file holds weights without CLS: give them a CLS that attends to nothing.
+        batch, length = values.shape[:2]
+        with_cls = np.pad(weights, ((0, 0), (1, 0), (1, 0)))[:, None].astype(dtype)
+        received = saliency(jnp.asarray(with_cls), jnp.ones((batch, length + 1), bool))
+        tokens = Tokens(jnp.asarray(values, dtype), jnp.ones((batch, length), bool))
+        assert ReferenceWindows.from_k(length, k) == ReferenceWindows(kernel, kernel, padding)
+        windows = ReferenceWindows(kernel, kernel, padding)
+        reducer = Reducer(
+            reference.pool(name), k, reference_windows=windows, iterations=int(iterations or 5)
+        )
+        pooled = reducer.apply({}, tokens, received)
+    np.testing.assert_allclose(
+        pooled.values.swapaxes(1, 2), arrays[f"{case}/k{k}/{pool}"], rtol=tolerance, atol=tolerance
+    )
