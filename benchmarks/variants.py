@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.summaries import environment, summary, write
 from sft_jax import version
 from sft_jax.config import ExperimentConfig
-from sft_jax.data.datasets import Dataset, Example
+from sft_jax.data.dataset import Dataset, Example
 from sft_jax.data.pipeline import eval_batches, train_iterator
 from sft_jax.modules.factory import build_model
 from sft_jax.ops.losses import cross_entropy

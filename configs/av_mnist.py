@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.common import small_experiment
-from sft_jax.data_config import AvMnistData
+from sft_jax.data.sets.av_mnist.entry import AvMnistData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from sft_jax.config_io import from_mapping, to_config_dict
-from sft_jax.data_config import DataConfig
+from sft_jax.data.sets.base import DatasetEntry
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
 
 
 def small_experiment(
-    arg: str | None, data: DataConfig, *, n_pre: int = 1, n_post: int = 3, **data_fields: Any
+    arg: str | None, data: DatasetEntry, *, n_pre: int = 1, n_post: int = 3, **data_fields: Any
 ) -> ml_collections.ConfigDict:
     """A small model and short training, with which a laptop has a result in minutes.
 
@@ -66,7 +66,7 @@ def small_experiment(
 
 
 def paper_experiment(
-    arg: str | None, data: DataConfig, *, k: Mapping[str, int], lr: float, **data_fields: Any
+    arg: str | None, data: DatasetEntry, *, k: Mapping[str, int], lr: float, **data_fields: Any
 ) -> ml_collections.ConfigDict:
     """The settings of Ding et al. 2021; the rules by which their code selects epochs apart.
 
@@ -105,7 +105,7 @@ def paper_experiment(
 
 
 def _config_dict(
-    data: DataConfig, data_fields: Mapping[str, Any], **sections: Mapping[str, Any]
+    data: DatasetEntry, data_fields: Mapping[str, Any], **sections: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
     changed = {**dataclasses.asdict(data), **data_fields}
     return to_config_dict(from_mapping({"data": changed, **sections}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.common import paper_experiment
-from sft_jax.data_config import SentimentData
+from sft_jax.data.sets.sentiment.entry import MoseiData, SentimentData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -15,7 +15,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       arg: the arguments of every model (`configs.common.paper_experiment`), and `variant`, which
         file is read; such as `variant=mult_aligned,size=laptop`.
     """
-    return sentiment_experiment(arg, SentimentData(name="mosei"))
+    return sentiment_experiment(arg, MoseiData())
 
 
 def sentiment_experiment(arg: str | None, data: SentimentData) -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.mosei import sentiment_experiment
-from sft_jax.data_config import SentimentData
+from sft_jax.data.sets.sentiment.entry import MosiData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -15,4 +15,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       arg: the arguments of every model (`configs.common.paper_experiment`), and `variant`, which
         file is read; such as `variant=mmsa_unaligned,size=laptop`.
     """
-    return sentiment_experiment(arg, SentimentData(name="mosi"))
+    return sentiment_experiment(arg, MosiData())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.common import paper_experiment
-from sft_jax.data_config import VggSoundData
+from sft_jax.data.sets.vggsound.entry import VggSoundData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

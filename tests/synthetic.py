@@ -17,8 +17,8 @@ from sft_jax.config import (
     TrainConfig,
 )
 from sft_jax.data import pipeline
-from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
-from sft_jax.data_config import WatchData
+from sft_jax.data.dataset import Dataset, DatasetInfo, compute_statistics
+from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.parallel import sharding
 from sft_jax.runs import directory

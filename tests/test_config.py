@@ -18,7 +18,8 @@ from sft_jax.config import (
     SystemConfig,
     TrainConfig,
 )
-from sft_jax.data_config import DATA_CONFIGS, WatchData
+from sft_jax.data.registry import DATASETS
+from sft_jax.data.sets.watch.entry import WatchData
 
 DEFAULT = ExperimentConfig()
 # Every field differs from its default.
@@ -27,6 +28,7 @@ OTHER = ExperimentConfig(
     seeds=(4, 2),
     data=WatchData(
         data_dir="somewhere",
+        modalities=("gyroscope",),
         window_seconds=3.5,
         stride_seconds=0.1,
         patch_size=7,
@@ -253,11 +255,11 @@ def test_unknown_overrides_are_named():
     assert seed == "unknown config key 'seed.x': allowed here: nothing"
 
 
-@pytest.mark.parametrize("name", DATA_CONFIGS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_folder_of_every_dataset_is_resolved(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    kind = DATA_CONFIGS[name]
+    kind = DATASETS[name]
     fields = [field.name for field in dataclasses.fields(kind) if field.name.endswith("_dir")]
     assert config_io.folders(kind(name=name)) == fields
     for given, expected in (

@@ -32,7 +32,7 @@ ONLY_IN = {
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
         "sft_jax/command_line.py",
-        "sft_jax/data/builder.py",
+        "sft_jax/data/prepared.py",
     ],
     "ml_collections": [
         "train.py",
@@ -42,7 +42,13 @@ ONLY_IN = {
         "sft_jax/config_io.py",
         "sft_jax/command_line.py",
     ],
-    "pydantic": ["sft_jax/config.py", "sft_jax/data_config.py", "sft_jax/config_io.py"],
+    "pydantic": [
+        "sft_jax/config.py",
+        "sft_jax/data_config.py",
+        "sft_jax/config_io.py",
+        "sft_jax/data/registry.py",
+        "sft_jax/data/sets/",
+    ],
     "sklearn": ["sft_jax/evaluation/"],
     "matplotlib": ["sft_jax/evaluation/", "sft_jax/profile/tables.py"],
     "torch": ["sft_jax/interop/torch_weights.py"],
@@ -54,6 +60,9 @@ ONLY_IN = {
         "eval.py",
     ],
     "sft_jax.data": [
+        "configs/",
+        "sft_jax/config.py",
+        "sft_jax/config_io.py",
         "sft_jax/experiment.py",
         "sft_jax/profile/",
         "sft_jax/data/",
@@ -111,7 +120,13 @@ MODULES = [*OPS, "flax", "sft_jax.modules"]
 NOTHING_BUT = {
     "sft_jax/__init__.py": ["sft_jax.structs", "sft_jax.ops", "sft_jax.modules", "sft_jax.version"],
     "sft_jax/structs.py": [*ARRAYS, "flax.struct"],
-    "sft_jax/config.py": ["pydantic", "sft_jax.structs", "sft_jax.data_config"],
+    "sft_jax/config.py": [
+        "pydantic",
+        "sft_jax.structs",
+        "sft_jax.data_config",
+        "sft_jax.data.registry",
+        "sft_jax.data.sets",
+    ],
     "sft_jax/data_config.py": ["pydantic", "sft_jax.structs"],
     "sft_jax/ops/": OPS,
     "sft_jax/modules/factory.py": [*MODULES, "sft_jax.config"],

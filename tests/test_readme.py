@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from sft_jax import config_io
 from sft_jax.data import __main__ as data_command
-from sft_jax.data_config import DATA_CONFIGS
+from sft_jax.data.registry import DATASETS
 from sft_jax.profile import __main__ as profile
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def _table(header):
 def test_the_table_of_datasets_has_every_dataset_and_config():
     rows = _table("| `data.name` |")
     names = [name for row in rows for name in re.findall("`(.*?)`", row[0])]
-    assert names == [*DATA_CONFIGS]
+    assert names == [*DATASETS]
     configs = [path for row in rows for path in re.findall("`(.*?)`", row[3])]
     assert configs == [f"configs/{name}.py" for name in names]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sft_jax.data.card import Card, clean_records
 from sft_jax.data.checks import checked_names, in_order
-from sft_jax.data.datasets import Dataset, DatasetInfo, standardisations
+from sft_jax.data.dataset import Dataset, DatasetInfo, standardisations
 from sft_jax.data.records import RawData, Record
 from sft_jax.structs import ModalitySpec, NotFinite, Task
 

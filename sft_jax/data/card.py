@@ -74,6 +74,27 @@ class Card:
             known_releases={name: dict(of) for name, of in raw.known_releases.items()},
         )
 
+    @classmethod
+    def count(cls, dataset: str, raw: RawData, policy: NotFinite) -> Card:
+        """Reads all raw files to make their card; raises as `clean_records` does."""
+        card = cls.begin(dataset, raw, policy)
+        for split in raw.num_examples:
+            collections.deque(clean_records(raw, card, split), maxlen=0)
+        return card
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> Card:
+        """Reads a card that was saved as JSON.
+
+        Raises:
+          OSError: If the file cannot be read.
+          ValueError: If it holds no card.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no data card: {error!r}") from error
+
     def split(self, names: Iterable[str]) -> SplitSummary:
         """The summary of some splits together."""
         total = SplitSummary()
@@ -189,27 +210,6 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         yield Record(**cleaned, masks=masks) if masks else cleaned
     if not summary.n_examples:
         raise ValueError(f"split {split!r} has no examples")
-
-
-def read_card(dataset: str, raw: RawData, policy: NotFinite) -> Card:
-    """The card of raw files; reads all of them, and raises what `clean_records` raises."""
-    card = Card.begin(dataset, raw, policy)
-    for split in raw.num_examples:
-        collections.deque(clean_records(raw, card, split), maxlen=0)
-    return card
-
-
-def load_card(path: pathlib.Path) -> Card:
-    """A card that was saved as JSON.
-
-    Raises:
-      OSError: if the file cannot be read.
-      ValueError: if it holds no card.
-    """
-    try:
-        return Card.from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no data card: {error!r}") from error
 
 
 def describe_file(path: pathlib.Path, folder: pathlib.Path | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import grain
 import numpy as np
 
-from sft_jax.data.datasets import Example
+from sft_jax.data.dataset import Example
 from sft_jax.structs import Batch
 
 BatchAndIds = tuple[Batch, np.ndarray]

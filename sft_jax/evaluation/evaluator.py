@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sft_jax.data import pipeline
-from sft_jax.data.datasets import Example
+from sft_jax.data.dataset import Example
 from sft_jax.evaluation import subsets
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES, example_scores

@@ -14,7 +14,7 @@ from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.ranking import ranking_metrics
 from sft_jax.evaluation.scores import check_outputs
 from sft_jax.evaluation.sentiment import sentiment_metrics, sentiment_regression_metrics
-from sft_jax.structs import MetricFamily, Task
+from sft_jax.structs import Task
 
 PARTS: Mapping[Task, str] = {
     "single_label": "per_class",
@@ -26,7 +26,7 @@ PARTS: Mapping[Task, str] = {
 
 
 def task_metrics(
-    predictions: Predictions, names: Sequence[str], families: Sequence[MetricFamily] = ()
+    predictions: Predictions, names: Sequence[str], families: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The metrics of the task that the predictions are of, as JSON values.
 
@@ -216,8 +216,11 @@ _TASKS: Mapping[Task, Metrics] = {
     "regression": regression_metrics,
 }
 
-FAMILIES: Mapping[MetricFamily, Metrics] = {"ranking": _ranking, "sentiment": _sentiment}
-"""What computes each family of `DatasetInfo.metrics`, of predictions and names of classes."""
+FAMILIES: Mapping[str, Metrics] = {"ranking": _ranking, "sentiment": _sentiment}
+"""Functions from predictions and names of classes to the metrics of a family.
+
+`sft_jax.data.metric_families` says which labels each family needs.
+"""
 
 
 def _label_metrics(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sft_jax import config_io
-from sft_jax.data_config import DataConfig
+from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.evaluation.scores import NotFiniteError
 from sft_jax.runs import directory
 from sft_jax.runs.directory import RunDirectoryError
@@ -32,7 +32,7 @@ def fingerprints(
     return None if found is None and equal else found or {}
 
 
-def with_folders(data: DataConfig, folders: Mapping[str, str]) -> DataConfig:
+def with_folders(data: DatasetEntry, folders: Mapping[str, str]) -> DatasetEntry:
     """A config of data with some of its folders elsewhere.
 
     Raises:
@@ -49,7 +49,7 @@ def with_folders(data: DataConfig, folders: Mapping[str, str]) -> DataConfig:
 
 
 @contextlib.contextmanager
-def telling_of_folders(workdir: AnyPath, data: DataConfig) -> Iterator[None]:
+def telling_of_folders(workdir: AnyPath, data: DatasetEntry) -> Iterator[None]:
     """Within, an error about data says how to tell where it is."""
     try:
         yield

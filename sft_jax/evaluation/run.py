@@ -12,8 +12,8 @@ import optax
 from jax.sharding import Mesh
 
 from sft_jax import version
-from sft_jax.data.card import Card, load_card
-from sft_jax.data.datasets import Dataset, DatasetInfo
+from sft_jax.data.card import Card
+from sft_jax.data.dataset import Dataset, DatasetInfo
 from sft_jax.data.registry import open_dataset
 from sft_jax.evaluation import own_data, report, subsets
 from sft_jax.evaluation.evaluator import Evaluator, Predictions
@@ -142,7 +142,7 @@ def read_card(workdir: AnyPath) -> Card | None:
       ValueError: if it is damaged.
     """
     path = workdir / CARD
-    return load_card(path) if path.exists() else None
+    return Card.load(path) if path.exists() else None
 
 
 def evaluate_every_subset(

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sft_jax.data.datasets import Dataset
+from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import run, subsets
 from sft_jax.evaluation.metrics import FAMILIES
 from sft_jax.runs import directory, seeds, storage

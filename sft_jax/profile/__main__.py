@@ -30,7 +30,7 @@ from rich.console import Console
 
 from sft_jax import command_line, config_io, version
 from sft_jax.config import ExperimentConfig, ModelConfig
-from sft_jax.data.datasets import check_task
+from sft_jax.data.dataset import check_task
 from sft_jax.data.outline import Outline, outline
 from sft_jax.evaluation import pictures
 from sft_jax.profile import measure, tables

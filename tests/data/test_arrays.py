@@ -5,7 +5,7 @@ import pytest
 
 from sft_jax.data import pipeline
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.datasets import DatasetInfo
+from sft_jax.data.dataset import DatasetInfo
 
 RNG = np.random.default_rng(0)
 LENGTHS = (3, 1, 4)

@@ -12,7 +12,7 @@ import sentiment_pickles
 import vggsound_hdf5
 
 from sft_jax.data.__main__ import main
-from sft_jax.data.card import load_card
+from sft_jax.data.card import Card
 
 COUNTS = {"train": 4, "valid": 2, "test": 2}
 FEW_PAIRS = ["train_pairs=20", "valid_pairs=2", "test_pairs=5"]
@@ -113,7 +113,7 @@ def test_a_prepared_dataset_is_inspected_and_its_card_saved_as_json(raw, tmp_pat
     assert f"prepared in {tmp_path}" in text
     file = tmp_path / "new" / "card.json"
     assert _output(capsys, "inspect", "mosi", *fields, "--json", file) in text
-    assert load_card(file).dataset == "cmu_mosi"
+    assert Card.load(file).dataset == "cmu_mosi"
     assert _output(capsys, "inspect", file) in text
     printed = json.loads(_output(capsys, "inspect", file, "--json", "-"))
     assert printed == json.loads(file.read_text())

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from sft_jax.data import builder, datasets, fingerprint, registry
+from sft_jax.data import dataset as dataset_module
+from sft_jax.data import fingerprint, prepared, registry
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.datasets import (
+from sft_jax.data.dataset import (
     Dataset,
     DatasetInfo,
     Standardisation,
@@ -17,7 +18,7 @@ from sft_jax.data.datasets import (
 )
 from sft_jax.data.outline import Outline, outline
 from sft_jax.data.registry import open_dataset
-from sft_jax.data_config import WatchData
+from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.structs import ModalitySpec
 
 
@@ -87,9 +88,8 @@ def test_training_inputs_are_standardised(dataset):
 
 def test_statistics_are_of_the_training_people_alone(config, dataset):
     steps = {name: [] for name in dataset.info.modalities}
-    for record in builder.PreparedSplit(
-        registry.prepare_dataset(config), [f"person_{person:02d}" for person in range(1, 7)]
-    ):
+    people = [f"person_{person:02d}" for person in range(1, 7)]
+    for record in registry.prepare_dataset(config).records(people):
         for name, values in record["inputs"].items():
             steps[name].append(values)
     for name, of in steps.items():
@@ -103,18 +103,18 @@ def test_statistics_are_of_the_training_people_alone(config, dataset):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Which splits are decoded."""
-    calls, read = [], builder.PreparedSplit.__init__
+    """Splits that are opened."""
+    calls, read = [], prepared.PreparedData.records
     monkeypatch.setattr(
-        builder.PreparedSplit,
-        "__init__",
-        lambda self, of, splits: calls.append(list(splits)) or read(self, of, splits),
+        prepared.PreparedData,
+        "records",
+        lambda self, splits, *options: calls.append([*splits]) or read(self, splits, *options),
     )
     return calls
 
 
 def test_given_statistics_are_used(config, reads):
-    raw = builder.PreparedSplit(registry.prepare_dataset(config), ["person_07"])[0]
+    raw = registry.prepare_dataset(config).records(["person_07"])[0]
     given = {
         name: Standardisation(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
         for name in ("accelerometer", "gyroscope")
@@ -141,7 +141,7 @@ def test_a_split_is_decoded_once(config, reads):
 def test_a_split_that_does_not_fit_into_memory_is_decoded_as_it_is_used(config, monkeypatch):
     held = open_dataset(config).source("valid")
     assert isinstance(held, tuple)
-    monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(dataset_module, "IN_MEMORY_BYTES", 1000)
     source = open_dataset(config).source("valid")
     assert not isinstance(source, tuple)
     assert len(source) == len(held)
@@ -433,7 +433,7 @@ def test_a_patch_must_fit_the_window(config):
 
 
 def test_importing_is_cheap_and_quiet():
-    program = "import sys, sft_jax.data.datasets; sys.exit('tensorflow_datasets' in sys.modules)"
+    program = "import sys, sft_jax.data.dataset; sys.exit('tensorflow_datasets' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=pathlib.Path(__file__).parents[2],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sft_jax.data import pipeline
-from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, compute_statistics
+from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation, compute_statistics
 from sft_jax.structs import ModalitySpec
 
 SPEC = ModalitySpec((3, 4), 2, patch_size=2)

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
+from pydantic.dataclasses import dataclass
 
-from sft_jax.data import builder, registry
+from sft_jax.data import registry
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.card import read_card
-from sft_jax.data.datasets import Dataset, compute_statistics
+from sft_jax.data.card import Card
+from sft_jax.data.dataset import Dataset, compute_statistics
 from sft_jax.data.records import RawData
-from sft_jax.data_config import FolderData
+from sft_jax.data.sets.base import DatasetEntry
+from sft_jax.data_config import STRICT
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(3, 2, (8, 5, 2))
@@ -232,23 +233,26 @@ def _records():
     return [{"id": str(i), "inputs": {"x": values}, "label": label} for i, (values, label) in pairs]
 
 
-def test_masked_arrays_of_readers_are_stored_with_their_masks(tmp_path, monkeypatch):
+def test_masked_arrays_of_readers_are_stored_with_their_masks(tmp_path):
     raw = RawData("small", (), {"x": (5, 2)}, ("a", "b"), "single_label", {"train": 8},
         lambda _: iter(_records()))  # fmt: skip
 
-    class Small(builder.RawBuilder, skip_registration=True):
-        """A small one."""
+    @dataclass(frozen=True, config=STRICT)
+    class Small(DatasetEntry):
+        """Eight examples, to train and to validate on."""
 
-        VERSION = tfds.core.Version("1.0.0")
+        def read(self, folder):
+            return raw
 
-    config = builder.RawConfig(name="a", read=lambda _: raw, ranks={"x": 2}, needs_files=False)
-    prepared = builder.prepare(Small, config, str(tmp_path))
+        def split_names(self, card):
+            return {"train": ["train"], "valid": ["train"]}
+
+    config = Small(data_dir=str(tmp_path))
     info = _dataset(VALUES, REAL).info
-    _assert_gaps(Dataset(info, lambda split: builder.PreparedSplit(prepared, [split])))
-    monkeypatch.setattr(registry, "prepare_dataset", lambda _: prepared)
-    monkeypatch.setattr(registry, "_splits", lambda *_: {"train": ["train"], "valid": ["train"]})
-    _assert_gaps(registry.open_dataset(FolderData()))
-    moments = read_card("small", raw, "error").splits["train"].moments["x"]
+    records = registry.prepare_dataset(config).records
+    _assert_gaps(Dataset(info, lambda split: records([split])))
+    _assert_gaps(registry.open_dataset(config))
+    moments = Card.count("small", raw, "error").splits["train"].moments["x"]
     np.testing.assert_allclose(moments.mean, VALUES[REAL].mean(0))
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.card import read_card
-from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation
-from sft_jax.data.readers.npz_folder import read_npz_folder
+from sft_jax.data.card import Card
+from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation
 from sft_jax.data.records import RawData
+from sft_jax.data.sets.npz_folder.files import read_npz_folder
 from sft_jax.structs import ModalitySpec
 
 VALUES = np.random.default_rng(0).normal(size=(8, 5, 2))
@@ -195,7 +195,7 @@ def test_labels_are_checked_by_every_way_in():
     message = "example 'no0': label 'b' is not one of the 2 classes: .* integer .* of 'b' it is 1"
     raw = dataclasses.replace(_raw(("a", "b")), read=lambda _: iter(records))
     with pytest.raises(ValueError, match=message):
-        read_card("mine", raw, "error")
+        Card.count("mine", raw, "error")
     with pytest.raises(ValueError, match=message):
         Dataset(_info(("a", "b")), lambda _: records).source("train")
 

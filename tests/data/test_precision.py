@@ -12,13 +12,16 @@ import sentiment_pickles
 import tensorflow_datasets as tfds
 import vggsound_hdf5
 
-from sft_jax.data import builder, registry
+from sft_jax.data import prepared, registry
 from sft_jax.data.arrays import from_arrays
 from sft_jax.data.card import Card
-from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, compute_statistics
+from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation, compute_statistics
 from sft_jax.data.moments import Moments
 from sft_jax.data.precision import faults
-from sft_jax.data_config import FolderData, SentimentData, TfdsData, VggSoundData
+from sft_jax.data.sets.npz_folder.entry import FolderData
+from sft_jax.data.sets.sentiment.entry import MoseiData
+from sft_jax.data.sets.tfds.entry import TfdsData
+from sft_jax.data.sets.vggsound.entry import VggSoundData
 from sft_jax.structs import ModalitySpec
 
 SECONDS = np.arange(32)[:, None] * 0.5 + np.arange(10) * 0.05
@@ -141,7 +144,7 @@ class Times(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def _of_tfds(tmp_path, modality):
     made = Times(data_dir=tmp_path)
-    with builder.quiet():
+    with prepared.quiet():
         made.download_and_prepare(file_format="array_record")
     return TfdsData(
         builder=f"times:{made.version}",
@@ -166,7 +169,7 @@ def _assert_read(config, name):
 def test_a_folder_of_files_keeps_them(tmp_path, column):
     config = _of_a_folder(tmp_path, column)
     _assert_read(config, "x")
-    stored = builder.PreparedSplit(registry.prepare_dataset(config), ["train"])[0]["inputs"]["x"]
+    stored = registry.prepare_dataset(config).records(["train"])[0]["inputs"]["x"]
     assert stored.dtype == np.float64
     np.testing.assert_array_equal(stored[:, 0], column[0])
 
@@ -185,7 +188,7 @@ def test_sentiments_keep_them(tmp_path):
         content[split]["vision"][content[split]["vision"].any(axis=-1)] += 1.7e9
     path.write_bytes(pickle.dumps(content))
     folders = {"data_dir": str(tmp_path / "data"), "manual_dir": str(tmp_path)}
-    config = SentimentData(name="mosei", variant="mult_noalign", not_finite="zero", **folders)
+    config = MoseiData(variant="mult_noalign", not_finite="zero", **folders)
     config = dataclasses.replace(config, file=path.name)
     _assert_read(config, "vision")
 

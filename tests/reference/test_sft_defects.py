@@ -46,9 +46,9 @@ test_a_whole_share_changes_nothing_and_none_gives_the_partner` |
 | 22 | `evaluation/test_ranking.py::test_22_a_class_without_examples_changes_nothing` |
 | 23 | `evaluation/test_ranking.py::\
 test_23_a_constant_added_to_the_logits_of_an_example_changes_nothing` |
-| 24 | `data/readers/test_vggsound_files.py::test_classes_are_chosen_by_name` |
-| 24 | `data/readers/test_vggsound_files.py::test_a_test_file_without_a_class_shifts_no_other` |
-| 24 | `data/readers/test_vggsound_files.py::test_the_authors_split_needs_five_clips` |
+| 24 | `data/sets/test_vggsound_files.py::test_classes_are_chosen_by_name` |
+| 24 | `data/sets/test_vggsound_files.py::test_a_test_file_without_a_class_shifts_no_other` |
+| 24 | `data/sets/test_vggsound_files.py::test_the_authors_split_needs_five_clips` |
 | 25 | `reference/test_sft_defects.py::test_25_the_global_generator_of_numpy_is_not_used` |
 | 25 | `data/test_pipeline.py::test_the_seed_alone_decides_the_order` |
 | 26 | `reference/test_sft_defects.py::test_26_their_experiments_are_run_in_full` |
