@@ -134,7 +134,9 @@ class ModalitySpec:
             )
 
     @classmethod
-    def of_shape(cls, shape: Sequence[int], patch_size: int | tuple[int, ...] = 1) -> ModalitySpec:
+    def from_shape(
+        cls, shape: Sequence[int], patch_size: int | tuple[int, ...] = 1
+    ) -> ModalitySpec:
         """That of examples of `(*lengths, features)`."""
         *lengths, features = shape
         return cls(lengths[0] if len(lengths) == 1 else tuple(lengths), features, patch_size)

@@ -48,21 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and their arguments."""
+    """Makes the parser of the commands and their arguments."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": examples}
     program = argparse.ArgumentParser(
         prog="python -m sft_jax.data", description=description, **form
     )
     commands = program.add_subparsers(required=True, metavar="COMMAND")
-    for run, what in (
+    for run, summary in (
         (_list, "the datasets that are known; of one, the fields that can be set"),
         (_prepare, "prepare a dataset from its raw files, and print its data card"),
         (_inspect, "print the data card of a prepared dataset, of raw files or of a run"),
         (_validate, "read raw files to their end and say what is wrong with them"),
     ):
         name = run.__name__.removeprefix("_")
-        command = commands.add_parser(name, help=what, description=what, **form)
+        command = commands.add_parser(name, help=summary, description=summary, **form)
         command.set_defaults(run=run)
         if name in ("list", "prepare"):
             optional: Any = {"nargs": "?"} if name == "list" else {}
@@ -121,16 +121,15 @@ def _list(options: argparse.Namespace) -> None:
     for name, import_path in registry.known_datasets().items():
         kind = registry.find_dataset(name)
         own = name in registry.DATASETS
-        lines = [base.title(kind), kind.needs, f"configs/{name}.py" if own else import_path]
-        first, *others = [line if line == lines[-1] else f"{line}." for line in lines if line]
-        print(_indented(first, f"{name:<12}"))
-        for line in others:
-            print(_indented(line, " " * 12))
+        needs = f"{kind.needs}." if kind.needs else ""
+        lines = [base.title(kind), needs, f"configs/{name}.py" if own else import_path]
+        for i, line in enumerate(filter(None, lines)):
+            print(_indented(line, f"{name:<12}" if i == 0 else " " * 12))
         print()
 
 
 def _indented(text: str, first: str) -> str:
-    """Text in lines of 80 characters; addresses and names of files are never cut."""
+    """Wraps text to 80 characters; addresses and names of files are never cut."""
     return textwrap.fill(
         text,
         80,
@@ -175,15 +174,15 @@ def _validate(options: argparse.Namespace) -> None:
             "\nto prepare it, say what becomes of numbers that are not finite:"
             " not_finite=zero, mean or drop"
         )
-    found = len(card.warnings())
+    count = len(card.warnings())
     print(
         f"\n{options.data}: all {total.n_examples:,} examples can be read,"
-        f" {found or 'no'} warning{'' if found == 1 else 's'}"
+        f" {count or 'no'} warning{'' if count == 1 else 's'}"
     )
 
 
 def _make_folder(json_file: str | None) -> None:
-    """Before what takes long: a file to be written needs a folder."""
+    """Makes the folder of a file to be written, before anything takes long."""
     if json_file and json_file != "-":
         if (path := pathlib.Path(json_file)).is_dir():
             raise IsADirectoryError(f"--json={json_file} is a folder, expected a file")

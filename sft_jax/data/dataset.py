@@ -1,7 +1,7 @@
-"""Datasets: what they hold, and their splits as sequences of standardised examples.
+"""Datasets: their description, and their splits as sequences of standardised examples.
 
 `sft_jax.data.registry.open_dataset` opens the dataset that a config names, and
-`sft_jax.data.arrays` makes one of arrays of your own.
+`sft_jax.data.arrays` makes one of your own arrays.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ __all__ = [
 ]
 
 IN_MEMORY_BYTES = 2**30
-"""The most that a split may take to be held in memory."""
+"""Largest size of a split that is held in memory."""
 
 
 class Example(TypedDict):
     """One example.
 
     Attributes:
-      id: unique within the dataset, and readable.
-      inputs: modality name to `[*lengths, features]` float32.
-      masks: modality name to `[*lengths]` booleans; False marks padding, and a mask that is
-        False throughout an example without that modality.
-      label: class index, for the tasks single_label and ordinal; for multi_label `[c]` numbers,
-        1 where the example has the label and 0 where not; for regression the `[c]` numbers
-        to predict, which are not standardised: best of a size of about 1.
+      id: Readable name, unique within the dataset.
+      inputs: Modality name to `[*lengths, features]` float32.
+      masks: Modality name to `[*lengths]` booleans; False marks padding. A mask that is False
+        throughout stands for an example without that modality.
+      label: Class index, for the tasks single_label and ordinal. For multi_label `[c]` numbers,
+        1 where the example has the label and 0 where not. For regression the `[c]` numbers
+        to predict, which are not standardised and are best of a size of about 1.
     """
 
     id: str
@@ -63,38 +63,37 @@ class Example(TypedDict):
     label: int | np.ndarray
 
 
-def check_task(of_model: Task, of_data: Task) -> None:
+def check_task(model_task: Task, data_task: Task) -> None:
     """Raises ValueError unless a model of one task can learn labels of the other.
 
-    One class of several may be predicted in their order or without it.
+    Classes may be predicted with their order or without it.
     """
-    allowed = CLASS_TASKS if of_data in CLASS_TASKS else (of_data,)
-    if of_model not in allowed:
+    allowed = CLASS_TASKS if data_task in CLASS_TASKS else (data_task,)
+    if model_task not in allowed:
         raise ValueError(
-            f"model.task={of_model!r} does not fit the dataset, whose task is {of_data!r};"
+            f"model.task={model_task!r} does not fit the dataset, whose task is {data_task!r};"
             f" allowed here: {', '.join(allowed)}"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What a model and its evaluation need to know of a dataset.
+    """Description of a dataset, as far as a model and its evaluation need it.
 
     Attributes:
-      modalities: the shape of each modality.
-      class_names: of the classes, labels or numbers to predict, in the order of the labels;
-        integers become text.
-      statistics: what each modality is standardised by.
-      num_examples: number of examples of each split.
-      task: what the labels are; ordinal if the order of the classes means something.
-      metrics: what an evaluation computes beside the metrics of the task: ranking of one
-        class of several; sentiment of seven classes, in order -3 to 3, or of one number from
-        -3 to 3. They are not of the data, and infos that differ in them alone are equal.
+      modalities: Shape of each modality.
+      class_names: Names of the classes, labels or numbers to predict, in the order of the
+        labels; integers become text.
+      statistics: Statistics that each modality is standardised by.
+      num_examples: Number of examples of each split.
+      task: Kind of the labels; ordinal if the order of the classes means something.
+      metrics: Metric families that an evaluation computes besides the metrics of the task
+        (`sft_jax.data.metric_families`). They do not describe the data: infos that differ in
+        them alone are equal.
 
     Raises:
-      ValueError: if the statistics are not those of the modalities, there is no such task, a
-        name is not text, empty or there twice, there are fewer than two classes, or the metrics
-        are unknown or not of such labels.
+      ValueError: If the statistics do not fit the modalities, the task is unknown, or the metrics
+        are unknown or do not fit the labels. Also for names as in `checked_names`.
     """
 
     modalities: dict[str, ModalitySpec]
@@ -106,10 +105,10 @@ class DatasetInfo:
 
     def __post_init__(self) -> None:
         expected = {name: spec.features for name, spec in self.modalities.items()}
-        given = {name: len(of.mean) for name, of in self.statistics.items()}
-        if given != expected:
+        features = {name: len(own.mean) for name, own in self.statistics.items()}
+        if features != expected:
             raise ValueError(
-                f"statistics are given for features {given}, but the modalities have {expected}"
+                f"statistics are given for features {features}, but the modalities have {expected}"
             )
         if self.task not in get_args(Task):
             raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
@@ -124,12 +123,12 @@ class DatasetInfo:
 
     @property
     def example_bytes(self) -> int:
-        """What the inputs and masks of one example take in memory."""
+        """Size of the inputs and masks of one example in memory."""
         shapes = [spec.shape for spec in self.modalities.values()]
         return sum(4 * math.prod(shape) + math.prod(shape[:-1]) for shape in shapes)
 
     def differences(self, other: DatasetInfo) -> list[str]:
-        """Names the fields in which infos differ by more than what was once rounded."""
+        """Names the fields in which infos differ by more than earlier rounding."""
         return [
             field.name
             for field in dataclasses.fields(self)
@@ -143,14 +142,14 @@ class DatasetInfo:
         check_task(task, self.task)
 
     def to_json(self) -> dict[str, Any]:
-        """What `json.load` would give: nothing but dicts, lists, strings and numbers."""
+        """Dicts, lists, strings and numbers, as `json.load` gives them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DatasetInfo:
         """The exact inverse of `to_json`.
 
-        Without a task, as once saved, it is single_label; without metrics there are none.
+        Earlier versions saved no task, which was single_label, and no metrics.
         """
         return cls(
             modalities={k: ModalitySpec(**v) for k, v in values["modalities"].items()},
@@ -166,9 +165,9 @@ class Dataset:
     """Splits of standardised examples of equal shapes.
 
     Attributes:
-      info: what the dataset holds.
-      card: what was found in its files, if it was read from files.
-      prepared: where prepared data is, and in which form, if it was read from such, as JSON values.
+      info: Description of the dataset.
+      card: Data card, if the dataset was read from files.
+      prepared: Place and form of the prepared data as JSON values, if it was read from such.
     """
 
     def __init__(
@@ -181,12 +180,12 @@ class Dataset:
         """Makes a dataset without reading it.
 
         Args:
-          info: what the dataset holds, and what it is standardised by.
-          read: gives the examples of a split, not standardised; called once per split, and once
-            more for its fingerprint. They may be shorter than `info` says and lack modalities, as
-            `sft_jax.data.records.Record`s do, or have `masks`, as `Example`s do.
-          card: of the files.
-          prepared: of data that has been prepared.
+          info: Description of the dataset.
+          read: Function from a split to its examples, not standardised. It is called once per
+            split, and once more for the fingerprint. Examples may be shorter than `info` says
+            and lack modalities (`sft_jax.data.records.Record`), or have `masks`.
+          card: Data card of the files.
+          prepared: Description of prepared data (`sft_jax.data.prepared`).
         """
         self.info = info
         self.card = card
@@ -195,44 +194,44 @@ class Dataset:
         self._sources: dict[str, Sequence[Example]] = {}
 
     def like(self, info: DatasetInfo) -> Dataset:
-        """The same examples, padded and standardised as those of another dataset are.
+        """Makes a dataset of the same examples, padded and standardised like another dataset.
 
-        For a model, which must be given its examples in the way of those that it learned from.
+        A model must be given examples in the form of those that it learned from.
 
         Args:
-          info: of the other dataset. Shapes, patches and statistics are taken from it; which
-            metrics are asked for is not.
+          info: Description of the other dataset. Shapes, patches and statistics are taken from
+            it; metrics are not.
 
         Raises:
-          ValueError: if `info` is not of the same modalities, numbers of axes and features,
-            task and class_names. An example that is longer than `info` says is found when it
+          ValueError: If `info` has other modalities, numbers of axes or features, another task
+            or other class_names. An example that is longer than `info` says is refused when it
             is read.
         """
-        for what, own, given in (
+        for field, own, expected in (
             ("modalities, as (axes, features),", _form(self.info), _form(info)),
             ("task", self.info.task, info.task),
             ("class_names", self.info.class_names, info.class_names),
         ):
-            if own != given:
-                raise ValueError(f"{what} of the dataset: {own}, expected {given}")
+            if own != expected:
+                raise ValueError(f"{field} of the dataset: {own}, expected {expected}")
         changed = dataclasses.replace(
             info, num_examples=self.info.num_examples, metrics=self.info.metrics
         )
         return Dataset(changed, self._read, self.card)
 
     def fingerprint(self, split: str) -> str:
-        """A digest of the examples of a split as they were read (`fingerprint`)."""
+        """Digest of the examples of a split as they were read (`fingerprint`)."""
         return fingerprint(self._read(split))
 
     def source(self, split: str) -> Sequence[Example]:
-        """The examples of a split, padded and standardised.
+        """Examples of a split, padded and standardised.
 
         A split that takes up to `IN_MEMORY_BYTES` is read, checked and held in memory on its
-        first use; the examples of a larger one are made anew whenever they are asked for.
-        Inputs are 0 where the mask is False, whatever stood there before.
+        first use; examples of a larger one are made anew whenever they are asked for.
+        Inputs are 0 where the mask is False.
 
         Raises:
-          ValueError: if there is no such split, or it is empty, or an example does not have
+          ValueError: If there is no such split, or it is empty. Also if an example does not have
             the shapes and labels of `info`, or holds a number that is not finite.
         """
         if split not in self.info.num_examples:
@@ -248,7 +247,7 @@ class Dataset:
 
 
 def _form(info: DatasetInfo) -> dict[str, tuple[int, int]]:
-    return {name: (len(of.lengths), of.features) for name, of in info.modalities.items()}
+    return {name: (len(spec.lengths), spec.features) for name, spec in info.modalities.items()}
 
 
 def padded_example(info: DatasetInfo, record: Mapping[str, Any]) -> Example:

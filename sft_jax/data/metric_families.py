@@ -1,4 +1,4 @@
-"""Labels that each family of metrics can be computed of.
+"""Labels that each family of metrics can be computed from.
 
 `sft_jax.evaluation.metrics.FAMILIES` computes them.
 """
@@ -13,7 +13,7 @@ from sft_jax.structs import CLASS_TASKS, Task
 
 
 class LabelRule(NamedTuple):
-    """Labels of which a family can be computed.
+    """Labels that a family can be computed from.
 
     Attributes:
       needs: Description of these labels, for error messages.

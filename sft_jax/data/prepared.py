@@ -136,8 +136,9 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+        del dl_manager
         entry = self.builder_config.entry
-        folder = Path(dl_manager.manual_dir) if entry.has_files() else Path()
+        folder = _manual_folder(entry)
         raw = entry.read(folder)
         card = Card.begin(self.name, raw, entry.policy, folder)
         return {split: self._generate_examples(raw, card, split) for split in raw.num_examples}
@@ -189,17 +190,14 @@ def prepare(entry: DatasetEntry) -> PreparedData:
             _check_same_files(prepared, folder)
         return prepared
     require_writable(prepared.data_path.parent, entry.data_dir)
-    options = {}
-    if entry.has_files():
-        try:
-            entry.require_files(folder)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}{_older(prepared.data_path)}") from None
-        options = {"download_config": tfds.download.DownloadConfig(manual_dir=folder)}
+    try:
+        entry.require_files(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}{_older(prepared.data_path)}") from None
     _LOGGER.info("preparing %s in %s (once)", prepared.name, prepared.data_dir)
     try:
         with quiet():
-            prepared.download_and_prepare(file_format="array_record", **options)
+            prepared.download_and_prepare(file_format="array_record")
     except (OSError, RuntimeError) as error:
         # Renaming fails if another process has finished in the meantime.
         if not prepared.data_path.exists():
@@ -266,7 +264,7 @@ def _kind(entry: type[DatasetEntry]) -> type[PreparedData]:
         name = entry.store_name()
         VERSION = tfds.core.Version(entry.version)
 
-    Prepared.__doc__ = title(entry) + "."
+    Prepared.__doc__ = title(entry)
     return Prepared
 
 

@@ -50,7 +50,7 @@ def known_datasets() -> dict[str, str]:
     """Name of each dataset to the import path of its class, those of other packages included."""
     own = {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in DATASETS.items()}
     installed = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return {**{point.name: point.value for point in installed}, **own}
+    return own | {point.name: point.value for point in installed if point.name not in own}
 
 
 def find_dataset(name: object) -> type[DatasetEntry]:
@@ -108,7 +108,7 @@ def parse(values: Any) -> DatasetEntry:
 
 
 def dump(dataset: DatasetEntry) -> dict[str, Any]:
-    """JSON values of which `parse` makes the same dataset."""
+    """Gives the JSON values from which `parse` makes the same dataset."""
     return pydantic.TypeAdapter(type(dataset)).dump_python(dataset, mode="json")
 
 
@@ -141,8 +141,8 @@ def open_dataset(
         raw data is gone.
 
     Raises:
-      ValueError: If the data is not what the config says, a patch does not fit a modality, a
-        split is empty, or the statistics are not those of the modalities.
+      ValueError: If the data is not what the config says, or a split is empty. Also if patches
+        or statistics do not fit the modalities.
       OSError: If the data is not there and `config.data_dir` cannot be written to.
       ModuleNotFoundError: If a package that is needed to read the data is not installed.
     """

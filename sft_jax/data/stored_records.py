@@ -1,9 +1,9 @@
 """Form in which records are stored: TFDS features of ragged arrays, without loss.
 
-An example has `id`, `label` and, for each modality, `shape` (`[length, ..., features]`) and the
-bytes of `value` and `mask`: the numbers in C order, and one byte a step if there are gaps. The
-length is 0 where the example lacks the modality. The numbers of a modality of an example are
-uint8, little-endian float32, or float64 if float32 does not hold them all.
+An example has `id`, `label` and, for each modality, `shape`, `value` and `mask`. The shape is
+`[length, ..., features]`, and the length is 0 where the example lacks the modality. `value` holds
+the bytes of the numbers in C order: uint8, little-endian float32, or float64 if float32 does not
+hold them all. `mask` holds one byte a step if there are gaps.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def _raw(splits=SPLITS, task="single_label", files=(), **changes):
             "shapes": {"x": (4, 2), "y": (2, 1)},
             "class_names": ("low", "middle", "high"),
             "task": task,
-            "num_examples": {split: len(of) for split, of in splits.items()},
+            "num_examples": {split: len(examples) for split, examples in splits.items()},
             "read": lambda split: iter(splits[split]),
             **changes,
         }

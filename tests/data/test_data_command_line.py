@@ -69,7 +69,7 @@ def test_known_datasets_are_listed_with_all_of_their_addresses(capsys):
 
 def test_the_fields_of_a_dataset_are_explained(capsys):
     text = _output(capsys, "list", "vggsound")
-    assert "valid_share: share of the training file that is validated on" in text
+    assert "valid_share: Share of the training file for validation" in text
 
 
 @pytest.mark.parametrize("command", ["list", "prepare", "inspect", "validate"])

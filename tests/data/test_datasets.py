@@ -62,7 +62,7 @@ def test_no_person_is_in_two_splits(dataset):
         "valid": {7},
         "test": {8, 9, 10},
     }
-    assert dataset.info.num_examples == {split: len(of) for split, of in splits.items()}
+    assert dataset.info.num_examples == {split: len(people) for split, people in splits.items()}
     ids = [example["id"] for examples in splits.values() for example in examples]
     assert len(set(ids)) == len(ids) == 4397
 
@@ -92,8 +92,8 @@ def test_statistics_are_of_the_training_people_alone(config, dataset):
     for record in registry.prepare_dataset(config).records(people):
         for name, values in record["inputs"].items():
             steps[name].append(values)
-    for name, of in steps.items():
-        values = np.concatenate(of).astype(np.float64)
+    for name, windows in steps.items():
+        values = np.concatenate(windows).astype(np.float64)
         found = dataset.info.statistics[name]
         np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-6)
         np.testing.assert_allclose(found.std, values.std(0), rtol=1e-6)
@@ -397,14 +397,14 @@ def test_sentiment_is_from_minus_3_to_3():
 
 def test_a_model_must_fit_the_task():
     one_class = {"single_label", "ordinal"}
-    for of_data in (*one_class, "multi_label", "regression"):
-        info = _dataset([_example(0)], task=of_data).info
-        allowed = one_class if of_data in one_class else {of_data}
+    for data_task in (*one_class, "multi_label", "regression"):
+        info = _dataset([_example(0)], task=data_task).info
+        allowed = one_class if data_task in one_class else {data_task}
         for task in (*one_class, "multi_label", "regression"):
             if task in allowed:
                 info.check_task(task)
                 continue
-            with pytest.raises(ValueError, match=f"model.task='{task}' does not fit .*{of_data}"):
+            with pytest.raises(ValueError, match=f"model.task='{task}' does not fit .*{data_task}"):
                 info.check_task(task)
 
 
@@ -447,19 +447,23 @@ def test_a_fingerprint_is_of_all_that_a_model_is_given():
     inputs = {"x": np.arange(60.0).reshape(6, 5, 2), "y": np.ones((6, 3, 1))}
     labels, before = np.arange(6) % 2, dict(inputs)
 
-    def of(inputs=inputs, labels=labels, names=("a", "b")):
+    def digest(inputs=inputs, labels=labels, names=("a", "b")):
         splits = ("train", "valid", "test")
         given = {split: inputs if split == "test" else before for split in splits}
         told = {split: labels if split == "test" else np.arange(6) % 2 for split in splits}
         return from_arrays(given, told, names).fingerprint("test")
 
     same = {name: values.astype(np.float32) for name, values in inputs.items()}
-    assert of() == of(same) == of(names=("c", "d"))
+    assert digest() == digest(same) == digest(names=("c", "d"))
     changed = np.copy(inputs["x"])
     changed[3, 2, 1] += 1
     missing = [*inputs["y"][:5], None]
-    others = {of(inputs | {"x": changed}), of(inputs | {"y": missing}), of(labels=1 - labels)}
-    assert len(others | {of()}) == 4
+    others = {
+        digest(inputs | {"x": changed}),
+        digest(inputs | {"y": missing}),
+        digest(labels=1 - labels),
+    }
+    assert len(others | {digest()}) == 4
 
 
 def test_of_a_large_split_some_examples_are_looked_at(monkeypatch):

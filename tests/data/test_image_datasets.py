@@ -19,8 +19,8 @@ def _examples():
         mask = random.random((3, 4)) < 0.5
         mask[2, 1] = True
         values = np.where(mask[..., None], random.normal(3, 2, (3, 4, 2)), np.nan)
-        of_image = {"inputs": {"a": values.astype(np.float32)}, "masks": {"a": mask}}
-        examples.append({"id": f"no{number}", "label": 0, **of_image})
+        image = {"inputs": {"a": values.astype(np.float32)}, "masks": {"a": mask}}
+        examples.append({"id": f"no{number}", "label": 0, **image})
     return examples
 
 
@@ -79,7 +79,10 @@ def _broken(change):
     ],
 )
 def test_what_is_wrong_with_an_image_is_named(change, message):
-    for load in (compute_statistics, lambda of: _dataset(of, NO_CHANGE).source("train")):
+    for load in (
+        compute_statistics,
+        lambda examples: _dataset(examples, NO_CHANGE).source("train"),
+    ):
         with pytest.raises(ValueError, match=f"example 'no1': .*{message}"):
             load(_broken(change))
 

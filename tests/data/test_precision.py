@@ -105,7 +105,7 @@ def test_numbers_beyond_float32_are_still_not_finite():
 # By every reader.
 
 
-def _of_a_folder(tmp_path, column):
+def _folder(tmp_path, column):
     rows = []
     for i, values in enumerate(column):
         for split in ("train", "valid", "test") if i < 2 else ("train",):
@@ -142,7 +142,7 @@ class Times(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield i, {"x": x, "count": count, "label": i % 2}
 
 
-def _of_tfds(tmp_path, modality):
+def _times(tmp_path, modality):
     made = Times(data_dir=tmp_path)
     with prepared.quiet():
         made.download_and_prepare(file_format="array_record")
@@ -167,7 +167,7 @@ def _assert_read(config, name):
 
 @pytest.mark.parametrize("column", [1.7e9 + SECONDS, 1_700_000_000 + COUNT], ids=["f8", "i8"])
 def test_a_folder_of_files_keeps_them(tmp_path, column):
-    config = _of_a_folder(tmp_path, column)
+    config = _folder(tmp_path, column)
     _assert_read(config, "x")
     stored = registry.prepare_dataset(config).records(["train"])[0]["inputs"]["x"]
     assert stored.dtype == np.float64
@@ -176,7 +176,7 @@ def test_a_folder_of_files_keeps_them(tmp_path, column):
 
 @pytest.mark.parametrize("modality", ["x", "count"])
 def test_tfds_keeps_them(tmp_path, modality):
-    _assert_read(_of_tfds(tmp_path, modality), modality)
+    _assert_read(_times(tmp_path, modality), modality)
 
 
 def test_sentiments_keep_them(tmp_path):
@@ -258,9 +258,9 @@ def test_what_is_beyond_float32_once_it_is_standardised_is_named():
 
 @pytest.mark.parametrize("value", [0.1, 1e6 / 3, -1.7e9, 2.0**52])
 def test_a_feature_that_never_changes_stays_so_over_many_parts(value):
-    total = Moments.of(np.zeros((0, 1)))
+    total = Moments.from_values(np.zeros((0, 1)))
     for count in (1000, 1, 3333):
-        total += Moments.of(np.full((count, 1), value))
+        total += Moments.from_values(np.full((count, 1), value))
     assert (total.mean[0], total.squares[0], total.std[0]) == (value, 0.0, 1.0)
     assert faults(total, {"float64": 3}) == []
 
@@ -303,7 +303,7 @@ def test_the_card_does_not_warn_of_what_is_kept(column):
 def test_features_that_are_lost_are_listed():
     values = np.float32(1e6 + 0.1 * np.random.default_rng(0).normal(size=(50, 8)))
     values[:, 3] = 1.0
-    (fault,) = faults(Moments.of(values), {"float32": 1})
+    (fault,) = faults(Moments.from_values(values), {"float32": 1})
     assert fault.startswith(", features 0, 1, 2, 4, 5 and 2 more: read as float32")
 
 

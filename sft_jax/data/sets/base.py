@@ -80,8 +80,8 @@ class DatasetEntry(abc.ABC):
       data_dir: Folder of prepared data; empty for the default of TensorFlow Datasets
         (`TFDS_DATA_DIR`, or `tensorflow_datasets` in the home directory).
       modalities: Names of the modalities to use; all by default.
-      patch_size: Modality name to the number of steps that make one of its tokens, or to the
-        size of its patches along every axis except the last; 1 by default.
+      patch_size: Modality name to the number of steps that make one token, or to the size of
+        its patches along every axis except the last; 1 by default.
     """
 
     name: str = ""
@@ -205,7 +205,9 @@ class DatasetEntry(abc.ABC):
         for key, names in (("modalities", chosen), ("patch_size", patches)):
             if unknown := sorted(set(names) - set(shapes)):
                 raise ValueError(f"data.{key}: unknown modality {unknown}, known: {[*shapes]}")
-        return {name: ModalitySpec.of_shape(shapes[name], patches.get(name, 1)) for name in chosen}
+        return {
+            name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1)) for name in chosen
+        }
 
 
 _NOT_STORED = {"name", "data_dir", "manual_dir", "modalities", "patch_size"}
@@ -223,8 +225,8 @@ def file_names(path: pathlib.Path) -> list[str]:
 
 
 def title(kind: type[DatasetEntry]) -> str:
-    """First line of the docstring of a dataset, without the full stop."""
-    return (inspect.getdoc(kind) or kind.__name__).splitlines()[0].rstrip(".")
+    """First line of the docstring of a dataset."""
+    return (inspect.getdoc(kind) or kind.__name__).splitlines()[0]
 
 
 def explain_fields(kind: type[DatasetEntry]) -> str:

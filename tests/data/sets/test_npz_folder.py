@@ -23,10 +23,10 @@ def _folder(folder, *examples, **shapes):
     """Examples of arrays, in train, valid and test in turn, and two sound ones in train."""
     arrays = [{"x": np.ones((3, 2))}, {"x": np.ones((4, 2))}, *examples]
     rows = []
-    for index, of in enumerate(arrays):
+    for index, example in enumerate(arrays):
         split = "train" if index < 2 else SPLITS[(index - 1) % 3]
         rows.append([f"{index}.npz", split, "ab"[index % 2]])
-        write_example(folder, rows[-1][0], **of)
+        write_example(folder, rows[-1][0], **example)
     write_manifest(folder, rows)
     return folder
 

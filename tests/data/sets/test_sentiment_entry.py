@@ -86,7 +86,9 @@ def test_sentiments_are_those_of_the_file(sentiments, name, variant):
         assert card.n_examples == COUNTS[split]
         for modality in info.modalities:
             lengths = [len(record["inputs"].get(modality, ())) for record in expected]
-            assert card.lengths[modality] == {of: lengths.count(of) for of in {*lengths}}
+            assert card.lengths[modality] == {
+                length: lengths.count(length) for length in {*lengths}
+            }
         assert card.not_finite["audio"] == {"-inf": COUNTS[split]}
     # One example of training has no vision.
     assert dataset.card.splits["train"].lengths["vision"][0] == 1
@@ -102,9 +104,9 @@ def test_sentiments_need_their_file_once(sentiments, variant):
 def test_what_is_standardised_by_is_of_the_training_split(sentiments):
     config = sentiments("mosi", "mult_aligned")
     expected = compute_statistics(unchanged(config).source("train"))
-    for name, of in registry.open_dataset(config).info.statistics.items():
-        np.testing.assert_allclose(of.mean, expected[name].mean, rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(of.std, expected[name].std, rtol=1e-5)
+    for name, statistics in registry.open_dataset(config).info.statistics.items():
+        np.testing.assert_allclose(statistics.mean, expected[name].mean, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(statistics.std, expected[name].std, rtol=1e-5)
 
 
 def test_a_sentiment_may_be_a_number_and_modalities_may_be_fewer(sentiments):

@@ -187,9 +187,9 @@ def test_lengths_say_what_is_real_but_not_those_that_end_at_a_zero_step_in_betwe
     )
     assert raw.variant == "mmsa_unaligned"
     found = [_firsts(example) for example in raw.read("train")]
-    assert [of.get("vision") for of in found] == [[1, 0, 2], [0, 3], None, [1, 2, 3, 4]]
-    assert [of.get("audio") for of in found] == [[1, 2, 0], [1], [1, 2], [1]]
-    assert [of.get("text") for of in found] == [[1], [1, 1], None, [1]]
+    assert [steps.get("vision") for steps in found] == [[1, 0, 2], [0, 3], None, [1, 2, 3, 4]]
+    assert [steps.get("audio") for steps in found] == [[1, 2, 0], [1], [1, 2], [1]]
+    assert [steps.get("text") for steps in found] == [[1], [1, 1], None, [1]]
 
 
 def test_lengths_of_sequences_that_are_padded_in_front_count_from_the_end(read):
@@ -205,8 +205,8 @@ def test_lengths_of_sequences_that_are_padded_in_front_count_from_the_end(read):
     )
     assert raw.padding == {"vision": "left", "audio": "left", "text": "right"}
     found = [_firsts(example) for example in raw.read("train")]
-    assert [of["vision"] for of in found] == [[1, 2], [3, 0, 4]]
-    assert [of["audio"] for of in found] == [[0, 1], [2, 3, 4]]
+    assert [steps["vision"] for steps in found] == [[1, 2], [3, 0, 4]]
+    assert [steps["audio"] for steps in found] == [[0, 1], [2, 3, 4]]
 
 
 _STEPS = [_steps(0, 1), _steps(2, 3), _steps(4, 5)]

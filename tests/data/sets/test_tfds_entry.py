@@ -92,9 +92,13 @@ def test_examples_of_tfds_are_those_of_its_splits(shapes):
     for split in SPLITS:
         expected = []
         for example in dataset.source(split):
-            of = shape(int(example["id"].removeprefix("shape")))
-            inputs = {"way": of["way"], "picture": of["picture"], "times": of["times"][:, None]}
-            expected.append({"id": of["id"], "inputs": inputs, "label": of["label"]})
+            original = shape(int(example["id"].removeprefix("shape")))
+            inputs = {
+                "way": original["way"],
+                "picture": original["picture"],
+                "times": original["times"][:, None],
+            }
+            expected.append({"id": original["id"], "inputs": inputs, "label": original["label"]})
         inputs = [{name: v for name, v in e["inputs"].items() if len(v)} for e in expected]
         expected = [{**e, "inputs": i} for e, i in zip(expected, inputs, strict=True)]
         assert_examples(dataset, split, expected)

@@ -300,7 +300,7 @@ def test_what_is_nested_without_end_does_no_harm(load):
 
 def test_every_instruction_is_carried_out_or_refused(load):
     """A new instruction in a later Python is refused until someone thinks about it."""
-    from sft_jax.data.readers import unpickling
+    from sft_jax.data.sets.sentiment import unpickling
 
     methods = {name[4:].upper() for name in dir(unpickling._Machine) if name.startswith("_do_")}
     carried_out = methods | unpickling._VALUES | set(unpickling._CONSTANTS) | {"STOP"}

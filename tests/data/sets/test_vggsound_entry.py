@@ -39,8 +39,8 @@ def test_clips_are_those_of_the_files(vggsound):
         with h5py.File(f"{vggsound.manual_dir}/vgg_{prefix}.h5py") as file:
             names = sorted(set(file["class_name"][:]))
             for example in dataset.source(split):
-                of, row = example["id"].split("/")
-                assert of == prefix
+                file_name, row = example["id"].split("/")
+                assert file_name == prefix
                 inputs = {key: file[key][int(row)] for key in shapes}
                 label = names.index(file["class_name"][int(row)])
                 expected.append({"id": example["id"], "inputs": inputs, "label": label})

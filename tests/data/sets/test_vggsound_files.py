@@ -61,7 +61,7 @@ def test_what_is_said_of_the_files(folder):
 def test_every_row_is_in_one_split_and_in_the_order_of_the_file(folder):
     raw = read_vggsound(folder)
     ids = {split: _ids(raw, split) for split in SPLITS}
-    assert all(of == sorted(of) for of in ids.values())
+    assert all(names == sorted(names) for names in ids.values())
     assert sorted(ids["train"] + ids["valid"]) == [f"train/{row:06d}" for row in range(10)]
     assert ids["test"] == [f"test/{row:06d}" for row in range(5)]
 
@@ -169,8 +169,8 @@ def test_a_stratified_split_of_some_classes_is_part_of_that_of_all(tmp_path):
     folder = _empty(tmp_path, ["a", "b", "c"] * 20, ["a", "c"])
     some, whole = (read_vggsound(folder, only_classes=names) for names in (("a", "c"), ()))
     for split in SPLITS:
-        of_a_and_c = [name for name in _ids(whole, split) if int(name[-6:]) % 3 != 1]
-        assert _ids(some, split) == (_ids(whole, split) if split == "test" else of_a_and_c)
+        two_classes = [name for name in _ids(whole, split) if int(name[-6:]) % 3 != 1]
+        assert _ids(some, split) == (_ids(whole, split) if split == "test" else two_classes)
 
 
 def test_no_class_has_two_clips(tmp_path):
@@ -201,8 +201,8 @@ def test_classes_are_chosen_by_name(tmp_path, split):
     for split in SPLITS:
         for record in raw.read(split):
             row = int(record["id"][-6:])
-            of_file = "cba"[row] if split == "test" else "abc"[row % 3]
-            assert raw.class_names[record["label"]] == of_file
+            expected = "cba"[row] if split == "test" else "abc"[row % 3]
+            assert raw.class_names[record["label"]] == expected
     assert sum(raw.num_examples.values()) == 12
 
 

@@ -72,16 +72,18 @@ class AvMnist:
         self.options = options
         splits = read_splits(files, speech)
         self.num_examples = {
-            split: _number_of_pairs(split, len(of.labels), options) for split, of in splits.items()
+            split: _number_of_pairs(split, len(source.labels), options)
+            for split, source in splits.items()
         }
         kept = fit_components(splits["train"].images, options.energy)
         self.components, self.energy = kept.components.shape[1], kept.energy
         self._splits = {
-            split: of._replace(images=weaken(of.images, kept)) for split, of in splits.items()
+            split: source._replace(images=weaken(source.images, kept))
+            for split, source in splits.items()
         }
         self._order = {
-            split: np.argsort(self._rng(split, 0).random(len(of.labels)))
-            for split, of in splits.items()
+            split: np.argsort(self._rng(split, 0).random(len(source.labels)))
+            for split, source in splits.items()
         }
 
     def pair(self, split: str, index: int) -> AvMnistPair:
@@ -91,20 +93,22 @@ class AvMnist:
           split: one of `SPLITS`.
           index: its place in the split, from 0.
         """
-        rng, of = self._rng(split, 1 + index), self._splits[split]
+        rng, source = self._rng(split, 1 + index), self._splits[split]
         number = int(self._order[split][index])
         # Recordings are sorted by digit, and there are equally many of each.
-        each = len(of.recordings) // len(DIGITS)
-        spoken = int(of.labels[number]) * each + choose(rng, each)
-        others = [choose(rng, len(of.recordings) - 1) for _ in range(self.options.babble_voices)]
-        voices = [of.recordings[other + (other >= spoken)].samples for other in others]
+        each = len(source.recordings) // len(DIGITS)
+        spoken = int(source.labels[number]) * each + choose(rng, each)
+        others = [
+            choose(rng, len(source.recordings) - 1) for _ in range(self.options.babble_voices)
+        ]
+        voices = [source.recordings[other + (other >= spoken)].samples for other in others]
         lowest, highest = self.options.snr_db
         snr_db = lowest + (highest - lowest) * rng.random()
-        recording = of.recordings[spoken]
+        recording = source.recordings[spoken]
         sound = mix(rng, recording.samples, voices, snr_db, self.options.window)
         # Last, so that the sounds are the same whether patches are blanked or not.
-        image = blank_patches(rng, of.images[number], self.options.blanked_share)
-        return AvMnistPair(of.first + number, image, recording, snr_db, sound)
+        image = blank_patches(rng, source.images[number], self.options.blanked_share)
+        return AvMnistPair(source.first + number, image, recording, snr_db, sound)
 
     def read(self, split: str) -> Iterator[Record]:
         """The examples of a split, in order.

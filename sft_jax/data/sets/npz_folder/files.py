@@ -273,7 +273,7 @@ def _shapes(
             f"{next(iter(steps[key].values()))[0]}: {key!r} is in no file of the split train"
             for key in sorted(steps.keys() - in_train)
         ]
-    expected = {key: _most_frequent(key, of, problems) for key, of in sorted(steps.items())}
+    expected = {key: _most_frequent(key, shapes, problems) for key, shapes in sorted(steps.items())}
     return {key: (lengths[key], *step) for key, step in expected.items()}
 
 
@@ -324,9 +324,13 @@ def _values(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
             values = {key: arrays[key] for key in arrays.files}
     except _DAMAGE as error:
         raise DataFileError(f"{path} is damaged or gone: {error}") from error
-    inputs = {key: of[:, None] if of.ndim == 1 else of for key, of in values.items() if of.size}
-    for key, of in inputs.items():
+    inputs = {
+        key: array[:, None] if array.ndim == 1 else array
+        for key, array in values.items()
+        if array.size
+    }
+    for key, array in inputs.items():
         length, *step = shapes.get(key, (0,))
-        if of.shape[1:] != tuple(step) or len(of) > length:
-            raise DataFileError(f"{path} has changed: now {key} has shape {of.shape}")
+        if array.shape[1:] != tuple(step) or len(array) > length:
+            raise DataFileError(f"{path} has changed: now {key} has shape {array.shape}")
     return inputs

@@ -126,7 +126,7 @@ def _default_names(task: Task, train: Sequence[str]) -> tuple[str, ...]:
     if task == "regression":
         return tuple(f"target_{index}" for index in range(len(train[0].split("|"))))
     names = [_names(label) if task == "multi_label" else [label] for label in train]
-    return tuple(sorted({name for of in names for name in of if name}))
+    return tuple(sorted({name for row in names for name in row if name}))
 
 
 def _names(text: str) -> list[str]:

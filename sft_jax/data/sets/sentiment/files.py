@@ -158,7 +158,9 @@ def _shapes(
     spans: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, tuple[int, ...]]:
     lengths = {
-        modality: max(int(np.ptp(of[modality], axis=1).max()) for of in spans.values())
+        modality: max(
+            int(np.ptp(split_spans[modality], axis=1).max()) for split_spans in spans.values()
+        )
         for modality in MODALITIES
     }
     empty = [modality for modality, length in lengths.items() if not length]

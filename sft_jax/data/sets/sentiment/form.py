@@ -59,7 +59,7 @@ def checked_form(path: pathlib.Path, content: Any) -> tuple[Variant, dict[str, S
       DataFileError: if the file is of neither form; the message gives all that is wrong.
     """
     contents = _splits_of(path, content)
-    present = {key for of in contents.values() for key in of}
+    present = {key for content in contents.values() for key in content}
     mmsa = bool(present & {"text_bert", "regression_labels"})
     label_key = "regression_labels" if "regression_labels" in present else "labels"
     aligned = _steps_agree(contents["train"])
@@ -69,8 +69,10 @@ def checked_form(path: pathlib.Path, content: Any) -> tuple[Variant, dict[str, S
         keys += ["text_bert"] if aligned else ["text_bert", "audio_lengths", "vision_lengths"]
     problems = _missing(contents, keys)
     splits = {
-        name: _parsed(name, {key: of[key] for key in keys if key in of}, label_key, problems)
-        for name, of in contents.items()
+        name: _parsed(
+            name, {key: content[key] for key in keys if key in content}, label_key, problems
+        )
+        for name, content in contents.items()
     }
     problems += _disagreements(splits)
     raise_problems(path, problems)
@@ -98,10 +100,10 @@ def _splits_of(path: pathlib.Path, content: Any) -> dict[str, dict[Any, Any]]:
 
 def _missing(contents: Mapping[str, Mapping[Any, Any]], keys: Sequence[str]) -> list[str]:
     return [
-        f"{name}: no key {key!r}: there are {_listed(of)}"
-        for name, of in contents.items()
+        f"{name}: no key {key!r}: there are {_listed(content)}"
+        for name, content in contents.items()
         for key in keys
-        if key not in of
+        if key not in content
     ]
 
 
@@ -110,28 +112,28 @@ def _listed(keys: Mapping[Any, Any]) -> str:
 
 
 def _parsed(
-    name: str, of: Mapping[str, Any], label_key: str, problems: list[str]
+    name: str, content: Mapping[str, Any], label_key: str, problems: list[str]
 ) -> SentimentSplit:
     """What is there and as it should be; what is not is added to the problems."""
     features = {
-        key: of[key]
+        key: content[key]
         for key in MODALITIES
-        if key in of and _check_features(f"{name}/{key}", of[key], problems)
+        if key in content and _check_features(f"{name}/{key}", content[key], problems)
     }
-    counts = {key: _count(value) for key, value in of.items()}
+    counts = {key: _count(value) for key, value in content.items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{key} {count}" for key, count in counts.items())
         problems.append(f"{name}: the keys differ in the number of examples: {found}")
     labels, mask, lengths = np.empty(0), None, {}
-    if label_key in of:
-        labels = _labels(f"{name}/{label_key}", of[label_key], problems)
-    if "text_bert" in of and "text" in features:
-        mask = _text_mask(f"{name}/text_bert", of["text_bert"], features["text"], problems)
+    if label_key in content:
+        labels = _labels(f"{name}/{label_key}", content[label_key], problems)
+    if "text_bert" in content and "text" in features:
+        mask = _text_mask(f"{name}/text_bert", content["text_bert"], features["text"], problems)
     for key, values in features.items():
-        if f"{key}_lengths" in of:
-            value, steps = of[f"{key}_lengths"], values.shape[1]
+        if f"{key}_lengths" in content:
+            value, steps = content[f"{key}_lengths"], values.shape[1]
             lengths[key] = _lengths(f"{name}/{key}_lengths", value, steps, problems)
-    ids = _ids(of["id"]) if counts.get("id") else []
+    ids = _ids(content["id"]) if counts.get("id") else []
     return SentimentSplit(features, labels, ids, mask, lengths)
 
 
@@ -215,9 +217,9 @@ def _lengths(name: str, value: Any, steps: int, problems: list[str]) -> np.ndarr
     return lengths.astype(np.int64)
 
 
-def _steps_agree(of: Mapping[Any, Any]) -> bool:
+def _steps_agree(features: Mapping[Any, Any]) -> bool:
     """Whether all modalities have the same number of steps, as far as they have any."""
-    values = [of.get(key) for key in MODALITIES]
+    values = [features.get(key) for key in MODALITIES]
     arrays = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 3]
     return len({array.shape[1] for array in arrays}) == 1
 
@@ -226,14 +228,16 @@ def _disagreements(splits: Mapping[str, SentimentSplit]) -> list[str]:
     problems = []
     for key in MODALITIES:
         sizes = {
-            name: of.features[key].shape[2] for name, of in splits.items() if key in of.features
+            name: split.features[key].shape[2]
+            for name, split in splits.items()
+            if key in split.features
         }
         if len(set(sizes.values())) > 1:
             problems.append(f"{key}: the splits differ in the number of features: {sizes}")
-    if len({_steps_agree(of.features) for of in splits.values() if of.features}) > 1:
+    if len({_steps_agree(split.features) for split in splits.values() if split.features}) > 1:
         steps = {
-            name: {key: values.shape[1] for key, values in of.features.items()}
-            for name, of in splits.items()
+            name: {key: values.shape[1] for key, values in split.features.items()}
+            for name, split in splits.items()
         }
         problems.append(f"aligned in some splits and not in others, by their steps: {steps}")
     return problems

@@ -17,7 +17,9 @@ def find_padding(variant: Variant, splits: Mapping[str, SentimentSplit]) -> dict
         for modality, values in split.features.items():
             edges[modality].append((values[:, [0, -1]] != 0).any(axis=-1))
     if variant == "mult_aligned":
-        joint = list(np.logical_or.reduce([np.concatenate(of) for of in edges.values()])[None])
+        joint = list(
+            np.logical_or.reduce([np.concatenate(parts) for parts in edges.values()])[None]
+        )
         edges = {modality: joint for modality in MODALITIES}
     if variant.startswith("mmsa"):
         masks = [split.text_mask for split in splits.values() if split.text_mask is not None]
@@ -25,7 +27,7 @@ def find_padding(variant: Variant, splits: Mapping[str, SentimentSplit]) -> dict
     if variant == "mmsa_aligned":
         edges = {modality: edges["text"] for modality in MODALITIES}
     expected: Padding = "left" if variant.startswith("mult") else "right"
-    return {modality: _side(np.concatenate(of), expected) for modality, of in edges.items()}
+    return {modality: _side(np.concatenate(parts), expected) for modality, parts in edges.items()}
 
 
 def _side(edges: np.ndarray, expected: Padding) -> Padding:

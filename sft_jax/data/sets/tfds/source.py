@@ -82,7 +82,7 @@ def _read(builder: Any, config: TfdsData) -> RawData:
         shapes=shapes,
         class_names=names,
         task=config.task,
-        num_examples={split: len(of) for split, of in source.items()},
+        num_examples={split: len(records) for split, records in source.items()},
         read=functools.partial(_records, source, config),
     )
 

@@ -111,7 +111,7 @@ def read_vggsound(
         shapes=SHAPES,
         class_names=tuple(kept),
         task="single_label",
-        num_examples={name: len(of.rows) for name, of in splits.items()},
+        num_examples={name: len(split_rows.rows) for name, split_rows in splits.items()},
         read=functools.partial(_read, splits),
     )
 
@@ -172,12 +172,12 @@ def _missing_problems(train_file: pathlib.Path, test_file: pathlib.Path) -> list
     missing = [path.name for path in (train_file, test_file) if not path.is_file()]
     if not missing:
         return []
-    pairs = {of: _paths(train_file.parent, of) for of in _PREFIXES}
-    there = [of for of, pair in pairs.items() if all(path.is_file() for path in pair)]
+    pairs = {count: _paths(train_file.parent, count) for count in _PREFIXES}
+    there = [count for count, pair in pairs.items() if all(path.is_file() for path in pair)]
     return [
         f"there is no {' and no '.join(missing)} in {train_file.parent}, where two feature files "
         f"of the authors of SFT are expected under their own names, {train_file.name} and "
-        f"{test_file.name}" + "".join(f"; those of {of} classes are there" for of in there)
+        f"{test_file.name}" + "".join(f"; those of {count} classes are there" for count in there)
     ]
 
 
@@ -263,7 +263,7 @@ def _stratified_validation(names: Sequence[str], share: float, seed: int) -> np.
 
 
 def _require_clips(splits: Mapping[str, _Rows], train_file: pathlib.Path) -> None:
-    counts = {name: len(of.rows) for name, of in splits.items()}
+    counts = {name: len(split_rows.rows) for name, split_rows in splits.items()}
     if not counts["valid"]:
         raise DataFileError(
             f"{train_file} has too few clips to set some aside for validation: {counts['train']} "
@@ -284,7 +284,7 @@ def _read(splits: Mapping[str, _Rows], split: str) -> Iterator[Record]:
         for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
             yield {
                 "id": f"{prefix}/{row:06d}",
-                "inputs": {key: of.row(row) for key, of in features.items()},
+                "inputs": {key: blocks.row(row) for key, blocks in features.items()},
                 "label": label,
             }
 

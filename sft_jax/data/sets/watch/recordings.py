@@ -47,7 +47,7 @@ class Recording(NamedTuple):
 
 def window_shapes(samples: int) -> dict[str, tuple[int, ...]]:
     """Modality to the `(steps, features)` of a window of so many samples."""
-    return {name: (samples, of.stop - of.start) for name, of in MODALITIES.items()}
+    return {name: (samples, columns.stop - columns.start) for name, columns in MODALITIES.items()}
 
 
 def read_recordings() -> list[Recording]:
