@@ -15,9 +15,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The default experiment.
 
     Args:
-      arg: `model`, `modality`, `pool`, `k`, `readout`, `n_pre`, `n_post` and `mixup` by name,
-        such as `pool=max,k=1` or `model=unimodal,modality=gyroscope`; and `leave_out=P` to
-        test on person P alone, validate on the next person and train on the others.
+      arg: Text after the colon of `--config=FILE:ARG`: `model`, `modality`, `pool`, `k`,
+        `readout`, `n_pre`, `n_post` and `mixup` by name, such as `pool=max,k=1`. `leave_out=P`
+        tests on person P alone, validates on the next person and trains on the others.
     """
     # Chosen by leaving out people 2, 4, 5 and 7 in turn, like all settings here; people 8 to
     # 10 had no part in it.

@@ -1,15 +1,4 @@
-"""Prepares, inspects and validates data.
-
-Examples:
-  python -m sft_jax.data list
-  python -m sft_jax.data list mosei
-  python -m sft_jax.data prepare mosei manual_dir=raw variant=mult_noalign
-  python -m sft_jax.data inspect mosei
-  python -m sft_jax.data inspect raw/mosei_senti_data_noalign.pkl
-  python -m sft_jax.data inspect raw/unaligned_50.pkl --dataset mosi --json card.json
-  python -m sft_jax.data inspect runs/mosei/data_card.json
-  python -m sft_jax.data validate raw/my_folder
-"""
+"""Prepares, inspects and validates data."""
 
 from __future__ import annotations
 
@@ -33,6 +22,17 @@ from sft_jax.data.card_report import print_card
 from sft_jax.data.records import DataFileError
 from sft_jax.data.sets import base
 
+_EXAMPLES = """Examples:
+  python -m sft_jax.data list
+  python -m sft_jax.data list mosei
+  python -m sft_jax.data prepare mosei manual_dir=raw variant=mult_noalign
+  python -m sft_jax.data inspect mosei
+  python -m sft_jax.data inspect raw/mosei_senti_data_noalign.pkl
+  python -m sft_jax.data inspect raw/unaligned_50.pkl --dataset mosi --json card.json
+  python -m sft_jax.data inspect runs/mosei/data_card.json
+  python -m sft_jax.data validate raw/my_folder
+"""
+
 _LOGGER = logging.getLogger("sft_jax.data")
 
 
@@ -49,11 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Makes the parser of the commands and their arguments."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": examples}
-    program = argparse.ArgumentParser(
-        prog="python -m sft_jax.data", description=description, **form
-    )
+    form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": _EXAMPLES}
+    program = argparse.ArgumentParser(prog="python -m sft_jax.data", description=__doc__, **form)
     commands = program.add_subparsers(required=True, metavar="COMMAND")
     for run, summary in (
         (_list, "the datasets that are known; of one, the fields that can be set"),

@@ -134,7 +134,7 @@ def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
             lengths = summary.lengths.get(name, {})
             absent = f"{lengths.get(0, 0):,}"
             table.add_row(
-                *about, markup.escape(split), _range(lengths), absent, _kinds(summary, name)
+                *cells, markup.escape(split), _range(lengths), absent, _kinds(summary, name)
             )
             cells = [""] * len(cells)
     return table

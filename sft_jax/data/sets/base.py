@@ -151,7 +151,7 @@ class DatasetEntry(abc.ABC):
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Whether a raw file or folder is one of this dataset, as its name tells."""
+        """Tells if a raw file or folder is one of this dataset, as its name tells."""
         return False
 
     @classmethod
@@ -173,7 +173,7 @@ class DatasetEntry(abc.ABC):
 
     @classmethod
     def has_files(cls) -> bool:
-        """Whether there is a folder of raw files."""
+        """Tells if there is a folder of raw files."""
         return "manual_dir" in {entry_field.name for entry_field in dataclasses.fields(cls)}
 
     @property

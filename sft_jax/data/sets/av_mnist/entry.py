@@ -82,5 +82,5 @@ class AvMnistData(DatasetEntry):
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Whether there is a file or folder of MNIST."""
+        """Tells if there is a file or folder of MNIST."""
         return any(map(is_mnist, file_names(path)))

@@ -19,7 +19,7 @@ from sft_jax.data.sets.av_mnist.spoken_digits import (
 )
 
 _VALID_SHARE = 12  # One training image in so many is for validation.
-_RECORDINGS = {"test": range(5), "valid": range(5, 10)}  # by index, the rest are for training
+_RECORDINGS = {"test": range(5), "valid": range(5, 10)}  # By index; the rest is for training.
 _MNIST_FILES = {
     ("train", "images"): "train-images-idx3-ubyte",
     ("train", "labels"): "train-labels-idx1-ubyte",
@@ -33,7 +33,7 @@ _SPEECH_SOURCE = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 
 
 class Split(NamedTuple):
-    """What a split is made of; `first` is the place of its first image in the file."""
+    """Images and recordings of a split; `first` is the place of its first image in the file."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -42,18 +42,22 @@ class Split(NamedTuple):
 
 
 def is_mnist(name: str) -> bool:
-    """Whether a name is that of a file of images of MNIST, or of its folder."""
+    """Tells if a name is that of a file of images of MNIST, or of its folder."""
     return "idx3-ubyte" in name or name == "mnist"
 
 
 def find_files(folder: pathlib.Path) -> tuple[dict[tuple[str, str], pathlib.Path], pathlib.Path]:
-    """The four files of MNIST, and the folder or archive of recordings."""
+    """Finds the four files of MNIST, and the folder or archive of recordings.
+
+    Raises:
+      DataFileError: If files are missing, with the names and sources of all of them.
+    """
     if not folder.is_dir():
         raise DataFileError(f"there is no folder {folder}")
-    found = {key: _find_mnist(folder, name) for key, name in _MNIST_FILES.items()}
+    paths = {key: _find_mnist(folder, name) for key, name in _MNIST_FILES.items()}
     speech = find_spoken_digits(folder)
     missing = [
-        f"{_MNIST_FILES[key]}[.gz] from {_MNIST_SOURCES}" for key, path in found.items() if not path
+        f"{_MNIST_FILES[key]}[.gz] from {_MNIST_SOURCES}" for key, path in paths.items() if not path
     ]
     if not speech:
         missing.append(
@@ -62,7 +66,7 @@ def find_files(folder: pathlib.Path) -> tuple[dict[tuple[str, str], pathlib.Path
         )
     if missing or not speech:
         raise DataFileError("\n  ".join([f"{folder} and its subfolders lack:", *missing]))
-    return {key: path for key, path in found.items() if path}, speech
+    return {key: path for key, path in paths.items() if path}, speech
 
 
 def _find_mnist(folder: pathlib.Path, name: str) -> pathlib.Path | None:

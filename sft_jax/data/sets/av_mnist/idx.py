@@ -1,7 +1,8 @@
 """The idx format, in which MNIST and the sets that replace it come.
 
-A file holds four bytes (0, 0, a code for the type of the numbers, the number of dimensions),
-the size of each dimension as four bytes, and then the numbers, everything big-endian.
+A file begins with four bytes: 0, 0, a code for the type of the numbers, and the number of
+dimensions. Then come the size of each dimension as four bytes, and the numbers. Everything is
+big-endian.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
       A read-only array of the file's shape and type, in the byte order of this machine.
 
     Raises:
-      DataFileError: if the file is no idx file, or does not hold exactly as many numbers as
+      DataFileError: If the file is no idx file, or does not hold exactly as many numbers as
         it says, or its gzip stream is damaged.
-      OSError: if it cannot be opened.
+      OSError: If it cannot be opened.
     """
     content = read_maybe_gzipped(path)
     if len(content) < 4 or content[:2] != b"\0\0":
@@ -50,9 +51,9 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     dtype = np.dtype(_DTYPES[code])
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
-        what = "is cut short" if len(content) < expected else "has bytes left over at its end"
+        fault = "is cut short" if len(content) < expected else "has bytes left over at its end"
         raise DataFileError(
-            f"{path} {what}: {len(content)} bytes, expected {expected} for"
+            f"{path} {fault}: {len(content)} bytes, expected {expected} for"
             f" {' x '.join(map(str, shape))} numbers of type {dtype.name}"
         )
     values = np.frombuffer(content, dtype, offset=start).reshape(shape)
@@ -62,11 +63,11 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
 
 
 def read_maybe_gzipped(path: pathlib.Path) -> bytes:
-    """The bytes of a file, unpacked if it begins as a gzip file does.
+    """Reads the bytes of a file, and unpacks them if it begins like a gzip file.
 
     Raises:
-      DataFileError: if the gzip stream is damaged or cut short.
-      OSError: if the file cannot be opened.
+      DataFileError: If the gzip stream is damaged or cut short.
+      OSError: If the file cannot be opened.
     """
     content = path.read_bytes()
     if not content.startswith(_GZIP_MAGIC):

@@ -9,10 +9,10 @@ import numpy as np
 
 @functools.cache
 def mel_filters(bands: int, fft_length: int, sample_rate: float) -> np.ndarray:
-    """Triangular filters, equally wide on the mel scale, from 0 Hz to half the sample rate.
+    """Makes triangular filters, equally wide on the mel scale, up to half the sample rate.
 
     The mel scale is that of HTK, `2595 log10(1 + f / 700)`. Each filter rises from 0 at the
-    centre of the one before to 1 at its own centre, and falls to 0 at that of the one after.
+    previous centre to 1 at its own, and falls to 0 at the next.
 
     Returns:
       `[fft_length // 2 + 1, bands]` float64, read-only.
@@ -37,19 +37,19 @@ def log_mel(
     bands: int = 32,
     floor: float = 1e-6,
 ) -> np.ndarray:
-    """The natural logarithm of the power in mel bands, frame by frame.
+    """Computes the natural logarithm of the power in mel bands, frame by frame.
 
-    Frames are weighted by a (periodic) Hann window. A frame's power spectrum is divided by the
-    sum of the squared window, so that white noise of power 1 has a power of 1 at every
-    frequency. Nothing is padded: what is left over at the end is dropped.
+    Frames are weighted by a (periodic) Hann window. The power spectrum of a frame is divided by
+    the sum of the squared window. So white noise of power 1 has a power of 1 at every frequency.
+    Nothing is padded: the rest at the end is dropped.
 
     Args:
       waves: `[..., samples]` floats, at least `window` samples.
-      sample_rate: in Hz.
-      window: length of a frame in samples, and of its Fourier transform.
-      hop: samples from the start of a frame to the start of the next.
-      bands: number of mel bands, see `mel_filters`.
-      floor: powers below it are raised to it.
+      sample_rate: Samples per second, in Hz.
+      window: Length of a frame in samples, and of its Fourier transform.
+      hop: Number of samples from the start of a frame to the start of the next.
+      bands: Number of mel bands; see `mel_filters`.
+      floor: Smallest power; smaller ones are raised to it.
 
     Returns:
       `[..., 1 + (samples - window) // hop, bands]` float32.

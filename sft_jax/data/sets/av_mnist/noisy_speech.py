@@ -9,14 +9,14 @@ import numpy as np
 
 
 class NoisySpeech(NamedTuple):
-    """The parts of a recording that is made; their sum is what is heard.
+    """Parts of a noisy recording, which is their sum.
 
     Attributes:
       speech: `[samples]` float64, 0 before and after the recording.
       babble: `[samples]` float64 of power 1/2.
       pink: `[samples]` float64 of power 1/2.
-      start: first sample of the speech.
-      stop: the sample after the last of the speech.
+      start: First sample of the speech.
+      stop: Sample after the last of the speech.
     """
 
     speech: np.ndarray
@@ -38,16 +38,16 @@ def mix(
     The noise has power 1 over the window, and the speech is scaled to `10^(snr_db / 10)` times
     that over the part where it is heard; silence before and after does not count.
 
-    A recording shorter than the window starts at a random point such that it fits; of a longer
-    one a random piece is taken. Each voice of the babble is a recording that runs backwards,
-    from a random point and around again until the window is full; all have the same power.
+    A recording shorter than the window starts at a random point such that it fits; a longer one
+    gives a random piece. Each voice of the babble is a recording that runs backwards, from a
+    random point and around again until the window is full. All voices have the same power.
 
     Args:
-      rng: where all that is random comes from.
+      rng: Generator of all random numbers.
       recording: `[any]` numbers, the speech.
-      voices: `[any]` numbers each, what the babble is made of; at least one.
-      snr_db: ratio of the speech to the noise, in dB.
-      samples: length of the window.
+      voices: Voices of the babble, `[any]` numbers each; at least one.
+      snr_db: Ratio of the speech to the noise, in dB.
+      samples: Length of the window.
     """
     slack = samples - len(recording)
     offset = choose(rng, abs(slack) + 1)
@@ -69,7 +69,7 @@ def mix(
 
 
 def pink_noise(rng: np.random.Generator, samples: int) -> np.ndarray:
-    """Noise whose power density falls as 1 / frequency, from one period in `samples` upwards.
+    """Makes noise whose power density falls as 1 / frequency, from one period in `samples` upwards.
 
     Returns:
       `[samples]` float64.
@@ -81,12 +81,12 @@ def pink_noise(rng: np.random.Generator, samples: int) -> np.ndarray:
 
 
 def to_power(values: np.ndarray, power: float) -> np.ndarray:
-    """Scales to a mean square; what is 0 throughout stays so."""
+    """Scales to a mean square; zeros stay zeros."""
     values = values.astype(np.float64)
     now = np.mean(values**2)
     return values * np.sqrt(power / now) if now > 0 else values
 
 
 def choose(rng: np.random.Generator, count: int) -> int:
-    """A whole number from 0 to `count - 1`, each equally likely."""
+    """Draws a whole number from 0 to `count - 1`, each equally likely."""
     return int(rng.random() * count)

@@ -1,4 +1,4 @@
-"""How the pairs of AV-MNIST are made."""
+"""Options of the pairs of AV-MNIST."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from sft_jax.data.sets.base import SPLITS
 
 SIZE = 28  # pixels
 FRAME, HOP, BANDS = 256, 128, 32
-_BLANKED = 0.75  # share of the patches in the harder variant
+_BLANKED = 0.75  # Share of the patches in the harder variant.
 
 
 @dataclasses.dataclass(frozen=True)
 class AvMnistOptions:
-    """How the images are weakened, what noise the speech is in, and how many pairs there are.
+    """Weakness of the images, noise of the speech, and number of pairs.
 
     Attributes:
-      energy: the fewest principal components are kept that carry this share of the variance
-        of the training images, above 0 and at most 1. MNIST's first 3 carry 23 %, 4 carry 28 %.
-      blanked_share: of the 49 patches of 4 x 4 pixels of an image, how many are 0, from 0 to 1;
-        others in each image.
-      snr_db: lowest and highest ratio of speech to noise, see `noisy_speech.mix`; each value
+      energy: Share of the variance of the training images that the kept principal components
+        carry at least, above 0 and at most 1. MNIST's first 3 carry 23 %, 4 carry 28 %.
+      blanked_share: Share of the 49 patches of 4 x 4 pixels of an image that are 0, from 0 to 1.
+        Each image has others.
+      snr_db: Lowest and highest ratio of speech to noise; see `noisy_speech.mix`. Each value
         between them is equally likely.
-      window_seconds: length of a sound, a whole number of samples at 8 kHz.
-      babble_voices: of how many recordings the babble is made.
-      train_pairs, valid_pairs, test_pairs: number of examples of each split; by default one
+      window_seconds: Length of a sound, a whole number of samples at 8 kHz.
+      babble_voices: Number of recordings that make the babble.
+      train_pairs, valid_pairs, test_pairs: Number of examples of each split; by default one
         for each image. Fewer are the first of them.
-      seed: of all that is random, 0 to 2^32 - 1.
+      seed: Seed of all random numbers, 0 to 2^32 - 1.
 
     Raises:
-      ValueError: if a field is not within these limits.
+      ValueError: If a field is not within these limits.
     """
 
     energy: float = 0.25
@@ -85,8 +85,8 @@ class AvMnistOptions:
     def variant(self) -> str:
         """An identifier that other options do not have.
 
-        It is `full` or `blanked` (three quarters of the patches), followed by the name and
-        value of every other field that is not at its default, such as `full_train_pairs_8000`.
+        It begins with `full` or `blanked` (three quarters of the patches). Name and value of every
+        other field that is not at its default follow, as in `full_train_pairs_8000`.
         """
         fields = {field.name: field.default for field in dataclasses.fields(self)}
         name = "full"
@@ -106,4 +106,4 @@ def _identifier(value: float) -> str:
 
 
 DEFAULT = AvMnistOptions()
-"""The published set, as far as it is known."""
+"""Options with every field at its default."""

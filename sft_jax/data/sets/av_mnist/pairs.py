@@ -1,8 +1,8 @@
 """AV-MNIST: weakened images of digits, each with a digit spoken in noise.
 
-Made of the idx files of MNIST (LeCun, Cortes & Burges) and the recordings of the Free Spoken
-Digit Dataset, after V. Vielzeuf et al., "CentralNet: a multilayer approach for multimodal
-fusion" (2018), arXiv 1808.07275. Its authors' files are not public, so this is a set of the
+It is made of the idx files of MNIST (LeCun, Cortes & Burges) and the recordings of the Free
+Spoken Digit Dataset, after V. Vielzeuf et al., "CentralNet: a multilayer approach for multimodal
+fusion" (2018), arXiv 1808.07275. The authors' files are not public, so this is a set of the
 same kind, not the same set.
 """
 
@@ -32,11 +32,11 @@ class AvMnistPair(NamedTuple):
     """An example whose sound is not yet a spectrogram.
 
     Attributes:
-      number: place of the image in its file, from 0.
+      number: Place of the image in its file, from 0.
       image: `[28, 28]` uint8.
-      recording: what is spoken.
-      snr_db: ratio of the speech to the noise.
-      sound: both.
+      recording: Spoken digit.
+      snr_db: Ratio of the speech to the noise.
+      sound: Speech and noise.
     """
 
     number: int
@@ -50,19 +50,20 @@ class AvMnist:
     """Pairs of an image and a spoken digit, each made when it is asked for.
 
     The valid split is the last twelfth of MNIST's training images (5,000 of 60,000), the test
-    split its test images. Recordings 0 to 4 of each speaker and digit are heard in the test
-    split only, as speech and as babble, 5 to 9 in the valid split, the others in training.
+    split its test images. Recordings 0 to 4 of each speaker and digit are in the test split
+    only, as speech and as babble. Recordings 5 to 9 are in the valid split, the others in
+    training.
 
     The images of a split come in a random order, each with a random recording of the same
     digit; the babble is made of other recordings of the split, of any digit. An example depends
     on the seed, its split and its place there alone.
 
     Attributes:
-      files: what was read.
-      options: how the pairs are made.
-      num_examples: number of pairs of each split.
-      components: number of principal components that the images are made of.
-      energy: share of the variance that they carry.
+      files: Files that were read.
+      options: Options of the pairs.
+      num_examples: Number of pairs of each split.
+      components: Number of principal components that the images are made of.
+      energy: Share of the variance that they carry.
     """
 
     def __init__(self, folder: pathlib.Path, options: AvMnistOptions) -> None:
@@ -90,8 +91,8 @@ class AvMnist:
         """Makes one example.
 
         Args:
-          split: one of `SPLITS`.
-          index: its place in the split, from 0.
+          split: Name of the split, one of `SPLITS`.
+          index: Place in the split, from 0.
         """
         rng, source = self._rng(split, 1 + index), self._splits[split]
         number = int(self._order[split][index])
@@ -111,17 +112,17 @@ class AvMnist:
         return AvMnistPair(source.first + number, image, recording, snr_db, sound)
 
     def read(self, split: str) -> Iterator[Record]:
-        """The examples of a split, in order.
+        """Makes the examples of a split, in order.
 
         Raises:
-          ValueError: if there is no such split.
+          ValueError: If there is no such split.
         """
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}: there are {', '.join(SPLITS)}")
         for index in range(self.num_examples[split]):
             pair = self.pair(split, index)
             wave = pair.sound.speech + pair.sound.babble + pair.sound.pink
-            # Each for itself: together, their last bits would depend on how many they are.
+            # One by one: the last bits of a stack would depend on its size.
             sound = log_mel(wave, sample_rate=SAMPLE_RATE, window=FRAME, hop=HOP, bands=BANDS)
             yield {
                 "id": f"image_{pair.number:05d}+{pair.recording.name}",
@@ -130,8 +131,8 @@ class AvMnist:
             }
 
     def _rng(self, split: str, stream: int) -> np.random.Generator:
-        # Of NumPy's generators only the uniform numbers stay the same from release to release,
-        # so everything that is random is made of them.
+        # Everything random is made of uniform numbers, since no others of NumPy's generators stay
+        # the same from release to release.
         return np.random.Generator(
             np.random.PCG64(
                 np.random.SeedSequence((self.options.seed, SPLITS.index(split), stream))
@@ -142,37 +143,37 @@ class AvMnist:
 def read_av_mnist(folder: str | pathlib.Path, options: AvMnistOptions = DEFAULT) -> RawData:
     """Reads the files that AV-MNIST is made of; its examples are made as they are read.
 
-    Modality `image` is `[28, 28, 1]` uint8; modality `sound` is `[frames, 32, 1]` float32, the
-    natural logarithm of the power in 32 mel bands (see `log_mel`) of frames of 256 samples
-    every 128: 64 frames in 1.04 s. See `AvMnist` for the splits.
+    Modality `image` is `[28, 28, 1]` uint8. Modality `sound` is `[frames, 32, 1]` float32, the
+    natural logarithm of the power in 32 mel bands (see `log_mel`). A frame has 256 samples and
+    starts 128 after the one before, so 1.04 s have 64. See `AvMnist` for the splits.
 
     Args:
-      folder: where the files are, it or folders below it. They are the four files of MNIST,
-        packed with gzip or not, and a folder `recordings` of spoken digits or the archive
-        `*free-spoken-digit-dataset*.tar.gz` that holds one.
-      options: how the examples are made.
+      folder: Folder of the files, or of folders that hold them. The files are the four of
+        MNIST, packed with gzip or not, and recordings of spoken digits. These are in a folder
+        `recordings` or the archive `*free-spoken-digit-dataset*.tar.gz` that holds one.
+      options: Options of the pairs.
 
     Raises:
-      DataFileError: if files are missing, with the names and sources of all of them, or there
-        more than once, or one is damaged or is not what its name says.
-      ValueError: if more pairs are asked for than there are images.
-      OSError: if a file cannot be opened.
+      DataFileError: If files are missing (with the names and sources of all of them) or there
+        more than once. Also if one is damaged or is not what its name says.
+      ValueError: If more pairs are asked for than there are images.
+      OSError: If a file cannot be opened.
     """
-    made = AvMnist(pathlib.Path(folder).expanduser(), options)
+    pairs = AvMnist(pathlib.Path(folder).expanduser(), options)
     return RawData(
         variant=options.variant,
-        files=made.files,
+        files=pairs.files,
         shapes=options.shapes,
         class_names=CLASS_NAMES,
         task="single_label",
-        num_examples=made.num_examples,
-        read=made.read,
+        num_examples=pairs.num_examples,
+        read=pairs.read,
         known_releases=_RELEASES,
     )
 
 
 def _number_of_pairs(split: str, images: int, options: AvMnistOptions) -> int:
-    asked = getattr(options, f"{split}_pairs")
-    if asked is not None and asked > images:
-        raise ValueError(f"{split}_pairs={asked} must be at most {images}, one for each image")
-    return images if asked is None else asked
+    count = getattr(options, f"{split}_pairs")
+    if count is not None and count > images:
+        raise ValueError(f"{split}_pairs={count} must be at most {images}, one for each image")
+    return images if count is None else count

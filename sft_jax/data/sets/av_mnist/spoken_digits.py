@@ -33,9 +33,9 @@ class SpokenDigit(NamedTuple):
     """One recording of one digit.
 
     Attributes:
-      digit: 0 to 9.
-      speaker: who says it.
-      take: which recording of the same digit and speaker, from 0; the INDEX of the file.
+      digit: Digit, 0 to 9.
+      speaker: Name of the speaker.
+      take: Number of the recording of this digit and speaker, from 0; the INDEX of the file.
       samples: `[samples]` int16 at `SAMPLE_RATE`, not all 0.
     """
 
@@ -46,15 +46,15 @@ class SpokenDigit(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its file, without `.wav`."""
+        """Name of the file, without `.wav`."""
         return f"{self.digit}_{self.speaker}_{self.take}"
 
 
 def find_spoken_digits(folder: pathlib.Path) -> pathlib.Path | None:
-    """Where the recordings are in a folder or below it.
+    """Finds the recordings in a folder or below it.
 
     Returns:
-      A folder called `recordings` that holds at least one file named as a recording is, or
+      A folder called `recordings` that holds at least one file with the name of a recording, or
       else an archive called `*free-spoken-digit-dataset*.tar.gz`, or else None.
     """
     folders = [folder, *folder.rglob(_FOLDER)]
@@ -68,17 +68,17 @@ def read_spoken_digits(path: pathlib.Path) -> list[SpokenDigit]:
     """Reads all recordings out of a folder, or of an archive without unpacking it to disk.
 
     Args:
-      path: as `find_spoken_digits` gives it. Of an archive, the files are read that lie in a
-        folder called `recordings`. Files that do not end in `.wav` are passed over.
+      path: Folder or archive, as `find_spoken_digits` gives it. In an archive, recordings lie
+        in a folder called `recordings`. Files that do not end in `.wav` are passed over.
 
     Returns:
       The recordings, sorted by digit, speaker and take.
 
     Raises:
-      DataFileError: if the archive is damaged, or a file has another name, rate, width or
-        number of channels, or is cut short or silent, or there are no recordings, or any is
-        missing: each speaker must have said each digit equally often.
-      OSError: if the path cannot be opened.
+      DataFileError: If the archive or a file is damaged, or a file is silent or has another
+        name, rate, width or number of channels. Also if recordings are missing: each speaker
+        must have said each digit equally often.
+      OSError: If the path cannot be opened.
     """
     files = _folder_files(path) if path.is_dir() else _archive_files(path)
     recordings = sorted(
@@ -158,8 +158,8 @@ def _check_complete(path: pathlib.Path, recordings: Iterable[SpokenDigit]) -> No
         raise DataFileError(f"{path} has the recording {twice}.wav twice")
     speakers = sorted({recording.speaker for recording in recordings})
     takes = range(1 + max(recording.take for recording in recordings))
-    wanted = itertools.product(DIGITS, speakers, takes)
-    missing = sorted({f"{d}_{s}_{i}" for d, s, i in wanted} - set(names))
+    expected = itertools.product(DIGITS, speakers, takes)
+    missing = sorted({f"{d}_{s}_{i}" for d, s, i in expected} - set(names))
     if missing:
         raise DataFileError(
             f"{path} lacks {len(missing)} of {len(names) + len(missing)} recordings, such as"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BLOCK = 5000  # images at a time in float64
+_BLOCK = 5000  # Images at a time in float64.
 
 
 class PrincipalComponents(NamedTuple):
@@ -15,7 +15,7 @@ class PrincipalComponents(NamedTuple):
     Attributes:
       mean: `[pixels]` float64, the mean image.
       components: `[pixels, components]` float64 with orthonormal columns.
-      energy: share of the variance that the components carry.
+      energy: Share of the variance that the components carry.
     """
 
     mean: np.ndarray
@@ -24,14 +24,14 @@ class PrincipalComponents(NamedTuple):
 
 
 def fit_components(images: np.ndarray, energy: float) -> PrincipalComponents:
-    """The fewest principal components that carry a share of the variance.
+    """Finds the fewest principal components that carry a share of the variance.
 
-    The variance is the sum over the pixels, about the mean image. The sums that it is made of
-    are whole numbers, so the order of summation does not matter.
+    The variance is the sum over the pixels, about the mean image. It is made of sums of whole
+    numbers, so the order of summation does not matter.
 
     Args:
       images: `[images, height, width]` uint8, at least one.
-      energy: the least share, above 0 and at most 1.
+      energy: Least share, above 0 and at most 1.
     """
     count, pixels = len(images), images[0].size
     total, products = np.zeros(pixels), np.zeros((pixels, pixels))
@@ -48,11 +48,11 @@ def fit_components(images: np.ndarray, energy: float) -> PrincipalComponents:
 
 
 def weaken(images: np.ndarray, kept: PrincipalComponents) -> np.ndarray:
-    """Leaves of each image what the components carry, rounded and clipped to 0 to 255.
+    """Projects each image onto the components, rounded and clipped to 0 to 255.
 
     Args:
       images: `[images, height, width]` uint8.
-      kept: the mean image and the components.
+      kept: Mean image and components.
 
     Returns:
       An array of the same shape, uint8.
@@ -72,10 +72,10 @@ def blank_patches(
     """Sets patches of an image to 0, chosen at random among those of a grid.
 
     Args:
-      rng: where the choice comes from.
+      rng: Generator of the choice.
       image: `[height, width]` uint8, both multiples of `patch`.
-      share: of the patches, 0 to 1; their number is rounded, so that 0.75 of 49 are 37.
-      patch: height and width of a patch.
+      share: Share of the patches, 0 to 1; their number is rounded, so that 0.75 of 49 are 37.
+      patch: Height and width of a patch.
 
     Returns:
       An array of the same shape, uint8.

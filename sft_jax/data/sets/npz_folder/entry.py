@@ -49,5 +49,5 @@ class FolderData(DatasetEntry):
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Whether there is a manifest."""
+        """Tells if there is a manifest."""
         return MANIFEST in file_names(path)

@@ -6,8 +6,8 @@
     clips/a.npz,train,dog
     clips/b.npz,valid,cat
 
-`file` is relative to the folder and stays inside it; `split` is train, valid or test, and each
-must have an example; a column `id` gives examples names other than those of their files.
+`file` is relative to the folder and stays inside it. `split` is train, valid or test, and each
+must have an example. A column `id` gives examples names other than those of their files.
 Further columns are ignored.
 
 A `.npz` file, as `np.savez` writes it, holds an array for each modality, under the modality's
@@ -16,11 +16,11 @@ may differ in length alone. A modality that an example lacks is left out, or has
 
 `dataset.json`, beside the manifest, may say more. `{"task": ..., "class_names": [...]}`:
 
-    task           label column                        class_names
-    single_label   a name                              by default the sorted names in train
-    ordinal        a name                              needed, in their order
-    multi_label    names joined by "|", or nothing     by default the sorted names in train
-    regression     numbers joined by "|"               of the numbers; by default target_0, ...
+    | task         | label column                    | class_names                          |
+    | single_label | a name                          | by default the sorted names in train |
+    | ordinal      | a name                          | needed, in their order               |
+    | multi_label  | names joined by "|", or nothing | by default the sorted names in train |
+    | regression   | numbers joined by "|"           | by default target_0, target_1, ...   |
 
 Without it the task is single_label. Nothing is unpickled.
 """
@@ -61,7 +61,7 @@ class _Row(NamedTuple):
 
 
 class _Array(NamedTuple):
-    """What a `.npz` file says of one of its arrays, short of its values."""
+    """Header of an array of a `.npz` file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -69,18 +69,18 @@ class _Array(NamedTuple):
 
 
 def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
-    """Finds what a folder holds from the headers of its files; `read` then reads their values.
+    """Finds the contents of a folder from the headers of its files; `read` then reads the values.
 
     The format stands at the top of this module. `files` of the result are the manifest and, if
-    there is one, dataset.json; `content_sha256` is for telling whether the data has changed.
+    there is one, dataset.json; `content_sha256` tells if the data has changed.
 
     Args:
-      folder: where the manifest lies.
+      folder: Folder of the manifest.
 
     Raises:
-      DataFileError: if the manifest is missing, or any file is not as described: the first ten
-        problems, and how many more there are; from `read`, if a file is damaged further on, or
-        has changed.
+      DataFileError: If the manifest is missing, or any file is not as it should be. The message
+        lists the first ten problems and counts the others. Also from `read`, if a file is
+        damaged further on, or has changed.
     """
     folder = pathlib.Path(folder).expanduser()
     manifest = folder / MANIFEST
@@ -105,18 +105,18 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
 
 
 def content_sha256(folder: str | os.PathLike[str]) -> str:
-    """A sha256 of all that `read_npz_folder` would give, without reading the values.
+    """Computes a sha256 of the data of `read_npz_folder`, without reading the values.
 
-    It is made from the manifest, dataset.json and, for each array, its name, shape, type and
-    the CRC-32 of its values, which a `.npz` file holds anyway. How a file is compressed, and
-    when it was written, make no difference. A change of values that keeps their CRC-32 goes
-    unnoticed: one in 4e9 does by chance, and any that was made to.
+    It is made from the manifest, dataset.json and name, shape, type and CRC-32 of each array; a
+    `.npz` file holds the CRC-32 anyway. Compression and time of writing make no difference.
+    A change of values that keeps their CRC-32 goes unnoticed: one in 4e9 does by chance, and
+    any that was made to.
 
     Args:
-      folder: one that `read_npz_folder` accepts.
+      folder: Folder that `read_npz_folder` accepts.
 
     Raises:
-      DataFileError: if the manifest or a file is missing or cannot be read.
+      DataFileError: If the manifest or a file is missing or cannot be read.
     """
     folder = pathlib.Path(folder).expanduser()
     rows = _read_manifest(folder / MANIFEST)
@@ -142,7 +142,7 @@ def _raise(manifest: pathlib.Path, problems: Sequence[str]) -> None:
 
 
 def _read_manifest(manifest: pathlib.Path) -> list[_Row]:
-    """The lines, with spaces around their values removed."""
+    """Reads the lines, without spaces around their values."""
     if not manifest.is_file():
         raise DataFileError(
             f"there is no {manifest}; expected a table with the columns {', '.join(_COLUMNS)}"
@@ -184,7 +184,7 @@ def _is_inside(file: str) -> bool:
 
 def _row_problems(rows: Sequence[_Row]) -> list[str]:
     problems = []
-    files: dict[pathlib.PurePosixPath, int] = {}  # to their lines
+    files: dict[pathlib.PurePosixPath, int] = {}  # To their lines.
     ids: dict[str, int] = {}
     for row in rows:
         if row.split not in SPLITS:
@@ -207,15 +207,15 @@ def _row_problems(rows: Sequence[_Row]) -> list[str]:
     return problems
 
 
-# What zipfile, zlib and numpy raise for files that are not what they should be.
+# Errors of zipfile, zlib and numpy for files that are not as they should be.
 _DAMAGE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def _arrays(path: pathlib.Path) -> dict[str, _Array]:
-    """Modality name to what the header of its array says.
+    """Reads the header of the array of each modality.
 
     Raises:
-      DataFileError: if the file is missing or not what `np.savez` writes.
+      DataFileError: If the file is missing or not as `np.savez` writes it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -248,9 +248,9 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
 def _shapes(
     folder: pathlib.Path, rows: Sequence[_Row], problems: list[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Modality name to the largest `[length, ..., features]`; adds what is wrong with files."""
+    """Finds the largest `[length, ..., features]` of each modality; adds faults of files."""
     lengths: dict[str, int] = {}
-    steps: dict[str, dict[tuple[int, ...], list[str]]] = {}  # their shapes, and in which files
+    steps: dict[str, dict[tuple[int, ...], list[str]]] = {}  # Their shapes, and in which files.
     in_train: set[str] = set()
     for row in rows:
         try:
@@ -258,10 +258,10 @@ def _shapes(
         except DataFileError as error:
             problems.append(f"{row.file}: {error}")
             continue
-        found = {key: _array_problem(key, array) for key, array in arrays.items()}
-        problems += [f"{row.file}: {problem}" for problem in found.values() if problem]
-        present = {key for key, problem in found.items() if not problem and arrays[key].shape[0]}
-        if not present and not any(found.values()):
+        faults = {key: _array_problem(key, array) for key, array in arrays.items()}
+        problems += [f"{row.file}: {fault}" for fault in faults.values() if fault]
+        present = {key for key, fault in faults.items() if not fault and arrays[key].shape[0]}
+        if not present and not any(faults.values()):
             problems.append(f"{row.file}: it has no array, or none of any length")
         for key in present:
             length, *step = arrays[key].shape
@@ -292,7 +292,7 @@ def _array_problem(key: str, array: _Array) -> str:
 def _most_frequent(
     key: str, steps: Mapping[tuple[int, ...], Sequence[str]], problems: list[str]
 ) -> tuple[int, ...]:
-    """The shape of a step that most files have; adds those with another to the problems."""
+    """Finds the shape of a step that most files have; adds files with another to the problems."""
     expected, *others = sorted(steps, key=lambda step: -len(steps[step]))
     for other in others:
         problems += [

@@ -1,4 +1,4 @@
-"""The labels of a manifest, as text, and what `dataset.json` says of them.
+"""The labels of a manifest, as text, and their description in `dataset.json`.
 
 `sft_jax.data.sets.npz_folder.files` describes both files.
 """
@@ -21,21 +21,21 @@ _KEYS = ("task", "class_names")
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """What is predicted, and how its text becomes numbers.
+    """Labels, and the way from their text to numbers.
 
     Attributes:
-      task: what the labels are.
-      class_names: of the classes, labels or numbers to predict.
+      task: Kind of the labels.
+      class_names: Names of the classes, labels or numbers to predict.
     """
 
     task: Task
     class_names: tuple[str, ...]
 
     def encode(self, text: str) -> int | np.ndarray:
-        """A class index; for multi_label and regression `[c]` float32.
+        """Makes a class index; for multi_label and regression `[c]` float32.
 
         Raises:
-          ValueError: if the text is no label of this task.
+          ValueError: If the text is no label of this task.
         """
         if self.task == "regression":
             return np.array(_numbers(text, len(self.class_names)), np.float32)
@@ -55,20 +55,20 @@ class Labels:
 def read_labels(
     description: pathlib.Path, rows: Sequence[tuple[str, str, str]], problems: list[str]
 ) -> Labels:
-    """Finds out what the labels are, and adds to `problems` those that are not such.
+    """Finds out the kind of the labels, and adds labels of another kind to `problems`.
 
     Args:
-      description: `dataset.json`, which need not exist.
-      rows: place, split and label of each example.
-      problems: is added to.
+      description: Path of `dataset.json`, which need not exist.
+      rows: Place, split and label of each example.
+      problems: List to which problems are added.
 
     Raises:
-      DataFileError: if the description is not as described.
+      DataFileError: If the description is not as it should be.
     """
     task, class_names = _read_description(description)
     if not class_names:
         train = [label for _, split, label in rows if split == "train"]
-        if not train:  # which the manifest's reader tells
+        if not train:  # The manifest's reader reports it.
             return Labels(task, ())
         class_names = _default_names(task, train)
     labels = Labels(task, class_names)
@@ -140,6 +140,6 @@ def _numbers(text: str, count: int) -> list[float]:
         numbers = []
     largest = float(np.finfo(np.float32).max)
     if len(numbers) != count or not all(abs(number) <= largest for number in numbers):
-        numbers_wanted = "a finite number" if count == 1 else f"{count} finite numbers joined by |"
-        raise ValueError(f"label {text!r} is not {numbers_wanted}")
+        expected = "a finite number" if count == 1 else f"{count} finite numbers joined by |"
+        raise ValueError(f"label {text!r} is not {expected}")
     return numbers

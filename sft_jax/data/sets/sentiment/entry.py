@@ -133,11 +133,11 @@ class SentimentData(DatasetEntry):
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Whether there is a pickle and the nearest part of its path that has a name has this."""
+        """Tells if there is a pickle whose name, or nearest folder with a name, is that of this."""
         pickles = _pickles(path)
         parts = [*pickles, *reversed(path.resolve().parts)] if pickles else []
         names = (name for part in parts for name in _NAMES if name in part.lower())
-        return next(names, "") == cls.store.removeprefix("cmu_") and bool(pickles)
+        return f"cmu_{next(names, None)}" == cls.store
 
     @classmethod
     def fields_of_path(cls, path: pathlib.Path) -> dict[str, Any]:

@@ -1,16 +1,16 @@
-"""Files of features of CMU-MOSI and CMU-MOSEI, in the forms in which they are passed on.
+"""Files of features of CMU-MOSI and CMU-MOSEI, in the published forms.
 
 Clips of people giving an opinion, each labelled with the sentiment of what is said: a number
 from -3, highly negative, to 3, highly positive. A file is a pickle: split to key to an array
 with a row per clip. Nobody reads the clips themselves; two sets of features are in use:
 
-- Of MulT (Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences",
-  ACL 2019, arXiv 1906.00295): GloVe words, COVAREP audio and Facet vision, padded with zeros
+- MulT (Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences",
+  ACL 2019, arXiv 1906.00295). GloVe words, COVAREP audio and Facet vision are padded with zeros
   in front (https://github.com/yaohungt/Multimodal-Transformer/issues/3), without lengths.
-- Of MMSA (Yu et al., "Learning Modality-Specific Representations with Self-Supervised
-  Multi-Task Learning for Multimodal Sentiment Analysis", AAAI 2021, arXiv 2102.04830,
-  https://github.com/thuiar/MMSA): the same audio and vision, padded behind, and the text as
-  BERT gives it, with the tokens and their mask.
+- MMSA (Yu et al., "Learning Modality-Specific Representations with Self-Supervised Multi-Task
+  Learning for Multimodal Sentiment Analysis", AAAI 2021, arXiv 2102.04830,
+  https://github.com/thuiar/MMSA). The same audio and vision are padded behind. The text is the
+  output of BERT, with the tokens and their mask.
 
 Either comes word-aligned, with the same number of steps in each modality, or not aligned.
 """
@@ -35,9 +35,9 @@ from sft_jax.data.sets.sentiment.form import (
 from sft_jax.data.sets.sentiment.padding import find_padding, find_spans
 from sft_jax.data.sets.sentiment.unpickling import load_pickle
 
-# As public code that uses the files gives them: MMSA's configs (`train_samples`), and what is
-# quoted from the appendix of MultiBench (Liang et al., NeurIPS 2021), whose file is of MulT's
-# aligned form. For MulT's MOSEI file that is not aligned, no count could be confirmed.
+# From public code that uses the files: MMSA's configs (`train_samples`), and quotations of the
+# appendix of MultiBench (Liang et al., NeurIPS 2021), whose file has MulT's aligned form. No count
+# could be confirmed for MulT's MOSEI file that is not aligned.
 KNOWN_RELEASES: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     "mosei": {
         "MultiBench": {"train": 16265, "valid": 1869, "test": 4643},
@@ -53,13 +53,13 @@ _TEXT_FEATURES = {"mult": 300, "mmsa": 768}  # GloVe, BERT
 
 
 def published_shapes(dataset: str, variant: Variant) -> dict[str, tuple[int, ...]]:
-    """Modality to the `(steps, features)` of the published files, padding included.
+    """Gives, for each modality, the `(steps, features)` of the published files with padding.
 
-    A file is read as long as its longest example, which in the published ones is all of it.
+    A file that is read is as long as its longest example; in the published ones that is all.
 
     Args:
-      dataset: "mosei" or "mosi".
-      variant: see `read_sentiment`.
+      dataset: Name of the dataset, "mosei" or "mosi".
+      variant: Variant of the file; see `read_sentiment`.
     """
     source, _, alignment = variant.partition("_")
     steps = _STEPS_ALIGNED if alignment == "aligned" else _STEPS[dataset]
@@ -68,13 +68,13 @@ def published_shapes(dataset: str, variant: Variant) -> dict[str, tuple[int, ...
 
 
 def sentiment_class(value: float) -> int:
-    """The class of a sentiment: 0 (highly negative) to 6 (highly positive).
+    """Rounds a sentiment to a class: 0 (highly negative) to 6 (highly positive).
 
-    Rounds to the nearest whole number, and to the even one of two that are as near, as all
-    publications with seven classes do: 2.5 is class 5, -0.5 and 0.5 are class 3.
+    Halves go to the even number, as in all publications with seven classes: 2.5 is class 5,
+    -0.5 and 0.5 are class 3.
 
     Raises:
-      ValueError: if the value is not a number from -3 to 3.
+      ValueError: If the value is not a number from -3 to 3.
     """
     if not -3 <= value <= 3:
         raise ValueError(f"sentiment {value} is not a number from -3 to 3")
@@ -82,37 +82,39 @@ def sentiment_class(value: float) -> int:
 
 
 def read_sentiment(path: str | os.PathLike[str], dataset: str) -> RawData:
-    """Reads a file of features; which form it has is seen from what it holds.
+    """Reads a file of features, whose variant is found out from its contents.
 
-    The variants are `mult_aligned`, `mult_noalign`, `mmsa_aligned` and `mmsa_unaligned`. What
-    counts as padding, and is left out:
+    The variants are `mult_aligned`, `mult_noalign`, `mmsa_aligned` and `mmsa_unaligned`. Padding
+    is left out. It is:
 
     - `mult_noalign`: steps before the first (or after the last, if that is the side) that is
       not all zero, in each modality for itself.
     - `mult_aligned`: steps that are zero in all modalities at once, so that the modalities of
       an example stay aligned.
-    - `mmsa_aligned`: what the mask of the tokens leaves out, in all modalities, which so stay
-      aligned. The first and the last token stand for no word: audio and vision are zero there.
-    - `mmsa_unaligned`: of the text, what the mask leaves out; of audio and vision, what is
-      beyond the length that the file gives. MMSA's script takes for the length where the
-      first zero step is, at least 1; so where a length ends at a zero step, the example
-      lasts until its last step that is not zero.
+    - `mmsa_aligned`: steps that the mask of the tokens leaves out, in all modalities, which so
+      stay aligned. The first and the last token stand for no word: audio and vision are zero
+      there.
+    - `mmsa_unaligned`: text steps that the mask leaves out, and steps of audio and vision beyond
+      the length that the file gives. MMSA's script takes the place of the first zero step for
+      the length, at least 1. So where a length ends at a zero step, the example lasts until its
+      last step that is not zero.
 
-    Zero steps in between stay. A modality of which an example has nothing but zero steps is
-    left out of the example; there may be examples without any modality.
+    Zero steps in between stay. A modality that has nothing but zero steps in an example is left
+    out of the example; there may be examples without any modality.
 
     Args:
-      path: a pickle; see `load_pickle`.
-      dataset: "mosei" or "mosi"; both have the same form, but releases of different size.
+      path: Path of a pickle; see `load_pickle`.
+      dataset: Name of the dataset, "mosei" or "mosi". Both have the same form, and releases of
+        different size.
 
     Returns:
       The examples, with inputs in the dtype of the file that read the file when they are
       used, and labels `[1]` float32. Audio holds numbers that are not finite.
 
     Raises:
-      ValueError: if there is no such dataset.
-      DataFileError: if the file has another form; the message says all that is wrong with it.
-      OSError: if the file cannot be read.
+      ValueError: If there is no such dataset.
+      DataFileError: If the file has another form; the message lists all faults.
+      OSError: If the file cannot be read.
     """
     if dataset not in KNOWN_RELEASES:
         raise ValueError(f"dataset={dataset!r} is not one of {', '.join(KNOWN_RELEASES)}")

@@ -1,4 +1,4 @@
-"""The form of files of features of CMU-MOSI and CMU-MOSEI: found out, and checked."""
+"""Form of files of features of CMU-MOSI and CMU-MOSEI: found out, and checked."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class SentimentSplit:
     """A split whose form has been checked.
 
     Attributes:
-      features: modality name to `[n, steps, features]`.
+      features: Modality name to `[n, steps, features]`.
       labels: `[n]` float64.
-      ids: `n` unique names.
+      ids: Names of the examples, `n` unique ones.
       text_mask: `[n, steps]` booleans, if the file has them.
-      lengths: modality name to `[n]` integers, for those of which the file has lengths.
+      lengths: Modality name to `[n]` integers, for modalities whose lengths the file has.
     """
 
     features: dict[str, np.ndarray]
@@ -47,19 +47,19 @@ def raise_problems(path: pathlib.Path, problems: Sequence[str]) -> None:
 
 
 def checked_form(path: pathlib.Path, content: Any) -> tuple[Variant, dict[str, SentimentSplit]]:
-    """Finds out which variant a file is, and takes out of it what is needed.
+    """Finds out which variant a file is, and takes out the arrays that are needed.
 
     Keys other than those of the form, and splits other than `SPLITS`, are left alone.
 
     Args:
-      path: for messages.
-      content: what was pickled.
+      path: Path of the file, for messages.
+      content: Pickled data.
 
     Raises:
-      DataFileError: if the file is of neither form; the message gives all that is wrong.
+      DataFileError: If the file has neither form; the message lists all faults.
     """
     contents = _splits_of(path, content)
-    present = {key for content in contents.values() for key in content}
+    present = {key for split in contents.values() for key in split}
     mmsa = bool(present & {"text_bert", "regression_labels"})
     label_key = "regression_labels" if "regression_labels" in present else "labels"
     aligned = _steps_agree(contents["train"])
@@ -69,10 +69,8 @@ def checked_form(path: pathlib.Path, content: Any) -> tuple[Variant, dict[str, S
         keys += ["text_bert"] if aligned else ["text_bert", "audio_lengths", "vision_lengths"]
     problems = _missing(contents, keys)
     splits = {
-        name: _parsed(
-            name, {key: content[key] for key in keys if key in content}, label_key, problems
-        )
-        for name, content in contents.items()
+        name: _parsed(name, {key: split[key] for key in keys if key in split}, label_key, problems)
+        for name, split in contents.items()
     }
     problems += _disagreements(splits)
     raise_problems(path, problems)
@@ -114,7 +112,7 @@ def _listed(keys: Mapping[Any, Any]) -> str:
 def _parsed(
     name: str, content: Mapping[str, Any], label_key: str, problems: list[str]
 ) -> SentimentSplit:
-    """What is there and as it should be; what is not is added to the problems."""
+    """Takes the arrays that are as they should be; adds the others to the problems."""
     features = {
         key: content[key]
         for key in MODALITIES
@@ -122,8 +120,8 @@ def _parsed(
     }
     counts = {key: _count(value) for key, value in content.items()}
     if len(set(counts.values())) > 1:
-        found = ", ".join(f"{key} {count}" for key, count in counts.items())
-        problems.append(f"{name}: the keys differ in the number of examples: {found}")
+        listed = ", ".join(f"{key} {count}" for key, count in counts.items())
+        problems.append(f"{name}: the keys differ in the number of examples: {listed}")
     labels, mask, lengths = np.empty(0), None, {}
     if label_key in content:
         labels = _labels(f"{name}/{label_key}", content[label_key], problems)
@@ -165,7 +163,7 @@ def _check_features(name: str, value: Any, problems: list[str]) -> bool:
 
 
 def _numbers(value: Any) -> np.ndarray | None:
-    """`[n]` float64, or None if there is not one number for each example."""
+    """Converts to `[n]` float64; None if there is not one number for each example."""
     if isinstance(value, list | tuple):
         if not all(isinstance(item, int | float | np.number) for item in value):
             return None
@@ -218,7 +216,7 @@ def _lengths(name: str, value: Any, steps: int, problems: list[str]) -> np.ndarr
 
 
 def _steps_agree(features: Mapping[Any, Any]) -> bool:
-    """Whether all modalities have the same number of steps, as far as they have any."""
+    """Tells if all modalities that have steps have the same number."""
     values = [features.get(key) for key in MODALITIES]
     arrays = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 3]
     return len({array.shape[1] for array in arrays}) == 1
@@ -244,7 +242,7 @@ def _disagreements(splits: Mapping[str, SentimentSplit]) -> list[str]:
 
 
 def _ids(values: Sequence[Any]) -> list[str]:
-    """Readable names, made unique by the position where the file's are not."""
+    """Makes readable names, made unique by the position where the file's are not."""
     names = ["_".join(_text(part) for part in _parts(value)) for value in values]
     counts = collections.Counter(names)
     unique = [f"{name}#{row}" if counts[name] > 1 else name for row, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""Where the steps of each example start and stop in a padded file of MulT or MMSA."""
+"""Start and stop of the steps of each example in a padded file of MulT or MMSA."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sft_jax.data.sets.sentiment.form import MODALITIES, SentimentSplit, Variant
 
 
 def find_padding(variant: Variant, splits: Mapping[str, SentimentSplit]) -> dict[str, Padding]:
-    """The side on which there are more examples with padding on this side alone."""
+    """Finds, for each modality, the side on which more examples have padding alone."""
     edges: dict[str, list[np.ndarray]] = {modality: [] for modality in MODALITIES}
     for split in splits.values():
         for modality, values in split.features.items():
@@ -43,7 +43,7 @@ def _side(edges: np.ndarray, expected: Padding) -> Padding:
 def find_spans(
     variant: Variant, split: SentimentSplit, padding: Mapping[str, Padding]
 ) -> dict[str, np.ndarray]:
-    """Modality name to `[n, 2]`: where the steps of each example start and stop."""
+    """Finds, for each modality, start and stop of the steps of each example, `[n, 2]`."""
     spans = {modality: np.zeros((len(split.ids), 2), np.int64) for modality in MODALITIES}
     for row in range(len(split.ids)):
         real = {

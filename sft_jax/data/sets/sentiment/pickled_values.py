@@ -1,4 +1,4 @@
-"""What a pickle of data may ask for, and how it is made without calling what it names."""
+"""Values that a pickle of data may ask for, made without calling what it names."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ class RefusedError(Exception):
 
 
 class Global(NamedTuple):
-    """A name in a pickle, which stands for a function or class and is none."""
+    """A name in a pickle that stands for a function or class, without being one."""
 
     module: str
     name: str
 
     def __str__(self) -> str:
-        return _shown(f"{self.module}.{self.name}")
+        return _printable(f"{self.module}.{self.name}")
 
 
 class Pending:
-    """What becomes a dtype or an array once the pickle gives its state."""
+    """A dtype or an array whose state the pickle has not given yet."""
 
     def __init__(self, finish: Callable[[Any], object]) -> None:
         self.finish = finish
         self.memo_keys: list[int] = []
 
 
-def _shown(value: Any) -> str:
-    """For messages: what a stranger wrote may be endless, or control the terminal."""
+def _printable(value: Any) -> str:
+    """Text for messages; a stranger's text may be endless, or control the terminal."""
     return repr(value[:80]) if type(value) is str else f"a {type(value).__name__}"
 
 
 def checked_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A dict whose keys are those of `checked_keys`."""
+    """Makes a dict whose keys `checked_keys` accepts."""
     items = list(pairs)
     return dict(
         zip(checked_keys(key for key, _ in items), (value for _, value in items), strict=True)
@@ -46,12 +46,12 @@ def checked_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def checked_keys(items: Iterable[Any]) -> list[Any]:
-    """The items, which must be text, numbers, None or tuples of these.
+    """Checks that items are text, numbers, None or tuples of these.
 
     Hashing tuples within tuples, as deep as a pickle wants them, overflows the stack of C.
 
     Raises:
-      ValueError: if an item is anything else.
+      ValueError: If an item is anything else.
     """
     keys = list(items)
     for key in keys:
@@ -62,21 +62,21 @@ def checked_keys(items: Iterable[Any]) -> list[Any]:
 
 
 def admitted(module: str, name: str) -> Global:
-    """The name, if a pickle may ask for it.
+    """Looks up a name that a pickle asks for.
 
     Raises:
-      RefusedError: if not.
+      RefusedError: If a pickle may not ask for it.
     """
-    asked = Global(module, name)
-    if asked not in ADMITTED:
-        raise RefusedError(f"it asks for {asked}")
-    return asked
+    requested = Global(module, name)
+    if requested not in ADMITTED:
+        raise RefusedError(f"it asks for {requested}")
+    return requested
 
 
 def _make_encoded(text: Any, encoding: Any = None) -> bytes:
-    """Bytes, as Python 3 writes them for Python 2."""
+    """Makes bytes, as Python 3 writes them for Python 2."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise RefusedError(f"it calls _codecs.encode with {_shown(encoding)}")
+        raise RefusedError(f"it calls _codecs.encode with {_printable(encoding)}")
     return text.encode("latin-1")
 
 
@@ -124,7 +124,7 @@ _DTYPE = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU][1-9][0-9]{
 
 def _make_dtype(code: Any, align: Any = False, copy: Any = True) -> Pending:
     if type(code) is not str or not _DTYPE.fullmatch(code):
-        raise RefusedError(f"it asks for arrays of dtype {_shown(code)}")
+        raise RefusedError(f"it asks for arrays of dtype {_printable(code)}")
     return Pending(lambda state: _finish_dtype(code, state))
 
 
@@ -163,7 +163,7 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if type(shape) is not tuple or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError("the shape of an array is not a tuple of sizes")
     if order not in ("C", "F"):
-        raise ValueError(f"the order of an array is {_shown(order)}, expected C or F")
+        raise ValueError(f"the order of an array is {_printable(order)}, expected C or F")
     count = math.prod(shape)
     if dtype.kind == "O":
         # A list is in the order of C even where the array was not.
@@ -205,7 +205,7 @@ def _elements(content: Any, dtype: np.dtype[Any], count: int) -> np.ndarray:
 
 
 def _table() -> dict[Global, Callable[..., object] | None]:
-    """What a pickle may ask for, and the function here that makes it, or None if just named."""
+    """Makes the table of allowed names and the functions that make them, None if just named."""
     builtins = {
         "bytearray": _make_bytearray,
         "bytes": _make_bytes,

@@ -2,12 +2,12 @@
 
 A pickle is a program for a stack machine, and can name any function to call: whoever loads one
 with `pickle` trusts its author. Here a machine of its own carries out the instructions. It
-builds numbers, text, containers and numpy arrays, and has no means of doing anything else: the
-names in a pickle are looked up in the table of `pickled_values` and never imported, and arrays
-are made from bytes whose number has been checked.
+builds numbers, text, containers and numpy arrays, and can do nothing else. Names in a pickle
+are looked up in the table of `pickled_values` and never imported. Arrays are made from bytes
+whose number has been checked.
 
-The files in use are larger than the memory of most machines. So the file is mapped, and an
-array of a MiB or more is a window on it: it takes memory only where, and while, it is read.
+The files in use are larger than the memory of most machines. So the file is mapped. An array
+of a MiB or more is a window on it, which takes memory only while it is read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sft_jax.data.sets.sentiment.pickled_values import (
     checked_keys,
 )
 
-_LARGE = 1 << 20  # bytes from which on a value stays in the file
+_LARGE = 1 << 20  # Bytes from which on a value stays in the file.
 
 
 def load_pickle(path: str | os.PathLike[str]) -> Any:
@@ -43,16 +43,16 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
     Strings of Python 2 are decoded as latin-1. OrderedDict and defaultdict become dict.
 
     Args:
-      path: a file that stays as it is for as long as the result is in use.
+      path: Path of a file that stays as it is while the result is in use.
 
     Returns:
-      What was pickled: numbers, str, bytes, bytearray, containers, numpy scalars, and arrays of
+      Pickled data: numbers, str, bytes, bytearray, containers, numpy scalars, and arrays of
       booleans, numbers, text or objects. Arrays cannot be written to, and those of a MiB or
       more read the file. Bytes of a MiB or more outside of an array are a memoryview.
 
     Raises:
-      DataFileError: if the pickle asks for anything else, or is no pickle, or is incomplete.
-      OSError: if the file cannot be read.
+      DataFileError: If the pickle asks for anything else, or is no pickle, or is incomplete.
+      OSError: If the file cannot be read.
     """
     path = pathlib.Path(path)
     with path.open("rb") as file:
@@ -283,7 +283,7 @@ _OPCODES: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
 # Its reader takes ASCII alone, but the strings of Python 2 are bytes.
 _OPCODES[b"S"] = ("STRING", None)
 
-# Opcodes followed by bytes, and the number of which these are preceded.
+# Opcodes followed by a number of bytes and these bytes, with the form of the number.
 _SIZES = {
     "BINBYTES": struct.Struct("<I"),
     "BINBYTES8": struct.Struct("<Q"),

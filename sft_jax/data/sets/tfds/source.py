@@ -19,12 +19,12 @@ from sft_jax.structs import CLASS_TASKS
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """A dataset whose features have been checked, none of its examples being read as yet.
+    """A dataset whose features have been checked, before any example is read.
 
     Attributes:
-      full_name: its name, config and version.
-      ranks: modality name to the number of axes of `[length, ..., features]`.
-      read: gives what it holds.
+      full_name: Name, config and version.
+      ranks: Modality name to the number of axes of `[length, ..., features]`.
+      read: Function that reads the contents.
     """
 
     full_name: str
@@ -36,12 +36,12 @@ def open_tfds(config: TfdsData) -> TfdsSource:
     """Opens a dataset that has been prepared as array_record or parquet.
 
     Args:
-      config: which dataset, and which of its features are what. A feature of one axis is a
-        modality `[length, 1]`. The feature `id`, if there is one, names the examples.
+      config: Dataset and roles of its features. A feature of one axis is a modality
+        `[length, 1]`. The feature `id`, if there is one, names the examples.
 
     Raises:
-      DataFileError: if there is no such dataset, or it has not been prepared, or a feature is
-        not there or not what it should be; from `read`, if it cannot be read, a split is not
+      DataFileError: If there is no such dataset, it has not been prepared, or a feature is not
+        there or not as it should be. Also from `read`, if it cannot be read, a split is not
         there, or no example has a modality.
     """
     builder = _open(config)
@@ -55,7 +55,7 @@ def open_tfds(config: TfdsData) -> TfdsSource:
 
 
 def _read(builder: Any, config: TfdsData) -> RawData:
-    """Goes through all of it once, to find the largest shape of each modality."""
+    """Goes through all examples once, to find the largest shape of each modality."""
     source: dict[str, Any] = {
         split: _data_source(builder, config.builder, text) for split, text in config.splits.items()
     }
@@ -166,7 +166,7 @@ def _check_features(config: TfdsData, features: Mapping[str, Any]) -> None:
 
 
 def _form(feature: Any) -> tuple[tuple[int | None, ...] | None, str]:
-    """Shape, and kind of dtype; None and "O" for features within features."""
+    """Gives shape and kind of dtype; None and "O" for features within features."""
     if not isinstance(feature.shape, tuple):
         return None, "O"
     return feature.shape, np.dtype(feature.np_dtype).kind

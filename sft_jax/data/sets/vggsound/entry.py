@@ -62,7 +62,7 @@ class VggSoundData(DatasetEntry):
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Whether there is an HDF5 file."""
+        """Tells if there is an HDF5 file."""
         return any(name.endswith((".h5py", ".hdf5", ".h5")) for name in file_names(path))
 
     @classmethod

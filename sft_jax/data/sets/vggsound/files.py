@@ -2,14 +2,14 @@
 
 Chen et al. 2020 (arXiv 2004.14368) name the sound of clips from YouTube; the authors of SFT
 (arXiv 2111.11992) computed features of the clips of 10 and of 100 classes. Each of their HDF5
-files, `vgg_train.h5py` and `vgg_test.h5py` (10 classes) and `vgg100_train.h5py` and
-`vgg100_test.h5py` (100 classes), holds, for n clips,
+files holds arrays for n clips. They are called `vgg_train.h5py` and `vgg_test.h5py` (10 classes),
+and `vgg100_train.h5py` and `vgg100_test.h5py` (100 classes):
 
-    rgb         [n, 38, 1024]   of the pictures
-    spect       [n, 1200, 128]  the spectrogram
-    flow        [n, 38, 1024]   of the optical flow
-    class_name  [n]             names as bytes, such as b"baby_crying"
-    labels      [n] or [n, ...] not used, but for its length
+    | rgb        | [n, 38, 1024]    | features of the pictures               |
+    | spect      | [n, 1200, 128]   | spectrogram                            |
+    | flow       | [n, 38, 1024]    | features of the optical flow           |
+    | class_name | [n]              | names as bytes, such as b"baby_crying" |
+    | labels     | [n] or [n, ...]  | not used, except its length            |
 
 There is no file for validation: some rows of the training file are set aside.
 """
@@ -38,7 +38,7 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 class _Rows(NamedTuple):
-    """Which rows of which file make a split, and the label of each."""
+    """Rows of a file that make a split, and the label of each."""
 
     file: pathlib.Path
     rows: np.ndarray
@@ -54,22 +54,22 @@ def read_vggsound(
     seed: int = 0,
     only_classes: Sequence[str] = (),
 ) -> RawData:
-    """Finds what the two files of features hold; `read` then reads them clip by clip.
+    """Finds the clips of the two files of features; `read` then reads them clip by clip.
 
     The class of a clip is the rank of its name among the sorted names of the training file,
-    or of `only_classes`. Of a clip in row 123 of the training file the id is `train/000123`,
+    or of `only_classes`. A clip in row 123 of the training file has the id `train/000123`,
     even if it is set aside for validation. Numbers that are not finite are left as they are.
 
     Args:
-      folder: where the two files lie.
-      classes: which two files: `vgg_*.h5py` for 10, `vgg100_*.h5py` for 100.
-      split: how rows are set aside for validation. "stratified": of every class that has
-        several rows the same share, at least one and not all, drawn for each class by itself
-        from `seed` and its name. "authors": as in the authors' code, whatever the class: rows
+      folder: Folder of the two files.
+      classes: 10 for the files `vgg_*.h5py`, 100 for `vgg100_*.h5py`.
+      split: Choice of the rows for validation. "stratified" takes the same share of every class
+        that has several rows, at least one and not all. It is drawn for each class by itself
+        from `seed` and the name. "authors" follows the authors' code, whatever the class: rows
         are shuffled by `np.random.RandomState(1111)`, and the last floor(n / 5) are taken.
-      valid_share: share of each class for the stratified split, between 0 and 1.
-      seed: of the stratified split, 0 or more.
-      only_classes: names of the classes to keep, at least two; by default all. The authors'
+      valid_share: Share of each class for the stratified split, between 0 and 1.
+      seed: Seed of the stratified split, 0 or more.
+      only_classes: Names of the classes to keep, at least two; by default all. The authors'
         split shuffles the rows that are kept.
 
     Returns:
@@ -77,11 +77,11 @@ def read_vggsound(
       the training file has: "vggsound10", or "vggsound100_only_2" if two of 100 are kept.
 
     Raises:
-      DataFileError: if a file is missing, cannot be read or has other contents than it should
-        (all problems of both at once), if the test file has a class that the training file
-        lacks, or if a split has no clips; from `read`, if the file is damaged further on.
-      ValueError: if an argument is not as described, or `only_classes` names no class.
-      ModuleNotFoundError: if h5py is not installed.
+      DataFileError: If a file is missing, cannot be read or has other contents than it should
+        (all problems of both at once). Also if the test file has a class that the training file
+        lacks, or a split has no clips; from `read`, if the file is damaged further on.
+      ValueError: If an argument is not allowed, or `only_classes` names no class.
+      ModuleNotFoundError: If h5py is not installed.
     """
     _check_arguments(classes, split, valid_share, seed, only_classes)
     h5py = _import_h5py()
@@ -152,7 +152,7 @@ def _paths(folder: pathlib.Path, classes: int) -> tuple[pathlib.Path, pathlib.Pa
 def _class_names(
     h5py: Any, train_file: pathlib.Path, test_file: pathlib.Path
 ) -> tuple[list[str], list[str]]:
-    """The class names of the rows of both files, which are sound as far as can be seen."""
+    """Reads the class names of the rows of both files, and checks their layout."""
     problems = _missing_problems(train_file, test_file)
     train, test = (
         _checked_names(h5py, file, problems) if file.is_file() else []
@@ -173,21 +173,21 @@ def _missing_problems(train_file: pathlib.Path, test_file: pathlib.Path) -> list
     if not missing:
         return []
     pairs = {count: _paths(train_file.parent, count) for count in _PREFIXES}
-    there = [count for count, pair in pairs.items() if all(path.is_file() for path in pair)]
+    present = [count for count, pair in pairs.items() if all(path.is_file() for path in pair)]
     return [
         f"there is no {' and no '.join(missing)} in {train_file.parent}, where two feature files "
         f"of the authors of SFT are expected under their own names, {train_file.name} and "
-        f"{test_file.name}" + "".join(f"; those of {count} classes are there" for count in there)
+        f"{test_file.name}" + "".join(f"; those of {count} classes are there" for count in present)
     ]
 
 
 def _checked_names(h5py: Any, path: pathlib.Path, problems: list[str]) -> list[str]:
-    """The class names of the rows of a file, if it has them; adds what is wrong with it."""
+    """Reads the class names of the rows of a file; adds its faults to the problems."""
     try:
         with h5py.File(path, "r") as file:
-            found = _layout_problems(h5py, file)
-            problems += [f"{path}: {problem}" for problem in found]
-            return [] if found else [_text(name) for name in file["class_name"][:]]
+            faults = _layout_problems(h5py, file)
+            problems += [f"{path}: {fault}" for fault in faults]
+            return [] if faults else [_text(name) for name in file["class_name"][:]]
     # All of these come from h5py, depending on which part of a file is damaged.
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         problems.append(f"{path} is damaged, cut short or no HDF5 file: {error}")
@@ -243,7 +243,7 @@ def _kept_classes(
 
 # Both draw from RandomState, whose numbers, unlike a Generator's, no release of numpy changes.
 def _authors_validation(num_rows: int) -> np.ndarray:
-    """`[num_rows]` booleans, True for validation."""
+    """Draws `[num_rows]` booleans, True for validation."""
     order = list(range(num_rows))
     np.random.RandomState(_AUTHORS_SEED).shuffle(order)
     in_valid = np.zeros(num_rows, bool)
@@ -252,7 +252,7 @@ def _authors_validation(num_rows: int) -> np.ndarray:
 
 
 def _stratified_validation(names: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """`[len(names)]` booleans, True for validation."""
+    """Draws `[len(names)]` booleans, True for validation."""
     in_valid = np.zeros(len(names), bool)
     for name in sorted(set(names)):
         rows = np.flatnonzero(np.asarray(names) == name)
@@ -290,10 +290,10 @@ def _read(splits: Mapping[str, _Rows], split: str) -> Iterator[Record]:
 
 
 class _Blocks:
-    """Rows of a dataset read in as many at a time as HDF5 stores in one piece.
+    """Rows of a dataset, read in blocks of as many as HDF5 stores in one piece.
 
-    A row of a file that is stored in chunks of many rows, perhaps compressed, cannot be read
-    without the whole of its chunks, so that reading row by row would decode each many times.
+    HDF5 reads whole chunks of many rows, which may be compressed. Reading row by row would
+    decode each chunk many times.
     """
 
     def __init__(self, dataset: Any, path: pathlib.Path) -> None:
@@ -304,7 +304,7 @@ class _Blocks:
         self._start, self._block = -1, np.empty(0)
 
     def row(self, row: int) -> np.ndarray:
-        """One row, as an array of its own."""
+        """Reads one row, as an array of its own."""
         start = row - row % self._size
         if start != self._start:
             try:

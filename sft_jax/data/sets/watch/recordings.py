@@ -1,11 +1,11 @@
 """The recordings of smartwatch shoulder exercises of Burns et al. 2018.
 
-Ten people did seven shoulder exercises with each arm, about twenty repetitions at a time,
-wearing a smartwatch that recorded acceleration and rotation at 50 Hz: 140 recordings of 19
-to 52 s. They are part of the recordings of D. Burns et al., "Shoulder physiotherapy exercise
-recognition: machine learning the inertial signals from a smartwatch", Physiological
-Measurement 39 (2018), arXiv 1802.01489, and come inside the Python package `seglearn`
-(BSD licence), whose documentation gives the units and which code of `side` is which arm.
+Ten people did seven shoulder exercises with each arm, about twenty repetitions at a time.
+A smartwatch recorded acceleration and rotation at 50 Hz: 140 recordings of 19 to 52 s. They are
+part of the recordings of D. Burns et al., "Shoulder physiotherapy exercise recognition: machine
+learning the inertial signals from a smartwatch", Physiological Measurement 39 (2018), arXiv
+1802.01489. They come inside the Python package `seglearn` (BSD licence). Its documentation gives
+the units and the arm of each code of `side`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 SAMPLE_RATE = 50  # Hz
 PEOPLE = tuple(range(1, 11))
-SIDES = ("left", "right")  # in the order of the file's codes, 0 and 1
+SIDES = ("left", "right")  # In the order of the file's codes, 0 and 1.
 EXERCISES = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
 # Modality to its columns in a recording: acceleration in g, angular velocity in rad/s.
 MODALITIES = {"accelerometer": slice(0, 3), "gyroscope": slice(3, 6)}
@@ -33,9 +33,9 @@ class Recording(NamedTuple):
     """One person doing one exercise with one arm.
 
     Attributes:
-      person: 1 to 10.
-      side: index into `SIDES`.
-      exercise: index into `EXERCISES`.
+      person: Number of the person, 1 to 10.
+      side: Index into `SIDES`.
+      exercise: Index into `EXERCISES`.
       values: `[samples, 6]` float64 at `SAMPLE_RATE`; see `MODALITIES` for the columns.
     """
 
@@ -46,7 +46,7 @@ class Recording(NamedTuple):
 
 
 def window_shapes(samples: int) -> dict[str, tuple[int, ...]]:
-    """Modality to the `(steps, features)` of a window of so many samples."""
+    """Gives the `(steps, features)` of each modality in a window of so many samples."""
     return {name: (samples, columns.stop - columns.start) for name, columns in MODALITIES.items()}
 
 
@@ -59,9 +59,9 @@ def read_recordings() -> list[Recording]:
       The 140 recordings, in the order of the file.
 
     Raises:
-      ModuleNotFoundError: if the package that holds the file is not installed.
-      FileNotFoundError: if the package is there but the file is not.
-      ValueError: if the file is not the one that is known.
+      ModuleNotFoundError: If the package that holds the file is not installed.
+      FileNotFoundError: If the package is there but the file is not.
+      ValueError: If the file is not the one that is known.
     """
     try:
         package = importlib.metadata.distribution(_PACKAGE)
