@@ -39,7 +39,7 @@ import jax
 import numpy as np
 from configs import mosei
 from sft_jax import config_io
-from sft_jax.data import catalog, pipeline
+from sft_jax.data import pipeline, registry
 from sft_jax.training import assembly, distributed
 
 def done(phase, **facts):
@@ -49,10 +49,10 @@ config = mosei.get_config("size=laptop")
 config.data.manual_dir = config.data.data_dir = sys.argv[1]
 config = config_io.from_mapping(config)
 begin = time.monotonic()
-dataset = catalog.open_dataset(config.data)
+dataset = registry.open_dataset(config.data)
 done("prepare", seconds=time.monotonic() - begin, n_examples=dataset.info.num_examples)
 begin = time.monotonic()
-dataset = catalog.open_dataset(config.data)
+dataset = registry.open_dataset(config.data)
 batches = pipeline.train_iterator(dataset.source("train"), config.train.batch_size, 0)
 mesh, info = distributed.make_mesh(devices=jax.devices()[:1]), dataset.info
 made = assembly.assemble_model(

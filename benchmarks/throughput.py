@@ -29,7 +29,8 @@ from benchmarks.summaries import environment, write  # noqa: E402
 from configs import av_mnist, mosei, vggsound, watch  # noqa: E402
 from sft_jax import config_io  # noqa: E402
 from sft_jax.config import ExperimentConfig  # noqa: E402
-from sft_jax.data import datasets, pipeline, registry  # noqa: E402
+from sft_jax.data import dataset as dataset_module  # noqa: E402
+from sft_jax.data import pipeline, registry  # noqa: E402
 from sft_jax.parallel import sharding  # noqa: E402
 from sft_jax.training import assembly  # noqa: E402
 
@@ -114,7 +115,7 @@ def main(_: list[str]) -> None:
             if data == "vggsound":
                 vggsound_hdf5.write(folder, classes=10, train=150, test=10)
             if data in ("mosei", "vggsound"):
-                datasets.IN_MEMORY_BYTES = 0
+                dataset_module.IN_MEMORY_BYTES = 0
             row = result["data"][data] = measure(config_io.from_mapping(config), _STEPS.value)
             write(pathlib.Path(_JSON.value), result)
             print(

@@ -113,7 +113,8 @@ def _list(options: argparse.Namespace) -> None:
     if options.data:
         print(f"{options.data}: fields, as FIELD=VALUE here and as --config.data.FIELD=VALUE for")
         print("train.py\n")
-        print(base.explain_fields(registry.find_dataset(options.data)))
+        kind = registry.find_dataset(options.data)
+        print(base.title(kind), "", *base.explain_fields(kind).values(), sep="\n")
         return
     for name, import_path in registry.known_datasets().items():
         kind = registry.find_dataset(name)

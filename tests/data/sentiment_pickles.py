@@ -2,10 +2,10 @@
 
     write(path, "mosei", "mult_noalign", {"train": 16265, "valid": 1869, "test": 4643}, seed=0)
 
-The numbers are random, everything else is as in the real files: keys, their order, shapes,
-dtypes, the side of the padding, -inf in the audio, zero steps in the middle, and some examples
-without vision. No more than a few examples are in memory at once. `examples` gives what a
-reader should find in them.
+The numbers are random, everything else is as in the real files: keys, their order, shapes, dtypes
+and the side of the padding. There are -inf in the audio, zero steps in the middle, and examples
+without vision. No more than a few examples are in memory at once. `examples` gives the records
+that a reader should make of them.
 """
 
 import functools
