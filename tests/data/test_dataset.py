@@ -15,6 +15,8 @@ from sft_jax.data.dataset import (
     Standardisation,
     compute_statistics,
 )
+from sft_jax.data.metric_families import LABEL_RULES
+from sft_jax.evaluation.metrics import FAMILIES
 from sft_jax.structs import ModalitySpec
 
 
@@ -165,6 +167,10 @@ def test_metrics_that_are_not_of_such_labels_are_refused(task, count, metrics, m
     names = tuple("abcdefg"[:count])
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(info, task=task, class_names=names, metrics=metrics)
+
+
+def test_every_metric_family_has_a_rule_for_its_labels():
+    assert FAMILIES.keys() == LABEL_RULES.keys()
 
 
 def test_a_dataset_takes_the_form_of_another():

@@ -177,6 +177,11 @@ class DatasetEntry(abc.ABC):
         return "manual_dir" in {entry_field.name for entry_field in dataclasses.fields(cls)}
 
     @property
+    def raw_folder(self) -> str:
+        """Folder of the raw files as the fields name it; empty if they name none."""
+        return getattr(self, "manual_dir", "")
+
+    @property
     def policy(self) -> NotFinite:
         """Treatment of numbers that are not finite."""
         return getattr(self, "not_finite", "error")
