@@ -266,7 +266,7 @@ def test_numbers_come_first_and_files_are_looked_at_before(trained, tmp_path, mo
         raise SystemExit("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.report, "draw_confusion_matrix", killed)
+        patch.setattr(run.plots, "draw_confusion_matrix", killed)
         with pytest.raises(SystemExit, match="killed"):
             _eval(f"--workdir={trained}", "--split=train", f"--predictions={file}")
     assert "accuracy" in capsys.readouterr().out
