@@ -9,9 +9,9 @@ from sft_jax.data_config import FolderData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """A small model; `--config.data.manual_dir=FOLDER` says where the data is.
+    """A small model; `--config.data.manual_dir=FOLDER` names the folder of the data.
 
     Args:
-      arg: the arguments of every model (`configs.common.small_experiment`).
+      arg: Arguments of every model (`configs.common.small_experiment`).
     """
     return small_experiment(arg, FolderData())

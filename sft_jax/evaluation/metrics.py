@@ -38,7 +38,7 @@ class MetricFamily:
       compute: Function of the predictions of a split and the names of its classes, labels or
         targets. Of the JSON values it returns, floats and None are summarised over seeds.
         Tables show these and lists of names, not nested mappings.
-      accepts: Predicate of a task and its number of classes, labels or targets: whether the
+      accepts: Function of a task and its number of classes, labels or targets. True if the
         metrics exist for such labels.
       needs: Description, for an error, of the labels that `accepts` accepts.
     """
@@ -115,7 +115,7 @@ def load_family(name: str) -> MetricFamily:
 
 
 def is_family(key: str) -> bool:
-    """Whether a key of a result is the name of a family of metrics."""
+    """True for a key of a result that is the name of a family of metrics."""
     return key in FAMILIES or plugins.is_import_path(key)
 
 
