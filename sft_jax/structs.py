@@ -49,9 +49,6 @@ NotFinite = Literal["error", "zero", "mean", "drop"]
 the mean of their feature over what is finite of it in the training split; or left out, with
 the step that they stand in."""
 
-MetricFamily = Literal["ranking", "sentiment"]
-"""Metrics that some fields report beside those of the task."""
-
 
 class Tokens(flax.struct.PyTreeNode):
     """A padded batch of token sequences and which of its tokens are real.

@@ -29,6 +29,7 @@ def from_arrays(
     patch_size: Mapping[str, int | tuple[int, ...]] | None = None,
     not_finite: NotFinite = "error",
     masks: Mapping[str, Arrays] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Dataset:
     """Makes a dataset of arrays in memory.
 
@@ -48,6 +49,8 @@ def from_arrays(
       masks: split to modality to booleans, for those that have gaps: `[n, length, ...]`, or a list
         of n `[length, ...]`, None where an example has no gap. A step that is False is not seen
         by a model, and does not enter the statistics.
+      metrics: Families of metrics that an evaluation computes beside those of the task: names or
+        import paths, as in `sft_jax.data.metric_families.load_family`.
 
     Raises:
       ValueError: naming the split, modality or example, what was found and what was expected.
@@ -100,6 +103,7 @@ def from_arrays(
         statistics=standardisations(card.splits["train"].moments),
         num_examples={split: len(of) for split, of in records.items()},
         task=task,
+        metrics=tuple(metrics),
     )
     return Dataset(info, records.__getitem__, card)
 

@@ -14,9 +14,11 @@ from typing import Any, TypedDict, get_args
 
 import numpy as np
 
+from sft_jax import plugins
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_label, check_shapes, checked_names
 from sft_jax.data.fingerprint import fingerprint
+from sft_jax.data.metric_families import check_family, load_family
 from sft_jax.data.standardisation import (
     Standardisation,
     agree,
@@ -25,7 +27,7 @@ from sft_jax.data.standardisation import (
     standardisations,
     statistics_from_json,
 )
-from sft_jax.structs import CLASS_TASKS, MetricFamily, ModalitySpec, Task
+from sft_jax.structs import CLASS_TASKS, ModalitySpec, Task
 
 __all__ = [
     "IN_MEMORY_BYTES",
@@ -85,9 +87,9 @@ class DatasetInfo:
       statistics: what each modality is standardised by.
       num_examples: number of examples of each split.
       task: what the labels are; ordinal if the order of the classes means something.
-      metrics: what an evaluation computes beside the metrics of the task: ranking of one
-        class of several; sentiment of seven classes, in order -3 to 3, or of one number from
-        -3 to 3. They are not of the data, and infos that differ in them alone are equal.
+      metrics: Families of metrics that an evaluation computes beside those of the task: names
+        or import paths, as in `sft_jax.data.metric_families.load_family`. Infos that differ in
+        them alone are equal, because they do not describe the data.
 
     Raises:
       ValueError: if the statistics are not those of the modalities, there is no such task, a
@@ -100,7 +102,7 @@ class DatasetInfo:
     statistics: dict[str, Standardisation]
     num_examples: dict[str, int]
     task: Task = "single_label"
-    metrics: tuple[MetricFamily, ...] = dataclasses.field(default=(), compare=False)
+    metrics: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         expected = {name: spec.features for name, spec in self.modalities.items()}
@@ -118,7 +120,9 @@ class DatasetInfo:
         counts = {split: int(count) for split, count in self.num_examples.items()}
         object.__setattr__(self, "num_examples", counts)
         for family in self.metrics:
-            _check_metrics(family, self.task, len(self.class_names))
+            # The info of a run is also read where the packages of its metrics are missing.
+            if not plugins.is_import_path(family):
+                check_family(family, self.task, len(self.class_names))
 
     @property
     def example_bytes(self) -> int:
@@ -160,20 +164,6 @@ class DatasetInfo:
         )
 
 
-def _check_metrics(family: str, task: Task, count: int) -> None:
-    if family not in get_args(MetricFamily):
-        raise ValueError(f"metrics: {family!r} is not one of {', '.join(get_args(MetricFamily))}")
-    if family == "ranking":
-        needed, good = "the task single_label", task == "single_label"
-    else:
-        needed = "7 classes, single_label or ordinal, or a regression of 1 number"
-        good = (task in CLASS_TASKS and count == 7) or (task == "regression" and count == 1)
-    if not good:
-        raise ValueError(
-            f"metrics: {family!r} needs {needed}; the task is {task!r}, of {count} class_names"
-        )
-
-
 class Dataset:
     """Splits of standardised examples of equal shapes.
 
@@ -199,7 +189,12 @@ class Dataset:
             `sft_jax.data.records.Record`s do, or have `masks`, as `Example`s do.
           card: of the files.
           prepared: of data that has been prepared.
+
+        Raises:
+          ValueError: If a family of metrics in `info` does not exist or is not for such labels.
         """
+        for family in info.metrics:
+            check_family(family, info.task, len(info.class_names))
         self.info = info
         self.card = card
         self.prepared = prepared
@@ -268,6 +263,7 @@ class _Prepared(Sequence[Example]):
     def __init__(self, info: DatasetInfo, examples: Sequence[Mapping[str, Any]]) -> None:
         self._info, self._examples = info, examples
         self._shapes = {name: spec.shape for name, spec in info.modalities.items()}
+        self._largest = min((load_family(name).largest for name in info.metrics), default=np.inf)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -275,8 +271,9 @@ class _Prepared(Sequence[Example]):
     def __getitem__(self, position: Any) -> Any:
         given = self._examples[position]
         identity = given["id"]
-        largest = 3.0 if "sentiment" in self._info.metrics else np.inf
-        check_label(identity, given["label"], self._info.task, self._info.class_names, largest)
+        check_label(
+            identity, given["label"], self._info.task, self._info.class_names, self._largest
+        )
         check_shapes(identity, given["inputs"], self._shapes)
         prepared = Example(id=identity, inputs={}, masks={}, label=given["label"])
         for name, shape in self._shapes.items():

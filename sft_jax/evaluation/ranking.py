@@ -10,7 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn import metrics
 
+from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.scores import check_scores, softmax
+
+
+def ranking_of_predictions(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
+    """The family `ranking`: `ranking_metrics` of the predictions of a split."""
+    return ranking_metrics(predictions.logits, predictions.labels, class_names)
 
 
 def ranking_metrics(

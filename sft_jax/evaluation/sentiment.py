@@ -19,6 +19,7 @@ Here only `f1_authors` does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,21 @@ import scipy.stats
 from jaxtyping import Bool, Float, Int, Real
 from sklearn import metrics
 
+from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.scores import NotFiniteError, check_scores, softmax
 
 CLASSES = 7
 NEUTRAL = 3
+
+
+def sentiment_of_predictions(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
+    """The family `sentiment`: metrics of the predictions of a split, classes or one number."""
+    del names  # The order of the classes is fixed.
+    if predictions.task == "regression":
+        return sentiment_regression_metrics(
+            predictions.logits.squeeze(axis=1), predictions.labels.squeeze(axis=1)
+        )
+    return sentiment_metrics(predictions.logits, predictions.labels)
 
 
 def sentiment_metrics(
