@@ -108,7 +108,7 @@ def test_eval_writes_and_prints_the_metrics_that_the_dataset_asks_for(
     data.info = dataclasses.replace(data.info, metrics=("ranking", "sentiment"))
     monkeypatch.setattr(run, "open_dataset", lambda *_: data)
     seen = []
-    monkeypatch.setattr(run.report, "draw", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(run.plots, "draw", lambda *given: seen.append(given[-1]))
     _eval(f"--workdir={tmp_path}", "--split=valid")
     found, output = _results(tmp_path)["valid.json"], capsys.readouterr().out
 
