@@ -19,7 +19,7 @@ from sft_jax import command_line
 from sft_jax.data.card_report import print_summary
 from sft_jax.evaluation import report
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.evaluation.metrics import PARTS
+from sft_jax.evaluation.metrics import BREAKDOWN
 from sft_jax.evaluation.run import (
     evaluate_every_subset,
     evaluate_run,
@@ -27,7 +27,6 @@ from sft_jax.evaluation.run import (
     subsets_stem,
 )
 from sft_jax.evaluation.seeds import evaluate_seeds
-from sft_jax.evaluation.subsets import file_stem
 from sft_jax.runs import directory, seeds, storage
 from sft_jax.runs.directory import CARD
 
@@ -83,10 +82,10 @@ def _show(
     def show(result: dict[str, Any], predictions: Predictions) -> None:
         report.print_tables(Console(), result)
         if file:
-            names = tuple(result[PARTS[predictions.task]])
+            names = tuple(result[BREAKDOWN[predictions.task]])
             report.write_predictions(file, predictions, names)
         _print_data(workdir)
-        _print_paths(workdir, file_stem(result))
+        _print_paths(workdir, report.file_stem(result))
 
     return show
 
@@ -95,7 +94,7 @@ def _show_seeds(first: storage.AnyPath) -> Callable[[dict[str, Any]], None]:
     def show(result: dict[str, Any]) -> None:
         report.print_seeds(Console(), result)
         _print_data(first)
-        _print_paths(first.parent, file_stem(result))
+        _print_paths(first.parent, report.file_stem(result))
 
     return show
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ from jax.sharding import Mesh
 
 from sft_jax.data import pipeline
 from sft_jax.data.dataset import Example
-from sft_jax.evaluation import subsets
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES, example_scores
 from sft_jax.parallel import preemption, sharding
-from sft_jax.structs import Task
+from sft_jax.structs import Batch, Task
 from sft_jax.training import step
+
+MAX_MODALITIES = 4
+"""Largest number of modalities whose subsets are all evaluated: 15 evaluations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Evaluator:
         Raises:
           ValueError: if `source` is empty, or for `modalities` as `check_subset` says.
         """
-        self._modalities = subsets.check_subset(model, modalities)
+        self._modalities = check_subset(model, modalities)
         self._source = source
         self._task = model.task
         self._mesh = mesh
@@ -128,7 +131,7 @@ class Evaluator:
 
     def _outputs(self, params: Any) -> Iterator[step.Outputs]:
         for number, (batch, ids) in enumerate(self._batches):
-            given = subsets.restrict(batch, self._modalities)
+            given = restrict(batch, self._modalities)
             # As `pipeline.eval_batches` shares them out.
             turns = np.arange(number * len(ids), (number + 1) * len(ids))
             positions = turns * jax.process_count() + jax.process_index()
@@ -144,3 +147,58 @@ class Evaluator:
             positions.append(np.asarray(output.positions))
         order = np.argsort(np.concatenate(positions))
         return np.concatenate(values)[order][: len(self._source)]
+
+
+def check_subset(
+    model: MultimodalClassifier, modalities: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Returns the modalities to give to a model, sorted.
+
+    Args:
+      model: Model to evaluate.
+      modalities: Names of modalities. Defaults to all modalities of the model.
+
+    Raises:
+      ValueError: If there is none, one is unknown or named twice, or the logits of the model
+        depend on none of them.
+    """
+    known = sorted(model.modalities)
+    names = known if modalities is None else sorted(modalities)
+    allowed = f"allowed are {', '.join(known)}, each once"
+    if not names:
+        raise ValueError(f"modalities: at least one must be named; {allowed}")
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"modalities: unknown {', '.join(map(repr, unknown))}; {allowed}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"modalities: {', '.join(twice)} more than once; {allowed}")
+    used = model.mixed_modalities
+    if not set(names) & set(used):
+        raise ValueError(
+            f"modalities={','.join(names)}: the model classifies {', '.join(used)} alone, and"
+            " without it would give every example the same logits"
+        )
+    return tuple(names)
+
+
+def every_subset(model: MultimodalClassifier) -> list[tuple[str, ...]]:
+    """Non-empty sets of the modalities that the logits depend on, the largest first.
+
+    Raises:
+      ValueError: If the modalities are more than `MAX_MODALITIES`.
+    """
+    used = sorted(model.mixed_modalities)
+    if len(used) > MAX_MODALITIES:
+        raise ValueError(
+            f"{len(used)} modalities have {2 ** len(used) - 1} subsets; all can be evaluated at"
+            f" once for at most {MAX_MODALITIES} modalities, and one at a time for any number"
+        )
+    sizes = range(len(used), 0, -1)
+    return [subset for size in sizes for subset in itertools.combinations(used, size)]
+
+
+def restrict(batch: Batch, modalities: Sequence[str]) -> Batch:
+    """Batch with the inputs and masks of the given modalities alone."""
+    return batch.replace(
+        inputs={name: batch.inputs[name] for name in modalities},
+        masks={name: batch.masks[name] for name in modalities},
+    )

@@ -15,8 +15,8 @@ from sft_jax import version
 from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset, DatasetInfo
 from sft_jax.data.registry import open_dataset
-from sft_jax.evaluation import own_data, report, subsets
-from sft_jax.evaluation.evaluator import Evaluator, Predictions
+from sft_jax.evaluation import own_data, plots, report
+from sft_jax.evaluation.evaluator import Evaluator, Predictions, every_subset
 from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.evaluation.scores import check_outputs
 from sft_jax.modules.multimodal import MultimodalClassifier
@@ -47,11 +47,11 @@ def evaluate_run(
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
     Writes `SPLIT.json`, with the metrics of the task, those that the dataset asks for beside them
-    (`DatasetInfo.metrics`) and what they are of, and then what `sft_jax.evaluation.report.draw`
+    (`DatasetInfo.metrics`) and what they are of, and then what `sft_jax.evaluation.plots.draw`
     draws. `parameters` says which were evaluated: ema, the running mean, or trained, those of the
     step; `code` which code evaluated them (`sft_jax.version.code`). Results of some of the
     modalities, of another checkpoint than the best, or of other data than the run's own have names
-    of their own (`sft_jax.evaluation.subsets.file_stem`).
+    of their own (`sft_jax.evaluation.report.file_stem`).
 
     Args:
       workdir: the run directory.
@@ -117,14 +117,14 @@ def evaluate_restored(
         **metrics,
         "code": version.code(),
     }
-    path = results_folder(workdir) / f"{subsets.file_stem(result)}.json"
+    path = results_folder(workdir) / f"{report.file_stem(result)}.json"
     directory.write_json(path, result)
     return result, predictions
 
 
 def draw(workdir: AnyPath, result: Mapping[str, Any], predictions: Predictions) -> None:
     """Draws the pictures of a result beside its JSON file."""
-    report.draw(results_folder(workdir), subsets.file_stem(result), result, predictions)
+    plots.draw(results_folder(workdir), report.file_stem(result), result, predictions)
 
 
 def _run_directory(workdir: str | os.PathLike[str]) -> AnyPath:
@@ -172,7 +172,7 @@ def evaluate_every_subset(
 
     Raises:
       RunDirectoryError, NoCheckpointError, NotFiniteError, OSError, ValueError: as
-        `evaluate_run`, and ValueError if the model has more modalities than `MOST_MODALITIES`.
+        `evaluate_run`, and ValueError if the model has more modalities than `MAX_MODALITIES`.
     """
     workdir = _run_directory(workdir)
     run = restore(workdir, which, dataset, data_folders=data_folders)
@@ -186,7 +186,7 @@ def evaluate_every_subset(
         "score": SCORE_NAMES[run.model.task],
         "subsets": [
             {"modalities": [*names], **_scores(workdir, run, split, which, names)}
-            for names in subsets.every_subset(run.model)
+            for names in every_subset(run.model)
         ],
         "code": version.code(),
     }
@@ -196,7 +196,7 @@ def evaluate_every_subset(
 
 def subsets_stem(result: Mapping[str, Any]) -> str:
     """What the file of `evaluate_every_subset` is called, up to the ending."""
-    return subsets.file_stem({**result, "modalities": [], "left_out": []}) + "_subsets"
+    return report.file_stem({**result, "modalities": [], "left_out": []}) + "_subsets"
 
 
 def _scores(
@@ -244,11 +244,11 @@ class Restored:
         return Evaluator(self.model, source, self.batch_size, self.mesh, modalities)
 
     def data(self, split: str) -> str:
-        """What a split is of: the run's own data (`subsets.OWN`), or else its fingerprint."""
+        """What a split is of: the run's own data (`report.OWN`), or else its fingerprint."""
         if self.fingerprints is None:
-            return subsets.OWN
+            return report.OWN
         found = self.dataset.fingerprint(split)
-        return subsets.OWN if self.fingerprints.get(split) == found else found
+        return report.OWN if self.fingerprints.get(split) == found else found
 
 
 def restore(
@@ -293,7 +293,7 @@ def restore(
         )
     else:
         data = own_data.with_folders(config.data, data_folders or {})
-        with own_data.telling_of_folders(workdir, data):
+        with own_data.naming_folders(workdir, data):
             dataset = open_dataset(data, info.statistics, description.get("prepared"))
         _check_same(workdir, info, dataset.info)
     info.check_task(config.model.task)

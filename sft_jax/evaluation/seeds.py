@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sft_jax.data.dataset import Dataset
-from sft_jax.evaluation import run, subsets
-from sft_jax.evaluation.metrics import FAMILIES
+from sft_jax.evaluation import report, run
+from sft_jax.evaluation.metrics import is_family
 from sft_jax.runs import directory, seeds, storage
 from sft_jax.runs.directory import RunDirectoryError
 
@@ -82,7 +82,7 @@ def evaluate_seeds(
         "unfinished": unfinished,
         "metrics": summarise([*results.values()]),
     }
-    path = run.results_folder(workdir) / f"{subsets.file_stem(result)}.json"
+    path = run.results_folder(workdir) / f"{report.file_stem(result)}.json"
     directory.write_json(path, result)
     if show:
         show(result)
@@ -101,7 +101,7 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name in results[0]:
         values = [result[name] for result in results]
-        if name in FAMILIES:
+        if is_family(name):
             summary[name] = summarise(values)
         elif all(value is None or isinstance(value, float) for value in values):
             summary[name] = _spread(values)

@@ -108,7 +108,7 @@ def test_eval_writes_and_prints_the_metrics_that_the_dataset_asks_for(
     data.info = dataclasses.replace(data.info, metrics=("ranking", "sentiment"))
     monkeypatch.setattr(run, "open_dataset", lambda *_: data)
     seen = []
-    monkeypatch.setattr(run.report, "draw", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(run.plots, "draw", lambda *given: seen.append(given[-1]))
     _eval(f"--workdir={tmp_path}", "--split=valid")
     found, output = _results(tmp_path)["valid.json"], capsys.readouterr().out
 
@@ -266,7 +266,7 @@ def test_numbers_come_first_and_files_are_looked_at_before(trained, tmp_path, mo
         raise SystemExit("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.report, "draw_confusion_matrix", killed)
+        patch.setattr(run.plots, "draw_confusion_matrix", killed)
         with pytest.raises(SystemExit, match="killed"):
             _eval(f"--workdir={trained}", "--split=train", f"--predictions={file}")
     assert "accuracy" in capsys.readouterr().out
