@@ -10,25 +10,23 @@ from typing import Any
 from sft_jax import config_io
 from sft_jax.data_config import DataConfig
 from sft_jax.evaluation.scores import NotFiniteError
-from sft_jax.runs import directory
-from sft_jax.runs.directory import RunDirectoryError
-from sft_jax.runs.storage import AnyPath
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 
 
 def fingerprints(
-    workdir: AnyPath, description: Mapping[str, Any], equal: bool
+    run: RunDirectory, description: Mapping[str, Any], equal: bool
 ) -> Mapping[str, str] | None:
     """Split to the fingerprint of the data that a run was given; None if it is given again.
 
     Args:
-      workdir: the run directory.
+      run: Run directory.
       description: of a checkpoint.
       equal: whether all else that is known of it and of what it is evaluated on is equal, which
         has to do for a run that kept none.
     """
     if not description.get("own_dataset"):
         return {}
-    found = directory.fingerprints(workdir)
+    found = run.fingerprints()
     return None if found is None and equal else found or {}
 
 
@@ -49,7 +47,7 @@ def with_folders(data: DataConfig, folders: Mapping[str, str]) -> DataConfig:
 
 
 @contextlib.contextmanager
-def telling_of_folders(workdir: AnyPath, data: DataConfig) -> Iterator[None]:
+def telling_of_folders(run: RunDirectory, data: DataConfig) -> Iterator[None]:
     """Within, an error about data says how to tell where it is."""
     try:
         yield
@@ -58,16 +56,16 @@ def telling_of_folders(workdir: AnyPath, data: DataConfig) -> Iterator[None]:
         now = ", ".join(f"{field}={getattr(data, field) or 'its default'}" for field in fields)
         flags = " or ".join(f"--{field}=FOLDER" for field in fields)
         raise RunDirectoryError(
-            f"the data of {workdir} can't be opened, with {now}: {error}\nIf it is elsewhere by"
+            f"the data of {run} can't be opened, with {now}: {error}\nIf it is elsewhere by"
             f" now, say where: {flags} of eval.py, or data_folders of evaluate_run. Any other is"
             " given in Python, as evaluate_run(..., dataset=...)"
         ) from error
 
 
 @contextlib.contextmanager
-def naming_checkpoint(workdir: AnyPath, which: str, step: int) -> Iterator[None]:
+def naming_checkpoint(run: RunDirectory, which: str, step: int) -> Iterator[None]:
     """Within, an error about outputs of the model says of which checkpoint they are."""
     try:
         yield
     except NotFiniteError as error:
-        raise NotFiniteError(f"{workdir}, {which} checkpoint, step {step}: {error}") from None
+        raise NotFiniteError(f"{run}, {which} checkpoint, step {step}: {error}") from None

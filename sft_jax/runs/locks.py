@@ -17,7 +17,7 @@ import time
 import weakref
 
 from sft_jax.runs import storage
-from sft_jax.runs.directory import RunDirectoryError
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.runs.owner import Owner
 from sft_jax.runs.storage import AnyPath
 
@@ -28,8 +28,6 @@ except ImportError:  # Of Unix.
 
 _logger = logging.getLogger(__name__)
 
-LOCK = "lock.json"
-"""The file, in the folder, that says whose it is."""
 STALE_SECONDS = 180.0
 _SETTLE_SECONDS = 2.0
 """By then a second process that takes over the same lock has written it."""
@@ -67,7 +65,8 @@ class Lock:
         Raises:
           RunDirectoryError: if another process holds it.
         """
-        self.path, self._new, self.owner = folder / LOCK, new, Owner.this_process()
+        self.path, self._new = RunDirectory(folder).lock_file, new
+        self.owner = Owner.this_process()
         self.refreshed = time.time()
 
     def refuse(self, owner: Owner | None, lapses: float | None = None) -> RunDirectoryError:
