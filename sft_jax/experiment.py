@@ -109,8 +109,8 @@ def train_seeds(
             results[seed], preempted = experiment.fit_seed(with_seed(config, seed), run, owner)
             if preempted and number < len(runs):
                 raise PreemptedError(
-                    f"stopped after seed {seed}, {number} of {len(runs)}, all of which is"
-                    f" saved in {workdir}: run the same command again to go on from there"
+                    f"stopped after seed {seed}, {number} of {len(runs)}, which are saved"
+                    f" in {workdir}: run the same command again to go on from there"
                 )
     return results
 

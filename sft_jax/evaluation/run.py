@@ -38,8 +38,8 @@ def evaluate_run(
     `parameters` names the evaluated ones: ema, the running mean, or trained, those of the step.
     Its `code` describes the code that evaluated them (`sft_jax.version.code`).
 
-    Results have names of their own if they are of some of the modalities, of another checkpoint
-    than the best, or of other data than the run's own (`sft_jax.evaluation.subsets.file_stem`).
+    Results of some of the modalities, of another checkpoint than the best, or of other data than
+    the run's own have names of their own (`sft_jax.evaluation.subsets.file_stem`).
 
     Args:
       workdir: Run directory.
@@ -57,8 +57,8 @@ def evaluate_run(
       The content of the JSON file, and the predictions.
 
     Raises:
-      RunDirectoryError: If `workdir` is not a run directory, or its data has changed or is not
-        found. Also if its config does not name the data it was trained on and none is given.
+      RunDirectoryError: If `workdir` is not a run directory, or its data has changed or is
+        missing. Also if its config does not name its data and `dataset` is None.
       NoCheckpointError: If there is no such checkpoint.
       DamagedCheckpointError: If it is damaged, and `Checkpoints` finds none to take in its place.
       NotFiniteError: If an output of the model is NaN or infinite.

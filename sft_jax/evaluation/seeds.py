@@ -42,7 +42,7 @@ def evaluate_seeds(
 
     Returns:
       The content of the JSON file:
-      - the fields that `sft_jax.evaluation.run.SHARED` names, as for one run;
+      - the fields of one run that `sft_jax.evaluation.run.SHARED` names;
       - `n_examples`, `n_seeds`, and `seeds` in ascending order;
       - `steps`, those of the checkpoints;
       - `unfinished`, the seeds whose training has not come to its end;

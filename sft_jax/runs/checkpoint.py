@@ -79,7 +79,7 @@ class Checkpoints:
         *,
         read_only: bool = False,
     ) -> None:
-        """Opens the checkpoints of a run, of which there may be none yet.
+        """Opens the checkpoints of a run, which may have none yet.
 
         Args:
           workdir: Run directory, also in a bucket.

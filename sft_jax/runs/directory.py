@@ -238,8 +238,8 @@ class SeedsDirectory(_Folder):
           config: Experiment, with `seeds`.
 
         Raises:
-          RunDirectoryError: If the folder holds a run without seeds, if a run of another seed
-            there has another config, or as `RunDirectory.open` says of any run.
+          RunDirectoryError: If the folder holds a run without seeds, or a run of another seed
+            with another config. Also as `RunDirectory.open` says of any run.
         """
         folder = cls(path, config.seeds)
         if folder.config_file.exists() and not folder.read_config().seeds:

@@ -83,7 +83,7 @@ def build(
     """Builds the model of a config for a mesh, which settles what the config leaves open.
 
     With `model.parts=0` a single CPU device works through long sequences one example at a time,
-    which saves memory and costs no time there. All other meshes take a batch at once.
+    which saves memory at no cost in time. All other meshes take a batch at once.
 
     Args:
       config: Experiment.

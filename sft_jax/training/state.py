@@ -1,4 +1,4 @@
-"""Everything that training changes, and the random streams, of which nothing is saved."""
+"""State of training, and its random streams, which need no state."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def trained(stopped, data):
 def test_a_signal_at_the_end_of_a_seed_ends_the_process(stopped):
     workdir, message, folders, _ = stopped
     assert not [*workdir.rglob("lock.json")]
-    assert message.startswith("stopped after seed 1, 2 of 3, all of which is saved in ")
+    assert message.startswith("stopped after seed 1, 2 of 3, which are saved in ")
     assert folders == [0, 1, 3]
 
 
