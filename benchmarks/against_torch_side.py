@@ -163,12 +163,11 @@ class JaxSide:
         self._batch = jax.device_put(batch)
         self._model = build_model(config.model, modalities, data.classes)
         optimizer = optim.make_optimizer(config.optim, optim.make_schedule(config.optim, 1, 1))
-        plateau = optim.make_plateau(config.optim)
-        make = functools.partial(
-            state.make_state, self._model, optimizer, plateau, config.seed, ema=False
-        )
+        make = functools.partial(state.make_state, self._model, optimizer, config.seed, ema=False)
         self._state = jax.block_until_ready(jax.jit(make)())
-        train_step = step.make_train_step(self._model, optimizer, config, config.seed)
+        train_step = step.make_train_step(
+            self._model, optimizer, config.train, config.mixup, config.seed
+        )
         jitted = jax.jit(train_step, donate_argnums=0)
         self._train = jitted.lower(self._state, self._batch).compile()
 

@@ -41,7 +41,7 @@ class Variant:
         info = dataset.info
         self.config, self.dataset = config, dataset
         self.model = build_model(config.model, info.modalities, len(info.class_names))
-        self.plan = assembly.Plan.of(config, info.num_examples["train"])
+        self.plan = assembly.Plan.from_config(config, info.num_examples["train"])
         per_epoch, steps = self.plan.steps_per_epoch, self.plan.total_steps
         schedule = optim.make_schedule(config.optim, per_epoch, steps)
         self.optimizer = optim.make_optimizer(config.optim, schedule)
@@ -113,15 +113,19 @@ class Variant:
         return train_iterator(source, self.config.train.batch_size, seed)
 
     def _new_state(self, seed: jax.Array) -> state.TrainState:
-        plateau = optim.make_plateau(self.config.optim)
         ema = self.config.train.ema_decay > 0
-        return state.make_state(self.model, self.optimizer, plateau, seed, ema=ema)
+        return state.make_state(self.model, self.optimizer, seed, ema=ema)
 
     def _train_step(
         self, now: state.TrainState, seed: jax.Array, positions: jax.Array, examples: Batch
     ) -> tuple[state.TrainState, step.StepMetrics]:
         take = step.make_train_step(
-            self.model, self.optimizer, self.config, seed, mixup_from=self.plan.mixup_from
+            self.model,
+            self.optimizer,
+            self.config.train,
+            self.config.mixup,
+            seed,
+            mixup_from=self.plan.mixup_from,
         )
         return take(now, jax.tree.map(lambda array: array[positions], examples))
 

@@ -56,7 +56,7 @@ def _step(argument):
     optimizer = optax.sgd(0.1)
     state = synthetic.first_state(params, optimizer, ema_params=params)
     batch = Batch(tiny_sft.inputs(), tiny_sft.masks(), np.arange(3), np.ones(3, np.float32))
-    train_step = make_train_step(model, optimizer, config, config.seed)
+    train_step = make_train_step(model, optimizer, config.train, config.mixup, config.seed)
     return state, *jax.jit(train_step)(state, batch)
 
 

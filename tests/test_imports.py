@@ -17,6 +17,7 @@ ONLY_IN = {
     "etils": [
         "sft_jax/runs/checkpoint.py",
         "sft_jax/runs/integrity.py",
+        "sft_jax/runs/shelf.py",
         "sft_jax/runs/storage.py",
     ],
     "fsspec": ["sft_jax/runs/storage.py"],
@@ -95,7 +96,6 @@ ONLY_IN = {
         "sft_jax/training/",
         "sft_jax/evaluation/",
         "sft_jax/profile/",
-        "sft_jax/runs/checkpoint.py",
     ],
     "sft_jax.interop": ["sft_jax/interop/"],
     "sft_jax.command_line": [

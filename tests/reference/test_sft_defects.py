@@ -105,7 +105,7 @@ def _train_step(model, **mixup):
     state = synthetic.first_state(params, optimizer)
     one_class = np.full(tiny_sft.BATCH, 2), np.ones(tiny_sft.BATCH, np.float32)
     batch = Batch(tiny_sft.inputs(), tiny_sft.masks(), *one_class)
-    return make_train_step(module, optimizer, config, config.seed), state, batch
+    return make_train_step(module, optimizer, config.train, config.mixup, config.seed), state, batch
 
 
 def _intermediates(model, inputs, masks=None):
@@ -268,7 +268,7 @@ def test_26_their_experiments_are_run_in_full(file):
     config = config_io.from_mapping(file.get_config())
     assert (config.train.epochs, config.mixup.warmup_epochs, config.model.n_post) == (20, 5, 11)
     size, source = config.train.batch_size, synthetic.dataset(train=312, valid=1).source("train")
-    plan = Plan.of(config, len(source))
+    plan = Plan.from_config(config, len(source))
     assert plan.total_steps * size == 20 * len(source)
     assert sorted(plan.evaluate_at) == [13 * epoch for epoch in range(1, 21)]
     batches = pipeline.train_iterator(source, size, config.seed)
