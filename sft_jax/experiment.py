@@ -186,5 +186,11 @@ def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset |
         num_examples=info.num_examples["train"],
         mesh=mesh,
     )
-    validate = Evaluator(made.model, dataset.source("valid"), config.train.batch_size, mesh)
+    validate = Evaluator(
+        made.model,
+        dataset.source("valid"),
+        config.train.batch_size,
+        mesh,
+        loss=config.train.loss,
+    )
     return _Opened(dataset, own_dataset, mesh, made, validate)

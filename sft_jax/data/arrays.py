@@ -93,7 +93,7 @@ def from_arrays(
     records = {split: tuple(clean_records(raw, card, split)) for split in raw.num_examples}
     info = DatasetInfo(
         modalities={
-            name: ModalitySpec.of_shape(shape, patches.get(name, 1))
+            name: ModalitySpec.from_shape(shape, patches.get(name, 1))
             for name, shape in raw.shapes.items()
         },
         class_names=raw.class_names,

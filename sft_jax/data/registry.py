@@ -224,7 +224,7 @@ def modality_specs(
     for field, names in (("modalities", chosen), ("patch_size", patches)):
         if unknown := sorted(set(names) - set(shapes)):
             raise ValueError(f"data.{field}: unknown modality {unknown}, known: {[*shapes]}")
-    return {name: ModalitySpec.of_shape(shapes[name], patches.get(name, 1)) for name in chosen}
+    return {name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1)) for name in chosen}
 
 
 def _info(

@@ -49,6 +49,7 @@ class Evaluator:
         batch_size: int,
         mesh: Mesh,
         modalities: Sequence[str] | None = None,
+        loss: str = "auto",
     ) -> None:
         """Prepares the evaluation.
 
@@ -59,6 +60,7 @@ class Evaluator:
           mesh: the devices.
           modalities: names of those that the model is given; by default all. An example
             that has none of them is evaluated like any other.
+          loss: Loss of `sft_jax.ops.losses` that is reported, the one trained with.
 
         Raises:
           ValueError: if `source` is empty, or for `modalities` as `check_subset` says.
@@ -67,7 +69,7 @@ class Evaluator:
         self._source = source
         self._task = model.task
         self._mesh = mesh
-        self._step = step.compile_eval_step(model, mesh)
+        self._step = step.compile_eval_step(model, mesh, loss)
         self._batches = pipeline.eval_batches(
             source,
             batch_size,

@@ -225,6 +225,7 @@ class Restored:
         another; None where it is the run's own.
       batch_size: examples per batch.
       mesh: the devices.
+      loss: Loss that the run was trained with.
     """
 
     model: MultimodalClassifier
@@ -237,11 +238,12 @@ class Restored:
     fingerprints: Mapping[str, str] | None
     batch_size: int
     mesh: Mesh
+    loss: str = "auto"
 
     def evaluator(self, split: str, modalities: Sequence[str] | None) -> Evaluator:
         """The evaluation of a split, for which see `Evaluator`."""
         source = self.dataset.source(split)
-        return Evaluator(self.model, source, self.batch_size, self.mesh, modalities)
+        return Evaluator(self.model, source, self.batch_size, self.mesh, modalities, self.loss)
 
     def data(self, split: str) -> str:
         """What a split is of: the run's own data (`subsets.OWN`), or else its fingerprint."""
@@ -323,6 +325,7 @@ def restore(
         # Which the devices of another mesh may not divide; nothing depends on it.
         batch_size=math.ceil(config.train.batch_size / mesh.size) * mesh.size,
         mesh=mesh,
+        loss=config.train.loss,
     )
 
 

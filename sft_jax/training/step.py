@@ -16,8 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sft_jax.config import ExperimentConfig, MixupConfig
 from sft_jax.ops.losses import example_losses, example_scores
 from sft_jax.ops.mixup import Mixup, draw_mixup
-from sft_jax.ops.modality_dropout import drop_modalities
-from sft_jax.ops.presence import is_present
+from sft_jax.ops.modalities import drop_modalities, is_present
 from sft_jax.parallel import sharding
 from sft_jax.structs import Batch
 from sft_jax.training import rngs
@@ -110,13 +109,14 @@ def make_train_step(
             rngs={name: keys[name] for name in ("dropout", "pool")},
         )
         smoothing = config.train.label_smoothing
-        loss = example_losses(model.task, logits, batch.labels, smoothing)
+        name = config.train.loss
+        loss = example_losses(model.task, logits, batch.labels, smoothing, name)
         if mixup is not None:
             share = mixup.label_share(
                 {name: is_present(masks[name]) for name in model.mixed_modalities}
             )
-            labels = mixup.of_partner(jnp.asarray(batch.labels))
-            other = example_losses(model.task, logits, labels, smoothing)
+            labels = mixup.from_partner(jnp.asarray(batch.labels))
+            other = example_losses(model.task, logits, labels, smoothing, name)
             loss = share * loss + (1 - share) * other
         score = example_scores(model.task, logits, batch.labels) * batch.weights
         return jnp.sum(loss * batch.weights) / count, (loss, score)
@@ -224,15 +224,21 @@ def compile_train_step(
     )
 
 
-def compile_eval_step(model: Any, mesh: Mesh) -> Any:
+def compile_eval_step(model: Any, mesh: Mesh, loss: str = "auto") -> Any:
     """The jitted function of parameters, a batch and its positions to all outputs.
 
     Every process gets the outputs of all.
+
+    Args:
+      model: Module whose outputs are computed.
+      mesh: Devices.
+      loss: Loss of `sft_jax.ops.losses` that is reported.
     """
 
     def eval_step(params: Any, batch: Batch, positions: Int[Array, " b"]) -> Outputs:
         params = sharding.gather(params, mesh)
         logits = model.apply({"params": params}, batch.inputs, batch.masks)
-        return Outputs(logits, example_losses(model.task, logits, batch.labels), positions)
+        losses = example_losses(model.task, logits, batch.labels, loss=loss)
+        return Outputs(logits, losses, positions)
 
     return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
