@@ -186,7 +186,7 @@ def main(_: list[str]) -> None:
     """Measures, writes the result and prints Markdown."""
     if _HERE.value:
         if _HERE.value == "unrolled":
-            sft._SCAN_FROM = _NEVER
+            sft._MIN_BLOCKS_TO_SCAN = _NEVER
         print(json.dumps(start(_DATASET.value, _ARGUMENT.value)))
         return
     if not _JSON.value:

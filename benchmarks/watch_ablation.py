@@ -31,8 +31,8 @@ from benchmarks.summaries import summary, write  # noqa: E402
 from configs import watch  # noqa: E402
 from sft_jax import config_io  # noqa: E402
 from sft_jax.data.registry import open_dataset  # noqa: E402
-from sft_jax.modules.reducer import POOLS  # noqa: E402
 from sft_jax.modules.sft import READOUTS  # noqa: E402
+from sft_jax.ops.pool import POOLS  # noqa: E402
 
 MODELS = (
     "model=late",

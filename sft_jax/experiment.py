@@ -196,5 +196,6 @@ def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Expe
         mesh=mesh,
     )
     valid = dataset.source("valid")
-    validate = Evaluator(assembled.model, valid, config.train.batch_size, mesh)
+    batch_size, loss = config.train.batch_size, config.train.loss
+    validate = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
     return _Experiment(dataset, own, mesh, assembled, validate)

@@ -17,8 +17,8 @@ import tiny_sft
 from configs import watch
 from sft_jax import Batch, config_io
 from sft_jax.modules.factory import build_model
-from sft_jax.modules.reducer import POOLS
 from sft_jax.modules.sft import READOUTS
+from sft_jax.ops.pool import POOLS
 from sft_jax.training.step import make_train_step
 
 BASELINES = ("late", "concat", "unimodal,modality=sound", "mbt", "mult")

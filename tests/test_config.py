@@ -47,12 +47,13 @@ OTHER = ExperimentConfig(
         readout="mean",
         unimodal_attention="windowed",
         pre_pooling_attention="block_sparse",
-        attention_kernel="blocked",
+        attention_kernel="tiled",
         parts=2,
         dropout=0.1,
         embedding_std=0.5,
         modality="gyroscope",
         dtype="bfloat16",
+        tokenizers={"gyroscope": "my_package.my_module:MyTokenizer"},
     ),
     optim=OptimConfig(
         name="sgd",
@@ -69,6 +70,7 @@ OTHER = ExperimentConfig(
         epochs=3,
         batch_size=12,
         accumulate=3,
+        loss="focal",
         label_smoothing=0.1,
         modality_dropout=0.2,
         ema_decay=0.9,
@@ -101,8 +103,8 @@ def test_the_other_config_differs_in_every_field():
         for name, section in sections.items()
         for field in dataclasses.fields(section)
     }
-    # The first two have only one choice here, and options are compared one by one.
-    expected -= {"data.name", "model.name", "optim.options"}
+    # Only one choice of these is tested here, and options are compared one by one.
+    expected -= {"data.name", "model.name", "model.tokenizers", "optim.options"}
     assert expected <= changed
 
 
@@ -162,7 +164,7 @@ def _problems(mapping):
         ({"model": {"width": 8.5}}, "model.width: Input should be a valid integer, got 8.5"),
         (
             {"model": {"pool": "mean"}},
-            "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk'",
+            "model.pool: 'mean' is not one of max, avg, attn, attn_topk, attn_wkmedoids, channel",
         ),
         ({"model": {"k": -1}}, "model.k: Input should be greater than or equal to 0, got -1"),
         (

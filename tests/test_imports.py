@@ -115,7 +115,7 @@ ONLY_IN = {
 
 # All that some files may import, beside the standard library.
 ARRAYS = ["jax", "numpy", "jaxtyping", "chex"]
-OPS = [*ARRAYS, "flax.struct", "sft_jax.structs", "sft_jax.ops"]
+OPS = [*ARRAYS, "flax.struct", "sft_jax.structs", "sft_jax.plugins", "sft_jax.ops"]
 MODULES = [*OPS, "flax", "sft_jax.modules"]
 NOTHING_BUT = {
     "sft_jax/__init__.py": ["sft_jax.structs", "sft_jax.ops", "sft_jax.modules", "sft_jax.version"],
@@ -123,10 +123,14 @@ NOTHING_BUT = {
     "sft_jax/config.py": [
         "pydantic",
         "sft_jax.structs",
+        "sft_jax.plugins",
+        "sft_jax.ops",
+        "sft_jax.modules.MODELS",
         "sft_jax.data_config",
         "sft_jax.data.registry",
         "sft_jax.data.sets",
     ],
+    "sft_jax/plugins.py": [],
     "sft_jax/data_config.py": ["pydantic", "sft_jax.structs"],
     "sft_jax/ops/": OPS,
     "sft_jax/modules/factory.py": [*MODULES, "sft_jax.config"],

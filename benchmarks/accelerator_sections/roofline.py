@@ -19,7 +19,7 @@ import optax
 
 from benchmarks.accelerator_sections import reporting, synthetic
 from sft_jax.ops import mixup
-from sft_jax.ops.attention import tiled
+from sft_jax.ops.attention import cudnn, tiled
 from sft_jax.structs import Tokens
 
 _HEADS, _FEATURES = 5, 8
@@ -227,10 +227,10 @@ def _kernels(mask: jax.Array) -> dict[str, Callable[..., Any]]:
 
     return {
         "plain": plain,
-        "blocked": lambda q, k, v: tiled.blocked_attention(q, k, v, mask),
-        "cudnn": lambda q, k, v: plain.cudnn_attention(q, k, v, mask),
+        "blocked": lambda q, k, v: tiled.tiled_attention(q, k, v, mask),
+        "cudnn": lambda q, k, v: cudnn.cudnn_attention(q, k, v, mask),
         "plain, with saliency": plain_saliency,
-        "blocked, with saliency": lambda q, k, v: tiled.blocked_self_attention(q, k, v, mask),
+        "blocked, with saliency": lambda q, k, v: tiled.tiled_self_attention(q, k, v, mask),
         "jax.nn, xla": of_jax,
         "jax.nn, cudnn": cudnn_of_jax,
     }

@@ -52,6 +52,7 @@ class Evaluator:
         batch_size: int,
         mesh: Mesh,
         modalities: Sequence[str] | None = None,
+        loss: str = "auto",
     ) -> None:
         """Prepares the evaluation.
 
@@ -62,6 +63,7 @@ class Evaluator:
           mesh: Devices.
           modalities: Names of the modalities that the model gets; by default all. An example
             that has none of them is evaluated like any other.
+          loss: Loss of `sft_jax.ops.losses` that is reported, the one trained with.
 
         Raises:
           ValueError: If `source` is empty, or as `check_subset` says of `modalities`.
@@ -70,7 +72,7 @@ class Evaluator:
         self._source = source
         self._task = model.task
         self._mesh = mesh
-        self._step = compile_eval_step(model, mesh)
+        self._step = compile_eval_step(model, mesh, loss)
         self._batches = pipeline.eval_batches(
             source,
             batch_size,

@@ -50,7 +50,8 @@ class OpenedRun:
         """Evaluator of a split; see `Evaluator` for `modalities`."""
         # The devices of another mesh may not divide the batch; no result depends on its size.
         size = math.ceil(self.config.train.batch_size / self.mesh.size) * self.mesh.size
-        return Evaluator(self.model, self.dataset.source(split), size, self.mesh, modalities)
+        source, loss = self.dataset.source(split), self.config.train.loss
+        return Evaluator(self.model, source, size, self.mesh, modalities, loss)
 
     def data(self, split: str) -> str:
         """`report.OWN` for the run's own data of a split, otherwise the data's fingerprint."""

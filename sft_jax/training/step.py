@@ -16,8 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sft_jax.config import MixupConfig, TrainConfig
 from sft_jax.ops.losses import example_losses, example_scores
 from sft_jax.ops.mixup import Mixup, draw_mixup
-from sft_jax.ops.modality_dropout import drop_modalities
-from sft_jax.ops.presence import is_present
+from sft_jax.ops.modalities import drop_modalities, is_present
 from sft_jax.parallel import sharding
 from sft_jax.structs import Batch
 from sft_jax.training import optim
@@ -81,7 +80,7 @@ def loss_fn(
       model: Module that they belong to.
       batch: Batch of examples.
       keys: Random key of each of `STREAMS`.
-      train: Section of training. Label smoothing and modality dropout are read.
+      train: Section of training. Loss, label smoothing and modality dropout are read.
       mixup: Section of mixup.
       mixing: False before the step that mixup begins with.
 
@@ -108,13 +107,13 @@ def loss_fn(
     )
 
     def losses(labels: Any) -> Float[Array, " b"]:
-        return example_losses(model.task, logits, labels, train.label_smoothing)
+        return example_losses(model.task, logits, labels, train.label_smoothing, train.loss)
 
     loss = losses(batch.labels)
     if mixed is not None:
         present = {name: is_present(masks[name]) for name in model.mixed_modalities}
         share = mixed.label_share(present)
-        partners = losses(mixed.of_partner(jnp.asarray(batch.labels)))
+        partners = losses(mixed.from_partner(jnp.asarray(batch.labels)))
         loss = share * loss + (1 - share) * partners
     return loss, example_scores(model.task, logits, batch.labels)
 
@@ -257,15 +256,21 @@ def compile_train_step(
     )
 
 
-def compile_eval_step(model: Any, mesh: Mesh) -> Any:
+def compile_eval_step(model: Any, mesh: Mesh, loss: str = "auto") -> Any:
     """Jitted function from parameters, a batch and its positions to `Outputs`.
 
     Every process gets the outputs of all.
+
+    Args:
+      model: Module whose outputs are computed.
+      mesh: Devices.
+      loss: Loss of `sft_jax.ops.losses` that is reported.
     """
 
     def eval_step(params: Any, batch: Batch, positions: Int[Array, " b"]) -> Outputs:
         params = sharding.gather(params, mesh)
         logits = model.apply({"params": params}, batch.inputs, batch.masks)
-        return Outputs(logits, example_losses(model.task, logits, batch.labels), positions)
+        losses = example_losses(model.task, logits, batch.labels, loss=loss)
+        return Outputs(logits, losses, positions)
 
     return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))

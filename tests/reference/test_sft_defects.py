@@ -79,15 +79,15 @@ from configs import mosei, vggsound
 from sft_jax import Batch, BlockSparsePattern, ModalitySpec, ReferenceWindows, Tokens, config_io
 from sft_jax.config import ExperimentConfig, MixupConfig, ModelConfig
 from sft_jax.data import pipeline
+from sft_jax.modules import MODELS
 from sft_jax.modules.factory import build_model
-from sft_jax.modules.reducer import LEARNED_POOLS, WINDOWED_POOLS, Reducer
+from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.attention.block_sparse import BlockSparseWeights, to_dense
 from sft_jax.ops.mixup import draw_mixup
 from sft_jax.training.assembly import Plan
 from sft_jax.training.step import make_train_step
 
 TESTS = pathlib.Path(__file__).parents[1]
-MODELS = typing.get_args(typing.get_type_hints(ModelConfig)["name"])
 MIXUPS = typing.get_args(typing.get_type_hints(MixupConfig)["layers"])
 
 both = pytest.mark.parametrize("right", [True, False], ids=["ours", "theirs"])
@@ -197,7 +197,7 @@ def test_8_padding_is_never_selected(right):
     assert all(position >= 0 for slot in drawn for position in slot) == right
 
 
-@pytest.mark.parametrize("pool", ["max", "attn_topk", *LEARNED_POOLS])
+@pytest.mark.parametrize("pool", ["max", "attn_topk", *tiny_sft.LEARNED_POOLS])
 def test_10_every_parameter_has_an_effect(pool):
     masks = {modality: np.ones_like(mask) for modality, mask in tiny_sft.masks().items()}
     cotangent = np.random.default_rng(9).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)
@@ -220,7 +220,7 @@ def test_10_cls_counts_once(right):
 
 
 @both
-@pytest.mark.parametrize("pool", WINDOWED_POOLS)
+@pytest.mark.parametrize("pool", tiny_sft.WINDOWED_POOLS)
 @pytest.mark.parametrize(("length", "k"), [(38, 3), (50, 3), (500, 3), (12, 5)])
 def test_14_exactly_k_tokens_at_any_length(length, k, pool, right):
     windows = None if right else ReferenceWindows.from_k(length, k)

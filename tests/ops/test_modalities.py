@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sft_jax.ops.modality_dropout import drop_modalities
+from sft_jax.ops.modalities import drop_modalities
 
 BATCH = 4000
 
