@@ -30,15 +30,15 @@ def unchanged(config):
 
 def assert_outlined(config, info, **differs):
     """Without the data the same is known of it, but for what made-up files have otherwise."""
-    found = Outline(info.modalities, len(info.class_names), info.task)
-    assert outline(config) == found._replace(**differs)
+    actual = Outline(info.modalities, len(info.class_names), info.task)
+    assert outline(config) == actual._replace(**differs)
 
 
 def assert_examples(dataset, split, expected, label=lambda label: label):
     """The examples are those expected, padded behind, and nothing else is real."""
-    found = dataset.source(split)
-    assert dataset.info.num_examples[split] == len(found) == len(expected)
-    for example, record in zip(found, expected, strict=True):
+    actual = dataset.source(split)
+    assert dataset.info.num_examples[split] == len(actual) == len(expected)
+    for example, record in zip(actual, expected, strict=True):
         assert example["id"] == record["id"]
         np.testing.assert_array_equal(example["label"], label(record["label"]))
         for name, spec in dataset.info.modalities.items():

@@ -81,7 +81,7 @@ def _label(seed, split, row):
 
 
 def _id(dataset, variant, split, row):
-    """As it is in the file."""
+    """An example as it is in the file."""
     video = f"{split}{row // 3}"
     if variant.startswith("mmsa"):
         return f"{video}$_${row % 3}"
@@ -90,7 +90,7 @@ def _id(dataset, variant, split, row):
 
 
 def examples(dataset, variant, split, count, seed=0):
-    """What a reader should find: id, inputs and label of each example."""
+    """ID, inputs and label of each example, as a reader should give them."""
     for row in range(count):
         inputs = {}
         for name in MODALITIES:
@@ -119,7 +119,7 @@ def _padded(dataset, variant, seed, split, row, name):
 
 
 def _first_zero(dataset, variant, seed, split, row, name):
-    """What MMSA's getLengths.py takes for the length."""
+    """Length as MMSA's getLengths.py computes it."""
     padded = _padded(dataset, variant, seed, split, row, name)
     zero = np.flatnonzero(~(padded != 0).any(axis=1))
     return max(1, int(zero[0])) if len(zero) else len(padded)

@@ -125,7 +125,7 @@ def test_records_are_cleaned_on_the_way():
         ({"inputs": {"x": np.full((1, 2), np.inf)}}, "example 'b': x holds 2 inf; .* not_finite"),
     ],
 )
-def test_what_is_wrong_with_an_example_is_named(example, message):
+def test_faults_of_an_example_are_named(example, message):
     good = SPLITS["train"][0]
     bad = {"id": "b", "inputs": {}, "label": 0} | example
     with pytest.raises(ValueError, match=message):
@@ -147,7 +147,7 @@ def test_a_card_is_printed_whole(tmp_path):
         assert part in text
 
 
-def test_of_many_splits_and_classes_the_outermost_are_printed():
+def test_many_splits_and_classes_are_abridged():
     names = tuple(f"class [{i}]" for i in range(100))
     splits = {f"part {i}": [] for i in range(6)}
     for i in range(100):

@@ -94,9 +94,9 @@ def test_statistics_are_of_the_training_people_alone(config, dataset):
             steps[name].append(values)
     for name, windows in steps.items():
         values = np.concatenate(windows).astype(np.float64)
-        found = dataset.info.statistics[name]
-        np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(found.std, values.std(0), rtol=1e-6)
+        actual = dataset.info.statistics[name]
+        np.testing.assert_allclose(actual.mean, values.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(actual.std, values.std(0), rtol=1e-6)
     others = dataclasses.replace(config, train_people=(1, 2))
     assert open_dataset(others).info.statistics != dataset.info.statistics
 
@@ -115,16 +115,16 @@ def reads(monkeypatch):
 
 def test_given_statistics_are_used(config, reads):
     raw = registry.prepare_dataset(config).records(["person_07"])[0]
-    given = {
+    original = {
         name: Standardisation(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
         for name in ("accelerometer", "gyroscope")
     }
     reads.clear()
-    dataset = open_dataset(config, given)
+    dataset = open_dataset(config, original)
     example = dataset.source("valid")[0]
     dataset.source("valid")
     assert reads == [["person_07"]]
-    assert dataset.info.statistics == given
+    assert dataset.info.statistics == original
     for name, values in raw["inputs"].items():
         expected = (values - np.array([1, 2, 3])) / np.array([2, 4, 8])
         np.testing.assert_array_equal(example["inputs"][name], np.float32(expected))
@@ -138,7 +138,7 @@ def test_a_split_is_decoded_once(config, reads):
     assert reads == [["person_07"]]
 
 
-def test_a_split_that_does_not_fit_into_memory_is_decoded_as_it_is_used(config, monkeypatch):
+def test_a_large_split_is_decoded_when_used(config, monkeypatch):
     held = open_dataset(config).source("valid")
     assert isinstance(held, tuple)
     monkeypatch.setattr(dataset_module, "IN_MEMORY_BYTES", 1000)
@@ -308,7 +308,7 @@ def test_the_task_is_saved_and_was_once_single_label():
         ("regression", 1, ("sentiment",)),
     ],
 )
-def test_the_metrics_asked_for_are_saved_but_do_not_make_the_data_another(task, count, metrics):
+def test_metrics_are_saved_but_not_compared(task, count, metrics):
     info = dataclasses.replace(
         _dataset([_example(0)]).info, task=task, class_names=tuple("abcdefg"[:count])
     )
@@ -348,7 +348,7 @@ def test_metrics_that_are_not_of_such_labels_are_refused(task, count, metrics, m
         dataclasses.replace(info, task=task, class_names=names, metrics=metrics)
 
 
-def test_a_dataset_is_given_to_a_model_like_the_one_it_learned_from():
+def test_a_dataset_takes_the_form_of_another():
     learned = _dataset([_example(0)]).info
     learned = dataclasses.replace(
         learned,
@@ -449,9 +449,9 @@ def test_a_fingerprint_is_of_all_that_a_model_is_given():
 
     def digest(inputs=inputs, labels=labels, names=("a", "b")):
         splits = ("train", "valid", "test")
-        given = {split: inputs if split == "test" else before for split in splits}
-        told = {split: labels if split == "test" else np.arange(6) % 2 for split in splits}
-        return from_arrays(given, told, names).fingerprint("test")
+        original = {split: inputs if split == "test" else before for split in splits}
+        reported = {split: labels if split == "test" else np.arange(6) % 2 for split in splits}
+        return from_arrays(original, reported, names).fingerprint("test")
 
     same = {name: values.astype(np.float32) for name, values in inputs.items()}
     assert digest() == digest(same) == digest(names=("c", "d"))
@@ -466,7 +466,7 @@ def test_a_fingerprint_is_of_all_that_a_model_is_given():
     assert len(others | {digest()}) == 4
 
 
-def test_of_a_large_split_some_examples_are_looked_at(monkeypatch):
+def test_a_large_split_is_sampled(monkeypatch):
     monkeypatch.setattr(fingerprint, "MOST_EXAMPLES", 3)
     seen = []
 

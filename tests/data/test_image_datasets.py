@@ -78,7 +78,7 @@ def _broken(change):
         (lambda e: e["masks"].update(a=np.ones((3, 4), int)), "mask of a is int"),
     ],
 )
-def test_what_is_wrong_with_an_image_is_named(change, message):
+def test_faults_of_an_image_are_named(change, message):
     for load in (
         compute_statistics,
         lambda examples: _dataset(examples, NO_CHANGE).source("train"),
@@ -87,7 +87,7 @@ def test_what_is_wrong_with_an_image_is_named(change, message):
             load(_broken(change))
 
 
-def test_an_image_may_be_smaller_along_any_axis_and_no_larger():
+def test_an_image_may_be_smaller_along_any_axis():
     small = _broken(lambda e: e["inputs"].update(a=e["inputs"]["a"][:2, :3]))
     small[1]["masks"]["a"] = small[1]["masks"]["a"][:2, :3]
     prepared = _dataset(small, NO_CHANGE).source("train")[1]

@@ -66,7 +66,7 @@ def _assert_gaps(dataset, values=VALUES, real=REAL):
     ],
     ids=["masked", "list", "rows", "mask", "nan", "inf", "beyond", "both"],
 )
-def test_steps_that_are_missing_are_masked_and_not_in_the_statistics(values, masks):
+def test_missing_steps_are_masked_and_not_in_the_statistics(values, masks):
     _assert_gaps(_dataset(values, masks))
 
 
@@ -131,7 +131,7 @@ def test_a_masked_number_beside_others_is_treated_as_not_finite():
     assert _dataset(integers, not_finite="zero").card.splits["train"].not_finite["x"] == {"nan": 1}
 
 
-def test_what_is_dropped_takes_its_mask_along():
+def test_dropped_steps_take_their_mask_along():
     values = _filled()
     values[0, 0, 0] = np.nan
     dataset = _dataset(values, REAL, not_finite="drop")
@@ -140,7 +140,7 @@ def test_what_is_dropped_takes_its_mask_along():
     assert dataset.card.splits["train"].moments["x"].count == REAL.sum() - 1
 
 
-def test_a_masked_array_without_a_masked_number_is_as_any_other():
+def test_a_masked_array_may_mask_nothing():
     _assert_gaps(_dataset(np.ma.array(VALUES)), real=np.ones((8, 5), bool))
 
 
@@ -186,7 +186,7 @@ def test_masked_labels_are_refused(task, labels):
         _dataset(VALUES, labels=labels, task=task)
 
 
-def test_labels_of_a_masked_array_without_a_masked_one_are_taken():
+def test_labels_of_a_masked_array_may_mask_nothing():
     dataset = _dataset(VALUES, labels=np.ma.array(LABELS, mask=False))
     assert [example["label"] for example in dataset.source("train")] == LABELS.tolist()
     numbers = np.ma.array(VALUES[:, 0])
@@ -195,7 +195,7 @@ def test_labels_of_a_masked_array_without_a_masked_one_are_taken():
 
 
 class Table:
-    """As a table of another library: an index of its own, and its rows by position as an array."""
+    """A table of another library: an index of its own, and its rows by position as an array."""
 
     def __init__(self, values):
         self.values = values
@@ -213,7 +213,7 @@ class Table:
         return np.asarray(self.values, dtype)
 
 
-def test_what_converts_to_an_array_is_taken_in_its_order():
+def test_tables_are_taken_in_their_order():
     dataset = _dataset(Table(VALUES), Table(REAL), Table(LABELS), Table(np.array(["a", "b"])))
     _assert_gaps(dataset)
     assert [example["label"] for example in dataset.source("train")] == LABELS.tolist()

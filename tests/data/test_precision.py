@@ -30,7 +30,7 @@ NOISE = np.random.default_rng(0).normal(size=(32, 10))
 
 
 def _seen(column, **options):
-    """What a model sees of a column, `[n, steps]`."""
+    """Inputs of a model made of a column, `[n, steps]`."""
     labels, splits = np.arange(len(column)) % 2, ("train", "valid")
     inputs = {"x": column[..., None]}
     dataset = from_arrays(
@@ -41,14 +41,14 @@ def _seen(column, **options):
     ), dataset
 
 
-def _assert_kept(seen, given):
+def _assert_kept(seen, original):
     """Mean 0, deviation 1, and as many values as were given."""
     assert seen.dtype == np.float32
-    given = np.asarray(given, np.longdouble)
+    original = np.asarray(original, np.longdouble)
     np.testing.assert_allclose(seen.mean(dtype=np.float64), 0, atol=2e-4)
     np.testing.assert_allclose(seen.std(dtype=np.float64), 1, atol=1e-5)
-    assert len(np.unique(seen)) == len(np.unique(given))
-    expected = (given - given.mean()) / given.std()
+    assert len(np.unique(seen)) == len(np.unique(original))
+    expected = (original - original.mean()) / original.std()
     np.testing.assert_allclose(seen, expected.astype(float), atol=2e-4)
 
 
@@ -85,7 +85,7 @@ def test_columns_with_an_offset_keep_their_values(column):
         (NOISE.astype(object), "x is object, expected numbers"),
     ],
 )
-def test_what_float64_does_not_hold_is_refused(column, message):
+def test_integers_beyond_float64_are_refused(column, message):
     with pytest.raises(ValueError, match=message):
         _seen(column)
 
@@ -143,11 +143,11 @@ class Times(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _times(tmp_path, modality):
-    made = Times(data_dir=tmp_path)
+    builder = Times(data_dir=tmp_path)
     with prepared.quiet():
-        made.download_and_prepare(file_format="array_record")
+        builder.download_and_prepare(file_format="array_record")
     return TfdsData(
-        builder=f"times:{made.version}",
+        builder=f"times:{builder.version}",
         data_dir=str(tmp_path),
         modalities=(modality,),
         splits={"train": "train", "valid": "train[:2]", "test": "train[2:4]"},
@@ -155,7 +155,7 @@ def _times(tmp_path, modality):
 
 
 def _assert_read(config, name):
-    """What a model sees is what the reader gives, standardised by its own mean and deviation."""
+    """A model sees the values of the reader, standardised by their own mean and deviation."""
     raw = [record["inputs"].get(name) for record in registry.read_raw(config).read("train")]
     examples = registry.open_dataset(config).source("train")
     assert len(raw) == len(examples) > 1
@@ -244,7 +244,7 @@ def test_given_examples_are_standardised_in_float64():
     _assert_kept(seen[..., 0], 1.7e9 + SECONDS)
 
 
-def test_what_is_beyond_float32_once_it_is_standardised_is_named():
+def test_numbers_beyond_float32_once_standardised_are_named():
     examples = [{"id": "far", "inputs": {"x": np.full((2, 1), 1e30)}, "label": 0}]
     info = DatasetInfo(
         modalities={"x": ModalitySpec(2, 1)},

@@ -230,9 +230,11 @@ def title(kind: type[DatasetEntry]) -> str:
 
 
 def explain_fields(kind: type[DatasetEntry]) -> str:
-    """Docstrings of a dataset and its base classes, which explain its fields."""
-    classes = [cls for cls in kind.__mro__ if issubclass(cls, DatasetEntry) and cls.__doc__]
-    own, *inherited = [inspect.cleandoc(cls.__doc__ or "") for cls in classes]
-    _, _, texts = zip(*(text.partition("Attributes:\n") for text in inherited), strict=True)
-    heading = "" if "Attributes:\n" in own else "\n\nAttributes:"
-    return "\n".join([own + heading, *(text.rstrip() for text in texts if text)])
+    """Docstring of a dataset, with the fields of its base classes."""
+    classes = [cls for cls in reversed(kind.__mro__) if issubclass(cls, DatasetEntry)]
+    fields: dict[str, str] = {}
+    for cls in classes:
+        summary, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+        for text in re.findall(r"^  \w.*(?:\n    .*)*", attributes, re.MULTILINE):
+            fields[text.partition(":")[0]] = text
+    return "\n".join([summary.rstrip(), "", "Attributes:", *fields.values()])

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(folder):
+def build(folder):
     return functools.cache(lambda **options: AvMnist(folder, AvMnistOptions(**options)))
 
 
@@ -42,7 +42,7 @@ def _same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
-def test_what_is_known_of_the_files(folder):
+def test_description_of_the_files(folder):
     data = read_av_mnist(str(folder))
     assert data.variant == "full"
     assert data.num_examples == {"train": 33, "valid": 3, "test": 7}
@@ -54,9 +54,9 @@ def test_what_is_known_of_the_files(folder):
     assert sorted(data.files) == sorted(path for path in folder.rglob("*.gz"))
 
 
-def test_records_are_what_is_promised(made):
+def test_records_have_the_promised_shapes(build):
     shapes = {"image": (28, 28, 1), "sound": (64, 32, 1)}
-    data = made()
+    data = build()
     for split, count in data.num_examples.items():
         records = list(data.read(split))
         assert len({record["id"] for record in records}) == len(records) == count
@@ -69,8 +69,8 @@ def test_records_are_what_is_promised(made):
             assert record["id"].split("+")[1].startswith(f"{record['label']}_")
 
 
-def test_a_record_is_its_pair(made):
-    data = made()
+def test_a_record_is_its_pair(build):
+    data = build()
     for index, record in enumerate(data.read("test")):
         pair = data.pair("test", index)
         wave = pair.sound.speech + pair.sound.babble + pair.sound.pink
@@ -80,37 +80,37 @@ def test_a_record_is_its_pair(made):
         assert record["id"] == f"image_{pair.number:05d}+{pair.recording.name}"
 
 
-def test_every_image_comes_once_with_a_recording_of_its_digit(made):
+def test_every_image_comes_once_with_a_recording_of_its_digit(build):
     numbers = {"train": range(33), "valid": range(33, 36), "test": range(7)}
     for split in SPLITS:
         labels = av_mnist_files.images(7 if split == "test" else 36)[1]
-        pairs = _all(made(), split)
+        pairs = _all(build(), split)
         assert sorted(pair.number for pair in pairs) == list(numbers[split])
         assert [pair.recording.digit for pair in pairs] == [labels[pair.number] for pair in pairs]
 
 
-def test_images_come_in_a_random_order(made):
-    orders = [[pair.number for pair in _all(data, "train")] for data in (made(), made(seed=1))]
+def test_images_come_in_a_random_order(build):
+    orders = [[pair.number for pair in _all(data, "train")] for data in (build(), build(seed=1))]
     assert orders[0] != orders[1]
     assert all(order != sorted(order) for order in orders)
 
 
-def test_images_are_weakened_by_the_components_of_the_training_images(made):
+def test_images_are_weakened_by_the_components_of_the_training_images(build):
     pixels, _ = av_mnist_files.images(36)
     kept = fit_components(pixels[:33], 0.25)
-    assert made().components == kept.components.shape[1]
-    assert made().energy == kept.energy >= 0.25
+    assert build().components == kept.components.shape[1]
+    assert build().energy == kept.energy >= 0.25
     for split, raw in (
         ("train", pixels),
         ("valid", pixels),
         ("test", av_mnist_files.images(7, 1)[0]),
     ):
-        for pair in _all(made(), split):
+        for pair in _all(build(), split):
             np.testing.assert_array_equal(pair.image, weaken(raw[pair.number][None], kept)[0])
-    assert made(energy=0.9).components > made().components
+    assert build(energy=0.9).components > build().components
 
 
-def test_no_recording_is_heard_in_two_splits(made, monkeypatch):
+def test_no_recording_is_heard_in_two_splits(build, monkeypatch):
     heard = []
 
     def listen(rng, recording, voices, snr_db, samples):
@@ -123,7 +123,7 @@ def test_no_recording_is_heard_in_two_splits(made, monkeypatch):
     monkeypatch.setattr("sft_jax.data.sets.av_mnist.pairs.mix", listen)
     for split, indices in (("train", range(10, 12)), ("valid", range(5, 10)), ("test", range(5))):
         heard.clear()
-        _all(made(), split)
+        _all(build(), split)
         expected = {
             f"{digit}_{who}_{i}.wav"
             for digit in range(10)
@@ -134,9 +134,9 @@ def test_no_recording_is_heard_in_two_splits(made, monkeypatch):
         assert set(heard) <= expected
 
 
-def test_the_ratio_is_anywhere_in_its_range_and_is_that_of_the_parts(made):
+def test_ratios_fill_their_range(build):
     ratios = []
-    for pair in _all(made(), "train"):
+    for pair in _all(build(), "train"):
         sound = pair.sound
         speech = np.mean(sound.speech[sound.start : sound.stop] ** 2)
         ratio = 10 * np.log10(speech / np.mean((sound.babble + sound.pink) ** 2))
@@ -144,39 +144,39 @@ def test_the_ratio_is_anywhere_in_its_range_and_is_that_of_the_parts(made):
         ratios.append(pair.snr_db)
     assert -14 <= min(ratios) < -9
     assert 1 < max(ratios) <= 6
-    assert {pair.snr_db for pair in _all(made(snr_db=(3.0, 3.0)), "valid")} == {3.0}
+    assert {pair.snr_db for pair in _all(build(snr_db=(3.0, 3.0)), "valid")} == {3.0}
 
 
-def test_the_same_seed_gives_the_same_examples(made, folder):
+def test_the_same_seed_gives_the_same_examples(build, folder):
     again = AvMnist(folder, AvMnistOptions())
     for split in SPLITS:
-        reads = made().read(split), again.read(split), made(seed=1).read(split)
+        reads = build().read(split), again.read(split), build(seed=1).read(split)
         for first, second, third in zip(*reads, strict=True):
             assert first["id"] == second["id"]
             assert _same(first["inputs"], second["inputs"])
             assert not _same(first["inputs"], third["inputs"])
 
 
-def test_reading_again_gives_the_same(made):
-    for first, second in zip(made().read("test"), made().read("test"), strict=True):
+def test_reading_again_gives_the_same(build):
+    for first, second in zip(build().read("test"), build().read("test"), strict=True):
         assert first["id"] == second["id"]
         assert _same(first["inputs"], second["inputs"])
 
 
-def test_fewer_pairs_are_the_first_of_all(made):
-    few = made(train_pairs=5, valid_pairs=1, test_pairs=2)
+def test_fewer_pairs_are_the_first_of_all(build):
+    few = build(train_pairs=5, valid_pairs=1, test_pairs=2)
     assert few.num_examples == {"train": 5, "valid": 1, "test": 2}
     for split, count in few.num_examples.items():
         some = list(few.read(split))
         assert len(some) == count
-        for first, second in zip(some, made().read(split), strict=False):
+        for first, second in zip(some, build().read(split), strict=False):
             assert first["id"] == second["id"]
             assert _same(first["inputs"], second["inputs"])
 
 
-def test_blanking_changes_nothing_but_the_images(made):
+def test_blanking_changes_nothing_but_the_images(build):
     for full, blanked in zip(
-        _all(made(), "valid"), _all(made(blanked_share=0.75), "valid"), strict=True
+        _all(build(), "valid"), _all(build(blanked_share=0.75), "valid"), strict=True
     ):
         assert (full.number, full.recording.name) == (blanked.number, blanked.recording.name)
         np.testing.assert_array_equal(full.sound.pink, blanked.sound.pink)
@@ -192,12 +192,12 @@ def test_windows_of_other_lengths_have_other_numbers_of_frames(folder):
     assert next(data.read("test"))["inputs"]["sound"].shape == (30, 32, 1)
 
 
-def test_every_form_of_the_files_gives_the_same(made, tmp_path):
+def test_every_form_of_the_files_gives_the_same(build, tmp_path):
     av_mnist_files.write(tmp_path / "plain", packed=False)
     images = tmp_path / "plain" / "mnist" / "train-images-idx3-ubyte"
     images.rename(images.with_name("train-images.idx3-ubyte"))
     for one, other in zip(
-        made().read("valid"),
+        build().read("valid"),
         read_av_mnist(tmp_path / "plain").read("valid"),
         strict=True,
     ):
@@ -244,14 +244,14 @@ def test_options_out_of_range_are_named(options, message):
         AvMnistOptions(**options)
 
 
-def test_more_pairs_than_images_cannot_be_had(folder):
+def test_more_pairs_than_images_are_refused(folder):
     with pytest.raises(ValueError, match="valid_pairs=4 must be at most 3, one for each image"):
         read_av_mnist(folder, AvMnistOptions(valid_pairs=4))
 
 
-def test_an_unknown_split_is_named(made):
+def test_an_unknown_split_is_named(build):
     with pytest.raises(ValueError, match="no split 'dev': there are train, valid, test"):
-        next(made().read("dev"))
+        next(build().read("dev"))
 
 
 def test_all_missing_files_are_named_with_their_sources(own_folder, tmp_path):
@@ -273,7 +273,7 @@ def test_all_missing_files_are_named_with_their_sources(own_folder, tmp_path):
     assert "train-images" not in str(error.value)
 
 
-def test_files_of_the_same_name_in_two_folders_are_told(own_folder):
+def test_files_of_the_same_name_in_two_folders_are_named(own_folder):
     (own_folder / "fashion").mkdir()
     (own_folder / "fashion" / pathlib.Path(TRAIN_LABELS).name).touch()
     with pytest.raises(DataFileError, match=r"more than one folder.*fashion, .*mnist;"):
@@ -298,14 +298,14 @@ def test_an_unpacked_file_beside_its_archive_is_no_second_one(own_folder):
         ("t10k-images-idx3", np.zeros(7, "u1"), r"of shape \(7,\)"),
     ],
 )
-def test_images_and_labels_of_another_form_are_told(own_folder, name, values, message):
+def test_images_and_labels_of_another_form_are_named(own_folder, name, values, message):
     file = own_folder / "mnist" / f"{name}-ubyte.gz"
     file.write_bytes(gzip.compress(av_mnist_files.idx(values)))
     with pytest.raises(DataFileError, match=rf"{name}-ubyte\.gz .*{message}"):
         read_av_mnist(own_folder)
 
 
-def test_damaged_files_are_told(own_folder):
+def test_damaged_files_are_named(own_folder):
     for path in own_folder.rglob("*.gz"):
         whole = path.read_bytes()
         path.write_bytes(whole[:-9])
@@ -314,7 +314,7 @@ def test_damaged_files_are_told(own_folder):
         path.write_bytes(whole)
 
 
-def test_too_few_images_or_recordings_for_three_splits_are_told(tmp_path):
+def test_too_few_images_or_recordings_are_named(tmp_path):
     av_mnist_files.write(tmp_path / "images", train=11, speakers=("ann",))
     with pytest.raises(DataFileError, match="has 11 images, at least 12 are needed"):
         read_av_mnist(tmp_path / "images")

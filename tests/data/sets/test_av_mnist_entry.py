@@ -22,7 +22,7 @@ from sft_jax.data.sets.av_mnist.pairs import read_av_mnist
 
 @pytest.fixture(scope="module", params=[True, False], ids=["packed", "unpacked"])
 def digits(request, tmp_path_factory):
-    """As the files are published, and unpacked, with a folder of recordings."""
+    """Files as they are published, and unpacked, with a folder of recordings."""
     folder = tmp_path_factory.mktemp("av_mnist")
     options = {"speakers": ("ann",), "count": 11}
     av_mnist_files.write(folder / "raw", train=24, test=3, packed=request.param, **options)

@@ -18,41 +18,41 @@ def _power(values):
 
 @pytest.mark.parametrize("snr_db", [-14.0, 0.0, 6.0])
 @pytest.mark.parametrize("length", [2000, 8320, 20000])
-def test_the_ratio_is_what_is_asked_and_the_noise_half_babble_half_pink(snr_db, length):
-    made = mix(_rng(), np.arange(length, dtype=np.int16), VOICES, snr_db, WINDOW)
-    assert _power(made.babble) == pytest.approx(0.5)
-    assert _power(made.pink) == pytest.approx(0.5)
-    assert _power(made.speech[made.start : made.stop]) == pytest.approx(10 ** (snr_db / 10))
+def test_powers_are_those_of_the_ratio_and_halves(snr_db, length):
+    noisy = mix(_rng(), np.arange(length, dtype=np.int16), VOICES, snr_db, WINDOW)
+    assert _power(noisy.babble) == pytest.approx(0.5)
+    assert _power(noisy.pink) == pytest.approx(0.5)
+    assert _power(noisy.speech[noisy.start : noisy.stop]) == pytest.approx(10 ** (snr_db / 10))
 
 
 def test_short_speech_lies_whole_anywhere_in_the_window():
     starts = []
     for seed in range(200):
-        made = mix(_rng(seed), SPEECH, VOICES, 0.0, WINDOW)
-        assert 0 <= made.start <= WINDOW - len(SPEECH)
-        assert made.stop == made.start + len(SPEECH)
-        assert not made.speech[: made.start].any()
-        assert not made.speech[made.stop :].any()
-        piece = made.speech[made.start : made.stop]
+        noisy = mix(_rng(seed), SPEECH, VOICES, 0.0, WINDOW)
+        assert 0 <= noisy.start <= WINDOW - len(SPEECH)
+        assert noisy.stop == noisy.start + len(SPEECH)
+        assert not noisy.speech[: noisy.start].any()
+        assert not noisy.speech[noisy.stop :].any()
+        piece = noisy.speech[noisy.start : noisy.stop]
         np.testing.assert_allclose(piece / piece[0], SPEECH)
-        starts.append(made.start)
+        starts.append(noisy.start)
     assert np.histogram(starts, 4, (0, WINDOW - len(SPEECH)))[0].min() > 30
 
 
 def test_a_window_as_long_as_the_speech_holds_it():
-    made = mix(_rng(), SPEECH, VOICES, 0.0, len(SPEECH))
-    assert (made.start, made.stop) == (0, 2000)
-    np.testing.assert_allclose(made.speech / made.speech[0], SPEECH)
+    noisy = mix(_rng(), SPEECH, VOICES, 0.0, len(SPEECH))
+    assert (noisy.start, noisy.stop) == (0, 2000)
+    np.testing.assert_allclose(noisy.speech / noisy.speech[0], SPEECH)
 
 
 def test_of_long_speech_a_piece_is_taken_anywhere():
     firsts = []
     for seed in range(200):
-        made = mix(_rng(seed), SPEECH, VOICES, 0.0, 1500)
-        assert (made.start, made.stop) == (0, 1500)
-        step = made.speech[1] - made.speech[0]
-        np.testing.assert_allclose(np.diff(made.speech), step)
-        firsts.append(round(made.speech[0] / step))
+        noisy = mix(_rng(seed), SPEECH, VOICES, 0.0, 1500)
+        assert (noisy.start, noisy.stop) == (0, 1500)
+        step = noisy.speech[1] - noisy.speech[0]
+        np.testing.assert_allclose(np.diff(noisy.speech), step)
+        firsts.append(round(noisy.speech[0] / step))
     assert 1 <= min(firsts) < 50
     assert 451 < max(firsts) <= 501
 
@@ -61,9 +61,9 @@ def test_babble_is_the_voices_backwards_around_and_around():
     voice = np.int16([1, 2, 3, 10])
     for seed in range(10):
         babble = mix(_rng(seed), SPEECH, [voice], 0.0, 22).babble
-        found = np.rint(babble / np.abs(babble).min()).astype(int).tolist()
+        turned = np.rint(babble / np.abs(babble).min()).astype(int).tolist()
         assert any(
-            found == np.resize(np.roll([10, 3, 2, 1], shift), 22).tolist() for shift in range(4)
+            turned == np.resize(np.roll([10, 3, 2, 1], shift), 22).tolist() for shift in range(4)
         )
 
 
@@ -75,9 +75,9 @@ def test_every_voice_is_equally_loud():
 
 
 def test_a_silent_piece_stays_silent():
-    made = mix(_rng(), np.zeros(100, np.int16), [np.zeros(9, np.int16)], 0.0, WINDOW)
-    assert not made.speech.any()
-    assert not made.babble.any()
+    noisy = mix(_rng(), np.zeros(100, np.int16), [np.zeros(9, np.int16)], 0.0, WINDOW)
+    assert not noisy.speech.any()
+    assert not noisy.babble.any()
 
 
 def test_pink_noise_has_as_much_power_in_every_octave():

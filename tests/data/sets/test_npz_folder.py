@@ -113,7 +113,7 @@ def test_compressed_and_fortran_ordered_files_are_read(tmp_path):
     np.testing.assert_array_equal(next(raw.read("test"))["inputs"]["x"], values, strict=True)
 
 
-def test_ids_may_be_given_and_a_manifest_may_come_from_a_spreadsheet(tmp_path):
+def test_a_manifest_may_have_ids_and_spreadsheet_quirks(tmp_path):
     _folder(tmp_path, *[{"x": np.ones((1, 2))}] * 2)
     (tmp_path / "manifest.csv").write_bytes(
         "\ufeffid, file ,split,label,age\r\n"
@@ -294,8 +294,8 @@ def test_lines_that_cannot_be(tmp_path):
 )
 def test_arrays_that_do_not_fit(tmp_path, arrays, problem):
     sound = {"x": np.ones((1, 2))}
-    (found,) = _problems(_folder(tmp_path, arrays, sound, sound))
-    assert found.startswith(f"2.npz: {problem}")
+    (actual,) = _problems(_folder(tmp_path, arrays, sound, sound))
+    assert actual.startswith(f"2.npz: {problem}")
 
 
 def test_the_shape_that_most_files_have_is_expected(tmp_path):
@@ -305,7 +305,7 @@ def test_the_shape_that_most_files_have_is_expected(tmp_path):
     assert _problems(folder)[-1].startswith("2.npz: a step of y has shape (2, 1), expected (2,)")
 
 
-def test_the_first_ten_problems_are_told_and_how_many_more_there_are(tmp_path):
+def test_ten_problems_are_listed_and_the_others_counted(tmp_path):
     write_labels(tmp_path, TWO_OF_EACH)
     for index in range(12):
         with open(tmp_path / "manifest.csv", "a") as file:
@@ -354,7 +354,7 @@ def test_damaged_values_are_told_where_they_are_met(tmp_path):
         next(raw.read("train"))
 
 
-def test_a_file_may_change_or_go_after_its_header_was_read(tmp_path):
+def test_a_file_that_changes_after_its_header_is_named(tmp_path):
     raw = read_npz_folder(write_labels(tmp_path, TWO_OF_EACH))
     write_example(tmp_path, "0.npz", x=np.ones((2, 4)))
     with pytest.raises(DataFileError, match=r"0.npz has changed: now x has shape \(2, 4\)"):

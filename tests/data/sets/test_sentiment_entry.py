@@ -101,7 +101,7 @@ def test_sentiments_need_their_file_once(sentiments, variant):
     assert_same_without(config.manual_dir, config)
 
 
-def test_what_is_standardised_by_is_of_the_training_split(sentiments):
+def test_statistics_are_those_of_the_training_split(sentiments):
     config = sentiments("mosi", "mult_aligned")
     expected = compute_statistics(unchanged(config).source("train"))
     for name, statistics in registry.open_dataset(config).info.statistics.items():
@@ -109,7 +109,7 @@ def test_what_is_standardised_by_is_of_the_training_split(sentiments):
         np.testing.assert_allclose(statistics.std, expected[name].std, rtol=1e-5)
 
 
-def test_a_sentiment_may_be_a_number_and_modalities_may_be_fewer(sentiments):
+def test_a_sentiment_may_be_a_number_of_fewer_modalities(sentiments):
     config = dataclasses.replace(
         sentiments("mosi", "mult_noalign"),
         target="value",
@@ -129,7 +129,7 @@ def test_a_sentiment_may_be_a_number_and_modalities_may_be_fewer(sentiments):
 
 
 @pytest.mark.parametrize("policy", ["mean", "drop"])
-def test_what_is_not_finite_is_treated_as_asked(sentiments, policy):
+def test_numbers_that_are_not_finite_follow_the_policy(sentiments, policy):
     config = dataclasses.replace(
         sentiments("mosi", "mult_noalign"), target="value", not_finite=policy
     )
@@ -144,7 +144,7 @@ def test_what_is_not_finite_is_treated_as_asked(sentiments, policy):
     assert dataset.card.policy == policy
 
 
-def test_a_file_of_another_variant_is_told_by_its_name(sentiments):
+def test_a_file_of_another_variant_is_named(sentiments):
     config = sentiments("mosi", "mult_noalign")
     wrong = dataclasses.replace(config, variant="mult_aligned", file="mosi_data_noalign.pkl")
     with pytest.raises(DataFileError, match="of the variant mult_noalign, not mult_aligned: set"):
@@ -163,7 +163,7 @@ def test_a_file_under_another_name_is_prepared_for_itself(sentiments, tmp_path):
     assert registry.open_dataset(mine).info.num_examples == counts
 
 
-def test_of_two_files_of_a_name_that_in_the_folder_of_the_dataset_is_taken(tmp_path):
+def test_the_file_in_the_folder_of_the_dataset_wins(tmp_path):
     for name in ("MOSI", "MOSEI"):
         (tmp_path / name / "Processed").mkdir(parents=True)
         (tmp_path / name / "Processed" / "unaligned_50.pkl").touch()

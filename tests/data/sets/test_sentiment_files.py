@@ -110,7 +110,7 @@ def _firsts(example):
     return {name: values[:, 0].tolist() for name, values in example["inputs"].items()}
 
 
-def test_modalities_that_are_not_aligned_lose_their_padding_each_for_itself(read):
+def test_unaligned_modalities_lose_their_own_padding(read):
     raw = read(
         _mult(
             vision=[_steps(0, 0, 1, 2), _steps(0, 0, 0, 0), _steps(1, 2, 3, 4)],
@@ -159,7 +159,7 @@ def test_padding_on_the_other_side_is_found(read):
     ]
 
 
-def test_the_mask_of_the_tokens_says_what_is_real_where_all_is_aligned_to_it(read):
+def test_the_token_mask_counts_for_aligned_modalities(read):
     raw = read(
         _mmsa(
             vision=[_steps(0, 1, 0, 0, 0), _steps(0, 0, 0, 0, 0)],
@@ -174,7 +174,7 @@ def test_the_mask_of_the_tokens_says_what_is_real_where_all_is_aligned_to_it(rea
     assert _firsts(second) == {"audio": [0, 4, 0], "text": [5, 6, 7]}
 
 
-def test_lengths_say_what_is_real_but_not_those_that_end_at_a_zero_step_in_between(read):
+def test_lengths_count_unless_they_end_at_a_zero_step(read):
     raw = read(
         _mmsa(
             vision=[_steps(1, 0, 2, 0), _steps(0, 3, 0, 0), _steps(0, 0, 0, 0), _steps(1, 2, 3, 4)],
@@ -186,13 +186,13 @@ def test_lengths_say_what_is_real_but_not_those_that_end_at_a_zero_step_in_betwe
         )
     )
     assert raw.variant == "mmsa_unaligned"
-    found = [_firsts(example) for example in raw.read("train")]
-    assert [steps.get("vision") for steps in found] == [[1, 0, 2], [0, 3], None, [1, 2, 3, 4]]
-    assert [steps.get("audio") for steps in found] == [[1, 2, 0], [1], [1, 2], [1]]
-    assert [steps.get("text") for steps in found] == [[1], [1, 1], None, [1]]
+    examples = [_firsts(example) for example in raw.read("train")]
+    assert [steps.get("vision") for steps in examples] == [[1, 0, 2], [0, 3], None, [1, 2, 3, 4]]
+    assert [steps.get("audio") for steps in examples] == [[1, 2, 0], [1], [1, 2], [1]]
+    assert [steps.get("text") for steps in examples] == [[1], [1, 1], None, [1]]
 
 
-def test_lengths_of_sequences_that_are_padded_in_front_count_from_the_end(read):
+def test_lengths_of_left_padding_count_from_the_end(read):
     raw = read(
         _mmsa(
             vision=[_steps(0, 0, 1, 2), _steps(0, 3, 0, 4)],
@@ -204,9 +204,9 @@ def test_lengths_of_sequences_that_are_padded_in_front_count_from_the_end(read):
         )
     )
     assert raw.padding == {"vision": "left", "audio": "left", "text": "right"}
-    found = [_firsts(example) for example in raw.read("train")]
-    assert [steps["vision"] for steps in found] == [[1, 2], [3, 0, 4]]
-    assert [steps["audio"] for steps in found] == [[0, 1], [2, 3, 4]]
+    examples = [_firsts(example) for example in raw.read("train")]
+    assert [steps["vision"] for steps in examples] == [[1, 2], [3, 0, 4]]
+    assert [steps["audio"] for steps in examples] == [[0, 1], [2, 3, 4]]
 
 
 _STEPS = [_steps(0, 1), _steps(2, 3), _steps(4, 5)]
@@ -235,10 +235,10 @@ def test_ids_of_any_form_become_readable_and_unique(read, ids, names):
 def test_labels_are_read_as_they_are(read, shape):
     labels = np.array([-3, 0.1, 8 / 3])
     for form in (labels.reshape(shape), labels.astype(np.float32).reshape(shape)):
-        found = [
+        examples = [
             example["label"] for example in read(_mult(*[_STEPS] * 3, labels=form)).read("test")
         ]
-        np.testing.assert_array_equal(found, labels.astype(np.float32)[:, None])
+        np.testing.assert_array_equal(examples, labels.astype(np.float32)[:, None])
 
 
 def test_values_are_views_of_the_file(tmp_path):

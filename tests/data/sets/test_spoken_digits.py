@@ -26,17 +26,17 @@ def read(tmp_path):
 
 
 def test_all_recordings_come_in_order_with_their_samples(read):
-    found = read(dict(reversed(FILES.items())) | {"LICENSE": b"", "._0_ann_0.wav": b"mac"})
-    assert [f"{r.name}.wav" for r in found] == sorted(FILES)
-    for recording in found:
+    actual = read(dict(reversed(FILES.items())) | {"LICENSE": b"", "._0_ann_0.wav": b"mac"})
+    assert [f"{r.name}.wav" for r in actual] == sorted(FILES)
+    for recording in actual:
         assert recording.samples.dtype == np.int16
         assert FILES[f"{recording.name}.wav"].endswith(recording.samples.tobytes())
-    assert (found[3].digit, found[3].speaker, found[3].take) == (0, "bob", 1)
+    assert (actual[3].digit, actual[3].speaker, actual[3].take) == (0, "bob", 1)
 
 
 def test_takes_are_sorted_as_numbers(read):
-    found = read(recordings(("ann",), 12))
-    assert [r.take for r in found] == 10 * list(range(12))
+    actual = read(recordings(("ann",), 12))
+    assert [r.take for r in actual] == 10 * list(range(12))
 
 
 def test_a_folder_gives_the_same_as_its_archive(read, tmp_path):

@@ -154,7 +154,7 @@ def test_a_number_of_tfds_may_be_predicted(shapes):
         ),
     ],
 )
-def test_what_tfds_does_not_have_is_named(shapes, changes, message):
+def test_missing_parts_of_tfds_are_named(shapes, changes, message):
     with pytest.raises(DataFileError, match=message):
         registry.open_dataset(dataclasses.replace(shapes, **changes))
 

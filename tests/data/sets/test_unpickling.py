@@ -113,7 +113,7 @@ class _Call:
 
 
 def _touch(path):
-    """What every hostile pickle below tries to do."""
+    """Deed that every hostile pickle below tries to do."""
     open(path, "w").close()
 
 
@@ -211,8 +211,8 @@ def test_the_hostile_pickles_would_do_harm(tmp_path, name):
         ("dtype of dates", "dtype 'M8'"),
     ],
 )
-def test_a_refusal_names_what_is_asked_for(load, tmp_path, name, asked):
-    with pytest.raises(DataFileError, match=asked):
+def test_a_refusal_names_what_is_asked_for(load, tmp_path, name, requested):
+    with pytest.raises(DataFileError, match=requested):
         load(_hostile(tmp_path / "sentinel")[name])
 
 

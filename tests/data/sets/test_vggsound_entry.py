@@ -56,7 +56,7 @@ def test_clips_need_their_files_once(vggsound):
     assert_same_without(vggsound.manual_dir, vggsound)
 
 
-def test_what_another_version_has_prepared_is_named(vggsound, tmp_path):
+def test_data_of_another_version_is_named(vggsound, tmp_path):
     shutil.copytree(vggsound.data_dir, tmp_path / "data")
     (now,) = (tmp_path / "data").glob("*/*/1.1.0")
     now.rename(now.with_name("1.0.0"))

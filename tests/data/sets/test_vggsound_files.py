@@ -58,7 +58,7 @@ def test_what_is_said_of_the_files(folder):
     assert raw.num_examples == {"train": 6, "valid": 4, "test": 5}
 
 
-def test_every_row_is_in_one_split_and_in_the_order_of_the_file(folder):
+def test_every_row_is_in_one_split_in_order(folder):
     raw = read_vggsound(folder)
     ids = {split: _ids(raw, split) for split in SPLITS}
     assert all(names == sorted(names) for names in ids.values())
@@ -72,7 +72,7 @@ def test_reading_survives_a_trip_to_another_process(folder):
     assert next(read("test"))["id"] == "test/000000"
 
 
-def test_chunked_and_compressed_files_give_the_same_and_each_chunk_is_read_once(
+def test_each_chunk_of_a_compressed_file_is_read_once(
     tmp_path, folder, monkeypatch
 ):
     vggsound_hdf5.write(tmp_path, 4, 10, 5, chunks=(4, 19, 64), compression="lzf")
@@ -165,7 +165,7 @@ def test_the_stratified_split_hangs_on_the_seed_alone(tmp_path):
     assert valid[0][:4] == ["train/000000", "train/000004", "train/000014", "train/000016"]
 
 
-def test_a_stratified_split_of_some_classes_is_part_of_that_of_all(tmp_path):
+def test_a_stratified_split_does_not_depend_on_other_classes(tmp_path):
     folder = _empty(tmp_path, ["a", "b", "c"] * 20, ["a", "c"])
     some, whole = (read_vggsound(folder, only_classes=names) for names in (("a", "c"), ()))
     for split in SPLITS:

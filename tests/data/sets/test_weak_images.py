@@ -38,7 +38,7 @@ def test_what_is_left_is_the_part_that_the_components_carry():
     np.testing.assert_array_equal(weak.reshape(300, 12), np.rint(exact))
 
 
-def test_all_components_give_the_image_back_and_it_stays_within_a_byte():
+def test_all_components_give_the_image_back():
     images = np.random.default_rng(0).integers(0, 2, (50, 4, 4)).astype(np.uint8) * 255
     np.testing.assert_array_equal(weaken(images, fit_components(images, 1.0)), images)
     kept = fit_components(images, 0.2)
@@ -59,20 +59,20 @@ def test_many_images_are_treated_as_few(monkeypatch):
     np.testing.assert_array_equal(weaken(images, again), weak)
 
 
-def test_images_that_are_all_the_same_are_left_as_they_are():
+def test_equal_images_stay_as_they_are():
     images = np.full((5, 4, 4), 77, np.uint8)
     np.testing.assert_array_equal(weaken(images, fit_components(images, 0.25)), images)
 
 
-@pytest.mark.parametrize(("share", "blanked"), [(0.0, 0), (0.25, 12), (0.75, 37), (1.0, 49)])
-def test_as_many_whole_patches_are_blanked_as_asked(share, blanked):
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 12), (0.75, 37), (1.0, 49)])
+def test_the_share_of_whole_patches_is_blanked(share, count):
     image = np.arange(1, 785).reshape(28, 28).astype(np.uint16).clip(1, 255).astype(np.uint8)
-    made = blank_patches(np.random.default_rng(0), image, share)
-    assert made.dtype == np.uint8
-    patches = (made == 0).reshape(7, 4, 7, 4).transpose(0, 2, 1, 3).reshape(49, 16)
-    assert patches.all(1).sum() == blanked
-    assert patches.any(1).sum() == blanked
-    np.testing.assert_array_equal(made[made > 0], image[made > 0])
+    blanked = blank_patches(np.random.default_rng(0), image, share)
+    assert blanked.dtype == np.uint8
+    patches = (blanked == 0).reshape(7, 4, 7, 4).transpose(0, 2, 1, 3).reshape(49, 16)
+    assert patches.all(1).sum() == count
+    assert patches.any(1).sum() == count
+    np.testing.assert_array_equal(blanked[blanked > 0], image[blanked > 0])
 
 
 def test_every_patch_is_blanked_as_often():

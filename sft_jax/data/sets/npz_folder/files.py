@@ -137,8 +137,8 @@ def content_sha256(folder: str | os.PathLike[str]) -> str:
 def _raise(manifest: pathlib.Path, problems: Sequence[str]) -> None:
     if problems:
         more = len(problems) - _MOST_PROBLEMS
-        shown = [f"{manifest}:", *problems[:_MOST_PROBLEMS]]
-        raise DataFileError("\n".join(shown + ([f"and {more} more problems"] * (more > 0))))
+        printed = [f"{manifest}:", *problems[:_MOST_PROBLEMS]]
+        raise DataFileError("\n".join(printed + ([f"and {more} more problems"] * (more > 0))))
 
 
 def _read_manifest(manifest: pathlib.Path) -> list[_Row]:
