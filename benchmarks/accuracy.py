@@ -46,9 +46,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--only", action="append", metavar="ROW", help="row of the suite; may be repeated"
     )
-    arguments.add_argument(
-        "--manual_dir", default="", help="folder with the raw files of AV-MNIST"
-    )
+    arguments.add_argument("--manual_dir", default="", help="folder with the raw files of AV-MNIST")
     arguments.add_argument(
         "--runs", type=pathlib.Path, help="folder to keep the run directories in"
     )

@@ -179,9 +179,7 @@ SUITES: Mapping[str, Suite] = {
     "sparse_accuracy": Suite(
         _long_sequences("dense") | _long_sequences("windowed"),
         seeds=(0, 1, 2, 3, 4),
-        differences={
-            data: (f"{data}/dense", f"{data}/windowed") for data in ("watch", "av_mnist")
-        },
+        differences={data: (f"{data}/dense", f"{data}/windowed") for data in ("watch", "av_mnist")},
     ),
     # One epoch, to see that it works.
     "quick": Suite({"one epoch": [Variant("watch", "", {"train.epochs": 1})]}, seeds=(0,)),
