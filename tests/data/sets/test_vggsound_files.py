@@ -72,9 +72,7 @@ def test_reading_survives_a_trip_to_another_process(folder):
     assert next(read("test"))["id"] == "test/000000"
 
 
-def test_each_chunk_of_a_compressed_file_is_read_once(
-    tmp_path, folder, monkeypatch
-):
+def test_each_chunk_of_a_compressed_file_is_read_once(tmp_path, folder, monkeypatch):
     vggsound_hdf5.write(tmp_path, 4, 10, 5, chunks=(4, 19, 64), compression="lzf")
     slices = collections.Counter()
     getitem = h5py.Dataset.__getitem__

@@ -10,24 +10,27 @@ EXAMPLE_BYTES = 4 * sum(np.prod(shape) for shape in SHAPES.values())  # 0.93 MB
 
 
 def class_names(count):
-    """Made-up names, not in the order of the alphabet."""
+    """Makes up names that are not in the order of the alphabet."""
     return [f"sound_{index * 7 % 101:03d}" for index in range(count)]
 
 
 def write(folder, classes=3, train=12, test=6, seed=0, **storage):
     """Writes the two files, row by row, so that any number of rows fits into memory.
 
-    Every class has a pattern of its own in each modality, which noise of the same size hides.
+    Every class has a pattern in each modality, which noise of the same size hides. Classes take
+    turns, in a random order.
 
     Args:
-      folder: is made if need be.
-      classes: how many, or their names; with 100 the files are called vgg100_*, else vgg_*.
-      train, test: number of rows. Classes take turns, in a random order.
-      seed: of everything random.
-      storage: how h5py stores the features, such as chunks or compression.
+      folder: Folder of the files; made if it does not exist.
+      classes: Number of classes, or their names. The files of 100 classes are named vgg100_*,
+        others vgg_*.
+      train: Number of rows for training.
+      test: Number of rows for testing.
+      seed: Seed of names, patterns and noise.
+      **storage: Options of h5py for the features, such as chunks or compression.
 
     Returns:
-      The paths of both files.
+      Paths of both files.
     """
     names = class_names(classes) if isinstance(classes, int) else list(classes)
     prefix = "vgg100" if len(names) == 100 else "vgg"
@@ -53,12 +56,13 @@ def write(folder, classes=3, train=12, test=6, seed=0, **storage):
 
 
 def write_names(file, names, labels):
+    """Writes the class name and the label of each row."""
     file["class_name"] = np.array([name.encode() for name in names], "S")
     file["labels"] = np.asarray(labels, np.int64)[:, None]
 
 
 def write_empty(path, names):
-    """A file whose features are all 0 and take no room on disk, however many."""
+    """Writes a file whose features are all 0 and take no room on disk."""
     with h5py.File(path, "w") as file:
         write_names(file, names, np.zeros(len(names)))
         for key, shape in SHAPES.items():

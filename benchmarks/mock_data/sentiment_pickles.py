@@ -1,11 +1,11 @@
-"""Writes files in the form of MulT's and MMSA's of CMU-MOSI and CMU-MOSEI, of any size.
+"""Writes files of any size in the formats of MulT and MMSA for CMU-MOSI and CMU-MOSEI.
 
     write(path, "mosei", "mult_noalign", {"train": 16265, "valid": 1869, "test": 4643}, seed=0)
 
-The numbers are random, everything else is as in the real files: keys, their order, shapes,
+The numbers are random. Everything else is as in the real files: keys, their order, shapes,
 dtypes, the side of the padding, -inf in the audio, zero steps in the middle, and some examples
-without vision. No more than a few examples are in memory at once. `examples` gives what a
-reader should find in them.
+without vision. Only a few examples are in memory at once. `examples` yields the examples that a
+reader should return.
 """
 
 import functools
@@ -36,19 +36,19 @@ def features(dataset, variant):
 
 
 def dtypes(dataset, variant):
-    """Modality to its dtype; that of the sizes of the published files (12 GB, 3.5 GB, 326 MB)."""
+    """Modality to its dtype, inferred from the published sizes (12 GB, 3.5 GB, 326 MB)."""
     if variant.startswith("mmsa") or (dataset, variant) == ("mosi", "mult_noalign"):
         return {"vision": "f8", "audio": "f8", "text": "f4"}
     return dict.fromkeys(MODALITIES, "f8" if dataset == "mosei" else "f4")
 
 
-def _rng(seed, split, row, *what):
-    return np.random.default_rng([seed, ("train", "valid", "test").index(split), row, *what])
+def _rng(seed, split, row, *purpose):
+    return np.random.default_rng([seed, ("train", "valid", "test").index(split), row, *purpose])
 
 
 @functools.lru_cache(maxsize=4096)
 def _lengths(dataset, variant, seed, split, row):
-    """Modality to real steps; every 7th example fills all, and every 5th has no vision."""
+    """Modality to real steps; every 7th example has no padding, and every 5th no vision."""
     rng = _rng(seed, split, row)
     longest = steps(dataset, variant)
     share = 1.0 if row % 7 == 6 else rng.uniform(0.1, 0.9)
@@ -81,7 +81,7 @@ def _label(seed, split, row):
 
 
 def _id(dataset, variant, split, row):
-    """An example as it is in the file."""
+    """Identifier of an example in the form of the file."""
     video = f"{split}{row // 3}"
     if variant.startswith("mmsa"):
         return f"{video}$_${row % 3}"
@@ -90,7 +90,7 @@ def _id(dataset, variant, split, row):
 
 
 def examples(dataset, variant, split, count, seed=0):
-    """ID, inputs and label of each example, as a reader should give them."""
+    """Yields id, inputs and label of each example, as a reader should return them."""
     for row in range(count):
         inputs = {}
         for name in MODALITIES:
@@ -113,13 +113,13 @@ def _padded(dataset, variant, seed, split, row, name):
         padded[length - len(values) :] = values
     else:
         if name == "text":
-            padded[:] = 0.5  # BERT gives something for padding too.
+            padded[:] = 0.5  # BERT has outputs for padding too.
         padded[: len(values)] = values
     return padded
 
 
 def _first_zero(dataset, variant, seed, split, row, name):
-    """Length as MMSA's getLengths.py computes it."""
+    """Length of an example as MMSA's getLengths.py computes it."""
     padded = _padded(dataset, variant, seed, split, row, name)
     zero = np.flatnonzero(~(padded != 0).any(axis=1))
     return max(1, int(zero[0])) if len(zero) else len(padded)
@@ -143,7 +143,7 @@ def _ids(dataset, variant, split, count):
 
 
 def _small_values(dataset, variant, seed, split, count):
-    """Key to what stands there, for all keys other than the modalities."""
+    """Key to its value, for all keys other than the modalities."""
     labels = np.array([_label(seed, split, row) for row in range(count)], np.float32)
     ids = _ids(dataset, variant, split, count)
     if variant.startswith("mult"):
@@ -167,12 +167,12 @@ def _small_values(dataset, variant, seed, split, count):
 
 
 def _embedded(value):
-    """The instructions for a value, without those for the start and end of a pickle."""
+    """Instructions for a value, without those for the start and end of a pickle."""
     return pickle.dumps(value, 3)[2:-1]
 
 
 def _array_head(dtype, shape, size):
-    """The instructions that come before the bytes of an array of `size` bytes."""
+    """Instructions before the bytes of an array of `size` bytes."""
     return (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
         + b"(K\x01("
