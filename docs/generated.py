@@ -98,9 +98,8 @@ def fields_table(kind: type, prefix: str) -> str:
     texts = descriptions(kind)
     rows = []
     for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[field.name]) or field.name == "data":
-            continue
-        if prefix == "data." and field.name == "name":
+        is_section = dataclasses.is_dataclass(hints[field.name]) or field.name == "data"
+        if (not prefix and is_section) or f"{prefix}{field.name}" == "data.name":
             continue
         text = texts[field.name]
         may_change = " May change when a run resumes." if field.metadata.get("may_change") else ""
