@@ -16,7 +16,6 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import pydantic
 from pydantic.fields import FieldInfo
 
 from sft_jax import config as configs
@@ -38,7 +37,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a vertical bar in a cell is escaped."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(str(c).replace('|', '&#124;') for c in line)} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(str(c).replace('|', '&#124;') for c in line)} |" for line in lines
+    )
 
 
 def descriptions(kind: type) -> dict[str, str]:
@@ -89,7 +90,11 @@ def default_text(field: dataclasses.Field[Any]) -> str:
         value = field.default_factory()
     if isinstance(value, FieldInfo):
         value = value.get_default(call_default_factory=True)
-    return "" if value is dataclasses.MISSING else f"`{value!r}`"
+    if value is dataclasses.MISSING:
+        return ""
+    if value in ("", (), {}):
+        return "empty"
+    return f"`{value}`"
 
 
 def fields_table(kind: type, prefix: str) -> str:

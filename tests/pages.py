@@ -5,12 +5,16 @@ from __future__ import annotations
 import pathlib
 import re
 import shlex
+import sys
 import textwrap
+import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-LANGUAGES = ("python", "bash", "bibtex", "")
+MODULE = "documented"
+"""Name of the module that examples run in."""
+LANGUAGES = ("python", "bash", "console", "bibtex", "toml", "")
 """Languages of the blocks in the pages; one without a language is text."""
 
 _BLOCK = re.compile(
@@ -60,17 +64,19 @@ def run(
 
     Args:
       page: The page.
-      names: Namespace to run them in; by default an empty one.
+      names: Names that are there before the first block.
       skipped: Whether to run the blocks that are marked `skip` too.
 
     Returns:
       The namespace.
     """
-    names = {"__name__": "page"} if names is None else names
+    module = types.ModuleType(MODULE)
+    module.__dict__.update(names or {})
+    sys.modules[MODULE] = module  # So that an example can name its own objects by import path.
     for block in blocks(page):
         if block.language == "python" and (skipped or block.mark != "skip"):
-            exec(compile(block.code, str(page), "exec"), names)
-    return names
+            exec(compile(block.code, str(page), "exec"), module.__dict__)
+    return module.__dict__
 
 
 def commands(page: pathlib.Path) -> Iterator[list[str]]:
@@ -79,7 +85,7 @@ def commands(page: pathlib.Path) -> Iterator[list[str]]:
     A command in a sentence begins with `python`.
     """
     text = page.read_text()
-    lines = [block.code for block in blocks(page) if block.language == "bash"]
+    lines = [block.code for block in blocks(page) if block.language in ("bash", "console")]
     lines += re.findall(r"`(python [^`]+)`", _BLOCK.sub("", text))
     for code in lines:
         for line in code.replace("\\\n", " ").splitlines():
@@ -88,9 +94,10 @@ def commands(page: pathlib.Path) -> Iterator[list[str]]:
 
 
 def tables_of_names(page: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
-    """Each table after a comment `<!-- names: MODULE:ATTRIBUTE -->`: that text, and the first column.
+    """Tables after a comment `<!-- names: MODULE:ATTRIBUTE -->`.
 
-    Of the first column it has the words in backticks.
+    Yields:
+      `MODULE:ATTRIBUTE`, and the words in backticks of the first column.
     """
     for source, table in _NAMES.findall(page.read_text()):
         rows = [row.split("|")[1] for row in table.splitlines()[2:]]
