@@ -182,6 +182,18 @@ def costs(file: str) -> str:
     return table(header, rows)
 
 
+def growth() -> str:
+    """Exponents by which time and memory of one self-attention grow with the sequence."""
+    names = {"exact": "exact, in tiles", "sparse": "windows", "plain": "exact, `plain`"}
+    rows = []
+    for kind, measured in load_result("growth.json")["kinds"].items():
+        slope = measured["slopes"][-1]
+        shortest, longest = slope["lengths"]
+        figures = [f"{slope[key]:.2f}" for key in ("cpu_seconds", "temporary_bytes")]
+        rows.append([names[kind], f"{shortest:,} to {longest:,}", *figures])
+    return table(["attention", "tokens", "time", "memory"], rows)
+
+
 def cost_cells(model: dict[str, Any]) -> list[str]:
     """MFLOPs of one example, ms of a training step, MiB that training adds to the process."""
     return [
@@ -230,6 +242,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "data": data,
     "accuracies": accuracies,
     "costs": costs,
+    "growth": growth,
     "comparison": comparison,
     "provenance": provenance,
 }
