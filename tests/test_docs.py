@@ -18,8 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import sft_jax
-from sft_jax import command_line, config, config_io, doctor, launch
-from sft_jax.data import __main__ as data_command
+from sft_jax import command_line, config, config_io
 from sft_jax.profile import __main__ as profile
 
 ROOT = pages.ROOT
@@ -117,42 +116,35 @@ def _check_absl(values, arguments, monkeypatch):
         config_io.from_mapping(values.config)
 
 
-def _check_program(name):
-    return lambda arguments, patch: _check_absl(_flag_values(name), arguments, patch)
+def _check_benchmark(path, arguments):
+    """Compares names of flags alone, since importing a benchmark may change the process."""
+    known = set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', (ROOT / path).read_text()))
+    unknown = {argument.split("=")[0].lstrip("-") for argument in arguments} - known
+    assert not unknown, f"{path} has no flags {unknown}"
 
 
-def _check_module(module):
-    def check(arguments, patch):
-        values = flags.FlagValues()
-        module.define_flags(values)
-        _check_absl(values, arguments, patch)
-
-    return check
-
-
-def _check_argparse(module):
-    return lambda arguments, patch: module.parser().parse_args(arguments)
-
-
-def _check_benchmark(path):
-    """Names of flags alone: importing a benchmark takes long."""
-
-    def check(arguments, patch):
-        known = set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', (ROOT / path).read_text()))
-        unknown = {argument.split("=")[0].lstrip("-") for argument in arguments} - known
-        assert not unknown, f"{path} has no flags {unknown}"
-
-    return check
+def _check_module(name, arguments, patch):
+    """Parses by `parser()` or by the flags of `define_flags(values)` of a module or package."""
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{name}.__main__")
+    if hasattr(module, "parser"):
+        module.parser().parse_args(arguments)
+        return
+    values = flags.FlagValues()
+    module.define_flags(values)
+    _check_absl(values, arguments, patch)
+    if module is profile:
+        profile.models_of(config_io.from_mapping(values.config), values.models)
+        profile.batch_sizes(values.batch_sizes)
+        assert values.results is None or (ROOT / values.results).is_file()
 
 
-PROGRAMS = {
-    "train.py": _check_program("train.py"),
-    "eval.py": _check_program("eval.py"),
-    "sft_jax.data": _check_argparse(data_command),
-    "sft_jax.launch": _check_argparse(launch),
-    "sft_jax.doctor": _check_module(doctor),
-    "sft_jax.profile": _check_module(profile),
+OURS = {
+    *("train.py", "eval.py"),
+    *("sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile"),
 }
+"""Programs that the pages must show."""
 OTHERS = ("git", "set", "tensorboard", "venv")
 """Programs that are not ours."""
 
@@ -179,9 +171,11 @@ def _check(words, patch):
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(arguments) <= set(targets), f"the Makefile lacks a target of {arguments}"
     elif program.startswith("benchmarks/"):
-        _check_benchmark(program)(arguments, patch)
+        _check_benchmark(program, arguments)
+    elif program.endswith(".py"):
+        _check_absl(_flag_values(program), arguments, patch)
     elif program not in OTHERS:
-        PROGRAMS[program](arguments, patch)
+        _check_module(program, arguments, patch)
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # By ml_collections.
@@ -194,9 +188,9 @@ def test_commands_are_understood(monkeypatch):
                 _check(words, monkeypatch)
             except (Exception, SystemExit) as error:
                 problems.append(f"{pages.identifier(page)}: {' '.join(words)}: {error!r}")
-            checked |= set(words) & set(PROGRAMS)
+            checked |= set(words)
     assert not problems, "\n".join(problems)
-    assert checked == set(PROGRAMS)
+    assert checked >= OURS
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -208,6 +202,8 @@ def test_commands_are_understood(monkeypatch):
         ["python", "eval.py", "--workdir=w", "--splits=test"],
         ["python", "-m", "sft_jax.data", "prepare", "moseii"],
         ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--model=sft"],
+        ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--models=sfd"],
+        ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--results=no.json"],
         ["python", "benchmarks/watch_ablation.py", "--jsn=a.json"],
         [".venv/bin/pip", "install", ".[trian]"],
         ["make", "trian"],
