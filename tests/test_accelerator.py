@@ -27,11 +27,13 @@ def _run(path, *arguments):
     return done, json.loads(path.read_text())
 
 
+@pytest.mark.process
 def test_the_smallest_form_measures_a_step(tmp_path):
     result = _smallest(tmp_path / "result.json", "--only=step_cost")
     assert result["sections"].keys() == {"machine", "step_cost"}
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_smallest_form_measures_every_section(tmp_path):
     sections = _smallest(tmp_path / "result.json")["sections"]
@@ -58,6 +60,7 @@ def _smallest(path, *arguments):
     return result
 
 
+@pytest.mark.process
 def test_without_an_accelerator_it_says_what_it_cannot_do(tmp_path):
     done, result = _run(tmp_path / "result.json")
     assert done.returncode == 2
@@ -77,6 +80,7 @@ def _child(**changes):
     return child._replace(**changes)
 
 
+@pytest.mark.process
 def test_what_fails_is_recorded_and_counts(results, tmp_path):
     accelerator.run_child(_child(), results, end=float("inf"))
     row = json.loads((tmp_path / "result.json").read_text())["sections"]["step_cost"]["row"]
@@ -88,6 +92,7 @@ def test_what_fails_is_recorded_and_counts(results, tmp_path):
     assert len(results.failed) == 2
 
 
+@pytest.mark.process
 def test_time_that_is_over_is_named(results):
     accelerator.run_child(_child(name="late", least_seconds=20), results, end=0)
     assert "were left of --seconds" in results.rows("step_cost")["late"]["left_out"]

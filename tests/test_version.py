@@ -44,6 +44,7 @@ def test_the_digest_is_of_paths_and_contents():
     assert version.code_digest() == "sha256:" + digest.hexdigest()
 
 
+@pytest.mark.process
 def test_installed_without_git_there_is_no_commit_and_the_digest_stands(copy):
     folder, ask = copy
     first = ask()
@@ -55,6 +56,7 @@ def test_installed_without_git_there_is_no_commit_and_the_digest_stands(copy):
     assert ask()["digest"] not in (changed, first["digest"])
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_the_commit_is_that_of_the_package_and_says_if_code_differs(copy):
     folder, ask = copy

@@ -51,6 +51,7 @@ def measured():
     return measure.measure(CONFIG, OUTLINE, batch_sizes=[3], steps=2)
 
 
+@pytest.mark.process
 def test_a_model_is_measured(measured):
     assert tuple(measured) == measure.MEASURED
     assert json.loads(json.dumps(measured)) == measured
@@ -105,6 +106,7 @@ def test_one_function_makes_model_and_training():
     assert made.model.modalities == synthetic.MODALITIES
 
 
+@pytest.mark.process
 def test_a_table_has_a_column_for_each_model_and_a_row_for_each_figure(measured):
     models = {name: of | measured for name, of in _counted("sft", "late").items()}
     lines = _printed(models)

@@ -99,6 +99,7 @@ def test_results_that_do_not_fit_are_errors(config, tmp_path, text, message):
         profile.accuracies(path, profile.models_of(config), WATCH)
 
 
+@pytest.mark.process
 def test_costs_are_counted_without_running_anything(tmp_path):
     file, picture = tmp_path / "new" / "cost.json", tmp_path / "cost.png"
     results = _write(tmp_path / "results.json", "pool=attn_topk")

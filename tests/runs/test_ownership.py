@@ -101,6 +101,7 @@ def test_no_lock_survives_what_is_raised(tmp_path, raised):
     assert [*tmp_path.rglob("*")] == [tmp_path / "b", tmp_path / "b" / "kept"]
 
 
+@pytest.mark.process
 def test_a_killed_owner_keeps_nobody_out_and_neither_do_its_copies(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     first = subprocess.Popen(
@@ -126,6 +127,7 @@ def test_a_killed_owner_keeps_nobody_out_and_neither_do_its_copies(tmp_path):
         first.communicate()
 
 
+@pytest.mark.process
 def test_a_dead_process_is_known_by_its_number_and_start(unlocked):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     assert Owner.named_by(unlocked / locks.LOCK) is None
