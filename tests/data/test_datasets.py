@@ -432,6 +432,7 @@ def test_a_patch_must_fit_the_window(config):
         open_dataset(dataclasses.replace(config, patch_size=201))
 
 
+@pytest.mark.process
 def test_importing_is_cheap_and_quiet():
     program = "import sys, sft_jax.data.dataset; sys.exit('tensorflow_datasets' in sys.modules)"
     done = subprocess.run(

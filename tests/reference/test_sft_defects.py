@@ -197,7 +197,9 @@ def test_8_padding_is_never_selected(right):
     assert all(position >= 0 for slot in drawn for position in slot) == right
 
 
-@pytest.mark.parametrize("pool", ["max", "attn_topk", *tiny_sft.LEARNED_POOLS])
+@pytest.mark.parametrize(
+    "pool", slow_but(["max", "attn_topk", *tiny_sft.LEARNED_POOLS], "attn_topk", "perceiver")
+)
 def test_10_every_parameter_has_an_effect(pool):
     masks = {modality: np.ones_like(mask) for modality, mask in tiny_sft.masks().items()}
     cotangent = np.random.default_rng(9).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)

@@ -101,6 +101,7 @@ def test_no_lock_survives_an_error(tmp_path, raised):
     assert [*tmp_path.rglob("*")] == [tmp_path / "b", tmp_path / "b" / "kept"]
 
 
+@pytest.mark.process
 def test_a_killed_owner_and_its_forks_keep_nobody_out(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     first = subprocess.Popen(
@@ -126,6 +127,7 @@ def test_a_killed_owner_and_its_forks_keep_nobody_out(tmp_path):
         first.communicate()
 
 
+@pytest.mark.process
 def test_a_dead_process_is_known_by_its_number_and_start(unlocked):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     assert Owner.named_by(unlocked / "lock.json") is None

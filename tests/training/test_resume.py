@@ -94,6 +94,7 @@ def unbroken(tmp_path_factory):
 
 
 # While the checkpoint of step 13 is being written; before there is one.
+@pytest.mark.process
 @pytest.mark.parametrize("kill_at", slow_but([14, 3], 14))
 def test_a_killed_run_goes_on_bit_for_bit(unbroken, tmp_path, kill_at):
     killed = start(tmp_path, end_at=kill_at)
@@ -111,6 +112,7 @@ def valid_steps(workdir):
     return [line["step"] for line in metrics(workdir) if "valid/loss" in line]
 
 
+@pytest.mark.process
 def test_a_preempted_run_goes_on_bit_for_bit(unbroken, tmp_path):
     def ended(during, end_at):
         done = start(tmp_path, "SIGTERM", during, end_at)
@@ -140,6 +142,7 @@ def test_a_preempted_run_goes_on_bit_for_bit(unbroken, tmp_path):
     assert not list(tmp_path.glob("checkpoints/stopped/*"))
 
 
+@pytest.mark.process
 def test_a_finished_run_does_nothing_more(unbroken, tmp_path):
     workdir, output = unbroken
     shutil.copytree(workdir, tmp_path / "run")
