@@ -29,6 +29,7 @@ def from_arrays(
     patch_size: Mapping[str, int | tuple[int, ...]] | None = None,
     not_finite: NotFinite = "error",
     masks: Mapping[str, Arrays] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Dataset:
     """Makes a dataset of arrays in memory.
 
@@ -48,6 +49,8 @@ def from_arrays(
       masks: Split to modality name to booleans, for modalities that have gaps. They are
         `[n, length, ...]`, or a list of n `[length, ...]`, None where an example has no gap.
         A model does not see a step that is False, and neither do the statistics.
+      metrics: Families of metrics that an evaluation computes beside those of the task: names or
+        import paths, as in `sft_jax.data.metric_families.load_family`.
 
     Raises:
       ValueError: If the arrays do not fit together. The message names the split, modality or
@@ -101,6 +104,7 @@ def from_arrays(
         statistics=standardisations(card.splits["train"].moments),
         num_examples={split: len(split_records) for split, split_records in records.items()},
         task=task,
+        metrics=tuple(metrics),
     )
     return Dataset(info, records.__getitem__, card)
 

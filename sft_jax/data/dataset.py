@@ -14,10 +14,11 @@ from typing import Any, TypedDict, get_args
 
 import numpy as np
 
+from sft_jax import plugins
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_label, check_shapes, checked_names
 from sft_jax.data.fingerprint import fingerprint
-from sft_jax.data.metric_families import LABEL_RULES, check_family
+from sft_jax.data.metric_families import check_family, load_family
 from sft_jax.data.standardisation import (
     Standardisation,
     agree,
@@ -87,9 +88,9 @@ class DatasetInfo:
       statistics: Statistics that each modality is standardised by.
       num_examples: Number of examples of each split.
       task: Kind of the labels; ordinal if the order of the classes means something.
-      metrics: Metric families that an evaluation computes besides the metrics of the task
-        (`sft_jax.data.metric_families`). They do not describe the data: infos that differ in
-        them alone are equal.
+      metrics: Families of metrics that an evaluation computes besides those of the task: names
+        or import paths, as in `sft_jax.data.metric_families.load_family`. They do not describe
+        the data: infos that differ in them alone are equal.
 
     Raises:
       ValueError: If the statistics do not fit the modalities, the task is unknown, or the metrics
@@ -119,7 +120,9 @@ class DatasetInfo:
         counts = {split: int(count) for split, count in self.num_examples.items()}
         object.__setattr__(self, "num_examples", counts)
         for family in self.metrics:
-            check_family(family, self.task, len(self.class_names))
+            # The info of a run is also read where the packages of its metrics are missing.
+            if not plugins.is_import_path(family):
+                check_family(family, self.task, len(self.class_names))
 
     @property
     def example_bytes(self) -> int:
@@ -186,7 +189,12 @@ class Dataset:
             and lack modalities (`sft_jax.data.records.Record`), or have `masks`.
           card: Data card of the files.
           prepared: Description of prepared data (`sft_jax.data.prepared`).
+
+        Raises:
+          ValueError: If a family of metrics in `info` does not exist or is not for such labels.
         """
+        for family in info.metrics:
+            check_family(family, info.task, len(info.class_names))
         self.info = info
         self.card = card
         self.prepared = prepared
@@ -238,7 +246,9 @@ class Dataset:
             raise ValueError(f"no split {split!r}: there are {', '.join(self.info.num_examples)}")
         if split not in self._sources:
             records = self._read(split)
-            examples = View(len(records), lambda i: padded_example(self.info, records[i]))
+            families = [load_family(name) for name in self.info.metrics]
+            largest = min((family.largest for family in families), default=math.inf)
+            examples = View(len(records), lambda i: padded_example(self.info, records[i], largest))
             if not examples:
                 raise ValueError(f"split {split!r} has no examples")
             fits = len(examples) * self.info.example_bytes <= IN_MEMORY_BYTES
@@ -250,19 +260,21 @@ def _form(info: DatasetInfo) -> dict[str, tuple[int, int]]:
     return {name: (len(spec.lengths), spec.features) for name, spec in info.modalities.items()}
 
 
-def padded_example(info: DatasetInfo, record: Mapping[str, Any]) -> Example:
+def padded_example(
+    info: DatasetInfo, record: Mapping[str, Any], largest: float = math.inf
+) -> Example:
     """Checks a record, pads it to the shapes of a dataset, and standardises it.
 
     Args:
       info: Description of the dataset.
       record: Example that is not standardised; see `Dataset`.
+      largest: Largest absolute value that a number to predict may have.
 
     Raises:
       ValueError: If it does not have the shapes and labels of `info`, or holds a number that is
         not finite.
     """
     identity, shapes = record["id"], {name: spec.shape for name, spec in info.modalities.items()}
-    largest = min((LABEL_RULES[family].largest for family in info.metrics), default=math.inf)
     check_label(identity, record["label"], info.task, info.class_names, largest)
     check_shapes(identity, record["inputs"], shapes)
     example = Example(id=identity, inputs={}, masks={}, label=record["label"])

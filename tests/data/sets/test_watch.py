@@ -164,6 +164,7 @@ def test_an_unknown_file_is_not_unpickled(tmp_path, monkeypatch):
     assert not went_off.exists()
 
 
+@pytest.mark.process
 def test_a_killed_preparation_is_done_again(tmp_path):
     program = """
 import os, sys
