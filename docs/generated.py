@@ -121,7 +121,7 @@ def sections() -> Iterator[tuple[str, type]]:
     """The sections of an experiment's config except `data`, by name."""
     hints = typing.get_type_hints(configs.ExperimentConfig)
     for name, hint in hints.items():
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and name != "data":
             yield name, hint
 
 

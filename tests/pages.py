@@ -85,7 +85,11 @@ def commands(page: pathlib.Path) -> Iterator[list[str]]:
     A command in a sentence begins with `python`.
     """
     text = page.read_text()
-    lines = [block.code for block in blocks(page) if block.language in ("bash", "console")]
+    lines = [
+        block.code
+        for block in blocks(page)
+        if block.language in ("bash", "console") and block.mark != "skip"
+    ]
     lines += re.findall(r"`(python [^`]+)`", _BLOCK.sub("", text))
     for code in lines:
         for line in code.replace("\\\n", " ").splitlines():

@@ -225,6 +225,14 @@ def test_wrong_arguments_are_one_clear_message(raw, arguments, message):
     assert len(error.splitlines()) <= 2
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["prepare"], ["inspect", "raw", "--dataset"]])
+def test_an_unknown_dataset_is_named(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "npz_foldr"])
+    assert ended.value.code == 2
+    assert "did you mean 'npz_folder'? allowed here: av_mnist" in capsys.readouterr().err
+
+
 def test_a_missing_tfds_dataset_is_named_without_others(tmp_path):
     arguments = ["builder=no_such", "modalities=image", f"data_dir={tmp_path}"]
     message = _error("prepare", "tfds", *arguments)
