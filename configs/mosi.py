@@ -12,7 +12,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The settings of Ding et al. 2021 for CMU-MOSEI, or with `size=laptop` a smaller model.
 
     Args:
-      arg: Arguments of every model (`configs.common.paper_experiment`), and `variant`, the file
-        to read. An example is `variant=mmsa_unaligned,size=laptop`.
+      arg: Arguments of every model (`configs.common.paper_experiment`), and `variant`, the
+        file to read; such as `variant=mmsa_unaligned,size=laptop`.
     """
     return sentiment_experiment(arg, SentimentData(name="mosi"))

@@ -9,7 +9,7 @@ from sft_jax.data_config import TfdsData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """A small model of the data of `--config.data.builder=NAME --config.data.modalities=(...)`.
+    """A small model on `--config.data.builder=NAME` with `--config.data.modalities=(...)`.
 
     Args:
       arg: Arguments of every model (`configs.common.small_experiment`).

@@ -80,7 +80,7 @@ def _absolute(path: str) -> str:
 
 
 def folders(config: Any) -> list[str]:
-    """Names the fields of a config of data that hold folders."""
+    """Names of the fields of a dataset that name folders."""
     return [field.name for field in dataclasses.fields(config) if field.metadata.get("folder")]
 
 
@@ -130,11 +130,10 @@ def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
-    """Line of an error message for a problem that pydantic reports."""
     location = [str(part) for part in problem["loc"]] or [""]
     kind: type | None = None
     if location[0] == "data" and len(location) > 1:
-        # In a union, pydantic adds the dataset's name to the location.
+        # pydantic puts the dataset's name into the location.
         kind = DATA_CONFIGS[location.pop(1)]
     if problem["type"] == "unexpected_keyword_argument":
         *parents, last = location
@@ -149,7 +148,7 @@ def _describe(problem: Mapping[str, Any]) -> str:
         return f"  data: Input should be an object, got {problem['input']!r}"
     if problem["type"] == "value_error":
         return f"  {'.'.join(location)}: {problem['ctx']['error']}".replace(" : ", " ")
-    # pydantic appends the branch of a union to the location; a user never wrote that key.
+    # pydantic appends the branch of a union to the location: not a key that anyone wrote.
     keys = [part for part in location if part.isidentifier()]
     return f"  {'.'.join(keys)}: {problem['msg']}, got {problem['input']!r}"
 
