@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.common import small_experiment
-from sft_jax.data_config import FolderData
+from sft_jax.data.sets.npz_folder.entry import FolderData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

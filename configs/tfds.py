@@ -5,11 +5,11 @@ from __future__ import annotations
 import ml_collections
 
 from configs.common import small_experiment
-from sft_jax.data_config import TfdsData
+from sft_jax.data.sets.tfds.entry import TfdsData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """A small model on `--config.data.builder=NAME` with `--config.data.modalities=(...)`.
+    """A small model of the data of `--config.data.builder=NAME --config.data.modalities=(...)`.
 
     Args:
       arg: Arguments of every model (`configs.common.small_experiment`).

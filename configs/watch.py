@@ -15,9 +15,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The default experiment.
 
     Args:
-      arg: Text after the colon of `--config=FILE:ARG`: `model`, `modality`, `pool`, `k`,
-        `readout`, `n_pre`, `n_post` and `mixup` by name, such as `pool=max,k=1`. `leave_out=P`
-        tests on person P alone, validates on the next person and trains on the others.
+      arg: Values of `model`, `modality`, `pool`, `k`, `readout`, `n_pre`, `n_post` and `mixup`,
+        such as `pool=max,k=1` or `model=unimodal,modality=gyroscope`. With `leave_out=P` the
+        test set is person P alone, the validation set the next person, and the others train.
     """
     # All settings here were selected by leaving out people 2, 4, 5 and 7 in turn. People 8 to
     # 10, the test set, had no part in the selection.

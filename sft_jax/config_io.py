@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,8 @@ import ml_collections
 import pydantic
 
 from sft_jax.config import ExperimentConfig
-from sft_jax.data_config import DATA_CONFIGS
+from sft_jax.data import registry
+from sft_jax.plugins import suggest
 
 _ADAPTER = pydantic.TypeAdapter(ExperimentConfig)
 
@@ -53,7 +53,8 @@ def from_mapping(mapping: Mapping[str, Any]) -> ExperimentConfig:
     try:
         return _ADAPTER.validate_json(text)
     except pydantic.ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors(include_url=False)]
+        dataset = _dataset_name(json.loads(text))
+        problems = [_describe(problem, dataset) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(["invalid config:", *dict.fromkeys(problems)])) from None
 
 
@@ -80,7 +81,7 @@ def _absolute(path: str) -> str:
 
 
 def folders(config: Any) -> list[str]:
-    """Names of the fields of a dataset that name folders."""
+    """Names the fields of a config of data that hold folders."""
     return [field.name for field in dataclasses.fields(config) if field.metadata.get("folder")]
 
 
@@ -123,40 +124,43 @@ def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -
         for key in path:
             known = list(section) if isinstance(section, ml_collections.ConfigDict) else []
             if key not in known:
-                problems.append(f"unknown config key {'.'.join(path)!r}: {_suggest(key, known)}")
+                problems.append(f"unknown config key {'.'.join(path)!r}: {suggest(key, known)}")
                 break
             section = section[key]
     return problems
 
 
-def _describe(problem: Mapping[str, Any]) -> str:
+def _dataset_name(values: Any) -> object:
+    """Name of the dataset of a config that has a fault somewhere."""
+    data = values.get("data", {}) if isinstance(values, dict) else {}
+    return data.get("name", "watch") if isinstance(data, dict) else None
+
+
+def _describe(problem: Mapping[str, Any], dataset: object) -> str:
+    """Line of an error message for a problem that pydantic reports."""
     location = [str(part) for part in problem["loc"]] or [""]
-    kind: type | None = None
-    if location[0] == "data" and len(location) > 1:
-        # pydantic puts the dataset's name into the location.
-        kind = DATA_CONFIGS[location.pop(1)]
     if problem["type"] == "unexpected_keyword_argument":
         *parents, last = location
-        section: Any = kind or ExperimentConfig()
-        for parent in parents if kind is None else ():
-            section = getattr(section, parent)
-        names = [field.name for field in dataclasses.fields(section)]
-        return f"  {'.'.join(location)}: unknown key; {_suggest(last, names)}"
-    if problem["type"] == "union_tag_invalid":
-        return f"  data.name: unknown dataset; {_suggest(problem['ctx']['tag'], [*DATA_CONFIGS])}"
-    if problem["type"] == "union_tag_not_found":
-        return f"  data: Input should be an object, got {problem['input']!r}"
+        if parents == ["data"]:
+            names = registry.field_names(dataset)
+        else:
+            section: Any = ExperimentConfig()
+            for parent in parents:
+                section = getattr(section, parent)
+            names = [field.name for field in dataclasses.fields(section)]
+        return f"  {'.'.join(location)}: unknown key; {suggest(last, names)}"
     if problem["type"] == "value_error":
-        return f"  {'.'.join(location)}: {problem['ctx']['error']}".replace(" : ", " ")
-    # pydantic appends the branch of a union to the location: not a key that anyone wrote.
+        text = str(problem["ctx"]["error"])
+        where = ".".join(location)
+        # A message that names the field needs no location before it.
+        return (
+            f"  {text}"
+            if text.startswith(f"{where}.")
+            else f"  {where}: {text}".replace(" : ", " ")
+        )
+    # pydantic appends the branch of a union to the location; a user never wrote that key.
     keys = [part for part in location if part.isidentifier()]
     return f"  {'.'.join(keys)}: {problem['msg']}, got {problem['input']!r}"
-
-
-def _suggest(wrong: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}allowed here: {', '.join(sorted(known)) or 'nothing'}"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

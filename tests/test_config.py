@@ -18,7 +18,8 @@ from sft_jax.config import (
     SystemConfig,
     TrainConfig,
 )
-from sft_jax.data_config import DATA_CONFIGS, WatchData
+from sft_jax.data.registry import DATASETS
+from sft_jax.data.sets.watch.entry import WatchData
 
 DEFAULT = ExperimentConfig()
 # Every field differs from its default.
@@ -27,6 +28,7 @@ OTHER = ExperimentConfig(
     seeds=(4, 2),
     data=WatchData(
         data_dir="somewhere",
+        modalities=("gyroscope",),
         window_seconds=3.5,
         stride_seconds=0.1,
         patch_size=7,
@@ -45,12 +47,13 @@ OTHER = ExperimentConfig(
         readout="mean",
         unimodal_attention="windowed",
         pre_pooling_attention="block_sparse",
-        attention_kernel="blocked",
+        attention_kernel="tiled",
         parts=2,
         dropout=0.1,
         embedding_std=0.5,
         modality="gyroscope",
         dtype="bfloat16",
+        tokenizers={"gyroscope": "my_package.my_module:MyTokenizer"},
     ),
     optim=OptimConfig(
         name="sgd",
@@ -67,6 +70,7 @@ OTHER = ExperimentConfig(
         epochs=3,
         batch_size=12,
         accumulate=3,
+        loss="focal",
         label_smoothing=0.1,
         modality_dropout=0.2,
         ema_decay=0.9,
@@ -99,8 +103,8 @@ def test_the_other_config_differs_in_every_field():
         for name, section in sections.items()
         for field in dataclasses.fields(section)
     }
-    # The first two have only one choice here, and options are compared one by one.
-    expected -= {"data.name", "model.name", "optim.options"}
+    # Only one choice of these is tested here, and options are compared one by one.
+    expected -= {"data.name", "model.name", "model.tokenizers", "optim.options"}
     assert expected <= changed
 
 
@@ -160,7 +164,7 @@ def _problems(mapping):
         ({"model": {"width": 8.5}}, "model.width: Input should be a valid integer, got 8.5"),
         (
             {"model": {"pool": "mean"}},
-            "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk'",
+            "model.pool: 'mean' is not one of max, avg, attn, attn_topk, attn_wkmedoids, channel",
         ),
         ({"model": {"k": -1}}, "model.k: Input should be greater than or equal to 0, got -1"),
         (
@@ -253,11 +257,11 @@ def test_unknown_overrides_are_named():
     assert seed == "unknown config key 'seed.x': allowed here: nothing"
 
 
-@pytest.mark.parametrize("name", DATA_CONFIGS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_folder_of_every_dataset_is_resolved(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    kind = DATA_CONFIGS[name]
+    kind = DATASETS[name]
     fields = [field.name for field in dataclasses.fields(kind) if field.name.endswith("_dir")]
     assert config_io.folders(kind(name=name)) == fields
     for folder, expected in (

@@ -8,33 +8,31 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sft_jax import config_io
-from sft_jax.data_config import DataConfig
+from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.evaluation.scores import NotFiniteError
-from sft_jax.runs import directory
-from sft_jax.runs.directory import RunDirectoryError
-from sft_jax.runs.storage import AnyPath
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 
 
 def fingerprints(
-    workdir: AnyPath, description: Mapping[str, Any], equal: bool
+    run: RunDirectory, description: Mapping[str, Any], equal: bool
 ) -> Mapping[str, str] | None:
     """Split to the fingerprint of the data that a run was trained on.
 
     None means that the dataset evaluated on counts as that data.
 
     Args:
-      workdir: Run directory.
+      run: Run directory.
       description: Description of a checkpoint of the run.
       equal: Whether the `DatasetInfo` of both are equal. It decides for a run that saved no
         fingerprints.
     """
     if not description.get("own_dataset"):
         return {}
-    saved = directory.fingerprints(workdir)
+    saved = run.fingerprints()
     return None if saved is None and equal else saved or {}
 
 
-def with_folders(data: DataConfig, folders: Mapping[str, str]) -> DataConfig:
+def with_folders(data: DatasetEntry, folders: Mapping[str, str]) -> DatasetEntry:
     """Returns a config of data with some of its folders elsewhere.
 
     Args:
@@ -55,7 +53,7 @@ def with_folders(data: DataConfig, folders: Mapping[str, str]) -> DataConfig:
 
 
 @contextlib.contextmanager
-def naming_folders(workdir: AnyPath, data: DataConfig) -> Iterator[None]:
+def naming_folders(run: RunDirectory, data: DatasetEntry) -> Iterator[None]:
     """Adds the folders of the data, and the flags that change them, to errors in the context."""
     try:
         yield
@@ -64,16 +62,16 @@ def naming_folders(workdir: AnyPath, data: DataConfig) -> Iterator[None]:
         now = ", ".join(f"{field}={getattr(data, field) or 'its default'}" for field in fields)
         flags = " or ".join(f"--{field}=FOLDER" for field in fields)
         raise RunDirectoryError(
-            f"the data of {workdir} can't be opened, with {now}: {error}\nIf the data has moved,"
+            f"the data of {run} can't be opened, with {now}: {error}\nIf the data has moved,"
             f" name its folder: {flags} of eval.py, or data_folders of evaluate_run. To evaluate"
             " on other data, use evaluate_run(..., dataset=...) in Python"
         ) from error
 
 
 @contextlib.contextmanager
-def naming_checkpoint(workdir: AnyPath, which: str, step: int) -> Iterator[None]:
+def naming_checkpoint(run: RunDirectory, which: str, step: int) -> Iterator[None]:
     """Adds the checkpoint to errors about outputs of the model in the context."""
     try:
         yield
     except NotFiniteError as error:
-        raise NotFiniteError(f"{workdir}, {which} checkpoint, step {step}: {error}") from None
+        raise NotFiniteError(f"{run}, {which} checkpoint, step {step}: {error}") from None

@@ -124,6 +124,7 @@ def test_only_some_of_many_numbers_and_examples_are_drawn(tmp_path, written, mon
     assert max(image.imread(tmp_path / "p.png").shape) < 2600
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_picture_of_many_classes_takes_little_memory(tmp_path):
     program = """
