@@ -153,7 +153,7 @@ class JaxSide:
         config.model.update(job["overrides"])
         config = config_io.from_mapping(config)
         inputs, labels = data.batch(job["batch_size"])
-        modalities = {name: ModalitySpec.of_shape(a.shape[1:]) for name, a in inputs.items()}
+        modalities = {name: ModalitySpec(*a.shape[1:]) for name, a in inputs.items()}
         masks = {name: np.ones(array.shape[:2], bool) for name, array in inputs.items()}
         batch = Batch(inputs, masks, labels.astype(np.int32), np.ones(len(labels), np.float32))
         self._batch = jax.device_put(batch)

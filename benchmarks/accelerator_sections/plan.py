@@ -12,7 +12,7 @@ SECTIONS = ("equality", "kernels", "resume", "step_cost", "roofline")
 _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """Environment of processes that use the device at the same time as others."""
 _QUICK = {**_SHARED, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
-"""Environment without trying kernels out, which takes most of the time of compiling."""
+"""Environment without autotuning, which is most of the time of compiling."""
 _DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 _LANES = 3
