@@ -31,7 +31,7 @@ class Cost:
         addition are two.
       elementwise_flops: Operations of all other arithmetic, also on integers and booleans: one
         for each element that an elementwise function returns. A reduction, cumulative sum or
-        scatter counts one for each element that it reads. A sort or top-k of `n` counts
+        scatter counts one for each element that it combines. A sort or top-k of `n` counts
         `log2(n)` for each. Moving, copying and converting count nothing.
       largest_bytes: Size of the largest array that any operation returns. A compiler may
         fuse operations and never hold it.
