@@ -153,18 +153,17 @@ class JaxSide:
         config.model.update(job["overrides"])
         config = config_io.from_mapping(config)
         inputs, labels = data.batch(job["batch_size"])
-        modalities = {name: ModalitySpec(*a.shape[1:]) for name, a in inputs.items()}
+        modalities = {name: ModalitySpec.from_shape(a.shape[1:]) for name, a in inputs.items()}
         masks = {name: np.ones(array.shape[:2], bool) for name, array in inputs.items()}
         batch = Batch(inputs, masks, labels.astype(np.int32), np.ones(len(labels), np.float32))
         self._batch = jax.device_put(batch)
         self._model = build_model(config.model, modalities, data.classes)
         optimizer = optim.make_optimizer(config.optim, optim.make_schedule(config.optim, 1, 1))
-        plateau = optim.make_plateau(config.optim)
-        make_state = functools.partial(
-            state.make_state, self._model, optimizer, plateau, config.seed, ema=False
+        make = functools.partial(state.make_state, self._model, optimizer, config.seed, ema=False)
+        self._state = jax.block_until_ready(jax.jit(make)())
+        train_step = step.make_train_step(
+            self._model, optimizer, config.train, config.mixup, config.seed
         )
-        self._state = jax.block_until_ready(jax.jit(make_state)())
-        train_step = step.make_train_step(self._model, optimizer, config, config.seed)
         jitted = jax.jit(train_step, donate_argnums=0)
         self._train = jitted.lower(self._state, self._batch).compile()
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sft_jax.data.datasets import Dataset
+from sft_jax.data.dataset import Dataset
 
 
 def window_statistics(examples: list) -> np.ndarray:

@@ -65,9 +65,9 @@ def start(request: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     size = config.train.batch_size
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     batch = jax.block_until_ready(random_batch(data, size, mesh))
-    min_blocks = _NEVER if request["unrolled"] else sft._SCAN_FROM
+    min_blocks = _NEVER if request["unrolled"] else sft._MIN_BLOCKS_TO_SCAN
     clock = _Clock()
-    with mock.patch.object(sft, "_SCAN_FROM", min_blocks):
+    with mock.patch.object(sft, "_MIN_BLOCKS_TO_SCAN", min_blocks):
         assembled = assembly.assemble_model(
             config, data.modalities, data.num_outputs, num_examples=1000 * size, mesh=mesh
         )

@@ -33,11 +33,13 @@ def _run(path, *arguments):
     return done, json.loads(path.read_text())
 
 
+@pytest.mark.process
 def test_the_smallest_form_measures_a_step(tmp_path):
     result = _smallest(tmp_path / "result.json", "--only=step_cost")
     assert result["sections"].keys() == {"machine", "step_cost"}
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_smallest_form_measures_every_section(tmp_path):
     sections = _smallest(tmp_path / "result.json")["sections"]
@@ -64,6 +66,7 @@ def _smallest(path, *arguments):
     return result
 
 
+@pytest.mark.process
 def test_without_an_accelerator_it_exits_with_2(tmp_path):
     done, result = _run(tmp_path / "result.json")
     assert done.returncode == 2
@@ -83,6 +86,7 @@ def _child(**changes):
     return child._replace(**changes)
 
 
+@pytest.mark.process
 def test_failures_are_recorded_and_counted(results, tmp_path):
     accelerator.run_child(_child(), results, end=float("inf"))
     row = json.loads((tmp_path / "result.json").read_text())["sections"]["step_cost"]["row"]
@@ -94,6 +98,7 @@ def test_failures_are_recorded_and_counted(results, tmp_path):
     assert len(results.failed) == 2
 
 
+@pytest.mark.process
 def test_parts_without_time_are_named(results):
     accelerator.run_child(_child(name="late", least_seconds=20), results, end=0)
     assert "were left of --seconds" in results.rows("step_cost")["late"]["left_out"]

@@ -46,6 +46,7 @@ def test_the_digest_is_of_paths_and_contents():
     assert version.code_digest() == "sha256:" + digest.hexdigest()
 
 
+@pytest.mark.process
 def test_without_git_only_the_digest_is_known(copy):
     folder, read = copy
     first = read()
@@ -57,6 +58,7 @@ def test_without_git_only_the_digest_is_known(copy):
     assert read()["digest"] not in (changed, first["digest"])
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_the_commit_is_marked_if_code_differs(copy):
     folder, read = copy

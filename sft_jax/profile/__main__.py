@@ -18,7 +18,7 @@ import pathlib
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import jax
 from absl import flags
@@ -26,15 +26,15 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from sft_jax import command_line, config_io, version
-from sft_jax.config import ExperimentConfig, ModelConfig
-from sft_jax.data.datasets import check_task
+from sft_jax.config import ExperimentConfig
+from sft_jax.data.dataset import check_task
 from sft_jax.data.outline import Outline, outline
 from sft_jax.evaluation import pictures
+from sft_jax.modules import MODELS
 from sft_jax.profile import measure, tables
 from sft_jax.profile.results import accuracies
 from sft_jax.runs import storage
 
-MODELS: Sequence[str] = get_args(get_type_hints(ModelConfig)["name"])
 COMPARED = ("sft", "mbt", "mult", "late", "concat")
 """Models of the default comparison, as far as the config's settings allow them."""
 
@@ -127,7 +127,7 @@ def models_of(
     """
     own = config.model.name
     chosen = dict.fromkeys((own, *COMPARED) if names is None else names)
-    if unknown := sorted(set(chosen) - set(MODELS)):
+    if unknown := sorted(set(chosen) - {own, *MODELS}):
         raise ValueError(f"--models: unknown model {unknown}, known: {', '.join(MODELS)}")
     if not chosen:
         raise ValueError(f"--models names none; known are {', '.join(MODELS)}")

@@ -49,6 +49,7 @@ def measured():
     return measure.measure(CONFIG, OUTLINE, batch_sizes=[3], steps=2)
 
 
+@pytest.mark.process
 def test_a_model_is_measured(measured):
     assert tuple(measured) == measure.MEASURED
     assert json.loads(json.dumps(measured)) == measured
@@ -96,6 +97,7 @@ def test_examples_fit_every_task(task):
     assert all(mask.all() for mask in batch.masks.values())
 
 
+@pytest.mark.process
 def test_the_table_has_a_column_for_each_model(measured):
     models = {name: row | measured for name, row in _counted("sft", "late").items()}
     lines = _printed(models)

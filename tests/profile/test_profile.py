@@ -100,6 +100,7 @@ def test_unusable_results_are_refused(config, tmp_path, text, message):
         accuracies(path, profile.models_of(config), WATCH)
 
 
+@pytest.mark.process
 def test_costs_are_counted_without_running_anything(tmp_path):
     file, picture = tmp_path / "new" / "cost.json", tmp_path / "cost.png"
     results = _write(tmp_path / "results.json", "pool=attn_topk")
