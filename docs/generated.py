@@ -45,13 +45,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def descriptions(kind: type) -> dict[str, str]:
     """The entries of the section `Attributes` of a Google-style docstring, by name.
 
+    Base classes describe the fields that they define.
+
     Raises:
       ValueError: If a field of the dataclass has no entry.
     """
-    _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
-    section = section.partition("\n\n")[0]
-    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, re.MULTILINE)
-    texts = {name: " ".join(text.split()) for name, text in entries}
+    texts: dict[str, str] = {}
+    for base_kind in reversed(kind.__mro__):
+        _, _, section = inspect.cleandoc(base_kind.__doc__ or "").partition("Attributes:\n")
+        section = section.partition("\n\n")[0]
+        entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, re.MULTILINE)
+        texts |= {name: " ".join(text.split()) for name, text in entries}
     names = [field.name for field in dataclasses.fields(kind) if field.name != "name"]
     if lacking := [name for name in names if name not in texts]:
         raise ValueError(f"the docstring of {kind.__name__} lacks {', '.join(lacking)}")
@@ -118,7 +122,7 @@ def sections() -> Iterator[tuple[str, type]]:
     """The sections of an experiment's config except `data`, by name."""
     hints = typing.get_type_hints(configs.ExperimentConfig)
     for name, hint in hints.items():
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and name != "data":
             yield name, hint
 
 
