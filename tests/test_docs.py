@@ -254,7 +254,7 @@ def test_config_reference_has_every_field():
 
 
 def test_a_field_without_description_is_an_error():
-    @dataclasses.dataclass
+    @dataclasses.dataclass(frozen=True)
     class Longer(config.TrainConfig):
         """Training with one more field."""
 
