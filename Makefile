@@ -11,7 +11,7 @@ WHEELS := .wheels
 WHEELS_PYTHON ?= 3.12
 WHEELS_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
 
-.PHONY: train test test-slow lint docs wheels clean
+.PHONY: train test test-processes test-slow lint docs wheels clean
 
 $(VENV)/.train: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,6 +34,9 @@ train: $(VENV)/.train
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-processes: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "process and not slow"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

@@ -14,10 +14,12 @@ from jax import export
 from sft_jax import ModalitySpec, WindowPattern
 from sft_jax.config import ModelConfig
 from sft_jax.modules.factory import build_model
-from sft_jax.ops.attention.plain import cudnn_attention
-from sft_jax.ops.attention.tiled import blocked_attention
+from sft_jax.ops.attention.cudnn import cudnn_attention
+from sft_jax.ops.attention.kernels import KERNELS
+from sft_jax.ops.attention.tiled import tiled_attention
 from sft_jax.ops.attention.windowed import windowed_attention
-from sft_jax.structs import AttentionKernel, Pool, Readout
+from sft_jax.ops.pool import POOLS
+from sft_jax.structs import Readout
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # More tokens than attention stores weights for, and an image.
@@ -25,13 +27,13 @@ MODALITIES = {"sound": ModalitySpec(140, 2), "sight": ModalitySpec((6, 6), 1, 2)
 SMALL = {"width": 8, "num_heads": 2, "n_pre": 1, "n_post": 1, "k": 3}
 
 CASES = {
-    **{f"pool {pool}": {"pool": pool} for pool in get_args(Pool)},
+    **{f"pool {pool}": {"pool": pool} for pool in POOLS},
     **{f"readout {readout}": {"readout": readout} for readout in get_args(Readout)[1:]},
     **{name: {"name": name} for name in ("late", "concat", "mbt", "mult")},
     "unimodal": {"name": "unimodal", "modality": "sound"},
     **{
         f"kernel {kernel}": {"attention_kernel": kernel, "dtype": "bfloat16"}
-        for kernel in get_args(AttentionKernel)
+        for kernel in ("auto", *KERNELS)
     },
     **{
         pattern: {"unimodal_attention": pattern, "pre_pooling_attention": pattern}
@@ -162,7 +164,7 @@ def test_forward_mode_names_the_kernel_that_has_it(jit):
     heads, mask = jnp.ones((1, 5, 1, 2)), jnp.ones((1, 5), bool)
 
     def tangent(query):
-        attend = lambda query: blocked_attention(query, heads, heads, mask)  # noqa: E731
+        attend = lambda query: tiled_attention(query, heads, heads, mask)  # noqa: E731
         return jax.jvp(attend, (query,), (query,))[1]
 
     with pytest.raises(NotImplementedError, match="attention_kernel='plain'"):
