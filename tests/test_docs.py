@@ -220,7 +220,7 @@ def test_wrong_commands_are_noticed(words, monkeypatch):
 
 
 def _names(sources):
-    """The keys or choices of each `MODULE:ATTRIBUTE` among words; other words stand for themselves."""
+    """The keys or choices of each `MODULE:ATTRIBUTE` among words; others are names themselves."""
     for source in sources.split():
         module, colon, attribute = source.partition(":")
         value = getattr(importlib.import_module(module), attribute) if colon else [source]
