@@ -11,7 +11,7 @@ WHEELS := .wheels
 WHEELS_PYTHON ?= 3.12
 WHEELS_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
 
-.PHONY: train test test-processes test-slow lint wheels clean
+.PHONY: train test test-processes test-slow lint docs wheels clean
 
 $(VENV)/.train: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,6 +22,10 @@ $(VENV)/.train: setup.cfg pyproject.toml
 
 $(VENV)/.test: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,watch,test]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,docs]'
 	@touch $@
 
 train: $(VENV)/.train
@@ -42,6 +46,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Without the notice about MkDocs 2.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
+
 wheels:
 	rm -rf $(WHEELS)
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --only-binary=:all: \
@@ -51,4 +60,4 @@ wheels:
 	@du -sh $(WHEELS)
 
 clean:
-	rm -rf $(VENV) $(WHEELS) build *.egg-info
+	rm -rf $(VENV) $(WHEELS) site build *.egg-info

@@ -1,28 +1,30 @@
-"""What an experiment is made of: frozen dataclasses that check themselves.
+"""Sections of an experiment: frozen dataclasses that check themselves.
 
-Every default of the project stands here, or in `sft_jax.data_config`, and nowhere else. A value
-of the wrong type, an unknown key or a value out of range raises `pydantic.ValidationError`,
-which lists every problem at once; `sft_jax.config_io` words it for people.
+Every default of the project stands here or in `sft_jax.data.sets`. A value of the wrong type, an
+unknown key or a value out of range raises `pydantic.ValidationError`, which lists every problem at
+once; `sft_jax.config_io` turns it into text for people.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from sft_jax.data_config import (
-    MAY_CHANGE,
-    Count,
-    DataConfig,
-    Positive,
-    WatchData,
-    folder_field,
-)
-from sft_jax.structs import AttentionKernel, Pool, Readout, Task
+from sft_jax import plugins
+from sft_jax.data import registry
+from sft_jax.data.sets.base import DatasetEntry
+from sft_jax.data.sets.watch.entry import WatchData
+from sft_jax.data_config import MAY_CHANGE, Count, Positive, folder_field
+from sft_jax.modules import MODELS
+from sft_jax.ops.attention.kernels import kernel_name
+from sft_jax.ops.losses import loss_name
+from sft_jax.ops.pool import POOLS
+from sft_jax.structs import Readout, Task
 
 CountOrNone = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -30,6 +32,37 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
+
+AnyDataset = Annotated[
+    DatasetEntry,
+    pydantic.PlainValidator(registry.parse),
+    pydantic.PlainSerializer(registry.dump),
+]
+"""A dataset of `sft_jax.data.registry`, or of another package, by its `name`."""
+
+
+def _import_path(value: str) -> str:
+    if not plugins.is_import_path(value):
+        raise ValueError(f"{value!r} is not an import path such as 'my_package.my_module:Name'")
+    return value
+
+
+def _named(table: Iterable[str]) -> AfterValidator:
+    """Validator of a name in a table, or of an import path."""
+
+    def check(value: str) -> str:
+        if value not in table and not plugins.is_import_path(value):
+            raise ValueError(
+                f"{value!r} is not one of {', '.join(table)}, nor an import path such as"
+                " 'my_package.my_module:Name'"
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+ImportPath = Annotated[str, AfterValidator(_import_path)]
+KernelName = Annotated[str, AfterValidator(lambda value: kernel_name(value, "attention_kernel"))]
 
 
 def check_heads(num_heads: int, devices: int) -> None:
@@ -47,51 +80,57 @@ class ModelConfig:
     """The network.
 
     Attributes:
-      name: which model: sft (`sft_jax.SparseFusionTransformer`) or one of those to compare it
-        with: late, concat, unimodal (`sft_jax.modules.simple_fusion`), mbt
-        (`sft_jax.modules.mbt`), mult (`sft_jax.modules.mult`).
-      task: what it predicts, which decides head, loss and metrics; it must be that of the
-        dataset, but for one class of several, ordered (ordinal) or not (single_label).
-      width: features of a token; `num_heads` must divide it.
-      num_heads: attention heads.
-      n_pre: transformer blocks on each modality before pooling.
-      n_post: transformer blocks on the fused tokens.
-      pool: how each modality's tokens are cut down; only for sft, like k.
-      k: tokens kept of each modality, 0 for its CLS alone; a mapping gives each its own.
-      readout: where sft reads its logits from.
-      unimodal_attention: in the blocks of a modality: dense; windowed, whose cost is linear in
-        the number of tokens and which differs above 72 (`sft_jax.WindowPattern`); or
-        block_sparse, the pattern that the authors announce, which differs above 33
-        (`sft_jax.BlockSparsePattern`). Only for sft.
-      pre_pooling_attention: in the attention before pooling, the same choices. The authors'
-        code computes dense. Only for sft.
-      attention_kernel: how attention is computed, which changes nothing but its cost
-        (`sft_jax.modules.attention.SelfAttention`).
-      parts: groups of examples that pass through the blocks of a modality one after the other,
-        which saves memory; 0 chooses (`sft_jax.modules.multimodal.MultimodalClassifier`).
-      modality: which one unimodal classifies; only for that model.
-      dropout: rate inside the blocks and the pre-pooling attention.
-      embedding_std: standard deviation that CLS and positions are initialised with.
-      dtype: what the activations are computed in; parameters stay float32.
+      name: Model: sft (`sft_jax.SparseFusionTransformer`); a baseline: late, concat or unimodal
+        (`sft_jax.modules.simple_fusion`), mbt (`sft_jax.modules.mbt`), mult
+        (`sft_jax.modules.mult`); or the import path of a class of another package,
+        `my_package.my_module:MyFusion`. A model takes those fields below that its class has.
+      task: Kind of prediction, which decides head and metrics. It must be the task of the
+        dataset; only ordered and unordered classes (ordinal, single_label) may be exchanged.
+      width: Number of features of a token; `num_heads` must divide it.
+      num_heads: Number of attention heads.
+      n_pre: Number of transformer blocks on each modality before pooling.
+      n_post: Number of transformer blocks on the fused tokens.
+      pool: Pool that cuts the tokens of each modality down: a name of `sft_jax.ops.pool.POOLS`, or
+        the import path of a `Pool`. Only for sft, like k.
+      k: Number of tokens kept of each modality, 0 for its CLS alone; a mapping gives each its own.
+      readout: Token that sft reads its logits from.
+      unimodal_attention: Keys that each query sees in the blocks of a modality: dense; windowed,
+        whose cost is linear in the number of tokens and which differs from dense above 72
+        (`sft_jax.WindowPattern`); or block_sparse, the pattern that the authors announce, which
+        differs above 33 (`sft_jax.BlockSparsePattern`). Only for sft.
+      pre_pooling_attention: Keys that each query sees in the attention before pooling, with the
+        same choices. The authors' code computes dense. Only for sft.
+      attention_kernel: Way to compute attention, which changes the cost alone: a name of
+        `sft_jax.ops.attention.kernels`, or the import path of a kernel.
+      parts: Number of groups of examples that pass through the blocks of a modality one after the
+        other, which saves memory; 0 chooses (`sft_jax.modules.multimodal.MultimodalClassifier`).
+      modality: Modality that unimodal classifies; only for that model.
+      dropout: Rate inside the blocks and the pre-pooling attention.
+      embedding_std: Standard deviation that CLS and positions are initialised with.
+      dtype: Type that the activations are computed in; parameters stay float32.
+      tokenizers: Import path of a tokenizer by modality, for modalities whose tokens are not made
+        of patches: a `flax.linen.Module`, or a class of one that needs no arguments
+        (`sft_jax.modules.tokenizer.Tokenizer`).
     """
 
-    name: Literal["sft", "late", "concat", "unimodal", "mbt", "mult"] = "sft"
+    name: Annotated[str, _named(MODELS)] = "sft"
     task: Task = "single_label"
     width: Count = 40
     num_heads: Count = 5
     n_pre: CountOrNone = 1
     n_post: CountOrNone = 11
-    pool: Pool = "attn_topk"
+    pool: Annotated[str, _named(POOLS)] = "attn_topk"
     k: CountOrNone | dict[str, CountOrNone] = 4
     readout: Readout = "sum_cls"
     unimodal_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
     pre_pooling_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
-    attention_kernel: AttentionKernel = field(default="auto", metadata=MAY_CHANGE)
+    attention_kernel: KernelName = field(default="auto", metadata=MAY_CHANGE)
     parts: CountOrNone = field(default=0, metadata=MAY_CHANGE)
     modality: str = ""
     dropout: Fraction = 0.0
     embedding_std: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    tokenizers: dict[str, ImportPath] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
@@ -103,18 +142,19 @@ class OptimConfig:
     """The optimiser and its learning rate.
 
     Attributes:
-      name: one of `sft_jax.training.optim.OPTIMIZERS`, optax's name of it, such as adamw or sgd.
-      lr: peak learning rate.
-      weight_decay: decoupled weight decay of the kernels (not of biases, norms, positions),
-        with any of them.
-      options: further keyword arguments of the optax optimiser.
-      schedule: after the warm-up: constant, cosine to 0, or plateau (the authors' choice),
-        which multiplies the rate by `plateau_factor` whenever the validation loss has not
-        fallen for `plateau_patience` evaluations.
-      warmup_epochs: over which the rate rises linearly from 0.
-      plateau_factor: see schedule.
-      plateau_patience: see schedule.
-      clip_norm: largest global 2-norm of the gradient; 0 for no clipping.
+      name: Optax's name of the optimiser, such as adamw or sgd; one of
+        `sft_jax.training.optim.OPTIMIZERS`.
+      lr: Peak learning rate.
+      weight_decay: Decoupled weight decay of the kernels (not of biases, norms, positions),
+        with any optimiser.
+      options: Further keyword arguments of the optax optimiser.
+      schedule: Learning rate after the warm-up: constant, cosine to 0, or plateau (the authors'
+        choice), which multiplies the rate by `plateau_factor` whenever the validation loss has
+        not fallen for `plateau_patience` evaluations.
+      warmup_epochs: Epochs over which the rate rises linearly from 0.
+      plateau_factor: See `schedule`.
+      plateau_patience: See `schedule`.
+      clip_norm: Largest global 2-norm of the gradient; 0 for no clipping.
     """
 
     name: str = "adamw"
@@ -130,30 +170,33 @@ class OptimConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainConfig:
-    """How long, on what batches, and what is kept.
+    """Length of training, batches, loss and checkpoints.
 
     Attributes:
-      epochs: passes over the training examples.
-      batch_size: examples per optimiser step, over all devices and hosts.
-      accumulate: micro-batches that a step is computed in, to save memory; must divide
+      epochs: Passes over the training examples.
+      batch_size: Examples per optimiser step, over all devices and hosts.
+      accumulate: Micro-batches that a step is computed in, to save memory; must divide
         `batch_size`.
-      label_smoothing: mass spread evenly over the classes; with multi_label each label
+      loss: Loss that is trained with and reported: auto for the usual one of the task, a name of
+        `sft_jax.ops.losses.LOSSES` that fits the task, or the import path of a function.
+      label_smoothing: Mass spread evenly over the classes; with multi_label each label
         moves by half of it towards the other; with regression it must be 0.
-      modality_dropout: probability that a training example loses a modality; it never
+      modality_dropout: Probability that a training example loses a modality; it never
         loses the last one that it has.
-      ema_decay: decay of the running mean of the parameters that is evaluated in their
+      ema_decay: Decay of the running mean of the parameters that is evaluated in their
         place; 0 evaluates the parameters themselves. It is warmed up: after `t` steps the decay
         is `min(ema_decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten.
-      evaluate_every_epochs: epochs between validations; each is followed by a checkpoint.
-      best_metric: validation metric that selects the best checkpoint; with regression the
+      evaluate_every_epochs: Epochs between validations; each is followed by a checkpoint.
+      best_metric: Validation metric that selects the best checkpoint; with regression the
         loss is the only choice.
-      log_every_steps: steps between the lines of the log.
-      keep_latest: how many of the latest checkpoints stay on disk.
+      log_every_steps: Steps between the lines of the log.
+      keep_latest: Number of the latest checkpoints that stay on disk.
     """
 
     epochs: Count = 20
     batch_size: Count = 64
     accumulate: Count = 1
+    loss: str = "auto"
     label_smoothing: Fraction = 0.0
     modality_dropout: Fraction = 0.0
     ema_decay: Fraction = 0.0
@@ -174,13 +217,14 @@ class MixupConfig:
     """Multimodal manifold mixup; see `sft_jax.ops.mixup`.
 
     Attributes:
-      layers: none for no mixup, or which blocks the one whose output is mixed is drawn from
-        at each step: within (the first `n_pre`), fused (the others), any.
-      alpha: shares are drawn from Beta(alpha, alpha).
-      shares: per_modality draws one for each modality of an example, static one for all.
-      warmup_epochs: the first epochs, which train without.
-      consistent: mix the labels in the shares of the features. False does as the authors'
-        code, which mixes fused features in another share than their labels.
+      layers: Blocks among which one is drawn at each step, whose output is mixed: within (the
+        first `n_pre`), fused (the others), any; none for no mixup.
+      alpha: Parameter of Beta(alpha, alpha), the distribution of the shares.
+      shares: Draws of an example: per_modality for one share of each modality, static for one of
+        all.
+      warmup_epochs: Number of first epochs, which train without mixup.
+      consistent: Whether labels are mixed in the shares of the features. False does as the
+        authors' code, which mixes fused features in another share than their labels.
     """
 
     layers: Literal["none", "within", "fused", "any"] = "none"
@@ -192,17 +236,17 @@ class MixupConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class MeshConfig:
-    """How the devices are used, which changes no number but by rounding.
+    """Use of the devices, which changes numbers by rounding alone.
 
     A run may go on with another mesh, on any other number of devices. See
     `sft_jax.parallel.sharding`.
 
     Attributes:
-      data: devices that share the examples of a batch, each with all parameters; 0 for all
-        that the other axes leave.
-      fsdp: devices that share the examples and the parameters too.
-      model: devices of one process that share the heads and the hidden features; must divide
-        `model.num_heads`.
+      data: Number of devices that share the examples of a batch, each with all parameters; 0 for
+        all that the other axes leave.
+      fsdp: Number of devices that share the examples and the parameters too.
+      model: Number of devices of one process that share the heads and the hidden features; must
+        divide `model.num_heads`.
     """
 
     data: CountOrNone = 0
@@ -212,14 +256,14 @@ class MeshConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class SystemConfig:
-    """What is done beside training, which changes nothing of it.
+    """Tracing and caching, which change no result.
 
     Attributes:
-      trace_from: the first step, counted from 1, that `jax.profiler` records, into `trace/` of the
+      trace_from: First step, counted from 1, that `jax.profiler` records, into `trace/` of the
         run directory. The first step of a start is slow, as it compiles.
-      trace_steps: how many it records; 0 for none.
-      compilation_cache: folder of compiled programs, where `--compilation_cache` names none; empty
-        for that flag's default.
+      trace_steps: Number of steps that it records; 0 for none.
+      compilation_cache: Folder of compiled programs, used where `--compilation_cache` names none;
+        empty for that flag's default.
     """
 
     trace_from: Count = 10
@@ -232,22 +276,22 @@ class ExperimentConfig:
     """One experiment.
 
     Attributes:
-      seed: of parameters, shuffling, dropout, mixup and random pools.
-      seeds: if not empty, train.py trains one run with each of these in place of `seed`, each in
-        a folder of its own (`sft_jax.experiment.train_seeds`).
-      data: what it is trained on.
-      model: the network.
-      optim: the optimiser.
-      train: the loop.
-      mixup: whether and how examples are mixed.
-      mesh: how the devices are used. Like all fields that are marked `MAY_CHANGE`, it may be
-        another where a run goes on.
-      system: what is done beside training.
+      seed: Seed of parameters, shuffling, dropout, mixup and random pools.
+      seeds: Seeds of several runs, which train.py trains in place of one with `seed`, each in a
+        folder of its own (`sft_jax.experiment.train_seeds`); empty for one run.
+      data: Dataset.
+      model: Network.
+      optim: Optimiser.
+      train: Training loop.
+      mixup: Mixing of examples.
+      mesh: Use of the devices. Like all fields that are marked `MAY_CHANGE`, it may change where a
+        run goes on.
+      system: Tracing and caching.
     """
 
     seed: Seed = 0
     seeds: tuple[Seed, ...] = ()
-    data: DataConfig = field(default_factory=WatchData)
+    data: AnyDataset = field(default_factory=WatchData)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -269,6 +313,7 @@ class ExperimentConfig:
             problems.append(f"train.label_smoothing={self.train.label_smoothing} must be 0")
         if problems:
             raise ValueError(f"with model.task='regression' {' and '.join(problems)}")
+        loss_name(self.model.task, self.train.loss)
         blocks = {
             "within": ("n_pre", self.model.n_pre),
             "fused": ("n_post", self.model.n_post),

@@ -1,4 +1,4 @@
-"""The few data structures that every part of the library shares."""
+"""Data structures that every part of the library shares."""
 
 from __future__ import annotations
 
@@ -14,52 +14,29 @@ from jaxtyping import Array, Bool, Float, Int
 
 AnyArray = jax.Array | np.ndarray
 
-Pool = Literal[
-    "max",
-    "avg",
-    "attn",
-    "attn_topk",
-    "attn_wkmedoids",
-    "channel_topk",
-    "random",
-    "attn_random",
-    "strided_random",
-    "tome",
-    "token_learner",
-    "perceiver",
-    "evit",
-    "none",
-]
-"""The ways to cut tokens down; `sft_jax.modules.reducer.Reducer` says what each does."""
-
 Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
-"""Where the logits are read from; `sft_jax.modules.sft.SparseFusionTransformer` says more."""
-
-AttentionKernel = Literal["auto", "plain", "blocked", "cudnn"]
-"""How attention is computed; `sft_jax.modules.attention.SelfAttention` says what each does."""
+"""Token that the logits are read from; see `sft_jax.modules.sft.SparseFusionTransformer`."""
 
 Task = Literal["single_label", "multi_label", "ordinal", "regression"]
-"""What is predicted: one class; any number of labels; one of ordered classes; numbers."""
+"""Kind of prediction: one class; any number of labels; one of ordered classes; numbers."""
 
 CLASS_TASKS: tuple[Task, ...] = ("single_label", "ordinal")
 """The tasks whose label is one class."""
 
 NotFinite = Literal["error", "zero", "mean", "drop"]
-"""What is done with NaN, infinite numbers and numbers beyond float32: refused; set to 0; set to
-the mean of their feature over what is finite of it in the training split; or left out, with
-the step that they stand in."""
-
-MetricFamily = Literal["ranking", "sentiment"]
-"""Metrics that some fields report beside those of the task."""
+"""Treatment of NaN, infinite numbers and numbers beyond float32: refused; set to 0; set to the
+mean of their feature over its finite numbers in the training split; or left out, with the step
+that they stand in."""
 
 
 class Tokens(flax.struct.PyTreeNode):
     """A padded batch of token sequences and which of its tokens are real.
 
     Attributes:
-      values: `[b, n, d]` floats. What stands at a padded position carries no meaning.
-      mask: `[b, n]` booleans; False marks padding, which no result may depend on.
-      sizes: `[b, n]` floats, how many tokens each was merged from; None where none was.
+      values: `[b, n, d]` floats. Values at a padded position carry no meaning.
+      mask: `[b, n]` booleans; False marks padding, which no result may depend on. Where CLS
+        comes first, its mask tells whether the example has the modality.
+      sizes: `[b, n]` floats, the number of tokens that each was merged from; None where none was.
         Attention counts a token as that many (Bolya et al. 2023, section 3).
     """
 
@@ -69,12 +46,12 @@ class Tokens(flax.struct.PyTreeNode):
 
 
 class Batch(flax.struct.PyTreeNode):
-    """What a training or evaluation step is given.
+    """Inputs and labels of a training or evaluation step.
 
     Attributes:
-      inputs: modality name to `[b, *lengths, features]` floats.
-      masks: modality name to `[b, *lengths]` booleans; False marks padding, and a mask
-        that is False throughout an example stands for an example without that modality.
+      inputs: `[b, *lengths, features]` floats by modality.
+      masks: `[b, *lengths]` booleans by modality; False marks padding, and a mask that is False
+        throughout an example stands for an example without that modality.
       labels: `[b]` class indices; for multi-label classification `[b, c]` floats, 1 where the
         example has the label and 0 where not; for regression the `[b, c]` floats to predict.
       weights: `[b]` floats; 0 marks an example that only fills up the batch.
@@ -95,15 +72,15 @@ class ModalitySpec:
     tokens are patches of 4 x 4.
 
     Attributes:
-      length: the most steps that a sequence has; for anything else a tuple (or list, which
+      length: Largest number of steps of a sequence; for anything else a tuple (or list, which
         becomes one) of the size along each axis.
-      features: numbers at each position: channels of a pixel.
-      patch_size: how many consecutive positions make one token: along each axis as a tuple or
-        list, or one number for every axis. A last, incomplete patch counts as one.
+      features: Number of values at each position, such as channels of a pixel.
+      patch_size: Number of consecutive positions that make one token: along each axis as a tuple
+        or list, or one number for every axis. A last, incomplete patch counts as one.
 
     Raises:
-      ValueError: if a number is not positive, a tuple is empty, `length` and `patch_size` are
-        of different numbers of axes, or `patch_size` exceeds `length`.
+      ValueError: If a number is not positive, a tuple is empty, `length` and `patch_size` have
+        different numbers of axes, or `patch_size` exceeds `length`.
     """
 
     length: int | tuple[int, ...]
@@ -116,8 +93,8 @@ class ModalitySpec:
             if isinstance(value, list):
                 value = tuple(value)
                 object.__setattr__(self, name, value)  # The dataclass is frozen.
-            of_axes = value if isinstance(value, tuple) and value else (value,)
-            if not all(map(_is_positive_integer, of_axes)):
+            sizes = value if isinstance(value, tuple) and value else (value,)
+            if not all(map(_is_positive_integer, sizes)):
                 raise ValueError(
                     f"ModalitySpec.{name} must be an integer >= 1, or a tuple of one for each"
                     f" axis, got {value!r}"
@@ -137,33 +114,35 @@ class ModalitySpec:
             )
 
     @classmethod
-    def of_shape(cls, shape: Sequence[int], patch_size: int | tuple[int, ...] = 1) -> ModalitySpec:
-        """That of examples of `(*lengths, features)`."""
+    def from_shape(
+        cls, shape: Sequence[int], patch_size: int | tuple[int, ...] = 1
+    ) -> ModalitySpec:
+        """Makes the spec of examples of shape `(*lengths, features)`."""
         *lengths, features = shape
         return cls(lengths[0] if len(lengths) == 1 else tuple(lengths), features, patch_size)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The most positions along each axis."""
+        """Largest number of positions along each axis."""
         return self.length if isinstance(self.length, tuple) else (self.length,)
 
     @property
     def patch_sizes(self) -> tuple[int, ...]:
-        """Positions of a patch along each axis."""
+        """Number of positions of a patch along each axis."""
         if isinstance(self.patch_size, tuple):
             return self.patch_size
         return (self.patch_size,) * len(self.lengths)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`(*lengths, features)`, the shape of an example."""
+        """Shape of an example, `(*lengths, features)`."""
         return (*self.lengths, self.features)
 
     @property
     def num_tokens(self) -> int:
-        """Patches of an example of full size."""
-        each = zip(self.lengths, self.patch_sizes, strict=True)
-        return math.prod(-(-length // patch) for length, patch in each)
+        """Number of patches of an example of full size."""
+        pairs = zip(self.lengths, self.patch_sizes, strict=True)
+        return math.prod(-(-length // patch) for length, patch in pairs)
 
 
 def _is_positive_integer(value: object) -> bool:

@@ -25,7 +25,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # Tracing makes millions of small objects, hardly any of them in cycles: look for these less often.
 gc.set_threshold(20_000, 20, 100)
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["sft_jax.ops", "sft_jax.modules"], "beartype.beartype")
 

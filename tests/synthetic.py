@@ -1,12 +1,14 @@
 """A small learnable dataset of two padded, sometimes absent modalities, and runs on it."""
 
 import dataclasses
+import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sft_jax import ModalitySpec
+from sft_jax import ModalitySpec, config_io
 from sft_jax.config import (
     ExperimentConfig,
     MeshConfig,
@@ -17,11 +19,11 @@ from sft_jax.config import (
     TrainConfig,
 )
 from sft_jax.data import pipeline
-from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
-from sft_jax.data_config import WatchData
+from sft_jax.data.dataset import Dataset, DatasetInfo, compute_statistics
+from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.parallel import sharding
-from sft_jax.runs import directory
+from sft_jax.runs.directory import RunDirectory
 from sft_jax.training import assembly, loop, optim
 from sft_jax.training.state import TrainState
 
@@ -38,7 +40,7 @@ NAMES = {
 
 
 def example(index, task="single_label"):
-    """An example whose label can be told from the mean of both modalities."""
+    """Example whose label follows from the mean of both modalities."""
     random = np.random.default_rng(index)
     if task == "regression":
         shift = random.uniform(-1, 1)
@@ -74,7 +76,7 @@ def dataset(train=50, valid=20, task="single_label"):
 
 
 def config(**changes):
-    """A tiny experiment; `changes` are given as `section__field=value`, or `seed=value`."""
+    """Tiny experiment with changes such as `section__field=value`, or `seed=value`."""
     sections = {
         "data": WatchData(),
         "model": ModelConfig(width=8, num_heads=2, n_pre=0, n_post=1, k=2, dropout=0.1),
@@ -92,26 +94,22 @@ def config(**changes):
 
 
 def first_state(params, optimizer, *, step=0, ema_params=None):
-    """What training starts from, with these parameters."""
+    """State with these parameters, as training starts from it."""
     return TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        plateau=optim.make_plateau(OptimConfig()).init(params),
+        plateau=optim.init_plateau(params),
         ema_params=ema_params,
     )
 
 
-def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=None):
-    """Trains as train.py does; `wrap` may change the batches on their way.
-
-    Returns the result and the evaluator of the validation split.
-    """
+def _prepare(experiment, data, devices):
+    """Dataset, mesh, model with its training step, and evaluator of the validation split."""
     data = data or dataset(task=experiment.model.task)
     data.info.check_task(experiment.model.task)
-    directory.prepare(workdir, experiment)
-    mesh = sharding.make_mesh(experiment.mesh, devices or jax.devices()[:1])
-    made = assembly.assemble_model(
+    mesh = sharding.make_mesh(experiment.mesh, devices)
+    assembled = assembly.assemble_model(
         experiment,
         data.info.modalities,
         len(data.info.class_names),
@@ -119,21 +117,50 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
         mesh=mesh,
     )
     size = experiment.train.batch_size
+    return data, mesh, assembled, Evaluator(assembled.model, data.source("valid"), size, mesh)
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared(config_json, devices):
+    """The same, compiled once for all runs of a config on the synthetic data."""
+    return _prepare(config_io.from_mapping(json.loads(config_json)), None, list(devices))
+
+
+def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=None):
+    """Trains as train.py does.
+
+    Args:
+      workdir: Run directory.
+      experiment: Config.
+      data: Dataset, by default a synthetic one of the config's task.
+      devices: Devices, by default one.
+      wrap: Function that may change the batches on their way.
+      validate: Function from parameters to metrics, by default the evaluator.
+
+    Returns:
+      The result, and the evaluator of the validation split.
+    """
+    devices = devices or jax.devices()[:1]
+    if data is None:
+        same = json.dumps(config_io.to_json(dataclasses.replace(experiment, seed=0)))
+        data, mesh, assembled, evaluator = _prepared(same, tuple(devices))
+    else:
+        data, mesh, assembled, evaluator = _prepare(experiment, data, devices)
+    run = RunDirectory.open(workdir, experiment)
     batches = pipeline.train_iterator(
         data.source("train"),
-        size,
+        experiment.train.batch_size,
         experiment.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    evaluator = Evaluator(made.model, data.source("valid"), size, mesh)
     result = loop.fit(
         experiment,
-        made,
+        assembled,
         wrap(batches),
         validate or evaluator,
         compile_validation=(lambda params: None) if validate else evaluator.compile,
-        workdir=workdir,
+        run=run,
         description={"dataset": data.info.to_json()},
         mesh=mesh,
     )

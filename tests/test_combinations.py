@@ -19,8 +19,8 @@ import tiny_sft
 from configs import watch
 from sft_jax import Batch, config_io
 from sft_jax.modules.factory import build_model
-from sft_jax.modules.reducer import POOLS
 from sft_jax.modules.sft import READOUTS
+from sft_jax.ops.pool import POOLS
 from sft_jax.training.step import make_train_step
 
 BASELINES = ("late", "concat", "unimodal,modality=sound", "mbt", "mult")
@@ -57,7 +57,7 @@ def _step(argument):
     optimizer = optax.sgd(0.1)
     state = synthetic.first_state(params, optimizer, ema_params=params)
     batch = Batch(tiny_sft.inputs(), tiny_sft.masks(), np.arange(3), np.ones(3, np.float32))
-    return make_train_step(model, optimizer, config, config.seed), state, batch
+    return make_train_step(model, optimizer, config.train, config.mixup, config.seed), state, batch
 
 
 def _assert_learns(argument):

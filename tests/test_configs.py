@@ -41,7 +41,7 @@ FILES = [
 ]
 
 
-def test_there_are_config_files():
+def test_every_config_file_is_tested():
     assert set(FILES) == set(MODALITIES)
 
 
@@ -61,7 +61,7 @@ def _logits(model):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_config_makes_a_model(name):
+def test_a_config_builds_a_model(name):
     logits = jax.eval_shape(_logits(_model(name)), jax.eval_shape(jax.random.key, 0))
     assert logits.shape == (1, 7)
 
@@ -76,8 +76,8 @@ def test_a_config_makes_a_model(name):
         ("vggsound", "size=laptop"),
     ],
 )
-def test_the_model_of_a_config_runs(name, argument):
-    # This kind of key is quick to compile.
+def test_the_model_of_a_config_gives_finite_logits(name, argument):
+    # Keys of the rbg implementation compile quickly.
     logits = jax.jit(_logits(_model(name, argument)))(jax.random.key(0, impl="rbg"))
     assert np.isfinite(logits).all()
 
@@ -92,10 +92,10 @@ def test_arguments_change_the_model():
     ]
 
 
-@pytest.mark.parametrize(("person", "validated_on"), [(3, 4), (10, 1)])
-def test_one_person_may_be_left_out(person, validated_on):
+@pytest.mark.parametrize(("person", "next_person"), [(3, 4), (10, 1)])
+def test_one_person_can_be_left_out(person, next_person):
     data = config_io.from_mapping(watch.get_config(f"leave_out={person}")).data
-    assert (data.test_people, data.valid_people) == ((person,), (validated_on,))
+    assert (data.test_people, data.valid_people) == ((person,), (next_person,))
     assert sorted(data.train_people + data.valid_people + data.test_people) == list(range(1, 11))
 
 

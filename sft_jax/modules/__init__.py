@@ -1,1 +1,13 @@
-"""Flax Linen modules: they own parameters and leave the mathematics to `sft_jax.ops`."""
+"""Flax modules: the models and their parts."""
+
+from collections.abc import Mapping
+
+MODELS: Mapping[str, str] = {
+    "sft": "sft_jax.modules.sft:SparseFusionTransformer",
+    "late": "sft_jax.modules.simple_fusion:LateFusion",
+    "concat": "sft_jax.modules.simple_fusion:ConcatFusion",
+    "unimodal": "sft_jax.modules.simple_fusion:Unimodal",
+    "mbt": "sft_jax.modules.mbt:BottleneckTransformer",
+    "mult": "sft_jax.modules.mult:CrossmodalTransformer",
+}
+"""Import path of each model by the name that a config gives."""

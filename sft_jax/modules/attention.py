@@ -8,15 +8,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sft_jax.modules.linear import bounded_uniform, dense, flat_dot
+from sft_jax.ops.attention import kernels
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern, block_sparse_attention, received
-from sft_jax.ops.attention.cudnn import cudnn_attention, is_supported
-from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
-from sft_jax.ops.attention.tiled import blocked_attention, blocked_self_attention
+from sft_jax.ops.attention.kernels import Kernel
+from sft_jax.ops.attention.plain import apply_weights, attention_weights
 from sft_jax.ops.attention.windowed import WindowPattern, windowed_attention
-from sft_jax.structs import AttentionKernel, Tokens
+from sft_jax.structs import Tokens
 
 AttentionPattern = BlockSparsePattern | WindowPattern
 
@@ -28,39 +28,30 @@ def pattern_for(pattern: AttentionPattern | None, num_tokens: int) -> AttentionP
     would change what a model computes.
 
     Args:
-      pattern: Which tokens each attends to.
-      num_tokens: Tokens of an example of full length, without CLS.
+      pattern: Pattern of the keys that each query sees; None for all keys.
+      num_tokens: Number of tokens of an example of full length, without CLS.
     """
     if isinstance(pattern, WindowPattern) and pattern.is_dense(num_tokens + 1):
         return None
     return pattern
 
 
-_PLAIN_UP_TO = 128 * 128
-"""Weights of one head that cost less to store than to compute twice."""
-
-
 class SelfAttention(nn.Module):
-    """Each real token attends to the real tokens of its example (Vaswani et al. 2017).
-
-    | kernel | how the same numbers are computed |
-    | --- | --- |
-    | `auto` | `plain` for short sequences; for longer ones `cudnn` where it can, else `blocked` |
-    | `plain` | with the weights of all queries and keys in memory |
-    | `blocked` | for a tile of queries at a time (`sft_jax.ops.attention.tiled`) |
-    | `cudnn` | by NVIDIA's library on its GPUs, in bfloat16 or float16; else as `blocked` |
+    """Self-attention (Vaswani et al. 2017): real tokens attend to those of their example.
 
     Attributes:
-      num_heads: heads; must divide the width of the tokens.
-      dtype: of the computation; None for that of inputs and parameters.
-      qkv_bias_init: of the biases of query, key and value.
-      out_kernel_init: of the output projection; by default U(±1/sqrt(width)).
-      pattern: which tokens each attends to; None for all. It decides how that is computed.
-      kernel: one of the above, where there is no pattern. The saliency is never by `cudnn`.
-      with_saliency: whether to return the saliency; the first token is CLS then.
+      num_heads: Number of heads; must divide the width of the tokens.
+      dtype: Type of the computation; None for that of inputs and parameters.
+      qkv_bias_init: Initialiser of the biases of query, key and value.
+      out_kernel_init: Initialiser of the output projection; by default U(±1/sqrt(width)).
+      pattern: Keys that each query sees; None for all. A pattern has a computation of its own.
+      kernel: Name of a kernel of `sft_jax.ops.attention.kernels`, or a kernel, for attention
+        without a pattern. It changes the cost alone.
+      with_saliency: Whether to return the saliency; the first token is CLS then.
 
     Raises (on `init` and `apply`):
-      ValueError: for tokens with sizes, which count only where there is no pattern.
+      ValueError: For tokens with sizes and a pattern: sizes count in dense attention alone. For an
+        unknown kernel, or one that returns other shapes.
     """
 
     num_heads: int
@@ -68,7 +59,7 @@ class SelfAttention(nn.Module):
     qkv_bias_init: Initializer = nn.initializers.zeros
     out_kernel_init: Initializer | None = None
     pattern: AttentionPattern | None = None
-    kernel: AttentionKernel = "auto"
+    kernel: str | Kernel = kernels.AUTO
     with_saliency: bool = False
 
     @nn.compact
@@ -81,9 +72,9 @@ class SelfAttention(nn.Module):
         intermediates.
 
         Args:
-          tokens: what attends and is attended to.
-          first: how many tokens, from the first on, attend; None for all. Only where there is
-            neither a pattern nor saliency.
+          tokens: Tokens that attend and are attended to.
+          first: Number of tokens, from the first on, that attend; None for all. Only where there
+            is neither a pattern nor saliency.
         """
         width = tokens.values.shape[-1]
         query, key, value = _QueryKeyValue(
@@ -111,14 +102,12 @@ class SelfAttention(nn.Module):
         if isinstance(self.pattern, WindowPattern):
             attended, salient = windowed_attention(query, key, value, mask, self.pattern)
             return attended, salient if self.with_saliency else None
-        if _stores_weights(self.kernel, query, key):
-            weights = attention_weights(query, key, mask, sizes)
-            self.sow("intermediates", "weights", weights)
-            attended = apply_weights(weights, value)
-            return attended, saliency(weights, mask) if self.with_saliency else None
-        if self.with_saliency:
-            return blocked_self_attention(query, key, value, mask, sizes)
-        return _attend(self.kernel, query, key, value, mask, sizes), None
+        stores_weights = kernels.choose_kernel(self.kernel, query, key) is kernels.plain
+        if stores_weights and self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "weights", attention_weights(query, key, mask, sizes))
+        return kernels.attend(
+            self.kernel, query, key, value, mask, sizes, with_saliency=self.with_saliency
+        )
 
 
 class _QueryKeyValue(nn.Module):
@@ -147,34 +136,12 @@ class _QueryKeyValue(nn.Module):
         return query, key, value
 
     def _project(self, values: Array, kernel: Array, bias: Array) -> Iterator[Array]:
-        """One array of heads for each place in the middle axis of the kernel."""
+        """Yields one array of heads for each place in the middle axis of the kernel."""
         projected = flat_dot(values, kernel)
         projected += jnp.expand_dims(bias, range(values.ndim - 1))
-        of_heads = (self.num_heads, projected.shape[-1] // self.num_heads)
+        heads = (self.num_heads, projected.shape[-1] // self.num_heads)
         for i in range(len(bias)):
-            yield projected[..., i, :].reshape(*values.shape[:-1], *of_heads)
-
-
-def _stores_weights(kernel: AttentionKernel, query: Array, key: Array) -> bool:
-    few = query.shape[1] * key.shape[1] <= _PLAIN_UP_TO
-    return kernel == "plain" or (kernel == "auto" and few)
-
-
-def _attend(
-    kernel: AttentionKernel,
-    query: Float[Array, "b q h e"],
-    key: Float[Array, "b n h e"],
-    value: Float[Array, "b n h e"],
-    mask: Bool[Array, "b n"],
-    sizes: Float[Array, "b n"] | None,
-) -> Float[Array, "b q h e"]:
-    """Attention by one of the kernels of `SelfAttention`."""
-    if _stores_weights(kernel, query, key):
-        return apply_weights(attention_weights(query, key, mask, sizes), value)
-    arrays = (query, key, value, mask, sizes)
-    if kernel == "cudnn" or (kernel == "auto" and is_supported(query.dtype, query.shape[-1])):
-        return cudnn_attention(*arrays, elsewhere=blocked_attention)
-    return blocked_attention(*arrays)
+            yield projected[..., i, :].reshape(*values.shape[:-1], *heads)
 
 
 def cross_attention(
@@ -182,21 +149,21 @@ def cross_attention(
     source: Tokens,
     num_heads: int,
     dtype: Dtype | None,
-    kernel: AttentionKernel = "auto",
+    kernel: str | Kernel = kernels.AUTO,
     drop: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "b q d"]:
-    """Each of `values` attends to the real tokens of its example's `source`.
+    """Cross-attention: queries attend to the real tokens of their example's source.
 
-    Called within a compact module, whose parameters "query", "key", "value" and "out", in
-    PyTorch's initialisation, it then uses.
+    Called within a compact module, whose parameters "query", "key", "value" and "out" it uses, in
+    PyTorch's initialisation.
 
     Args:
-      values: what attends.
-      source: what is attended to, of the same width.
-      num_heads: heads; must divide the width.
-      dtype: of the computation; None for that of inputs and parameters.
-      kernel: see `SelfAttention`; with `drop` always plain.
-      drop: applied to the attention weights.
+      values: Tokens that attend.
+      source: Tokens that are attended to, of the same width.
+      num_heads: Number of heads; must divide the width.
+      dtype: Type of the computation; None for that of inputs and parameters.
+      kernel: See `SelfAttention`; with `drop` always plain.
+      drop: Function applied to the attention weights.
 
     Returns:
       The attended values; the bias of "out" alone in an example whose source is masked
@@ -213,7 +180,7 @@ def cross_attention(
     query = project("query", values)
     key, value = project("key", source.values), project("value", source.values)
     if drop is None:
-        attended = _attend(kernel, query, key, value, source.mask, source.sizes)
+        attended, _ = kernels.attend(kernel, query, key, value, source.mask, source.sizes)
     else:
         weights = drop(attention_weights(query, key, source.mask, source.sizes))
         attended = apply_weights(weights, value)

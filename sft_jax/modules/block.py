@@ -1,4 +1,4 @@
-"""The transformer block that every model of the library is made of."""
+"""Transformer block of all models except MulT."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from flax.typing import Dtype
 from sft_jax.modules.attention import AttentionPattern, SelfAttention
 from sft_jax.modules.dropout import Dropout, numbered
 from sft_jax.modules.linear import layer_norm, linear
+from sft_jax.ops.attention import kernels
+from sft_jax.ops.attention.kernels import Kernel
 from sft_jax.ops.noise import Keys
-from sft_jax.structs import AttentionKernel, Tokens
+from sft_jax.structs import Tokens
 
 
 class Block(nn.Module):
@@ -22,17 +24,17 @@ class Block(nn.Module):
     not expand, and dropout comes before its ReLU.
 
     Attributes:
-      num_heads: attention heads.
-      dropout: rate, of both residual branches and inside the MLP.
-      dtype: of the computation; None for that of inputs and parameters.
-      kernel: how attention is computed; see `SelfAttention`.
-      pattern: which tokens each attends to; None for all.
+      num_heads: Number of attention heads.
+      dropout: Rate of dropout, in both residual branches and inside the MLP.
+      dtype: Type of the computation; None for that of inputs and parameters.
+      kernel: Attention kernel; see `SelfAttention`.
+      pattern: Keys that each query sees; None for all.
     """
 
     num_heads: int
     dropout: float = 0.0
     dtype: Dtype | None = None
-    kernel: AttentionKernel = "auto"
+    kernel: str | Kernel = kernels.AUTO
     pattern: AttentionPattern | None = None
 
     @nn.compact
@@ -47,9 +49,9 @@ class Block(nn.Module):
         """Maps tokens to tokens of the same shape and mask.
 
         Args:
-          tokens: of the batch.
-          first: how many of them, from the first on, to compute; None for all.
-          train: applies dropout.
+          tokens: Tokens of the batch.
+          first: Number of tokens, from the first on, to compute; None for all.
+          train: Whether to apply dropout.
           keys: Key of each example by stream; by default from the stream "dropout".
         """
         drop = Dropout(self.dropout, deterministic=not train)

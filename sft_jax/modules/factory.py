@@ -2,64 +2,100 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 
+from sft_jax import plugins
 from sft_jax.config import ModelConfig
-from sft_jax.modules.mbt import BottleneckTransformer
-from sft_jax.modules.mult import CrossmodalTransformer
-from sft_jax.modules.multimodal import MultimodalClassifier
-from sft_jax.modules.sft import SparseFusionTransformer
-from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
+from sft_jax.modules import MODELS
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.structs import ModalitySpec
 
 _PATTERNS = {"dense": None, "windowed": WindowPattern(), "block_sparse": BlockSparsePattern()}
 
+_INTERFACE = (
+    "num_classes",
+    "modalities",
+    "num_heads",
+    "n_pre",
+    "n_post",
+    "task",
+    "mixed_modalities",
+    "joint_from",
+    "shared_from",
+    "example_inputs",
+)
+"""Attributes of a model that training and evaluation use."""
+
 
 def build_model(
     config: ModelConfig, modalities: Mapping[str, ModalitySpec], num_classes: int
-) -> MultimodalClassifier:
-    """Builds the module that `config` describes.
+) -> Any:
+    """Builds the module that a config describes.
 
-    Every model is called as `module.apply(variables, inputs, masks, train=...)` and
-    returns `[b, num_classes]` outputs; `MultimodalClassifier.task` says what they are. Its `parts`
-    is 1 where the config leaves that open; `sft_jax.training.assembly.build` chooses by the mesh.
+    Every model is called as `module.apply(variables, inputs, masks, train=...)` and returns
+    `[b, num_classes]` outputs; `MultimodalClassifier.task` defines their meaning. The model gets
+    those fields of the config that its class has. Its `parts` is 1 where the config leaves that
+    open; `sft_jax.training.assembly.build` chooses by the mesh.
+
+    Args:
+      config: Config of the model.
+      modalities: Shape of each modality by name.
+      num_classes: Number of outputs.
+
+    Raises:
+      ValueError: If an import path of the config leads to nothing usable.
     """
-    shared: dict[str, Any] = {
+    kind = _load_class(config.name)
+    attributes: dict[str, Any] = {
+        **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
         "num_classes": num_classes,
         "modalities": modalities,
-        "width": config.width,
-        "num_heads": config.num_heads,
-        "n_pre": config.n_pre,
-        "n_post": config.n_post,
-        "dropout": config.dropout,
-        "embedding_std": config.embedding_std,
         "dtype": jnp.dtype(config.dtype),
-        "attention_kernel": config.attention_kernel,
         "parts": max(config.parts, 1),
-        "task": config.task,
+        "modality": config.modality or None,
+        "unimodal_pattern": _PATTERNS[config.unimodal_attention],
+        "pre_pooling_pattern": _PATTERNS[config.pre_pooling_attention],
+        "tokenizers": {name: _load_tokenizer(name, p) for name, p in config.tokenizers.items()},
     }
-    match config.name:
-        case "sft":
-            return SparseFusionTransformer(
-                **shared,
-                pool=config.pool,
-                k=config.k,
-                readout=config.readout,
-                unimodal_pattern=_PATTERNS[config.unimodal_attention],
-                pre_pooling_pattern=_PATTERNS[config.pre_pooling_attention],
-            )
-        case "late":
-            return LateFusion(**shared)
-        case "concat":
-            return ConcatFusion(**shared)
-        case "unimodal":
-            return Unimodal(**shared, modality=config.modality or None)
-        case "mbt":
-            return BottleneckTransformer(**shared)
-        case "mult":
-            return CrossmodalTransformer(**shared)
+    del attributes["name"]  # Flax has a field of this name for its own use.
+    accepted = {field.name for field in dataclasses.fields(kind)}
+    if config.tokenizers and "tokenizers" not in accepted:
+        raise ValueError(f"model.tokenizers is set, and model.name={config.name!r} takes none")
+    return kind(**{name: value for name, value in attributes.items() if name in accepted})
+
+
+def _load_class(name: str) -> Any:
+    """Loads the class of a model, ours or that of another package."""
+    kind = plugins.load(MODELS.get(name, name), "model.name")
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(f"model.name={name!r} must be a flax.linen.Module class, got {kind!r}")
+    fields = {field.name for field in dataclasses.fields(kind)}
+    missing = [n for n in _INTERFACE if n not in fields and not hasattr(kind, n)]
+    if missing:
+        raise ValueError(
+            f"model.name={name!r} lacks {', '.join(missing)}; a class derived from"
+            " sft_jax.modules.multimodal.MultimodalClassifier has them"
+        )
+    return kind
+
+
+def _load_tokenizer(modality: str, path: str) -> nn.Module:
+    """Loads the tokenizer of a modality: a module, or a class that needs no arguments."""
+    field = f"model.tokenizers.{modality}"
+    tokenizer = plugins.load(path, field)
+    if isinstance(tokenizer, type) and issubclass(tokenizer, nn.Module):
+        try:
+            tokenizer = tokenizer()
+        except TypeError as error:
+            raise ValueError(f"{field}={path!r} can't be made without arguments: {error}") from None
+    if not isinstance(tokenizer, nn.Module):
+        raise ValueError(
+            f"{field}={path!r} must be a flax.linen.Module, got {type(tokenizer).__name__}"
+        )
+    return tokenizer

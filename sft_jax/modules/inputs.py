@@ -1,8 +1,8 @@
-"""Checks of what a model is given, with errors that name what is wrong and what is allowed."""
+"""Checks of a model's inputs; their errors name the problem and the values allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
@@ -26,21 +26,21 @@ def check_inputs(
     inputs: Mapping[str, AnyArray],
     masks: Mapping[str, AnyArray],
     *,
-    every: bool,
+    required: Collection[str] = (),
 ) -> dict[str, Bool[Array, "b _ ..."]]:
     """Checks names and shapes, and gives each input a mask.
 
     Args:
-      modalities: what the model was made for.
-      inputs: what it is given.
-      masks: masks of some or all of the inputs.
-      every: whether every modality must be there, as it must to create parameters.
+      modalities: Shape of each modality of the model.
+      inputs: Values by modality.
+      masks: Masks of some or all of the inputs.
+      required: Modalities that must be in `inputs`, as to create parameters.
 
     Returns:
-      A mask for each input; all True where none was given.
+      A mask for each input; all True for an input without one.
 
     Raises:
-      ValueError: naming every problem found.
+      ValueError: With every problem of the inputs.
     """
     known = sorted(modalities)
     problems = [
@@ -52,11 +52,10 @@ def check_inputs(
         f"modality {name!r} has a mask but no input"
         for name in sorted(set(masks) & set(modalities) - set(inputs))
     ]
-    if missing := sorted(set(modalities) - set(inputs)):
-        if every:
-            problems.append(f"init needs every modality, missing {missing}")
-        elif not inputs:
-            problems.append(f"no modality given, known are {known}")
+    if missing := sorted(set(required) - set(inputs)):
+        problems.append(f"init needs every modality, missing {missing}, got {sorted(inputs)}")
+    elif not inputs:
+        problems.append(f"no modality given, known are {known}")
     for name in sorted(set(inputs) & set(modalities)):
         problems += _shape_problems(name, modalities[name], inputs[name], masks.get(name))
     sizes = {name: array.shape[0] for name, array in sorted(inputs.items()) if array.ndim}

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from sft_jax.modules.multimodal import MultimodalClassifier, join, mean_over_present
+from sft_jax.modules.multimodal import MultimodalClassifier, presence
 from sft_jax.ops.mixup import Mixup
-from sft_jax.structs import AnyArray, Tokens
+from sft_jax.ops.modalities import join, mean_over_present
+from sft_jax.structs import Tokens
 
 
 class BottleneckTransformer(MultimodalClassifier):
@@ -31,9 +32,10 @@ class BottleneckTransformer(MultimodalClassifier):
     any modality, they are 0.
 
     Attributes:
-      num_bottlenecks: bottleneck tokens, learned, drawn from N(0, 0.02²) as in the paper.
-      faithful: compute what the code of Ding et al. 2021 does: the bottleneck starts at 0
-        without parameters, so that its tokens stay equal; fusion starts one layer late; and
+      num_bottlenecks: Number of bottleneck tokens, learned, drawn from N(0, 0.02²) as in the
+        paper.
+      faithful: Whether to compute what the code of Ding et al. 2021 does: the bottleneck starts
+        at 0 without parameters, so that its tokens stay equal; fusion starts one layer late; and
         the modalities take turns in the order of their names, each given the bottleneck
         that the one before has left.
 
@@ -49,18 +51,9 @@ class BottleneckTransformer(MultimodalClassifier):
             problems.append(f"num_bottlenecks={self.num_bottlenecks} must be at least 1")
         return problems
 
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Mapping[str, AnyArray],
-        masks: Mapping[str, AnyArray] | None = None,
-        *,
-        train: bool = False,
-        mixup: Mixup | None = None,
+    def _logits(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
-        """Computes the logits; arguments as those of `SparseFusionTransformer`."""
-        masks = self._check(inputs, masks)
-        streams, present = self._streams(inputs, masks)
         like = next(iter(streams.values())).values
         first_fused = self.n_pre + 1 if self.faithful else self.n_pre
         bottleneck = None
@@ -70,20 +63,18 @@ class BottleneckTransformer(MultimodalClassifier):
             else:
                 if bottleneck is None:
                     bottleneck = self._bottleneck(like)
-                # By this name costs are told from those of the blocks before fusion.
+                # The name tells the costs of these blocks from those of the blocks before fusion.
                 with jax.named_scope("fused"):
-                    streams, bottleneck = self._fused_layer(
-                        i, streams, bottleneck, present, train=train
-                    )
+                    streams, bottleneck = self._fused_layer(i, streams, bottleneck, train=train)
             if mixup is not None:
-                streams, present = mixup.streams(i, streams, present)
+                streams = mixup.streams(i, streams)
                 if bottleneck is not None and not self.faithful:
                     real = jnp.ones(bottleneck.shape[:2], bool)
                     bottleneck = mixup.fused(i, Tokens(bottleneck, real)).values
-        return mean_over_present(self._classify_each(streams), list(present.values()))
+        return mean_over_present(self._classify_each(streams), presence(streams))
 
     def _bottleneck(self, like: Float[Array, "b n d"]) -> Float[Array, "b f d"]:
-        """The bottleneck that fusion starts from, in the type of `like`."""
+        """Makes the bottleneck that fusion starts from, in the type of `like`."""
         shape = (like.shape[0], self.num_bottlenecks, self.width)
         if self.faithful:
             return jnp.zeros(shape, like.dtype)
@@ -97,11 +88,10 @@ class BottleneckTransformer(MultimodalClassifier):
         i: int,
         streams: Mapping[str, Tokens],
         bottleneck: Float[Array, "b f d"],
-        present: Mapping[str, Bool[Array, " b"]],
         *,
         train: bool,
     ) -> tuple[dict[str, Tokens], Float[Array, "b f d"]]:
-        """Block `i` of every modality with the bottleneck; returns the new state of both."""
+        """Applies block `i` of every modality and the bottleneck; returns both."""
         real = jnp.ones(bottleneck.shape[:2], bool)
         updated, updates = {}, []
         for name, tokens in streams.items():
@@ -111,7 +101,8 @@ class BottleneckTransformer(MultimodalClassifier):
             updated[name] = tokens.replace(values=joined.values[:, :length])
             updates.append(joined.values[:, length:])
             if self.faithful:
-                bottleneck = jnp.where(present[name][:, None, None], updates[-1], bottleneck)
+                has = tokens.mask[:, 0]
+                bottleneck = jnp.where(has[:, None, None], updates[-1], bottleneck)
         if not self.faithful:
-            bottleneck = mean_over_present(updates, list(present.values()))
+            bottleneck = mean_over_present(updates, presence(streams))
         return updated, bottleneck

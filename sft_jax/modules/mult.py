@@ -7,34 +7,36 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sft_jax.modules.attention import cross_attention
 from sft_jax.modules.dropout import Dropout
 from sft_jax.modules.linear import dense, layer_norm, linear
 from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.ops.attention import kernels
+from sft_jax.ops.attention.kernels import Kernel
 from sft_jax.ops.mixup import Mixup
-from sft_jax.structs import AnyArray, AttentionKernel, Tokens
+from sft_jax.structs import Tokens
 
 
 class CrossmodalLayer(nn.Module):
-    """Tokens attend to those of a source, then pass through an MLP of four times the width.
+    """Cross-attention to the tokens of a source, then an MLP of four times the width.
 
     Pre-norm: `x <- x + drop(Attention(LN_a(x), LN_a(y), LN_a(y)))`, with one layer norm for
     target `x` and source `y`, then `x <- x + drop(W2 drop(relu(W1 LN_b(x))))`. Attention
     weights are dropped out too.
 
     Attributes:
-      num_heads: attention heads.
-      dropout: rate.
-      dtype: of the computation; None for that of inputs and parameters.
-      kernel: how attention is computed; see `SelfAttention`.
+      num_heads: Number of attention heads.
+      dropout: Rate of dropout.
+      dtype: Type of the computation; None for that of inputs and parameters.
+      kernel: Attention kernel; see `SelfAttention`.
     """
 
     num_heads: int
     dropout: float = 0.0
     dtype: Dtype | None = None
-    kernel: AttentionKernel = "auto"
+    kernel: str | Kernel = kernels.AUTO
 
     @nn.compact
     def __call__(self, tokens: Tokens, source: Tokens, *, train: bool = False) -> Tokens:
@@ -61,21 +63,21 @@ class CrossmodalLayer(nn.Module):
 
 
 class CrossmodalTransformer(MultimodalClassifier):
-    """Each modality attends to each other one, in a stack of layers for every ordered pair.
+    """Modalities that attend to each other, in a stack of layers for every ordered pair.
 
-    In stack `x_with_y` the tokens of modality `x` pass through `n_pre` layers whose keys and
+    In stack `x_with_y` the tokens of modality `x` pass through `n_pre` layers. Their keys and
     values are the tokens of `y` as the tokenizer made them, whatever the layer. For `m`
-    modalities, what the `m - 1` stacks of `x` end with is normed and joined along the
-    features, and passes through `n_post` layers of self-attention of that width. The normed
+    modalities, the results of the `m - 1` stacks of `x` are normed and joined along the
+    features. They pass through `n_post` layers of self-attention of that width. The normed
     CLS tokens of all modalities, joined, pass through a residual MLP to the head.
 
     As in the code of Ding et al. 2021, and unlike in that of Tsai et al., positions are
     learned, CLS rather than the last token is classified, the output norms are shared, and
     no convolution comes first; its unused sinusoidal positions are left out.
 
-    Nothing that a mask marks as padding has any effect. A modality that is masked
-    throughout an example and one that is left out of `inputs` give the same logits: as a
-    target it is replaced by 0, as a source it is not attended to.
+    Padding has no effect. A modality that is masked throughout an example and one that is left
+    out of `inputs` give the same logits. As a target it is replaced by 0, as a source it is not
+    attended to.
 
     Attributes: see `MultimodalClassifier`; at least two modalities, and `n_pre` at least 1.
     """
@@ -88,29 +90,20 @@ class CrossmodalTransformer(MultimodalClassifier):
             problems.append("n_pre=0 must be at least 1: no modality would attend to another")
         return problems
 
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Mapping[str, AnyArray],
-        masks: Mapping[str, AnyArray] | None = None,
-        *,
-        train: bool = False,
-        mixup: Mixup | None = None,
+    def _logits(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
-        """Computes the logits; arguments as those of `SparseFusionTransformer`."""
-        masks = self._check(inputs, masks)
-        streams, present = self._streams(inputs, masks)
         like = next(iter(streams.values())).values
-        streams, present = self._cross_stacks(streams, present, train=train, mixup=mixup)
+        streams = self._cross_stacks(streams, train=train, mixup=mixup)
         for i in range(self.n_post):
             for name, tokens in streams.items():
                 streams[name] = self._layer(f"self_{name}_{i}")(tokens, tokens, train=train)
             if mixup is not None:
-                streams, present = mixup.streams(self.n_pre + i, streams, present)
+                streams = mixup.streams(self.n_pre + i, streams)
         norm = layer_norm(self.dtype, "self_norm")
         absent = jnp.zeros((like.shape[0], (len(self.modalities) - 1) * self.width), like.dtype)
         last = [
-            jnp.where(present[name][:, None], norm(streams[name].values[:, 0]), 0)
+            jnp.where(streams[name].mask[:, :1], norm(streams[name].values[:, 0]), 0)
             if name in streams
             else absent
             for name in sorted(self.modalities)
@@ -125,14 +118,9 @@ class CrossmodalTransformer(MultimodalClassifier):
         return self._head()(token)
 
     def _cross_stacks(
-        self,
-        sources: Mapping[str, Tokens],
-        present: Mapping[str, Bool[Array, " b"]],
-        *,
-        train: bool,
-        mixup: Mixup | None,
-    ) -> tuple[dict[str, Tokens], dict[str, Bool[Array, " b"]]]:
-        """The tokens of each modality after attending to each other, joined along the features.
+        self, sources: Mapping[str, Tokens], *, train: bool, mixup: Mixup | None
+    ) -> dict[str, Tokens]:
+        """Joins the tokens of each modality along the features, after attending to each other one.
 
         Mixup mixes the sources too: later layers attend to those of the mixed example.
         """
@@ -143,28 +131,21 @@ class CrossmodalTransformer(MultimodalClassifier):
             for name in sources
         }
         for i in range(self.n_pre):
-            keys = {
-                name: tokens.replace(mask=tokens.mask & present[name][:, None])
-                for name, tokens in sources.items()
-            }
             for name, stack in stacks.items():
                 for other, tokens in stack.items():
                     layer = self._layer(f"cross_{name}_with_{other}_{i}")
-                    stack[other] = layer(tokens, keys.get(other, nothing), train=train)
+                    stack[other] = layer(tokens, sources.get(other, nothing), train=train)
             if mixup is not None:
-                before = present
-                sources, present = mixup.streams(i, sources, before)
+                sources = mixup.streams(i, sources)
                 for name, stack in stacks.items():
                     for other, tokens in stack.items():
-                        mixed, _ = mixup.streams(i, {name: tokens}, before)
-                        stack[other] = mixed[name]
+                        stack[other] = mixup.streams(i, {name: tokens})[name]
         norm = layer_norm(self.dtype, "cross_norm")
         joined = {
             name: jnp.concatenate([norm(tokens.values) for tokens in stack.values()], axis=-1)
             for name, stack in stacks.items()
         }
-        streams = {name: sources[name].replace(values=values) for name, values in joined.items()}
-        return streams, dict(present)
+        return {name: sources[name].replace(values=values) for name, values in joined.items()}
 
     def _layer(self, name: str) -> CrossmodalLayer:
         return CrossmodalLayer(

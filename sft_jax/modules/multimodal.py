@@ -1,114 +1,74 @@
-"""What all models have in common: attributes, checks, tokenizing and the head."""
+"""Base class of all models: attributes, checks, tokens and the head."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import flax.core
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
+from sft_jax.modules.batch_groups import apply_in_groups
 from sft_jax.modules.block import Block
 from sft_jax.modules.head import ClassifierHead, OrdinalHead
 from sft_jax.modules.inputs import check_inputs, check_modalities
 from sft_jax.modules.tokenizer import Tokenizer
-from sft_jax.ops.attention.tiled import SAVED
-from sft_jax.ops.noise import example_keys
-from sft_jax.ops.presence import is_present
-from sft_jax.structs import AnyArray, AttentionKernel, ModalitySpec, Task, Tokens
+from sft_jax.ops.attention import kernels
+from sft_jax.ops.attention.kernels import Kernel
+from sft_jax.ops.mixup import Mixup
+from sft_jax.structs import AnyArray, ModalitySpec, Task, Tokens
 
 _LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0, "parts": 1}
 
-_MIN_TOKENS_TO_SPLIT = 129
-"""Tokens of a sequence, CLS included, from which on a batch is cut into groups."""
-
-
-def mean_over_present(
-    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
-) -> Float[Array, "b ..."]:
-    """The mean over the modalities that each example has.
-
-    Args:
-      values: one array for each modality.
-      present: for each modality, the examples that have it.
-
-    Returns:
-      `sum_m present_m values_m / sum_m present_m`; 0 for an example without any modality.
-    """
-    count = jnp.maximum(sum(there.astype(jnp.int32) for there in present), 1)
-    total = _total_over_present(values, present)
-    mean = total / count.reshape(-1, *[1] * (total.ndim - 1)).astype(total.dtype)
-    return mean.astype(values[0].dtype)
-
-
-def sum_over_present(
-    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
-) -> Float[Array, "b ..."]:
-    """The sum over the modalities that each example has; 0 where it has none."""
-    return _total_over_present(values, present).astype(values[0].dtype)
-
-
-def _total_over_present(
-    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
-) -> Float[Array, "b ..."]:
-    """The same in float32 at least: numbers of float16 may have a mean there and no sum."""
-    total = jnp.zeros_like(values[0], jnp.promote_types(values[0].dtype, jnp.float32))
-    for each, there in zip(values, present, strict=True):
-        total += jnp.where(there.reshape(-1, *[1] * (total.ndim - 1)), each, 0)
-    return total
-
-
-def join(*parts: Tokens) -> Tokens:
-    """Puts sequences one after the other; a token without a size has size 1 beside others."""
-    sizes = None
-    if any(part.sizes is not None for part in parts):
-        dtype = jnp.promote_types(parts[0].values.dtype, jnp.float32)
-        each = [jnp.ones(p.mask.shape, dtype) if p.sizes is None else p.sizes for p in parts]
-        sizes = jnp.concatenate(each, axis=1)
-    return Tokens(
-        jnp.concatenate([part.values for part in parts], axis=1),
-        jnp.concatenate([part.mask for part in parts], axis=1),
-        sizes,
-    )
-
 
 class MultimodalClassifier(nn.Module):
-    """The attributes, checks and parts that the models share; each adds its `__call__`.
+    """Base class of the models; each adds its `_logits`.
+
+    A model of its own derives from this class, and computes logits from tokens:
+
+        class MyFusion(MultimodalClassifier):
+            def _logits(self, streams, *, train, mixup):
+                ...
+
+    Names of submodules carry a meaning elsewhere. The costs that `sft_jax.profile` reports are
+    grouped by the outermost name that starts with `tokenizer_`, `unimodal_` (blocks of one
+    modality), `pooling_`, `fused` (blocks of several modalities) or is `head`; everything else
+    counts as `other`. `sft_jax.parallel.sharding.RULES` divides parameters over devices by the
+    names of their layers, `qkv`, `out`, `mlp_in` and `mlp_out`; other parameters are correct too,
+    and are divided over the `fsdp` axis alone or whole on each device.
 
     Attributes:
-      num_classes: outputs: classes, labels, or numbers to predict.
-      modalities: name to shape of each modality.
-      width: features of a token.
-      num_heads: attention heads; must divide `width`.
-      n_pre: blocks before fusion.
-      n_post: blocks from fusion on.
-      dropout: rate inside blocks.
-      embedding_std: standard deviation that CLS and positions are initialised with. 1 is
-        the authors'; where the place of a token in the sequence says little, a smaller one
-        lets what the token holds count from the start.
-      dtype: of the computation; None for that of inputs and parameters. Parameters are
+      num_classes: Number of outputs: classes, labels, or numbers to predict.
+      modalities: Shape of each modality by name.
+      width: Number of features of a token.
+      num_heads: Number of attention heads; must divide `width`.
+      n_pre: Number of blocks before fusion.
+      n_post: Number of blocks from fusion on.
+      dropout: Rate inside blocks.
+      embedding_std: Standard deviation that CLS and positions are initialised with. The authors
+        have 1. A smaller one lets the content of a token count from the start, which helps where
+        its place in the sequence says little.
+      dtype: Type of the computation; None for that of inputs and parameters. Parameters are
         float32, and the logits are never less than float32.
-      attention_kernel: how attention is computed, which changes nothing but its cost; see
-        `sft_jax.modules.attention.SelfAttention`.
-      parts: number of groups that a batch is cut into where sequences have more than 128
-        tokens. The groups pass through each block before fusion one after the other, and all
-        but attention is computed again for the gradient, which trades time for memory. It
-        changes no number. Where it does not divide the batch, the greatest common divisor
-        counts.
-      task: what the outputs are, called logits everywhere: with single_label and multi_label
+      attention_kernel: Name of a kernel of `sft_jax.ops.attention.kernels`, or a kernel. It
+        changes the cost alone.
+      parts: Number of groups that a batch is cut into where sequences have more than 128
+        tokens. The groups pass through each block before fusion one after the other, which
+        trades time for memory and changes no number (`sft_jax.modules.batch_groups`).
+      task: Meaning of the outputs, called logits everywhere: with single_label and multi_label
         logits of a softmax or of sigmoids; with ordinal log-probabilities (`OrdinalHead`);
         with regression the predicted numbers. A model that averages logits over modalities,
         or gives 0 without any, does so with each: the mean of log-probabilities is that of
         a normalised geometric mean, and a regression without input predicts 0.
+      tokenizers: Modules that make the tokens of some modalities, by name, in place of patches:
+        see `sft_jax.modules.tokenizer.Tokenizer`. Each modality has a copy of its own.
 
     Raises (on `init` and `apply`):
-      ValueError: for an attribute out of range or an input of the wrong name or shape.
+      ValueError: For an attribute out of range or an input of the wrong name or shape.
     """
 
     num_classes: int
@@ -120,9 +80,10 @@ class MultimodalClassifier(nn.Module):
     dropout: float = 0.0
     embedding_std: float = 1.0
     dtype: Dtype | None = None
-    attention_kernel: AttentionKernel = "auto"
+    attention_kernel: str | Kernel = kernels.AUTO
     parts: int = 1
     task: Task = "single_label"
+    tokenizers: Mapping[str, nn.Module] | None = None
 
     def __post_init__(self) -> None:
         # A model with a dict could not be hashed, as a static argument of jax.jit must be.
@@ -135,27 +96,77 @@ class MultimodalClassifier(nn.Module):
             object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
         super().__post_init__()
 
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Mapping[str, AnyArray],
+        masks: Mapping[str, AnyArray] | None = None,
+        *,
+        train: bool = False,
+        mixup: Mixup | None = None,
+    ) -> Float[Array, "b c"]:
+        """Computes the logits.
+
+        Args:
+          inputs: `[b, *lengths, features]` floats by modality. The first of the lengths may be
+            less than the modality's, never more; the others are the modality's.
+          masks: `[b, *lengths]` booleans by modality, False for padding. A modality without an
+            entry has no padding.
+          train: Whether to apply dropout, drawn from the random stream "dropout". In training the
+            random pools draw from the stream "pool" rather than always the same tokens; in
+            evaluation they do so only if that stream is given.
+          mixup: Mixes the output of a block between examples. The blocks of a modality are
+            layers 0 to `n_pre - 1`, and the fused blocks those from `n_pre` on.
+
+        Returns:
+          `[b, num_classes]` logits; 0 where none of `mixed_modalities` is in `inputs`. Applied
+          with `mutable=["intermediates"]` and `capture_intermediates=True`, every tensor on the
+          way can be had as well.
+        """
+        masks = self._check(inputs, masks)
+        used = {name: inputs[name] for name in sorted(inputs) if name in self.mixed_modalities}
+        if not used:
+            batch = next(iter(masks.values())).shape[0]
+            return jnp.zeros((batch, self.num_classes), jnp.float32)
+        streams = {name: self._tokenize(name, used[name], masks[name]) for name in used}
+        return self._logits(streams, train=train, mixup=mixup)
+
+    def _logits(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
+    ) -> Float[Array, "b c"]:
+        """Computes the logits of the modalities given; each model implements it.
+
+        Args:
+          streams: Tokens of each modality of `inputs`, CLS first, in the order of the names. In
+            an example without the modality all its tokens are masked, CLS included. A model
+            that attends to tokens and reads CLS by their masks has no other case to consider.
+          train: See `__call__`.
+          mixup: See `__call__`. The model passes the output of block `i` of every modality to
+            `mixup.streams(i, streams)`, and that of fused blocks to `mixup.fused(i, tokens)`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no _logits")
+
     @property
     def mixed_modalities(self) -> tuple[str, ...]:
-        """The modalities that mixup mixes: those that the logits depend on."""
+        """Names of the modalities that the logits depend on, which mixup mixes."""
         return tuple(sorted(self.modalities))
 
     @property
     def joint_from(self) -> int:
-        """The first layer whose tokens are no longer of one modality alone."""
+        """First layer whose tokens are no longer of one modality alone."""
         return self.n_pre
 
     @property
     def shared_from(self) -> int | None:
-        """The first layer that mixes one token which all examples have; see `Mixup`."""
+        """First layer that mixes one token which all examples have; see `Mixup`."""
         return None
 
     def example_inputs(self) -> dict[str, Float[Array, "1 _ ... _"]]:
-        """Zeros of the right shapes, to initialise from."""
+        """Makes zeros of the right shapes, to initialise from."""
         return {name: jnp.zeros((1, *spec.shape)) for name, spec in self.modalities.items()}
 
     def _problems(self) -> list[str]:
-        """Everything that is wrong with the attributes; subclasses add theirs."""
+        """Lists everything that is wrong with the attributes; subclasses add theirs."""
         problems = [
             f"{name}={getattr(self, name)} must be at least {least}"
             for name, least in _LEAST.items()
@@ -167,107 +178,67 @@ class MultimodalClassifier(nn.Module):
             problems.append("num_classes=1 must be at least 2 for task='ordinal'")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout={self.dropout} must be at least 0 and below 1")
-        if self.attention_kernel not in get_args(AttentionKernel):
-            problems.append(
-                f"attention_kernel={self.attention_kernel!r} is not one of"
-                f" {', '.join(get_args(AttentionKernel))}"
-            )
+        if isinstance(self.attention_kernel, str):
+            try:
+                kernels.kernel_name(self.attention_kernel)
+            except ValueError as error:
+                problems.append(str(error))
         if self.embedding_std <= 0:
             problems.append(f"embedding_std={self.embedding_std} must be above 0")
         if self.num_heads >= 1 and self.width % self.num_heads:
             problems.append(f"num_heads={self.num_heads} does not divide width={self.width}")
+        if unknown := sorted(set(self.tokenizers or {}) - set(self.modalities)):
+            problems.append(
+                f"tokenizers names {unknown}, the modalities are {sorted(self.modalities)}"
+            )
         return problems
 
     def _check(
-        self,
-        inputs: Mapping[str, AnyArray],
-        masks: Mapping[str, AnyArray] | None,
-        *,
-        every: bool | None = None,
+        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, AnyArray] | None
     ) -> dict[str, Bool[Array, "b _ ..."]]:
-        """Raises ValueError for wrong attributes or inputs; returns a mask for each input, sorted.
+        """Raises ValueError for wrong attributes or inputs; returns a mask for each input.
 
         Args:
-          inputs: modality name to values.
-          masks: masks of some or all of the inputs.
-          every: whether every modality must be there; by default, if initialising.
+          inputs: Values by modality.
+          masks: Masks of some or all of the inputs.
         """
         check_modalities(self.modalities)
         if problems := self._problems():
             raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
-        every = self.is_initializing() if every is None else every
-        in_order = {name: inputs[name] for name in sorted(inputs)}
-        return check_inputs(self.modalities, in_order, masks or {}, every=every)
+        # Initialisation makes the parameters of every modality that has any.
+        required = self.mixed_modalities if self.is_initializing() else ()
+        return check_inputs(self.modalities, inputs, masks or {}, required=required)
 
     def _tokenize(self, name: str, values: AnyArray, mask: Bool[Array, "b _ ..."]) -> Tokens:
-        """The tokens of one modality, CLS first and real in every example."""
+        """Makes the tokens of one modality, CLS first."""
+        embed = (self.tokenizers or {}).get(name)
+        if embed is not None:
+            # A copy that belongs to no module yet, for the tokenizer to take and name.
+            embed = embed.clone(parent=None, name=None, _deep_clone=True, _reset_names=True)
         tokenizer = Tokenizer(
             self.modalities[name],
             self.width,
             self.embedding_std,
             self.dtype,
+            embed,
             name=f"tokenizer_{name}",
         )
         return tokenizer(jnp.asarray(values), mask)
 
-    def _streams(
-        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, Bool[Array, "b _ ..."]]
-    ) -> tuple[dict[str, Tokens], dict[str, Bool[Array, " b"]]]:
-        """The tokens of every modality given, and which examples have it, both by name.
-
-        Sorted, so that neither parameters nor logits depend on the order of the mapping.
-        """
-        names = sorted(inputs)
-        streams = {name: self._tokenize(name, inputs[name], masks[name]) for name in names}
-        return streams, {name: is_present(masks[name]) for name in names}
-
     def _unimodal_blocks(
         self, i: int, streams: Mapping[str, Tokens], *, train: bool
     ) -> dict[str, Tokens]:
-        """Block `i` of every modality."""
+        """Applies block `i` of every modality."""
         return {
-            name: self._in_parts(self._unimodal_block(name, i), tokens, train=train)
+            name: self._in_groups(self._unimodal_block(name, i), tokens, train=train)
             for name, tokens in streams.items()
         }
 
-    def _in_parts(self, module: nn.Module, tokens: Tokens, *, train: bool) -> Any:
-        """`module(tokens)`, for one group of examples after the other."""
-        if self.is_initializing():
-            return module(tokens, train=train)
-        batch, length = tokens.mask.shape
-        keys = {
-            name: example_keys(self.make_rng(name), batch)
-            for name in ("dropout", "pool")
-            if self.has_rng(name)
-        }
-        cut = self.parts > 1 and length >= _MIN_TOKENS_TO_SPLIT
-        # A symbolic size of the batch has no divisor.
-        parts = math.gcd(batch, self.parts) if cut and isinstance(batch, int) else 1
-        if parts == 1 or self.is_mutable_collection("intermediates"):
-            return module(tokens, train=train, keys=keys or None)
-        # Every group takes each parts-th example, so that it stays spread over the devices.
-        split = jax.tree.map(
-            lambda a: a.reshape(batch // parts, parts, *a.shape[1:]).swapaxes(0, 1), (tokens, keys)
-        )
-
-        def one_group(module: nn.Module, carry: tuple[()], group: Any) -> tuple[tuple[()], Any]:
-            tokens, keys = group
-            return carry, module(tokens, train=train, keys=keys or None)
-
-        each = nn.scan(
-            nn.remat(
-                one_group,
-                policy=jax.checkpoint_policies.save_only_these_names(SAVED),
-                prevent_cse=False,
-            ),
-            variable_broadcast="params",
-            split_rngs={"dropout": False, "pool": False},
-        )
-        _, stacked = each(module, (), split)
-        return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(batch, *a.shape[2:]), stacked)
+    def _in_groups(self, module: nn.Module, tokens: Tokens, *, train: bool) -> Any:
+        return apply_in_groups(self, module, tokens, self.parts, train=train)
 
     def _classify_each(self, streams: Mapping[str, Tokens]) -> list[Float[Array, "b c"]]:
-        """The logits of the CLS of each modality, from one head that they share."""
+        """Classifies the CLS of each modality by one head that they share."""
         head = self._head()
         logits = []
         for tokens in streams.values():
@@ -284,7 +255,7 @@ class MultimodalClassifier(nn.Module):
         )
 
     def _unimodal_block(self, modality: str, i: int) -> Block:
-        """Block `i` over the tokens of one modality."""
+        """Makes block `i` over the tokens of one modality."""
         return self._block(f"unimodal_{modality}_{i}")
 
     def _block(self, name: str | None, **attributes: Any) -> Block:
@@ -300,3 +271,8 @@ class MultimodalClassifier(nn.Module):
     def _head(self) -> ClassifierHead | OrdinalHead:
         head = OrdinalHead if self.task == "ordinal" else ClassifierHead
         return head(self.num_classes, self.dtype, name="head")
+
+
+def presence(streams: Mapping[str, Tokens]) -> list[Bool[Array, " b"]]:
+    """Tells which examples have each modality, from the masks of the CLS tokens."""
+    return [tokens.mask[:, 0] for tokens in streams.values()]

@@ -1,9 +1,10 @@
-"""The pooling step of sparse pooling, chosen by name."""
+"""The pooling step of sparse pooling."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import get_args
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,65 +12,38 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.modules.learned_pools import PerceiverPool, TokenLearner
+from sft_jax import plugins
 from sft_jax.ops.noise import Keys, example_keys, gumbel
-from sft_jax.ops.pool import cluster, merge, reduce, select
+from sft_jax.ops.pool import POOLS, Pool, find_pool
 from sft_jax.ops.pool.windows import ReferenceWindows, Windows, adaptive_windows
-from sft_jax.structs import Pool, Tokens
-
-POOLS: Sequence[str] = get_args(Pool)
-WINDOWED_POOLS = ("max", "avg", "attn", "strided_random")
-"""The pools that give one token per window."""
-LEARNED_POOLS = ("token_learner", "perceiver")
-"""The pools that have parameters."""
-SALIENT_POOLS = ("attn", "attn_topk", "attn_wkmedoids", "attn_random", "evit")
-"""The pools that look at the saliency."""
+from sft_jax.structs import Tokens
 
 
 class Reducer(nn.Module):
-    """Cuts the tokens of each example down to `k`.
-
-    | pool | the `k` tokens |
-    | --- | --- |
-    | `max` | the maximum of each feature over each of `k` windows |
-    | `avg` | the mean over each of `k` windows |
-    | `attn` | the mean over each of `k` windows, weighted by saliency |
-    | `attn_topk` | the `k` tokens of largest saliency, unchanged |
-    | `attn_wkmedoids` | the centres of `k` clusters of tokens, weighted by saliency |
-    | `channel_topk` | the `k` largest values of each feature, in descending order |
-    | `random` | `k` tokens drawn at random |
-    | `attn_random` | `k` tokens drawn at random, with probability by saliency |
-    | `strided_random` | one token drawn at random from each of `k` windows |
-    | `tome` | `k` means of tokens that are alike, merged step by step, with their sizes |
-    | `token_learner` | `k` means of all tokens, weighted by an MLP |
-    | `perceiver` | `k` learned queries that attended to the tokens |
-    | `evit` | the `k - 1` tokens of largest saliency, and the weighted mean of the rest |
-    | `none` | all tokens |
+    """Cuts the tokens of each example down to `k` by one of the pools of `sft_jax.ops.pool`.
 
     An example with fewer than `k` real tokens keeps them all; slots left over are masked. The
     learned pools, `token_learner` and `perceiver`, fill every slot of an example that has any
     real token. They alone have parameters, and each modality has its own.
 
     The pools that select whole tokens sow their positions, `[b, k]`, as "index" among the
-    intermediates. The random ones draw from the stream "pool" in training. In evaluation
-    they use one fixed draw for every example, so that neither a key nor the rest of the
-    batch has any effect, unless they are given that stream there too.
+    intermediates. The random ones draw from the stream "pool" in training. In evaluation they use
+    one fixed draw for every example, so that neither a key nor the rest of the batch has any
+    effect. If they are given that stream in evaluation, they draw from it.
 
     Attributes:
-      pool: one of the above.
-      k: tokens kept.
-      num_heads: attention heads, of the pools that attend.
-      reference_windows: take the authors' fixed windows, divisors and epsilon in place of
-        `k` adaptive windows.
-      iterations: how often `attn_wkmedoids` moves its centres.
-      dtype: of the computation, of the pools that have parameters.
+      pool: Name or import path of a pool, or a `sft_jax.ops.pool.Pool`.
+      k: Number of tokens kept.
+      num_heads: Number of attention heads, for pools that attend.
+      reference_windows: The authors' fixed windows, which bring their divisors and epsilon, in
+        place of `k` adaptive windows.
+      dtype: Type of the computation, for pools with parameters.
     """
 
-    pool: Pool
+    pool: str | Pool
     k: int
     num_heads: int = 1
     reference_windows: ReferenceWindows | None = None
-    iterations: int = 5
     dtype: Dtype | None = None
 
     @nn.compact
@@ -84,57 +58,43 @@ class Reducer(nn.Module):
         """Returns `[b, k, d]` tokens; a slot that an example has no token for is masked.
 
         Args:
-          tokens: to choose from.
-          saliency: of each; without effect, and not needed, but for `SALIENT_POOLS`.
-          train: see above.
+          tokens: Tokens to choose from.
+          saliency: Saliency of each token. Pools that do not need it ignore it.
+          train: Whether the random pools draw from the stream "pool".
           keys: Key of each example by stream; by default from the stream "pool".
 
         Raises:
-          ValueError: if a pool that looks at the saliency has none.
+          ValueError: If the pool is unknown, needs a saliency and has none, or returns no tokens.
         """
-        if saliency is None:
-            if self.pool in SALIENT_POOLS:
+        pool = find_pool(self.pool)
+        if pool.module is not None:
+            return _checked(self.pool, self._learned(pool)(tokens))
+        assert pool.function is not None
+        needs: dict[str, Any] = {}
+        if "saliency" in pool.needs:
+            if saliency is None:
                 raise ValueError(f"pool={self.pool!r} needs the saliency of the tokens")
-            dtype = jnp.promote_types(tokens.values.dtype, jnp.float32)
-            saliency = jnp.ones(tokens.mask.shape, dtype)
-        reference = self.reference_windows
-        match self.pool:
-            case "none":
-                return tokens
-            case "max":
-                return reduce.window_max(tokens, self._windows(tokens.mask))
-            case "avg":
-                divisor = reference.kernel if reference else None
-                return reduce.window_mean(tokens, self._windows(tokens.mask), divisor)
-            case "attn":
-                epsilon = 1e-5 * reference.kernel if reference else None
-                windows = self._windows(tokens.mask)
-                return reduce.window_weighted_mean(tokens, saliency, windows, epsilon)
-            case "channel_topk":
-                return select.channel_top_k(tokens, self.k)
-            case "tome":
-                return merge.merge_tokens(tokens, self.k)
-            case "token_learner":
-                return TokenLearner(self.k, self.dtype, name="token_learner")(tokens)
-            case "perceiver":
-                return PerceiverPool(self.k, self.num_heads, self.dtype, name="perceiver")(tokens)
-            case "evit":
-                return select.top_k_and_rest(tokens, saliency, self.k)
-            case "attn_topk":
-                kept, index = select.select_top_k(tokens, saliency, self.k)
-            case "attn_wkmedoids":
-                kept, index = cluster.weighted_k_medoids(tokens, saliency, self.k, self.iterations)
-            case "random":
-                noise = self._noise(tokens, saliency.dtype, train, keys)
-                kept, index = select.draw_tokens(tokens, jnp.ones_like(saliency), noise, self.k)
-            case "attn_random":
-                noise = self._noise(tokens, saliency.dtype, train, keys)
-                kept, index = select.draw_tokens(tokens, saliency, noise, self.k)
-            case "strided_random":
-                noise = self._noise(tokens, saliency.dtype, train, keys)
-                kept, index = select.draw_from_windows(tokens, self._windows(tokens.mask), noise)
-        self.sow("intermediates", "index", index)
-        return kept
+            needs["saliency"] = saliency
+        if "windows" in pool.needs:
+            needs["windows"] = self._windows(tokens.mask)
+        if "noise" in pool.needs:
+            needs["noise"] = self._noise(tokens, train, keys)
+        kept = pool.function(tokens, self.k, **needs)
+        if isinstance(kept, tuple):
+            kept, index = kept
+            self.sow("intermediates", "index", index)
+        return _checked(self.pool, kept)
+
+    @nn.nowrap
+    def _learned(self, pool: Pool) -> nn.Module:
+        """Makes the module of a pool with parameters."""
+        kind = plugins.load(pool.module, "module") if isinstance(pool.module, str) else pool.module
+        accepted = {field.name for field in dataclasses.fields(kind)}
+        attributes = {"k": self.k, "num_heads": self.num_heads, "dtype": self.dtype}
+        attributes = {name: value for name, value in attributes.items() if name in accepted}
+        known = isinstance(self.pool, str) and self.pool in POOLS
+        module: nn.Module = kind(**attributes, name=self.pool if known else "learned")
+        return module
 
     @nn.nowrap
     def _windows(self, mask: Bool[Array, "b n"]) -> Windows:
@@ -143,9 +103,9 @@ class Reducer(nn.Module):
 
     @nn.nowrap
     def _noise(
-        self, tokens: Tokens, dtype: Dtype, train: bool, keys: Mapping[str, Keys] | None
+        self, tokens: Tokens, train: bool, keys: Mapping[str, Keys] | None
     ) -> Float[Array, "b n"]:
-        """Gumbel noise: of each example in training, one for all in evaluation."""
+        """Gumbel noise: that of each example in training, the same for all in evaluation."""
         batch, length = tokens.mask.shape
         # Drawn in float32 whatever the precision, so that the draw does not depend on it.
         if keys is not None and "pool" in keys:
@@ -155,4 +115,14 @@ class Reducer(nn.Module):
         else:
             fixed = jax.random.key(0, impl="threefry2x32")
             noise = jnp.broadcast_to(gumbel(fixed[None], length), (batch, length))
-        return noise.astype(dtype)
+        return noise.astype(jnp.promote_types(tokens.values.dtype, jnp.float32))
+
+
+def _checked(pool: str | Pool, kept: Any) -> Tokens:
+    """Returns the result of a pool, which must be tokens."""
+    if not isinstance(kept, Tokens):
+        raise ValueError(
+            f"pool={pool!r} must return sft_jax.Tokens, or Tokens and their positions,"
+            f" got {type(kept).__name__}"
+        )
+    return kept

@@ -12,68 +12,66 @@ from jaxtyping import Array, Bool, Float
 from sft_jax.modules.attention import AttentionPattern, pattern_for
 from sft_jax.modules.block import Block
 from sft_jax.modules.learned_pools import PerceiverPool
-from sft_jax.modules.multimodal import MultimodalClassifier, join, sum_over_present
-from sft_jax.modules.reducer import POOLS, WINDOWED_POOLS
+from sft_jax.modules.multimodal import MultimodalClassifier, presence
 from sft_jax.modules.sparse_pooling import SparsePooling
 from sft_jax.ops.mixup import Mixup
+from sft_jax.ops.modalities import join, sum_over_present
+from sft_jax.ops.pool import Pool, find_pool
 from sft_jax.ops.pool.reduce import masked_mean
 from sft_jax.ops.pool.select import channel_top_k
 from sft_jax.ops.pool.windows import ReferenceWindows
-from sft_jax.structs import AnyArray, Pool, Readout, Tokens
+from sft_jax.structs import Readout, Tokens
 
 READOUTS: Sequence[str] = get_args(Readout)
 
-
-_SCAN_FROM = 4
-"""How many equal blocks it takes to be compiled as a loop over them."""
+_MIN_BLOCKS_TO_SCAN = 4
+"""Number of equal blocks from which on they are compiled as a loop."""
 
 
 class SparseFusionTransformer(MultimodalClassifier):
-    """Classifies examples of one or more modalities from a few tokens of each.
+    """Transformer that fuses a few tokens of each modality.
 
     Each modality is tokenized and passes through `n_pre` blocks of its own and one more
     self-attention; its tokens are then pooled to `k`. The sum of the modalities' CLS tokens
     and all pooled tokens pass through `n_post` shared blocks, and the CLS is classified.
     `readout` has alternatives to the sum:
 
-    | readout | what enters fusion beside the pooled tokens | what is classified |
+    | readout | tokens that enter fusion beside the pooled ones | token that is classified |
     | --- | --- | --- |
     | `sum_cls` | the sum of the modalities' CLS tokens | that token |
     | `fresh_cls` | one learned token | that token |
     | `modality_cls` | the CLS of each modality | the mean of those tokens |
     | `mean` | as `sum_cls` | the mean of all fused tokens |
-    | `attention` | as `sum_cls` | what a learned query attends to |
+    | `attention` | as `sum_cls` | the result of a learned query that attends to them |
 
-    Nothing that a mask marks as padding has any effect. A modality that is masked
-    throughout an example, or that is left out of `inputs`, adds nothing to its CLS sum and
-    no pooled token: the two give the same logits.
+    Padding has no effect. A modality that is masked throughout an example adds nothing to the
+    sum of CLS tokens, and no pooled token. One that is left out of `inputs` gives the same logits.
 
     All fused blocks but the last are parameters of one name, `fused`, with a first axis for the
     block; the last is `fused_last`.
 
     Attributes:
-      pool: how tokens are cut down; see `Reducer`.
-      k: tokens kept of each modality, for all or by name; no effect with pool `none`. With 0
-        none is kept, and the CLS tokens alone tell of the modality.
-      readout: one of the above.
-      reference_windows: by name, the authors' fixed windows in place of adaptive ones.
-      reference_fusion_layer: add what is left of the authors' optional fusion layer, whose
-        parameters their code never uses: the CLS sum is tripled and, with `channel_topk`,
-        each modality is pooled again, to this many tokens. For `max`, `avg` and
-        `channel_topk`; with other pools their code fails.
-      unimodal_pattern: which tokens each attends to in the blocks of a modality; None, the
-        default, for all. A `WindowPattern` makes their cost linear in the number of tokens; a
-        modality whose full length is so short that it would save nothing stays dense.
-      pre_pooling_pattern: which tokens each attends to in the self-attention before pooling;
-        None, the default, for all. The authors announce a sparse attention there and set up
-        that of fairseq, but the pattern, which is `BlockSparsePattern()`, is never applied:
-        what their code computes is dense. Up to 33 tokens, CLS included, the pattern is
-        dense too.
+      pool: Name or import path of a pool of `sft_jax.ops.pool`, or a `Pool`.
+      k: Number of tokens kept of each modality, for all or by name; no effect with pool `none`.
+        With 0 no token is kept, and the CLS tokens alone represent the modality.
+      readout: One of the above.
+      reference_windows: The authors' fixed windows in place of adaptive ones, by name.
+      reference_fusion_layer: Number of tokens of the remains of the authors' optional fusion
+        layer, whose parameters their code never uses: the CLS sum is tripled and, with
+        `channel_topk`, each modality is pooled again, to this many tokens. For `max`, `avg` and
+        `channel_topk`; with other pools their code fails. None for no such layer.
+      unimodal_pattern: Keys that each query sees in the blocks of a modality; None for all. A
+        `WindowPattern` makes their cost linear in the number of tokens. A modality whose full
+        length is so short that the pattern would save nothing stays dense.
+      pre_pooling_pattern: Keys that each query sees in the self-attention before pooling; None for
+        all. The authors announce a sparse attention there and set up that of fairseq, but the
+        pattern, which is `BlockSparsePattern()`, is never applied: their code computes dense
+        attention. Up to 33 tokens, CLS included, the pattern is dense too.
 
     See `MultimodalClassifier` for the others.
     """
 
-    pool: Pool = "attn_topk"
+    pool: str | Pool = "attn_topk"
     k: int | Mapping[str, int] = 4
     readout: Readout = "sum_cls"
     reference_windows: Mapping[str, ReferenceWindows] | None = None
@@ -83,48 +81,24 @@ class SparseFusionTransformer(MultimodalClassifier):
 
     @property
     def shared_from(self) -> int | None:
-        """The fused layers, unless the CLS of each modality that there is is classified."""
+        """First fused layer, unless the CLS of each modality is classified."""
         return None if self.readout == "modality_cls" else self.n_pre
 
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Mapping[str, AnyArray],
-        masks: Mapping[str, AnyArray] | None = None,
-        *,
-        train: bool = False,
-        mixup: Mixup | None = None,
+    def _logits(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
-        """Computes the logits.
-
-        Args:
-          inputs: modality name to `[b, *lengths, features]` floats; the first of the lengths
-            may be less than the modality's, never more, and the others are the modality's.
-          masks: modality name to `[b, *lengths]` booleans, False for padding; a modality
-            without an entry has no padding.
-          train: applies dropout, drawn from the random stream "dropout", and has the
-            random pools draw from the stream "pool" rather than always the same tokens.
-            Without, they do so only if that stream is given.
-          mixup: mixes the output of a block between examples. The blocks of a modality are
-            layers 0 to `n_pre - 1`, the fused ones those from `n_pre` on.
-
-        Returns:
-          `[b, num_classes]` logits. Applied with `mutable=["intermediates"]` and
-          `capture_intermediates=True`, every tensor on the way can be had as well.
-        """
-        masks = self._check(inputs, masks)
-        streams, present = self._streams(inputs, masks)
         for i in range(self.n_pre):
             streams = self._unimodal_blocks(i, streams, train=train)
             if mixup is not None:
-                streams, present = mixup.streams(i, streams, present)
-        cls, pooled = {}, []
+                streams = mixup.streams(i, streams)
+        cls, pooled = [], []
         for name, tokens in streams.items():
             if name in (self.reference_windows or {}):
                 tokens = self._fill(name, tokens)
-            cls[name], kept = self._in_parts(self._sparse_pooling(name), tokens, train=train)
+            token, kept = self._in_groups(self._sparse_pooling(name), tokens, train=train)
+            cls.append(token)
             pooled.append(self._reference_pooled_again(name, kept))
-        tokens = join(self._entering(cls, present), *pooled)
+        tokens = join(self._entering(cls, presence(streams)), *pooled)
         self.sow("intermediates", "fused_input", tokens)
         tokens = self._fuse(tokens, len(cls), train=train, mixup=mixup)
         token = self._read_out(tokens, len(cls))
@@ -151,9 +125,9 @@ class SparseFusionTransformer(MultimodalClassifier):
     def _fuse(
         self, tokens: Tokens, num_modalities: int, *, train: bool, mixup: Mixup | None
     ) -> Tokens:
-        """The fused blocks; of the last, only the tokens that are read out.
+        """Applies the fused blocks; the last one computes only the tokens that are read out.
 
-        To those who look at the intermediates every token of it is shown.
+        Where intermediates are captured, the last block computes every token.
         """
         if not self.n_post:
             return tokens
@@ -161,19 +135,19 @@ class SparseFusionTransformer(MultimodalClassifier):
         if before_last:
             tokens = self._fuse_stack(before_last, tokens, train=train, mixup=mixup)
         first = {"modality_cls": num_modalities, "mean": None, "attention": None}
-        shown = self.is_mutable_collection("intermediates")
-        read = None if shown else first.get(self.readout, 1)
+        captured = self.is_mutable_collection("intermediates")
+        read = None if captured else first.get(self.readout, 1)
         tokens = self._block("fused_last")(tokens, read, train=train)
         return self._mixed(before_last, tokens, mixup)
 
     def _fuse_stack(
         self, count: int, tokens: Tokens, *, train: bool, mixup: Mixup | None
     ) -> Tokens:
-        """Equal blocks as one, with parameters that have a first axis for the block."""
+        """Applies equal blocks, whose parameters have a first axis for the block."""
         rngs: Any = {"params": True, "dropout": True}
         block = self._block("fused")
         if self.is_initializing():
-            # Beside each other: they are drawn at once, and what they compute is not needed.
+            # Beside each other, as all parameters are drawn at once and no result is needed.
             nn.vmap(
                 lambda block, tokens: block(tokens, train=train),
                 variable_axes={"params": 0},
@@ -186,7 +160,7 @@ class SparseFusionTransformer(MultimodalClassifier):
             lambda block, tokens, i: (self._mixed(i, block(tokens, train=train), mixup), None),
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs=rngs,
-            unroll=count if count < _SCAN_FROM else 1,
+            unroll=count if count < _MIN_BLOCKS_TO_SCAN else 1,
         )
         return stack(block, tokens, jnp.arange(count))[0]
 
@@ -194,7 +168,7 @@ class SparseFusionTransformer(MultimodalClassifier):
         return tokens if mixup is None else mixup.fused(self.n_pre + i, tokens)
 
     def _reference_pooled_again(self, name: str, kept: Tokens) -> Tokens:
-        """What the authors' fusion layer does to pooled tokens, if there is one."""
+        """Does to pooled tokens what the authors' fusion layer does, if there is one."""
         if self.reference_fusion_layer is None:
             return kept
         if self.pool == "channel_topk":
@@ -203,12 +177,11 @@ class SparseFusionTransformer(MultimodalClassifier):
         return kept
 
     def _entering(
-        self, cls: Mapping[str, Float[Array, "b d"]], present: Mapping[str, Bool[Array, " b"]]
+        self, values: Sequence[Float[Array, "b d"]], present: Sequence[Bool[Array, " b"]]
     ) -> Tokens:
-        """The CLS tokens that enter fusion."""
-        values, there = list(cls.values()), [present[name] for name in cls]
+        """Makes the CLS tokens that enter fusion from those of the modalities."""
         if self.readout == "modality_cls":
-            return Tokens(jnp.stack(values, axis=1), jnp.stack(there, axis=1))
+            return Tokens(jnp.stack(values, axis=1), jnp.stack(present, axis=1))
         real = jnp.ones((values[0].shape[0], 1), bool)
         if self.readout == "fresh_cls":
             normal = nn.initializers.normal(self.embedding_std)
@@ -216,13 +189,13 @@ class SparseFusionTransformer(MultimodalClassifier):
                 values[0].dtype
             )
             return Tokens(jnp.broadcast_to(learned, (*real.shape, self.width)), real)
-        summed = sum_over_present(values, there)
+        summed = sum_over_present(values, present)
         if self.reference_fusion_layer is not None:
             summed = len(self.modalities) * summed
         return Tokens(summed[:, None], real)
 
     def _read_out(self, tokens: Tokens, num_modalities: int) -> Float[Array, "b d"]:
-        """The token that is classified."""
+        """Returns the token that is classified."""
         match self.readout:
             case "modality_cls":
                 first = Tokens(tokens.values[:, :num_modalities], tokens.mask[:, :num_modalities])
@@ -242,8 +215,7 @@ class SparseFusionTransformer(MultimodalClassifier):
 
     def _problems(self) -> list[str]:
         problems = super()._problems()
-        if self.pool not in POOLS:
-            problems.append(f"pool={self.pool!r} is not one of {', '.join(POOLS)}")
+        modalities = sorted(self.modalities)
         if self.readout not in READOUTS:
             problems.append(f"readout={self.readout!r} is not one of {', '.join(READOUTS)}")
         again = self.reference_fusion_layer
@@ -252,20 +224,27 @@ class SparseFusionTransformer(MultimodalClassifier):
                 f"reference_fusion_layer={again} with pool={self.pool!r}: it must be at least 1,"
                 " and the pool max, avg or channel_topk"
             )
-        if unknown := sorted(set(fixed := self.reference_windows or {}) - set(self.modalities)):
-            problems.append(
-                f"reference_windows names {unknown}, the modalities are {sorted(self.modalities)}"
-            )
-        if set(kept := self._kept_tokens()) != set(self.modalities):
-            problems.append(f"k names {sorted(kept)}, the modalities are {sorted(self.modalities)}")
-        elif self.pool != "none":
-            if self.readout == "fresh_cls" and not any(kept.values()):
-                problems.append("k=0 with readout='fresh_cls': nothing would reach the fusion")
-            problems += [
-                f"k={kept[name]} for modality {name!r}, which has {spec.num_tokens} tokens"
-                f" to choose from: k must be from 0 to {spec.num_tokens}"
-                for name, spec in self.modalities.items()
-                if (name not in fixed or self.pool not in WINDOWED_POOLS)
-                and not 0 <= kept[name] <= spec.num_tokens
-            ]
+        if unknown := sorted(set(self.reference_windows or {}) - set(modalities)):
+            problems.append(f"reference_windows names {unknown}, the modalities are {modalities}")
+        if set(kept := self._kept_tokens()) != set(modalities):
+            return [*problems, f"k names {sorted(kept)}, the modalities are {modalities}"]
+        try:
+            pool = find_pool(self.pool)
+        except ValueError as error:
+            return [*problems, str(error)]
+        return problems + self._problems_of_k(pool, kept)
+
+    def _problems_of_k(self, pool: Pool, kept: Mapping[str, int]) -> list[str]:
+        if not pool.uses_k:
+            return []
+        # Fixed windows give as many tokens as they do, whatever `k` is.
+        fixed = self.reference_windows if "windows" in pool.needs else None
+        problems = [
+            f"k={kept[name]} for modality {name!r}, which has {spec.num_tokens} tokens"
+            f" to choose from: k must be from 0 to {spec.num_tokens}"
+            for name, spec in self.modalities.items()
+            if name not in (fixed or {}) and not 0 <= kept[name] <= spec.num_tokens
+        ]
+        if self.readout == "fresh_cls" and not any(kept.values()):
+            problems.append("k=0 with readout='fresh_cls': nothing would reach the fusion")
         return problems

@@ -10,22 +10,18 @@ an example and one that is left out of `inputs` give the same logits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
-import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from sft_jax.modules.multimodal import (
-    MultimodalClassifier,
-    join,
-    mean_over_present,
-    sum_over_present,
-)
+from sft_jax.modules.multimodal import MultimodalClassifier, presence
 from sft_jax.ops.mixup import Mixup
+from sft_jax.ops.modalities import first_token, join, mean_over_present, sum_over_present
 from sft_jax.ops.pool.reduce import window_max
 from sft_jax.ops.pool.windows import ReferenceWindows
-from sft_jax.structs import AnyArray, Tokens
+from sft_jax.structs import Tokens
 
 
 class LateFusion(MultimodalClassifier):
@@ -44,26 +40,17 @@ class LateFusion(MultimodalClassifier):
 
     faithful: bool = False
 
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Mapping[str, AnyArray],
-        masks: Mapping[str, AnyArray] | None = None,
-        *,
-        train: bool = False,
-        mixup: Mixup | None = None,
+    def _logits(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
-        """Computes the logits; arguments as those of `SparseFusionTransformer`."""
-        masks = self._check(inputs, masks)
-        streams, present = self._streams(inputs, masks)
         for i in range(self.n_pre + self.n_post):
             streams = self._unimodal_blocks(i, streams, train=train)
             if self.faithful and i == 0:
-                streams = {name: join(_first(of), of) for name, of in streams.items()}
+                streams = {n: join(first_token(tokens), tokens) for n, tokens in streams.items()}
             if mixup is not None:
-                streams, present = mixup.streams(i, streams, present)
+                streams = mixup.streams(i, streams)
         fuse = sum_over_present if self.faithful else mean_over_present
-        return fuse(self._classify_each(streams), list(present.values()))
+        return fuse(self._classify_each(streams), presence(streams))
 
 
 class ConcatFusion(MultimodalClassifier):
@@ -104,32 +91,15 @@ class ConcatFusion(MultimodalClassifier):
             problems.append("reference_windows pool after the first block, and there is none")
         return problems
 
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Mapping[str, AnyArray],
-        masks: Mapping[str, AnyArray] | None = None,
-        *,
-        train: bool = False,
-        mixup: Mixup | None = None,
+    def _logits(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
-        """Computes the logits; arguments as those of `SparseFusionTransformer`."""
         windows = self.reference_windows
-        masks = self._check(inputs, masks)
         if windows:
-            inputs, masks = self._with_absent(inputs, masks)
-        parts: list[Tokens] = []
-        starts, length = [], 0
-        streams, present = self._streams(inputs, masks)
-        for name, tokens in streams.items():
-            if windows:
-                tokens = self._fill(name, tokens)
-            if parts or not windows:
-                tokens = tokens.replace(mask=tokens.mask & present[name][:, None])
-            parts.append(tokens)
-            starts.append(length)
-            length += tokens.mask.shape[1]
-        tokens = join(*parts)
+            streams = self._with_absent(streams)
+        lengths = [tokens.mask.shape[1] for tokens in streams.values()]
+        starts = [0, *itertools.accumulate(lengths[:-1])]
+        tokens = join(*streams.values())
         for i in range(self.n_pre + self.n_post):
             tokens = self._block(f"fused_{i}")(tokens, train=train)
             if windows and i == 0:
@@ -147,15 +117,21 @@ class ConcatFusion(MultimodalClassifier):
         self.sow("intermediates", "cls", cls)
         return self._head()(cls)
 
-    def _with_absent(
-        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, Bool[Array, "b _ ..."]]
-    ) -> tuple[dict[str, AnyArray], dict[str, Bool[Array, "b _ ..."]]]:
-        """The inputs, and a step of padding for each modality left out."""
-        batch = next(iter(masks.values())).shape[0]
-        absent = {n: s.shape[1:] for n, s in self.modalities.items() if n not in inputs}
-        zeros = {name: jnp.zeros((batch, 1, *step)) for name, step in absent.items()}
-        padding = {name: jnp.zeros(step.shape[:-1], bool) for name, step in zeros.items()}
-        return {**inputs, **zeros}, {**masks, **padding}
+    def _with_absent(self, streams: Mapping[str, Tokens]) -> dict[str, Tokens]:
+        """Fills all modalities up to their full length; the first CLS is real in any case."""
+        batch = next(iter(streams.values())).mask.shape[0]
+        filled = {}
+        for name, spec in sorted(self.modalities.items()):
+            if name in streams:
+                tokens = streams[name]
+            else:
+                # One step of padding stands for a modality left out.
+                padding = jnp.zeros((batch, 1, *spec.shape[1:]))
+                tokens = self._tokenize(name, padding, jnp.zeros(padding.shape[:-1], bool))
+            filled[name] = self._fill(name, tokens)
+        name, tokens = next(iter(filled.items()))
+        filled[name] = tokens.replace(mask=tokens.mask.at[:, 0].set(True))
+        return filled
 
 
 class Unimodal(MultimodalClassifier):
@@ -193,42 +169,22 @@ class Unimodal(MultimodalClassifier):
             )
         return problems
 
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Mapping[str, AnyArray],
-        masks: Mapping[str, AnyArray] | None = None,
-        *,
-        train: bool = False,
-        mixup: Mixup | None = None,
+    def _logits(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
-        """Computes the logits; arguments as those of `SparseFusionTransformer`."""
-        masks = self._check(inputs, masks, every=False)
-        name = self._name
-        if name not in inputs:
-            if self.is_initializing():
-                raise ValueError(f"init needs modality {name!r}, given are {sorted(inputs)}")
-            batch = next(iter(masks.values())).shape[0]
-            return jnp.zeros((batch, self.num_classes), jnp.float32)
-        streams, present = self._streams({name: inputs[name]}, masks)
-        if self.reference_windows:
+        name, windows = self._name, self.reference_windows
+        if windows:
             streams = {name: self._fill(name, streams[name])}
         for i in range(self.n_pre + self.n_post):
-            if self.reference_windows and i == self.n_pre:
-                streams = {name: pool_after_cls(streams[name], self.reference_windows)}
+            if windows and i == self.n_pre:
+                streams = {name: pool_after_cls(streams[name], windows)}
             streams = self._unimodal_blocks(i, streams, train=train)
             if mixup is not None:
-                streams, present = mixup.streams(i, streams, present)
-        cls = streams[name].values[:, 0]
-        self.sow("intermediates", "cls", cls)
-        return mean_over_present([self._head()(cls)], [present[name]])
+                streams = mixup.streams(i, streams)
+        return mean_over_present(self._classify_each(streams), presence(streams))
 
 
 def pool_after_cls(tokens: Tokens, windows: ReferenceWindows) -> Tokens:
     """Keeps the first token, and of each window over the others the maximum per feature."""
     rest = Tokens(tokens.values[:, 1:], tokens.mask[:, 1:])
-    return join(_first(tokens), window_max(rest, windows(rest.mask)))
-
-
-def _first(tokens: Tokens) -> Tokens:
-    return Tokens(tokens.values[:, :1], tokens.mask[:, :1])
+    return join(first_token(tokens), window_max(rest, windows(rest.mask)))

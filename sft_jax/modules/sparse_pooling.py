@@ -11,34 +11,37 @@ from jaxtyping import Array, Float
 from sft_jax.modules.attention import AttentionPattern, SelfAttention
 from sft_jax.modules.dropout import Dropout, numbered
 from sft_jax.modules.linear import bounded_uniform, layer_norm
-from sft_jax.modules.reducer import SALIENT_POOLS, Reducer
+from sft_jax.modules.reducer import Reducer
+from sft_jax.ops.attention import kernels
+from sft_jax.ops.attention.kernels import Kernel
 from sft_jax.ops.noise import Keys
+from sft_jax.ops.pool import Pool, find_pool
 from sft_jax.ops.pool.windows import ReferenceWindows
-from sft_jax.structs import AttentionKernel, Pool, Tokens
+from sft_jax.structs import Tokens
 
 
 class SparsePooling(nn.Module):
     """Self-attention over one modality, then pooling of its tokens to a few.
 
     Attributes:
-      num_heads: attention heads.
-      pool: see `Reducer`.
-      k: tokens kept; 0 for CLS alone.
-      reference_windows: see `Reducer`.
-      dropout: rate, of the residual branch.
-      dtype: of the computation.
-      pattern: which tokens each attends to; None for all.
-      kernel: how attention is computed; see `SelfAttention`.
+      num_heads: Number of attention heads.
+      pool: See `Reducer`.
+      k: Number of tokens kept; 0 for CLS alone.
+      reference_windows: See `Reducer`.
+      dropout: Rate of dropout of the residual branch.
+      dtype: Type of the computation.
+      pattern: Keys that each query sees; None for all.
+      kernel: Attention kernel; see `SelfAttention`.
     """
 
     num_heads: int
-    pool: Pool
+    pool: str | Pool
     k: int
     reference_windows: ReferenceWindows | None = None
     dropout: float = 0.0
     dtype: Dtype | None = None
     pattern: AttentionPattern | None = None
-    kernel: AttentionKernel = "auto"
+    kernel: str | Kernel = kernels.AUTO
 
     @nn.compact
     def __call__(
@@ -47,13 +50,14 @@ class SparsePooling(nn.Module):
         """Takes tokens with CLS first; returns CLS and the pooled others.
 
         Args:
-          tokens: of the batch.
-          train: applies dropout, and has the random pools draw.
+          tokens: Tokens of the batch.
+          train: Whether to apply dropout, and to draw in the random pools.
           keys: Key of each example by stream; by default from "dropout" and "pool".
         """
         width = tokens.values.shape[-1]
-        looked_at = self.is_mutable_collection("intermediates")
-        needed = self.k > 0 and self.pool in SALIENT_POOLS
+        pool = find_pool(self.pool)
+        captured = self.is_mutable_collection("intermediates")
+        needed = self.k > 0 and "saliency" in pool.needs
         normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
         attended, salient = SelfAttention(
             self.num_heads,
@@ -63,13 +67,16 @@ class SparsePooling(nn.Module):
             out_kernel_init=nn.initializers.xavier_uniform(),
             pattern=self.pattern,
             kernel=self.kernel,
-            with_saliency=needed or looked_at,
+            with_saliency=needed or captured,
             name="attention",
         )(tokens.replace(values=normed))
         drop = Dropout(self.dropout, deterministic=not train)
         values = tokens.values + drop(attended, numbered(keys, 0))
         self.sow("intermediates", "attended", values)
         self.sow("intermediates", "saliency", salient)
+        others = Tokens(values[:, 1:], tokens.mask[:, 1:])
+        if self.k == 0 and pool.uses_k:
+            return values[:, 0], Tokens(others.values[:, :0], others.mask[:, :0])
         reducer = Reducer(
             self.pool,
             self.k,
@@ -78,7 +85,4 @@ class SparsePooling(nn.Module):
             dtype=self.dtype,
             name="reducer",
         )
-        others = Tokens(values[:, 1:], tokens.mask[:, 1:])
-        if self.k == 0 and self.pool != "none":
-            return values[:, 0], Tokens(others.values[:, :0], others.mask[:, :0])
         return values[:, 0], reducer(others, salient, train=train, keys=keys)

@@ -11,6 +11,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from sft_jax.modules.linear import linear
+from sft_jax.ops.modalities import is_present
 from sft_jax.structs import ModalitySpec, Tokens
 
 
@@ -25,9 +26,9 @@ def patchify(
     is real if any of its positions is. The last patch along an axis is filled with zeros.
 
     Args:
-      values: of the batch.
+      values: Values of the batch.
       mask: False marks padding.
-      patch_sizes: positions of a patch along each of the axes `lengths`.
+      patch_sizes: Number of positions of a patch along each of the axes `lengths`.
 
     Returns:
       `prod(ceil(lengths / patch_sizes))` tokens of `prod(patch_sizes) * f` features: the
@@ -38,7 +39,7 @@ def patchify(
     fill = [(0, c * s - n) for n, c, s in zip(lengths, counts, patch_sizes, strict=True)]
     values = jnp.pad(jnp.where(mask[..., None], values, 0), [(0, 0), *fill, (0, 0)])
     mask = jnp.pad(mask, [(0, 0), *fill])
-    # The axes alternate between which patch and where in it: the former are put first.
+    # The axes alternate between the number of the patch and the place in it: numbers come first.
     split = [n for pair in zip(counts, patch_sizes, strict=True) for n in pair]
     order = [0, *range(1, len(split) + 1, 2), *range(2, len(split) + 1, 2)]
     count, size = math.prod(counts), math.prod(patch_sizes)
@@ -53,24 +54,38 @@ def patchify(
 class Tokenizer(nn.Module):
     """Projects patches to tokens, puts CLS first and adds learned positions.
 
+    A module of the user may take the place of the patches: `embed(values, mask)` maps
+    `[b, *lengths, features]` floats and their `[b, *lengths]` mask to `Tokens`, without CLS.
+    The tokens may have any number of features, are at least 1 and at most `spec.num_tokens`, and
+    have no sizes. Values at padding are 0 before they reach the module, and a token whose mask
+    is False is set to 0 after it.
+
     Attributes:
-      spec: of the modality.
-      width: features of a token.
-      embedding_std: standard deviation that CLS and positions are drawn with.
-      dtype: of the computation; None for that of inputs and parameters.
+      spec: Shape of the modality.
+      width: Number of features of a token.
+      embedding_std: Standard deviation that CLS and positions are drawn with.
+      dtype: Type of the computation; None for that of inputs and parameters.
+      embed: Module that makes the tokens; None for patches.
+
+    Raises (on `init` and `apply`):
+      ValueError: If `embed` returns something else.
     """
 
     spec: ModalitySpec
     width: int
     embedding_std: float = 1.0
     dtype: Dtype | None = None
+    embed: nn.Module | None = None
 
     @nn.compact
     def __call__(
         self, values: Float[Array, "b *lengths f"], mask: Bool[Array, " b *lengths"]
     ) -> Tokens:
-        """Returns `[b, n + 1, width]` tokens; CLS is real in every example."""
-        patches = patchify(values, mask, self.spec.patch_sizes)
+        """Returns `[b, n + 1, width]` tokens; CLS is real where the example has the modality."""
+        if self.embed is None:
+            patches = patchify(values, mask, self.spec.patch_sizes)
+        else:
+            patches = self._embedded(values, mask)
         batch, count, features = patches.values.shape
         projected = linear(features, self.width, self.dtype, "projection")(patches.values)
         normal = nn.initializers.normal(self.embedding_std)
@@ -84,5 +99,29 @@ class Tokenizer(nn.Module):
         )
         return Tokens(
             tokens + position[:, : count + 1].astype(tokens.dtype),
-            jnp.pad(patches.mask, ((0, 0), (1, 0)), constant_values=True),
+            jnp.concatenate([is_present(mask)[:, None], patches.mask], axis=1),
         )
+
+    def _embedded(self, values: Array, mask: Array) -> Tokens:
+        """Tokens of `embed`, checked, and 0 where they are masked."""
+        assert self.embed is not None
+        tokens = self.embed(jnp.where(mask[..., None], values, 0), mask)
+        most = self.spec.num_tokens
+        expected = f"Tokens with values [{mask.shape[0]}, 1 to {most}, features] and their mask"
+        name = f"tokenizer {type(self.embed).__name__} of {self.name}"
+        if not isinstance(tokens, Tokens):
+            raise ValueError(f"{name} must return {expected}, got {type(tokens).__name__}")
+        shape = tokens.values.shape
+        if len(shape) != 3 or shape[0] != mask.shape[0] or not 1 <= shape[1] <= most:
+            raise ValueError(f"{name} must return {expected}, got values {list(shape)}")
+        if not jnp.issubdtype(tokens.values.dtype, jnp.floating):
+            raise ValueError(f"{name} must return floats, got {tokens.values.dtype}")
+        if tokens.mask.dtype != bool or tokens.mask.shape != shape[:2]:
+            raise ValueError(
+                f"{name} must return a mask of booleans {list(shape[:2])}, got"
+                f" {tokens.mask.dtype} {list(tokens.mask.shape)}"
+            )
+        if tokens.sizes is not None:
+            raise ValueError(f"{name} must return tokens with sizes=None")
+        real = tokens.mask & is_present(mask)[:, None]
+        return Tokens(jnp.where(real[..., None], tokens.values, 0), real)

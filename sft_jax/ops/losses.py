@@ -1,13 +1,26 @@
-"""Losses of single examples, and the score that is reported beside them."""
+"""Losses of single examples, and the score that is reported beside them.
+
+| loss | task | numbers |
+| --- | --- | --- |
+| `cross_entropy` | single_label, ordinal | `-log p(label)` |
+| `focal` | single_label, ordinal | `-(1 - p(label))² log p(label)` |
+| `binary_cross_entropy` | multi_label | mean over the labels of `-log p(label)` |
+| `squared_error` | regression | mean over the targets of `(output - target)²` |
+| `absolute_error` | regression | mean over the targets of `abs(output - target)` |
+| `huber` | regression | as `squared_error / 2` up to an error of 1, linear above |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sft_jax import plugins
 from sft_jax.structs import AnyArray, Task
 
 SCORE_NAMES: Mapping[Task, str] = {
@@ -16,7 +29,9 @@ SCORE_NAMES: Mapping[Task, str] = {
     "ordinal": "accuracy",
     "regression": "mae",
 }
-"""What the mean of `example_scores` is called."""
+"""Name of the mean of `example_scores`."""
+
+AUTO = "auto"
 
 
 def example_losses(
@@ -24,29 +39,56 @@ def example_losses(
     outputs: Float[Array, "b c"],
     labels: Int[AnyArray, " b"] | Float[AnyArray, "b c"],
     smoothing: float = 0.0,
+    loss: str = AUTO,
 ) -> Float[Array, " b"]:
-    """The loss that a task is trained with.
+    """Computes the loss of each example.
 
     Args:
-      task: single_label and ordinal take `cross_entropy`, multi_label `binary_cross_entropy`
-        and regression `squared_error`.
-      outputs: of the model.
+      task: Task of the model.
+      outputs: Outputs of the model.
       labels: `[b]` classes; `[b, c]` floats for multi_label and regression.
-      smoothing: of the labels.
+      smoothing: Label smoothing, from 0 to below 1.
+      loss: One of `LOSSES` that fits the task, an import path, or `auto` for the first of `LOSSES`
+        that fits.
 
     Raises:
-      ValueError: if the labels of a regression are to be smoothed.
+      ValueError: If the loss does not fit the task, returns another shape, or the labels of a
+        regression are to be smoothed.
     """
+    if task == "regression" and smoothing:
+        raise ValueError(f"smoothing={smoothing} must be 0 for regression")
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-    match task:
-        case "single_label" | "ordinal":
-            return cross_entropy(outputs, labels, smoothing)
-        case "multi_label":
-            return binary_cross_entropy(outputs, labels, smoothing)
-        case "regression":
-            if smoothing:
-                raise ValueError(f"smoothing={smoothing} must be 0 for regression")
-            return squared_error(outputs, labels)
+    name = loss_name(task, loss)
+    function = LOSSES[name].function if name in LOSSES else plugins.load(name, "train.loss")
+    losses = function(outputs, labels, smoothing)
+    if getattr(losses, "shape", None) != outputs.shape[:1]:
+        raise ValueError(
+            f"train.loss={loss!r} must return one number for each example, shape"
+            f" {outputs.shape[:1]}, got {getattr(losses, 'shape', type(losses).__name__)}"
+        )
+    return losses
+
+
+def loss_name(task: Task, loss: str = AUTO, field: str = "train.loss") -> str:
+    """Checks a loss against a task, and resolves `auto`.
+
+    Args:
+      task: Task of the model.
+      loss: See `example_losses`.
+      field: Name of the field that holds `loss`, for the error message.
+
+    Raises:
+      ValueError: If there is no such loss for the task.
+    """
+    allowed = [name for name, entry in LOSSES.items() if task in entry.tasks]
+    if loss == AUTO:
+        return allowed[0]
+    if loss in allowed or plugins.is_import_path(loss):
+        return loss
+    raise ValueError(
+        f"{field}={loss!r} is not a loss for model.task={task!r}; allowed are auto,"
+        f" {', '.join(allowed)}, or an import path such as 'my_package.my_module:my_loss'"
+    )
 
 
 def example_scores(
@@ -54,11 +96,11 @@ def example_scores(
     outputs: Float[AnyArray, "b c"],
     labels: Int[AnyArray, " b"] | Float[AnyArray, "b c"],
 ) -> Bool[Array, " b"] | Float[Array, " b"]:
-    """What people watch beside the loss; `SCORE_NAMES` says what its mean is called.
+    """Computes the score that is reported beside the loss; `SCORE_NAMES` names its mean.
 
-    For single_label and ordinal whether the largest output is the label's; for multi_label the
-    share of the labels that the sign of their output is right about; for regression the mean
-    absolute error of the targets.
+    For single_label and ordinal it is whether the largest output is the label's; for multi_label
+    the share of labels whose output has the right sign; for regression the mean absolute error
+    over the targets.
     """
     match task:
         case "single_label" | "ordinal":
@@ -66,7 +108,7 @@ def example_scores(
         case "multi_label":
             return jnp.mean((outputs > 0) == (labels > 0.5), axis=-1)
         case "regression":
-            return jnp.mean(jnp.abs(outputs - labels), axis=-1)
+            return absolute_error(outputs, labels)
 
 
 def cross_entropy(
@@ -81,6 +123,22 @@ def cross_entropy(
     target = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
     target = (1 - smoothing) * target + smoothing / classes
     loss = -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
+    return jnp.where((labels >= 0) & (labels < classes), loss, jnp.nan)
+
+
+def focal(
+    logits: Float[Array, "b c"], labels: Int[AnyArray, " b"], smoothing: float = 0.0
+) -> Float[Array, " b"]:
+    """Focal loss with gamma 2, which counts examples less the surer the model is of them.
+
+    `-sum_c target_c (1 - p_c)² log p_c`, with the target of `cross_entropy` (Lin et al. 2017,
+    arXiv 1708.02002). A label outside `0 .. c - 1` gives NaN.
+    """
+    log_p = jax.nn.log_softmax(logits)
+    classes = logits.shape[-1]
+    target = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+    target = (1 - smoothing) * target + smoothing / classes
+    loss = -jnp.sum(target * jnp.square(-jnp.expm1(log_p)) * log_p, axis=-1)
     return jnp.where((labels >= 0) & (labels < classes), loss, jnp.nan)
 
 
@@ -99,7 +157,48 @@ def binary_cross_entropy(
 
 
 def squared_error(
-    outputs: Float[Array, "b c"], labels: Float[AnyArray, "b c"]
+    outputs: Float[AnyArray, "b c"], labels: Float[AnyArray, "b c"], smoothing: float = 0.0
 ) -> Float[Array, " b"]:
-    """Mean over the targets of the squared difference."""
+    """Mean over the targets of the squared difference; `smoothing` has no effect."""
     return jnp.mean(jnp.square(outputs - labels), axis=-1)
+
+
+def absolute_error(
+    outputs: Float[AnyArray, "b c"], labels: Float[AnyArray, "b c"], smoothing: float = 0.0
+) -> Float[Array, " b"]:
+    """Mean over the targets of the absolute difference; `smoothing` has no effect."""
+    return jnp.mean(jnp.abs(outputs - labels), axis=-1)
+
+
+def huber(
+    outputs: Float[AnyArray, "b c"], labels: Float[AnyArray, "b c"], smoothing: float = 0.0
+) -> Float[Array, " b"]:
+    """Mean over the targets of Huber's loss with delta 1 (1964); `smoothing` has no effect."""
+    error = jnp.abs(outputs - labels)
+    near = jnp.minimum(error, 1)
+    return jnp.mean(near * (error - near / 2), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """One loss, and the tasks that it fits.
+
+    Attributes:
+      function: Called as `function(outputs, labels, smoothing)` with `[b, c]` outputs in float32
+        at least; returns `[b]` losses.
+      tasks: Tasks with the labels and outputs that it takes.
+    """
+
+    function: Callable[..., Any]
+    tasks: tuple[Task, ...]
+
+
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": Loss(cross_entropy, ("single_label", "ordinal")),
+    "focal": Loss(focal, ("single_label", "ordinal")),
+    "binary_cross_entropy": Loss(binary_cross_entropy, ("multi_label",)),
+    "squared_error": Loss(squared_error, ("regression",)),
+    "absolute_error": Loss(absolute_error, ("regression",)),
+    "huber": Loss(huber, ("regression",)),
+}
+"""Our losses by the name that a config gives. The first that fits a task is its default."""

@@ -1,4 +1,4 @@
-"""Multimodal manifold mixup: hidden states of examples mixed with those of others.
+"""Multimodal manifold mixup: hidden states of examples, mixed with those of others.
 
 Manifold mixup (Verma et al. 2019, arXiv 1806.05236) with a share for each modality (Ding et
 al. 2021, arXiv 2111.11992, section 3.4). The output of one block becomes
@@ -22,20 +22,20 @@ from sft_jax.structs import Tokens
 
 
 class Mixup(flax.struct.PyTreeNode):
-    """Which examples of a batch are mixed, after which block, and in what shares.
+    """Partners, shares and the layer of one draw of mixup.
 
-    Where two examples differ in what they have, the one with the larger share decides (the
-    example itself where both have half): the result has its tokens and its modalities. What
-    the other does not have is not mixed, and what it has beyond them is dropped. So a share
-    of 1 leaves an example as it was, and one of 0 turns it into its partner.
+    Where two examples differ in their modalities or lengths, the one with the larger share decides
+    (the example itself where both have half). The result has the tokens and the modalities of that
+    example. A token that the other lacks is not mixed, and tokens of the other alone are dropped.
+    So a share of 1 leaves an example as it was, and one of 0 turns it into its partner.
 
     Attributes:
       partner: `[b]` position in the batch of the example that each is mixed with.
-      shares: by modality, `[b]` shares from 0 to 1 of the example itself.
-      layer: the block whose output is mixed, the first of a modality being 0; -1 for none.
-      shared_from: First layer from which on what is classified is a token that every example
-        has, whatever its modalities; None if there is none.
-      group: Number of neighbouring examples, one of which each partner is; None for the batch.
+      shares: `[b]` shares from 0 to 1 of the example itself, by modality.
+      layer: Block whose output is mixed, the first of a modality being 0; -1 for none.
+      shared_from: First layer from which on every example has the token that is classified,
+        whatever its modalities; None if there is none.
+      group: Number of neighbouring examples among which partners are found; None for the batch.
         Small groups stay on a device, whatever devices a batch is divided over.
     """
 
@@ -45,49 +45,38 @@ class Mixup(flax.struct.PyTreeNode):
     shared_from: int | None = flax.struct.field(pytree_node=False, default=None)
     group: int | None = flax.struct.field(pytree_node=False, default=None)
 
-    def streams(
-        self,
-        layer: int,
-        streams: Mapping[str, Tokens],
-        present: Mapping[str, Bool[Array, " b"]],
-    ) -> tuple[dict[str, Tokens], dict[str, Bool[Array, " b"]]]:
-        """The output of block `layer` of every modality, mixed if this is the layer.
+    def streams(self, layer: int, streams: Mapping[str, Tokens]) -> dict[str, Tokens]:
+        """Mixes the output of block `layer` of every modality if this is the layer.
 
         Args:
-          layer: the block.
-          streams: tokens by modality, CLS first.
-          present: which examples have the modality.
+          layer: Number of the block.
+          streams: Tokens by modality, CLS first. The mask of CLS tells which examples have the
+            modality.
 
         Returns:
-          Tokens and presence after mixing.
+          Tokens after mixing, with the masks of the examples that decide.
         """
 
-        def mix(streams: Any, present: Any) -> Any:
-            mixed, there = {}, {}
-            for name, tokens in streams.items():
-                share = self.shares[name]
-                mixed[name] = mix_tokens(tokens, share, self.of_partner, present[name])
-                decides = share >= 0.5
-                there[name] = jnp.where(decides, present[name], self.of_partner(present[name]))
-            return mixed, there
+        def mix(streams: Any) -> Any:
+            return {
+                name: mix_tokens(tokens, self.shares[name], self.from_partner)
+                for name, tokens in streams.items()
+            }
 
-        own = {name: present[name] for name in streams}
-        return self._if_drawn(layer, mix, dict(streams), own)
+        return self._if_drawn(layer, mix, dict(streams))
 
     def fused(self, layer: int | Int[Array, ""], tokens: Tokens) -> Tokens:
-        """The output of block `layer` over the tokens of all modalities, mixed if it is the layer.
+        """Mixes the output of block `layer` over the tokens of all modalities if it is the layer.
 
         The share is that of the first modality by name.
         """
+        mixed: Tokens = self._if_drawn(
+            layer, lambda tokens: mix_tokens(tokens, self._first_share, self.from_partner), tokens
+        )
+        return mixed
 
-        def mix(tokens: Tokens) -> tuple[Tokens]:
-            share = self._first_share
-            return (mix_tokens(tokens, share, self.of_partner, jnp.ones(share.shape, bool)),)
-
-        return self._if_drawn(layer, mix, tokens)[0]
-
-    def of_partner(self, array: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
-        """What the partner of each example has in an array with the examples first."""
+    def from_partner(self, array: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
+        """Takes the row of each example's partner from an array with the examples first."""
         if self.group is None:
             return array[self.partner]
         shape = (array.shape[0] // self.group, self.group)
@@ -101,23 +90,22 @@ class Mixup(flax.struct.PyTreeNode):
         return self.shares[min(self.shares)]
 
     def label_share(self, present: Mapping[str, Bool[Array, " b"]]) -> Float[Array, " b"]:
-        """The share of each example's own label in its loss; 1 if no layer is mixed.
+        """Share of each example's own label in its loss; 1 if no layer is mixed.
 
-        From `shared_from` on it is the share that the fused tokens are mixed in. Before, it is the
-        mean over the modalities that the mixed example has. Where both examples have a modality,
-        it counts with its share; where the deciding one alone has it, with 1 if that is the
-        example itself, and with 0 if it is the partner.
+        From `shared_from` on it is the share in which the fused tokens are mixed. Before, it is
+        the mean over the modalities of the mixed example. Where both examples have a modality, it
+        counts with its share. Where the deciding example alone has it, it counts with 1 if that is
+        the example itself, and with 0 if it is the partner.
 
         Args:
-          present: by modality, which examples have it before mixing; all modalities of
-            `shares`.
+          present: Examples that have the modality before mixing, for all modalities of `shares`.
         """
         total = count = jnp.zeros(self.partner.shape, jnp.float32)
         for name, share in self.shares.items():
             own = share >= 0.5
-            here, there = present[name], self.of_partner(present[name])
-            has = jnp.where(own, here, there)
-            total += jnp.where(has, jnp.where(here & there, share, own), 0)
+            own_has, partner_has = present[name], self.from_partner(present[name])
+            has = jnp.where(own, own_has, partner_has)
+            total += jnp.where(has, jnp.where(own_has & partner_has, share, own), 0)
             count += has
         plain = sum(self.shares.values()) / len(self.shares)
         mean = jnp.where(count > 0, total / jnp.maximum(count, 1), plain)
@@ -125,39 +113,34 @@ class Mixup(flax.struct.PyTreeNode):
             mean = jnp.where(self.layer >= self.shared_from, self._first_share, mean)
         return jnp.where(self.layer >= 0, mean, 1)
 
-    def _if_drawn(self, layer: int | Array, mix: Callable[..., Any], *plain: Any) -> Any:
-        return jax.lax.cond(self.layer == layer, mix, lambda *same: same, *plain)
+    def _if_drawn(self, layer: int | Array, mix: Callable[[Any], Any], unmixed: Any) -> Any:
+        return jax.lax.cond(self.layer == layer, mix, lambda same: same, unmixed)
 
 
 def mix_tokens(
-    tokens: Tokens,
-    share: Float[Array, " b"],
-    of_partner: Callable[[Array], Array],
-    present: Bool[Array, " b"],
+    tokens: Tokens, share: Float[Array, " b"], from_partner: Callable[[Array], Array]
 ) -> Tokens:
     """Mixes the tokens of each example with those of its partner; see `Mixup`.
 
     Args:
-      tokens: of the batch.
-      share: of the example itself.
-      of_partner: Function from an array with the examples first to what their partners have.
-      present: False where an example has none of these tokens, whatever their mask.
+      tokens: Tokens of the batch.
+      share: Share of the example itself.
+      from_partner: Function from an array with the examples first to the rows of their partners.
     """
-    here = tokens.mask & present[:, None]
-    both = here & of_partner(here)
+    both = tokens.mask & from_partner(tokens.mask)
     own = (share >= 0.5)[:, None]
-    # The rest is taken in the type of the share, as the authors' code does.
+    # The partner's share is computed in the type of the share, as the authors' code does.
     own_share = jnp.where(both, share[:, None], own.astype(share.dtype))
     other_share = jnp.where(both, 1 - share[:, None], 1 - own.astype(share.dtype))
 
     def mixed(values: Array) -> Array:
         shape = (*own_share.shape, *[1] * (values.ndim - 2))
         a, b = (part.reshape(shape).astype(values.dtype) for part in (own_share, other_share))
-        return a * values + b * of_partner(values)
+        return a * values + b * from_partner(values)
 
     return Tokens(
         mixed(jnp.where(tokens.mask[..., None], tokens.values, 0)),
-        jnp.where(own, tokens.mask, of_partner(tokens.mask)),
+        jnp.where(own, tokens.mask, from_partner(tokens.mask)),
         None if tokens.sizes is None else mixed(jnp.where(tokens.mask, tokens.sizes, 1)),
     )
 
@@ -180,16 +163,16 @@ def draw_mixup(
     probability. As batches are in random order, so are neighbours.
 
     Args:
-      key: of the draw.
-      batch_size: examples.
-      modalities: names of those that are mixed.
-      alpha: shares are from Beta(alpha, alpha).
-      layers: the first layer that may be drawn, and the one after the last.
-      joint_from: the first layer whose tokens are no longer of one modality alone.
-      shared_from: see `Mixup`.
-      per_modality: draw a share for each modality, not one for all.
-      consistent: from `joint_from` on, all modalities have the share of the first, so that
-        features and labels are mixed alike. The authors' code mixes fused features by that
+      key: Key of the draw.
+      batch_size: Number of examples.
+      modalities: Names of the modalities that are mixed.
+      alpha: Parameter of Beta(alpha, alpha), the distribution of the shares.
+      layers: First layer that may be drawn, and the one after the last.
+      joint_from: First layer whose tokens are no longer of one modality alone.
+      shared_from: See `Mixup`.
+      per_modality: Whether a share is drawn for each modality, not one for all.
+      consistent: Whether, from `joint_from` on, all modalities have the share of the first, so
+        that features and labels are mixed alike. The authors' code mixes fused features by that
         share and labels by the mean of all: False does so too.
     """
     partner_key, layer_key, share_key = jax.random.split(key, 3)

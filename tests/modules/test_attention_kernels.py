@@ -19,8 +19,8 @@ import tiny_baselines
 import tiny_sft
 from sparing import slow_but
 
-from sft_jax.modules import attention, sft
-from sft_jax.ops.attention import tiled
+from sft_jax.modules import sft
+from sft_jax.ops.attention import kernels, tiled
 
 MODELS = slow_but(("sft", *tiny_baselines.RIGHT), "sft")
 POOLS = {"poolk": "attn_topk", "ks": "attn", "kspad": "max"}
@@ -79,7 +79,7 @@ def _program(name, kernel):
 def test_auto_is_plain_for_short_sequences_and_blocked_for_longer_ones(name, monkeypatch):
     assert _program(name, "auto") == _program(name, "plain") != _program(name, "blocked")
     _program.cache_clear()
-    monkeypatch.setattr(attention, "_PLAIN_UP_TO", 0)
+    monkeypatch.setattr(kernels, "_MAX_PLAIN_SCORES", 0)
     assert _program(name, "auto") == _program(name, "blocked")
     _program.cache_clear()
 
@@ -89,8 +89,8 @@ def test_auto_is_plain_for_short_sequences_and_blocked_for_longer_ones(name, mon
     "name",
     [*FILES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE if name not in FILES)],
 )
-def test_golden_logits_of_blocked_attention(name, monkeypatch):
-    monkeypatch.setattr(sft, "_SCAN_FROM", 1)
+def test_golden_logits_of_tiled_attention(name, monkeypatch):
+    monkeypatch.setattr(sft, "_MIN_BLOCKS_TO_SCAN", 1)
     arrays, config = reference.load(name)
     is_sft = name.startswith("sft")
     model = reference.sft_model(config) if is_sft else reference_baselines.model(config)

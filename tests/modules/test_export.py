@@ -16,10 +16,12 @@ from sft_jax import ModalitySpec, Tokens, WindowPattern
 from sft_jax.config import ModelConfig
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.reducer import Reducer
-from sft_jax.ops.attention.plain import cudnn_attention
-from sft_jax.ops.attention.tiled import blocked_attention
+from sft_jax.ops.attention.cudnn import cudnn_attention
+from sft_jax.ops.attention.kernels import KERNELS
+from sft_jax.ops.attention.tiled import tiled_attention
 from sft_jax.ops.attention.windowed import windowed_attention
-from sft_jax.structs import AttentionKernel, Pool, Readout
+from sft_jax.ops.pool import POOLS
+from sft_jax.structs import Readout
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # More tokens than attention stores weights for, and an image.
@@ -33,7 +35,7 @@ CASES = {
     "unimodal": {"name": "unimodal", "modality": "sound"},
     **{
         f"kernel {kernel}": {"attention_kernel": kernel, "dtype": "bfloat16"}
-        for kernel in get_args(AttentionKernel)
+        for kernel in ("auto", *KERNELS)
     },
     **{
         pattern: {"unimodal_attention": pattern, "pre_pooling_attention": pattern}
@@ -87,7 +89,7 @@ def test_any_batch_on_every_platform(case):
     assert str(_exported(case, *PLATFORMS).out_avals[0].shape) == "(b, 4)"
 
 
-@pytest.mark.parametrize("pool", get_args(Pool))
+@pytest.mark.parametrize("pool", POOLS)
 def test_every_pool_takes_any_batch_on_every_platform(pool):
     reducer = Reducer(pool, k=3, num_heads=2)
 
@@ -188,7 +190,7 @@ def test_forward_mode_names_the_kernel_that_has_it(jit):
     heads, mask = jnp.ones((1, 5, 1, 2)), jnp.ones((1, 5), bool)
 
     def tangent(query):
-        attend = lambda query: blocked_attention(query, heads, heads, mask)  # noqa: E731
+        attend = lambda query: tiled_attention(query, heads, heads, mask)  # noqa: E731
         return jax.jvp(attend, (query,), (query,))[1]
 
     with pytest.raises(NotImplementedError, match="attention_kernel='plain'"):

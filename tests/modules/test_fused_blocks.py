@@ -42,7 +42,7 @@ def _compiled(readout, **keywords):
 
 @pytest.mark.parametrize("readout", READOUTS)
 def test_a_loop_and_a_partial_last_block_change_nothing(readout, monkeypatch):
-    monkeypatch.setattr(sft, "_SCAN_FROM", 1)
+    monkeypatch.setattr(sft, "_MIN_BLOCKS_TO_SCAN", 1)
     loop = _compiled(readout)
     # Whoever looks at the intermediates has the last block computed whole.
     whole = _compiled(readout, mutable=["intermediates"])
@@ -59,7 +59,7 @@ def test_few_blocks_are_no_loop_and_give_the_same(monkeypatch):
 
     programs, logits = [], []
     for least in (1, N_POST):
-        monkeypatch.setattr(sft, "_SCAN_FROM", least)
+        monkeypatch.setattr(sft, "_MIN_BLOCKS_TO_SCAN", least)
         lowered = jax.jit(lambda: run()).lower()
         programs.append(lowered.as_text())
         logits.append(lowered.compile()())
@@ -69,7 +69,7 @@ def test_few_blocks_are_no_loop_and_give_the_same(monkeypatch):
 
 @pytest.mark.parametrize("pool", ["attn", "tome", "evit", "none"])
 def test_a_loop_keeps_low_precision(pool, monkeypatch):
-    monkeypatch.setattr(sft, "_SCAN_FROM", 1)
+    monkeypatch.setattr(sft, "_MIN_BLOCKS_TO_SCAN", 1)
     model = tiny_sft.sft(pool=pool, n_pre=0, n_post=N_POST, dtype=jnp.bfloat16)
     apply = functools.partial(model.apply, tiny_sft.variables(model), tiny_sft.inputs())
     assert jax.eval_shape(apply, mixup=_mixup(0)).dtype == jnp.float32
@@ -83,7 +83,7 @@ class _WithoutHead(SparseFusionTransformer):
 
 
 def test_dropout_differs_by_block_of_the_loop(monkeypatch):
-    monkeypatch.setattr(sft, "_SCAN_FROM", 1)
+    monkeypatch.setattr(sft, "_MIN_BLOCKS_TO_SCAN", 1)
     whole = tiny_sft.sft(n_pre=0, n_post=N_POST, dropout=0.5)
     attributes = {name: getattr(whole, name) for name in ("num_classes", "modalities", "n_pre")}
     model = _WithoutHead(**attributes, width=8, num_heads=2, n_post=N_POST, dropout=0.5)

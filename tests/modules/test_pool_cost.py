@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sft_jax import Tokens
-from sft_jax.modules.reducer import POOLS, Reducer
+from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.attention.plain import apply_weights, attention_weights
+from sft_jax.ops.pool import POOLS
 from sft_jax.profile.flops import count
 
 BATCH, N = 24, 1200
@@ -62,7 +63,7 @@ def array(*shape, dtype=np.float32):
 @functools.cache
 def pooling(pool, width, k):
     """The count for a batch."""
-    reducer = Reducer(pool, k, HEADS[width], iterations=ITERATIONS)
+    reducer = Reducer(pool, k, HEADS[width])
     args = Tokens(array(width), array(dtype=bool)), array()
     variables = jax.eval_shape(lambda *args: reducer.init(jax.random.key(0), *args), *args)
     return count(reducer.apply, variables, *args).flops

@@ -10,7 +10,7 @@ import tiny_sft
 from sparing import slow_but
 
 from sft_jax import Tokens
-from sft_jax.modules.reducer import LEARNED_POOLS, POOLS, SALIENT_POOLS, Reducer
+from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.pool.windows import adaptive_windows
 from sft_jax.profile.flops import count
 
@@ -27,16 +27,21 @@ MASK = np.array(
 RANDOM = ("random", "attn_random", "strided_random")
 SELECTING = ("attn_topk", "attn_wkmedoids", *RANDOM)
 
-every_pool = pytest.mark.parametrize("pool", POOLS)
-every_shortening_pool = pytest.mark.parametrize("pool", [pool for pool in POOLS if pool != "none"])
+every_pool = pytest.mark.parametrize("pool", tiny_sft.POOLS)
+every_shortening_pool = pytest.mark.parametrize(
+    "pool", [pool for pool in tiny_sft.POOLS if pool != "none"]
+)
 every_keeping_pool = pytest.mark.parametrize(
-    "pool", [pool for pool in POOLS if pool not in ("none", *LEARNED_POOLS)]
+    "pool", [pool for pool in tiny_sft.POOLS if pool not in ("none", *tiny_sft.LEARNED_POOLS)]
 )
 every_selecting_pool = pytest.mark.parametrize("pool", SELECTING)
 # Training differs for the pools that draw alone.
 every_way_to_shorten = pytest.mark.parametrize(
     ("pool", "train"),
-    [*((pool, False) for pool in POOLS if pool != "none"), *((pool, True) for pool in RANDOM)],
+    [
+        *((pool, False) for pool in tiny_sft.POOLS if pool != "none"),
+        *((pool, True) for pool in RANDOM),
+    ],
 )
 every_random_pool = pytest.mark.parametrize("pool", RANDOM)
 
@@ -64,7 +69,7 @@ def _pool(pool, tokens, saliency, *, k=K, train=False, seed=0):
 
 def _filled(pool, real, k=K):
     """Which of `k` slots are real, given how many tokens of each example are."""
-    filled = np.where(real > 0, k, 0) if pool in LEARNED_POOLS else real
+    filled = np.where(real > 0, k, 0) if pool in tiny_sft.LEARNED_POOLS else real
     return (np.arange(k) < np.asarray(filled)[:, None]).tolist()
 
 
@@ -116,7 +121,7 @@ def test_a_sequence_shorter_than_k_is_filled_up(pool):
     tokens = Tokens(jnp.ones((2, length, 2)), jnp.asarray([[True] * length, [False] * length]))
     kept, _ = _pool(pool, tokens, jnp.full((2, length), 0.5))
     assert kept.mask.tolist() == _filled(pool, np.array([length, 0]))
-    if pool not in LEARNED_POOLS:
+    if pool not in tiny_sft.LEARNED_POOLS:
         np.testing.assert_array_equal(kept.values, np.broadcast_to(kept.mask[..., None], (2, K, 2)))
 
 
@@ -270,7 +275,7 @@ def test_pools_that_look_at_the_saliency_are_refused_without(pool):
     tokens, _ = _case()
     reducer = Reducer(pool, K)
     init = functools.partial(jax.eval_shape, reducer.init, jax.random.key(0), tokens)
-    if pool in SALIENT_POOLS:
+    if pool in tiny_sft.SALIENT_POOLS:
         with pytest.raises(ValueError, match=f"pool='{pool}' needs the saliency of the tokens"):
             init()
     else:

@@ -15,7 +15,6 @@ from flax.nnx import bridge
 from sparing import slow_but
 
 from sft_jax import ModalitySpec
-from sft_jax.modules.reducer import LEARNED_POOLS
 
 # Of each kind one; `test_reducer.py` has the same of every pool alone.
 some_pools = pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def test_padded_slots_are_marked(pool):
     # Real tokens of sight and of sound in the three examples, as tiny_sft.masks leaves them.
     real = np.array([[6, 7], [5, 5], [2, 0]])
     kept = real if pool == "none" else np.minimum(real, tiny_sft.K)
-    if pool in LEARNED_POOLS:
+    if pool in tiny_sft.LEARNED_POOLS:
         kept = tiny_sft.K * (real > 0)
     assert mask[:, 0].all()
     assert mask.sum(axis=1).tolist() == (1 + kept.sum(axis=1)).tolist()

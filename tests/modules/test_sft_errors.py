@@ -31,7 +31,7 @@ SOUND = np.zeros((2, 7, 2), np.float32)
         ({"parts": -1}, "parts=-1 must be at least 1"),
         (
             {"attention_kernel": "flash"},
-            "attention_kernel='flash' is not one of auto, plain, blocked, cudnn",
+            "attention_kernel='flash' is not one of auto, plain, tiled, cudnn",
         ),
         ({"modalities": {}}, "at least one modality"),
         ({"modalities": {"a b": ModalitySpec(3, 1)}}, "modality 'a b': a name is made of"),

@@ -109,21 +109,21 @@ def test_tokens_that_one_of_two_lacks_are_not_mixed():
         jnp.asarray([[True, False, True], [True, True, False]]),
     )
     share = jnp.asarray([0.75, 0.25])  # Both times the first decides.
-    mixed = mix_tokens(tokens, share, _swapped, jnp.ones(2, bool))
+    mixed = mix_tokens(tokens, share, _swapped)
     assert mixed.mask.tolist() == [[True, False, True], [True, False, True]]
     np.testing.assert_allclose(mixed.values[mixed.mask][:, 0], [2, 1, 2, 1])
 
 
 def test_tokens_of_an_absent_modality_are_not_mixed_in():
-    tokens = Tokens(jnp.asarray([[1.0], [5.0]])[..., None], jnp.ones((2, 1), bool))
-    present = jnp.asarray([True, False])
-    for share, expected in ((0.75, [1, 5]), (0.25, [5, 1])):
-        mixed = mix_tokens(tokens, jnp.full(2, share), _swapped, present)
-        assert mixed.values.ravel().tolist() == expected
+    tokens = Tokens(jnp.asarray([[1.0], [5.0]])[..., None], jnp.asarray([[True], [False]]))
+    for share, decides in ((0.75, [0, 1]), (0.25, [1, 0])):
+        mixed = mix_tokens(tokens, jnp.full(2, share), _swapped)
+        assert mixed.mask.ravel().tolist() == [i == 0 for i in decides]
+        assert mixed.values[mixed.mask].tolist() == [[1]]
 
 
 def test_sizes_are_mixed_as_tokens_are():
     sizes = jnp.asarray([[2.0], [4.0]])
     tokens = Tokens(jnp.zeros((2, 1, 1)), jnp.ones((2, 1), bool), sizes)
-    mixed = mix_tokens(tokens, jnp.full(2, 0.75), _swapped, jnp.ones(2, bool))
+    mixed = mix_tokens(tokens, jnp.full(2, 0.75), _swapped)
     np.testing.assert_allclose(mixed.sizes, [[2.5], [3.5]])

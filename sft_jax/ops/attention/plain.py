@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.ops.attention.cudnn import cudnn_attention as cudnn_attention
-
 
 def attention_weights(
     query: Float[Array, "b q h e"],

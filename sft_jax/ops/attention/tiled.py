@@ -31,7 +31,7 @@ _NO_FORWARD_MODE = (
 )
 
 
-def blocked_attention(
+def tiled_attention(
     query: Float[Array, "b q h e"],
     key: Float[Array, "b n h e"],
     value: Float[Array, "b n h e"],
@@ -60,21 +60,21 @@ def blocked_attention(
     return attended
 
 
-def blocked_self_attention(
+def tiled_self_attention(
     query: Float[Array, "b n h e"],
     key: Float[Array, "b n h e"],
     value: Float[Array, "b n h e"],
     mask: Bool[Array, "b n"],
     sizes: Float[Array, "b n"] | None = None,
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n-1"]]:
-    """`blocked_attention` of a sequence over itself, CLS first, and the saliency of its tokens.
+    """`tiled_attention` of a sequence over itself, CLS first, and the saliency of its tokens.
 
     Args:
       query: queries of `h` heads of size `e`.
       key: keys.
       value: values.
       mask: False marks padding.
-      sizes: see `blocked_attention`.
+      sizes: see `tiled_attention`.
 
     Returns:
       The weighted sums of the values, and `sft_jax.ops.attention.saliency` of the weights, in

@@ -1,1 +1,147 @@
-"""Pools: reductions of a sequence to a few tokens."""
+"""Pools: the ways to cut the tokens of an example down to `k`.
+
+| pool | the `k` tokens |
+| --- | --- |
+| `max` | the maximum of each feature over each of `k` windows |
+| `avg` | the mean over each of `k` windows |
+| `attn` | the mean over each of `k` windows, weighted by saliency |
+| `attn_topk` | the `k` tokens of largest saliency, unchanged |
+| `attn_wkmedoids` | the centres of `k` clusters of tokens, weighted by saliency |
+| `channel_topk` | the `k` largest values of each feature, in descending order |
+| `random` | `k` tokens drawn at random |
+| `attn_random` | `k` tokens drawn at random, with probability by saliency |
+| `strided_random` | one token drawn at random from each of `k` windows |
+| `tome` | `k` means of similar tokens, merged step by step, with their sizes |
+| `token_learner` | `k` means of all tokens, weighted by an MLP |
+| `perceiver` | `k` learned queries after attending to the tokens |
+| `evit` | the `k - 1` tokens of largest saliency, and the weighted mean of the others |
+| `none` | all tokens |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from sft_jax import plugins
+from sft_jax.ops.pool import cluster, merge, reduce, select
+from sft_jax.ops.pool.windows import Windows
+from sft_jax.structs import Tokens
+
+Need = Literal["saliency", "windows", "noise"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """One way to cut tokens down, and what it needs beside the tokens.
+
+    Attributes:
+      function: Called as `function(tokens, k, **needs)`. Returns `[b, k, d]` tokens, or a pair of
+        the tokens and their positions `[b, k]` in the sequence. None for a pool with parameters.
+      needs: Names of the keyword arguments of `function`. `saliency` is `[b, n]`, the attention
+        that each token receives; `windows` divides the tokens among `k` slots
+        (`sft_jax.ops.pool.windows.Windows`); `noise` is `[b, n]` Gumbel noise.
+      module: For a pool with parameters, its `flax.linen.Module` class or the import path of one.
+        Of the attributes `k`, `num_heads` and `dtype` it is made with those that it has, and it
+        is called as `module(tokens)`.
+      uses_k: Whether the number of tokens depends on `k`.
+    """
+
+    function: Callable[..., Any] | None = None
+    needs: tuple[Need, ...] = ()
+    module: Any = None
+    uses_k: bool = True
+
+
+def _window_max(tokens: Tokens, k: int, windows: Windows) -> Tokens:
+    return reduce.window_max(tokens, windows)
+
+
+def _window_mean(tokens: Tokens, k: int, windows: Windows) -> Tokens:
+    return reduce.window_mean(tokens, windows, divisor=windows.kernel)
+
+
+def _weighted_mean(tokens: Tokens, k: int, saliency: Any, windows: Windows) -> Tokens:
+    epsilon = None if windows.kernel is None else 1e-5 * windows.kernel
+    return reduce.window_weighted_mean(tokens, saliency, windows, epsilon)
+
+
+def _top_k(tokens: Tokens, k: int, saliency: Any) -> Any:
+    return select.select_top_k(tokens, saliency, k)
+
+
+def _k_medoids(tokens: Tokens, k: int, saliency: Any) -> Any:
+    return cluster.weighted_k_medoids(tokens, saliency, k, iterations=5)
+
+
+def _channel_top_k(tokens: Tokens, k: int) -> Tokens:
+    return select.channel_top_k(tokens, k)
+
+
+def _random(tokens: Tokens, k: int, noise: Any) -> Any:
+    return select.draw_tokens(tokens, jnp.ones_like(noise), noise, k)
+
+
+def _salient_random(tokens: Tokens, k: int, saliency: Any, noise: Any) -> Any:
+    return select.draw_tokens(tokens, saliency, noise, k)
+
+
+def _random_of_windows(tokens: Tokens, k: int, windows: Windows, noise: Any) -> Any:
+    return select.draw_from_windows(tokens, windows, noise)
+
+
+def _top_k_and_rest(tokens: Tokens, k: int, saliency: Any) -> Tokens:
+    return select.top_k_and_rest(tokens, saliency, k)
+
+
+def _all(tokens: Tokens, k: int) -> Tokens:
+    return tokens
+
+
+POOLS: Mapping[str, Pool] = {
+    "max": Pool(_window_max, ("windows",)),
+    "avg": Pool(_window_mean, ("windows",)),
+    "attn": Pool(_weighted_mean, ("saliency", "windows")),
+    "attn_topk": Pool(_top_k, ("saliency",)),
+    "attn_wkmedoids": Pool(_k_medoids, ("saliency",)),
+    "channel_topk": Pool(_channel_top_k),
+    "random": Pool(_random, ("noise",)),
+    "attn_random": Pool(_salient_random, ("saliency", "noise")),
+    "strided_random": Pool(_random_of_windows, ("windows", "noise")),
+    "tome": Pool(merge.merge_tokens),
+    "token_learner": Pool(module="sft_jax.modules.learned_pools:TokenLearner"),
+    "perceiver": Pool(module="sft_jax.modules.learned_pools:PerceiverPool"),
+    "evit": Pool(_top_k_and_rest, ("saliency",)),
+    "none": Pool(_all, uses_k=False),
+}
+"""Our pools by the name that a config gives."""
+
+
+def find_pool(pool: str | Pool, field: str = "pool") -> Pool:
+    """Finds a pool by name or import path.
+
+    Args:
+      pool: One of `POOLS`, an import path such as `my_package.my_module:my_pool`, or a `Pool`.
+      field: Name of the field that holds `pool`, for the error message.
+
+    Raises:
+      ValueError: If there is no such pool, or the import path leads to something else.
+    """
+    if isinstance(pool, Pool):
+        return pool
+    if pool in POOLS:
+        return POOLS[pool]
+    if not plugins.is_import_path(pool):
+        raise ValueError(
+            f"{field}={pool!r} is not one of {', '.join(POOLS)}, nor an import path such as"
+            " 'my_package.my_module:my_pool'"
+        )
+    loaded = plugins.load(pool, field)
+    if not isinstance(loaded, Pool):
+        raise ValueError(
+            f"{field}={pool!r} must be a sft_jax.ops.pool.Pool, got {type(loaded).__name__}"
+        )
+    return loaded

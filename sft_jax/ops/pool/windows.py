@@ -20,10 +20,12 @@ class Windows(flax.struct.PyTreeNode):
       index: `[b, k, w]` positions in the sequence, any valid position where not a member.
       member: `[b, k, w]`; False marks an entry that belongs to no window. A window without
         members has no token to give.
+      kernel: Size of the authors' fixed windows; None for adaptive windows.
     """
 
     index: Int[Array, "b k w"]
     member: Bool[Array, "b k w"]
+    kernel: int | None = flax.struct.field(pytree_node=False, default=None)
 
 
 def adaptive_windows(mask: Bool[Array, "b n"], k: int) -> Windows:
@@ -89,4 +91,4 @@ class ReferenceWindows:
         shape = (batch, *position.shape)
         index = jnp.broadcast_to(np.clip(position, 0, length - 1)[None], shape)
         flat = jnp.take_along_axis(mask, index.reshape(batch, math.prod(shape[1:])), axis=1)
-        return Windows(index=index, member=flat.reshape(shape) & inside[None])
+        return Windows(index=index, member=flat.reshape(shape) & inside[None], kernel=self.kernel)

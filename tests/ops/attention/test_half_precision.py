@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from sft_jax import BlockSparsePattern, ReferenceWindows, Tokens, WindowPattern
-from sft_jax.modules.multimodal import mean_over_present
 from sft_jax.ops.attention.block_sparse import block_sparse_attention
 from sft_jax.ops.attention.plain import apply_weights, attention_weights
-from sft_jax.ops.attention.tiled import blocked_attention
+from sft_jax.ops.attention.tiled import tiled_attention
 from sft_jax.ops.attention.windowed import windowed_attention
 from sft_jax.ops.losses import example_losses
+from sft_jax.ops.modalities import mean_over_present
 from sft_jax.ops.pool import reduce
 from sft_jax.ops.pool.windows import adaptive_windows
 
@@ -33,7 +33,7 @@ MEANS = {
 }
 KERNELS = {
     "plain": lambda q, k, v, mask: apply_weights(attention_weights(q, k, mask), v),
-    "blocked": blocked_attention,
+    "blocked": tiled_attention,
     "windowed": lambda *arrays: windowed_attention(*arrays, WindowPattern(8, 4, 2))[0],
     "block_sparse": lambda *arrays: block_sparse_attention(*arrays, BlockSparsePattern(8, 2))[0],
 }

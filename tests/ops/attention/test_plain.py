@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sft_jax.ops.attention.plain import apply_weights, attention_weights, cudnn_attention, saliency
+from sft_jax.ops.attention.cudnn import cudnn_attention
+from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
 
 MASK = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
 MASKED_THROUGHOUT = 2

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from sft_jax.ops.attention import tiled as ops
 from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
-from sft_jax.ops.attention.tiled import SAVED, blocked_attention, blocked_self_attention
+from sft_jax.ops.attention.tiled import SAVED, tiled_attention, tiled_self_attention
 from sft_jax.ops.target import ACCELERATOR, CPU
 from sft_jax.profile.flops import count
 
@@ -60,8 +60,8 @@ def _plain(query, key, value, mask, sizes, *, salient):
 
 def _blocked(query, key, value, mask, sizes, *, salient):
     if salient:
-        return blocked_self_attention(query, key, value, mask, sizes)
-    return (blocked_attention(query, key, value, mask, sizes),)
+        return tiled_self_attention(query, key, value, mask, sizes)
+    return (tiled_attention(query, key, value, mask, sizes),)
 
 
 @functools.cache
@@ -176,7 +176,7 @@ def _training_cost(length, wrap=lambda function: function):
 
     @wrap
     def loss(query, key, value, mask):
-        attended, received = blocked_self_attention(query, key, value, mask)
+        attended, received = tiled_self_attention(query, key, value, mask)
         return (attended**2).sum() + (received**2).sum()
 
     return count(jax.value_and_grad(loss, argnums=(0, 1, 2)), heads, heads, heads, mask)
@@ -204,7 +204,7 @@ def test_rematerialisation_can_keep_all_that_the_gradient_needs():
     assert plain == kept < again
 
 
-@pytest.mark.parametrize("attend", [blocked_attention, blocked_self_attention])
+@pytest.mark.parametrize("attend", [tiled_attention, tiled_self_attention])
 def test_devices_share_some_arrays(attend):
     # As a model without masks has it, and one whose keys do not depend on the example.
     devices = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])

@@ -1,0 +1,67 @@
+"""Batches that pass through a module in groups of examples, to save memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from sft_jax.ops.attention.tiled import SAVED
+from sft_jax.ops.noise import example_keys
+from sft_jax.structs import Tokens
+
+_MIN_TOKENS_TO_SPLIT = 129
+"""Tokens of a sequence, CLS included, from which on a batch is cut into groups."""
+
+
+def apply_in_groups(
+    parent: nn.Module, module: nn.Module, tokens: Tokens, parts: int, *, train: bool
+) -> Any:
+    """Computes `module(tokens)` for one group of examples after the other.
+
+    Where sequences have more than 128 tokens, everything except attention is computed again for
+    the gradient. No number depends on the groups.
+
+    Args:
+      parent: Module whose random streams are drawn from.
+      module: Module from tokens to any PyTree of arrays with the examples first.
+      tokens: Tokens of the batch.
+      parts: Number of groups. Where it does not divide the batch, the greatest common divisor
+        counts.
+      train: Passed on to `module`.
+    """
+    if parent.is_initializing():
+        return module(tokens, train=train)
+    batch, length = tokens.mask.shape
+    keys = {
+        name: example_keys(parent.make_rng(name), batch)
+        for name in ("dropout", "pool")
+        if parent.has_rng(name)
+    }
+    cut = parts > 1 and length >= _MIN_TOKENS_TO_SPLIT
+    # A symbolic size of the batch has no divisor.
+    parts = math.gcd(batch, parts) if cut and isinstance(batch, int) else 1
+    if parts == 1 or parent.is_mutable_collection("intermediates"):
+        return module(tokens, train=train, keys=keys or None)
+    # Every group takes each parts-th example, so that it stays spread over the devices.
+    split = jax.tree.map(
+        lambda a: a.reshape(batch // parts, parts, *a.shape[1:]).swapaxes(0, 1), (tokens, keys)
+    )
+
+    def one_group(module: nn.Module, carry: tuple[()], group: Any) -> tuple[tuple[()], Any]:
+        tokens, keys = group
+        return carry, module(tokens, train=train, keys=keys or None)
+
+    scan = nn.scan(
+        nn.remat(
+            one_group,
+            policy=jax.checkpoint_policies.save_only_these_names(SAVED),
+            prevent_cse=False,
+        ),
+        variable_broadcast="params",
+        split_rngs={"dropout": False, "pool": False},
+    )
+    _, stacked = scan(module, (), split)
+    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(batch, *a.shape[2:]), stacked)

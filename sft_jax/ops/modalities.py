@@ -1,0 +1,111 @@
+"""Arithmetic over modalities, some of which an example may lack.
+
+An example lacks a modality if the mask of that modality is False throughout the example. A model
+puts a CLS token first, and the mask of CLS tells whether the example has the modality. So the
+tokens and their presence travel together, and no token of an absent modality counts as real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from sft_jax.structs import Tokens
+
+
+def is_present(mask: Bool[Array, "b _ ..."]) -> Bool[Array, " b"]:
+    """Tells which examples have a modality.
+
+    Args:
+      mask: Mask of the modality, False at padding.
+
+    Returns:
+      True for each example with a real position.
+    """
+    return mask.any(axis=tuple(range(1, mask.ndim)))
+
+
+def drop_modalities(
+    key: Key[Array, ""], masks: Mapping[str, Bool[Array, "b _ ..."]], rate: float
+) -> dict[str, Bool[Array, "b _ ..."]]:
+    """Masks each modality of each example with probability `rate`, but never all it has.
+
+    Where all modalities of an example would be dropped, one of them stays, each with equal
+    probability (compare Neverova et al. 2016, ModDrop, arXiv 1501.00102).
+
+    Args:
+      key: Key of the draw.
+      masks: Masks by modality. An example lacks a modality whose mask is False throughout.
+      rate: Probability from 0 to 1.
+
+    Returns:
+      Masks of the same shapes.
+    """
+    names = sorted(masks)
+    present = jnp.stack([is_present(masks[name]) for name in names])
+    drawn = jnp.where(present, jax.random.uniform(key, present.shape), -1)
+    stays = (drawn >= rate) | (drawn == drawn.max(axis=0, keepdims=True))
+    return {
+        name: masks[name] & jnp.expand_dims(keep, range(1, masks[name].ndim))
+        for name, keep in zip(names, stays, strict=True)
+    }
+
+
+def mean_over_present(
+    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
+) -> Float[Array, "b ..."]:
+    """Mean over the modalities that each example has.
+
+    Args:
+      values: One array for each modality.
+      present: Examples that have the modality, for each modality.
+
+    Returns:
+      `sum_m present_m values_m / sum_m present_m`; 0 for an example without any modality.
+    """
+    count = jnp.maximum(sum(has.astype(jnp.int32) for has in present), 1)
+    total = _total_over_present(values, present)
+    mean = total / count.reshape(-1, *[1] * (total.ndim - 1)).astype(total.dtype)
+    return mean.astype(values[0].dtype)
+
+
+def sum_over_present(
+    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
+) -> Float[Array, "b ..."]:
+    """Sum over the modalities that each example has; 0 where it has none."""
+    return _total_over_present(values, present).astype(values[0].dtype)
+
+
+def _total_over_present(
+    values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
+) -> Float[Array, "b ..."]:
+    """Sum in float32 at least: numbers of float16 may have a mean there and no sum."""
+    total = jnp.zeros_like(values[0], jnp.promote_types(values[0].dtype, jnp.float32))
+    for array, has in zip(values, present, strict=True):
+        total += jnp.where(has.reshape(-1, *[1] * (total.ndim - 1)), array, 0)
+    return total
+
+
+def first_token(tokens: Tokens) -> Tokens:
+    """Keeps the first token of each sequence, as a sequence of one."""
+    return Tokens(tokens.values[:, :1], tokens.mask[:, :1])
+
+
+def join(*sequences: Tokens) -> Tokens:
+    """Puts sequences one after the other.
+
+    A sequence without sizes has size 1 everywhere if it stands beside others with sizes.
+    """
+    sizes = None
+    if any(tokens.sizes is not None for tokens in sequences):
+        dtype = jnp.promote_types(sequences[0].values.dtype, jnp.float32)
+        each = [jnp.ones(t.mask.shape, dtype) if t.sizes is None else t.sizes for t in sequences]
+        sizes = jnp.concatenate(each, axis=1)
+    return Tokens(
+        jnp.concatenate([tokens.values for tokens in sequences], axis=1),
+        jnp.concatenate([tokens.mask for tokens in sequences], axis=1),
+        sizes,
+    )
