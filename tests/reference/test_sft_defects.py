@@ -93,7 +93,7 @@ def test_5_a_static_share_is_no_obstacle_to_training():
 
 @functools.cache
 def _loss(**mixup):
-    """That of a batch whose labels are all the same, so that mixing these changes nothing."""
+    """Loss of a batch whose labels are all the same, so that mixing these changes nothing."""
     step, state, batch = _train_step({}, **mixup)
     return jax.jit(lambda state, batch: step(state, batch)[1].loss)(state, batch)
 
@@ -145,8 +145,8 @@ def test_8_padding_is_never_selected(right):
 def test_10_every_parameter_has_an_effect(pool):
     masks = {modality: np.ones_like(mask) for modality, mask in tiny_sft.masks().items()}
     cotangent = np.random.default_rng(9).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)
-    _, (of_parameters, _) = tiny_sft.compiled(pool)(tiny_sft.inputs(), masks, cotangent)
-    for path, gradient in flax.traverse_util.flatten_dict(of_parameters).items():
+    _, (gradients, _) = tiny_sft.compiled(pool)(tiny_sft.inputs(), masks, cotangent)
+    for path, gradient in flax.traverse_util.flatten_dict(gradients).items():
         # To add the same to every key changes no softmax.
         assert path[-2:] == ("key", "bias") or (gradient != 0).any(), path
 
@@ -231,12 +231,12 @@ def _equations(jaxpr):
                 yield from _equations(inner)
 
 
-def _shapes(model, variables, of_products=False):
-    """Of all arrays on the way to the logits, or of those that are products of matrices."""
+def _shapes(model, variables, products_alone=False):
+    """Shapes of the arrays on the way to the logits, or of the matrix products among them."""
     jaxpr = jax.make_jaxpr(model.apply)(variables, tiny_sft.inputs()).jaxpr
     needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     for equation in _equations(needed):
-        if not of_products or equation.primitive.name == "dot_general":
+        if not products_alone or equation.primitive.name == "dot_general":
             yield from (out.aval.shape for out in equation.outvars)
 
 
@@ -249,15 +249,15 @@ def test_27_width_and_heads_are_those_of_the_config(name):
     variables = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
     assert variables["params"]["tokenizer_sight"]["cls"].shape == (1, 1, 12)
     # Attention multiplies by head, with weights and with values.
-    products = _shapes(model, variables, of_products=True)
+    products = _shapes(model, variables, products_alone=True)
     heads = {shape[1] for shape in products if len(shape) == 4}
     assert heads == {3}
 
 
 @pytest.mark.parametrize(("pool", "salient"), [("max", False), ("attn", True)])
 def test_28_weights_are_averaged_over_heads_for_saliency_alone(pool, salient):
-    # Theirs does so in every attention. Sight has 6 tokens beside CLS, sound has 7; what is fused
-    # are 9, of which CLS alone attends in the only block. Nothing else has such a size.
+    # Theirs does so in every attention. Sight has 6 tokens beside CLS, sound has 7; 9 are
+    # fused, and CLS alone attends in the only block. Nothing else has such a size.
     model = tiny_sft.sft(pool=pool, k=4, width=12)
     shapes = set(_shapes(model, tiny_sft.normal_variables(model, model.example_inputs())))
     for queries, keys in ((7, 7), (8, 8), (1, 9)):
