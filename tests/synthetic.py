@@ -142,7 +142,9 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
     """
     devices = devices or jax.devices()[:1]
     if data is None:
-        same = json.dumps(config_io.to_json(dataclasses.replace(experiment, seed=0)))
+        # Neither changes a program.
+        same = dataclasses.replace(experiment, seed=0, system=SystemConfig())
+        same = json.dumps(config_io.to_json(same))
         data, mesh, assembled, evaluator = _prepared(same, tuple(devices))
     else:
         data, mesh, assembled, evaluator = _prepare(experiment, data, devices)
