@@ -123,11 +123,14 @@ class MultimodalClassifier(nn.Module):
           way can be had as well.
         """
         masks = self._check(inputs, masks)
-        used = {name: inputs[name] for name in sorted(inputs) if name in self.mixed_modalities}
-        if not used:
+        streams = {
+            name: self._tokenize(name, inputs[name], mask)
+            for name, mask in masks.items()
+            if name in self.mixed_modalities
+        }
+        if not streams:
             batch = next(iter(masks.values())).shape[0]
             return jnp.zeros((batch, self.num_classes), jnp.float32)
-        streams = {name: self._tokenize(name, used[name], masks[name]) for name in used}
         return self.compute_logits(streams, train=train, mixup=mixup)
 
     def compute_logits(
@@ -195,7 +198,7 @@ class MultimodalClassifier(nn.Module):
     def _check(
         self, inputs: Mapping[str, AnyArray], masks: Mapping[str, AnyArray] | None
     ) -> dict[str, Bool[Array, "b _ ..."]]:
-        """Raises ValueError for wrong attributes or inputs; returns a mask for each input.
+        """Raises ValueError for wrong attributes or inputs; returns sorted masks of all inputs.
 
         Args:
           inputs: Values by modality.
@@ -206,7 +209,9 @@ class MultimodalClassifier(nn.Module):
             raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
         # Initialisation makes the parameters of every modality that has any.
         required = self.mixed_modalities if self.is_initializing() else ()
-        return check_inputs(self.modalities, inputs, masks or {}, required=required)
+        # Sorted, so that the program does not depend on the order of the mapping.
+        in_order = {name: inputs[name] for name in sorted(inputs)}
+        return check_inputs(self.modalities, in_order, masks or {}, required=required)
 
     def _tokenize(self, name: str, values: AnyArray, mask: Bool[Array, "b _ ..."]) -> Tokens:
         """Makes the tokens of one modality, CLS first."""
