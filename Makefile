@@ -11,7 +11,7 @@ WHEELS := .wheels
 WHEELS_PYTHON ?= 3.12
 WHEELS_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
 
-.PHONY: train test test-slow lint wheels clean
+.PHONY: train test test-processes test-slow lint docs wheels clean
 
 $(VENV)/.train: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -24,12 +24,19 @@ $(VENV)/.test: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,watch,test]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,docs]'
+	@touch $@
+
 train: $(VENV)/.train
 	$(BIN)/python train.py --config=$(CONFIG) --workdir=$(WORKDIR)
 	$(BIN)/python eval.py --workdir=$(WORKDIR)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-processes: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "process and not slow"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
@@ -38,6 +45,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Without the notice about MkDocs 2.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
 
 wheels:
 	rm -rf $(WHEELS)
@@ -48,4 +60,4 @@ wheels:
 	@du -sh $(WHEELS)
 
 clean:
-	rm -rf $(VENV) $(WHEELS) build *.egg-info
+	rm -rf $(VENV) $(WHEELS) site build *.egg-info

@@ -3,8 +3,8 @@
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
     [--modalities=NAME,NAME | --every_subset] [--data_dir=FOLDER] [--manual_dir=FOLDER]
 
-Of the runs of several seeds (train.py --config.seeds=0,1,2) it prints each metric's value by
-seed, and their mean and standard deviation.
+For the runs of several seeds (train.py --config.seeds=0,1,2) it prints each metric's value by
+seed, with mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -16,97 +16,93 @@ from absl import flags
 from rich.console import Console
 
 from sft_jax import command_line
+from sft_jax.data.card import Card
 from sft_jax.data.card_report import print_summary
 from sft_jax.evaluation import report
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.evaluation.metrics import PARTS
-from sft_jax.evaluation.run import (
-    evaluate_every_subset,
-    evaluate_run,
-    read_card,
-    subsets_stem,
-)
+from sft_jax.evaluation.metrics import BREAKDOWN
+from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, subsets_stem
 from sft_jax.evaluation.seeds import evaluate_seeds
-from sft_jax.evaluation.subsets import file_stem
-from sft_jax.runs import directory, seeds, storage
-from sft_jax.runs.directory import CARD
+from sft_jax.runs import storage
+from sft_jax.runs.directory import RunDirectory, SeedsDirectory
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
-_SPLIT = flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "What to evaluate on.")
+_SPLIT = flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Split to evaluate on.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.")
 _PREDICTIONS = flags.DEFINE_string("predictions", None, "CSV file to write predictions to.")
 _MODALITIES = flags.DEFINE_list(
-    "modalities", None, "Modalities that the model is given, the others left out; default all."
+    "modalities", None, "Modalities that the model gets, the others left out; default all."
 )
 _EVERY_SUBSET = flags.DEFINE_bool(
-    "every_subset", False, "Instead, compare what the model is worth with each set of modalities."
+    "every_subset", False, "Instead, compare the model's scores with each set of modalities."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the prepared data is by now.")
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Where the raw files are by now.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Present folder of the prepared data.")
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Present folder of the raw files.")
 
 
 def main() -> None:
     """Runs the evaluation that the flags describe."""
     workdir = storage.as_path(_WORKDIR.value)
-    what = (workdir, _SPLIT.value, _CHECKPOINT.value)
+    run = RunDirectory(workdir)
+    request = (workdir, _SPLIT.value, _CHECKPOINT.value)
     folders = {"data_dir": _DATA_DIR.value, "manual_dir": _MANUAL_DIR.value}
     for name, folder in folders.items():
         if folder and not storage.as_path(folder).exists():
             raise ValueError(f"--{name}={folder}: there is no such folder")
     moved = {field: folder for field, folder in folders.items() if folder is not None}
-    if numbers := directory.read_config(workdir).seeds:
+    if numbers := run.read_config().seeds:
         if _EVERY_SUBSET.value or _PREDICTIONS.value:
+            first = SeedsDirectory(workdir, numbers).runs[numbers[0]]
             raise ValueError(
                 f"--every_subset and --predictions are of one run, and {workdir} holds those of"
-                f" several seeds: give one of them, such as --workdir={workdir}/seed_{numbers[0]}"
+                f" several seeds: give one of them, such as --workdir={first}"
             )
-        first = next(iter(seeds.found(workdir).values()), workdir)
-        evaluate_seeds(*what, _MODALITIES.value, data_folders=moved, show=_show_seeds(first))
+        evaluate_seeds(*request, _MODALITIES.value, data_folders=moved, show=_show_seeds(run))
         return
     if _EVERY_SUBSET.value:
         if _MODALITIES.value is not None or _PREDICTIONS.value:
             raise ValueError("--every_subset goes with neither --modalities nor --predictions")
-        result = evaluate_every_subset(*what, data_folders=moved)
+        result = evaluate_every_subset(*request, data_folders=moved)
         report.print_subsets(Console(), result)
-        _print_data(workdir)
-        _print_paths(workdir, subsets_stem(result))
+        _print_data(run)
+        _print_paths(run, subsets_stem(result))
         return
     file = storage.as_path(_PREDICTIONS.value) if _PREDICTIONS.value else None
     if file:
         storage.prepare_file(file)
-    evaluate_run(*what, _MODALITIES.value, data_folders=moved, show=_show(workdir, file))
+    evaluate_run(*request, _MODALITIES.value, data_folders=moved, show=_show(run, file))
 
 
 def _show(
-    workdir: storage.AnyPath, file: storage.AnyPath | None
+    run: RunDirectory, file: storage.AnyPath | None
 ) -> Callable[[dict[str, Any], Predictions], None]:
     def show(result: dict[str, Any], predictions: Predictions) -> None:
         report.print_tables(Console(), result)
         if file:
-            names = tuple(result[PARTS[predictions.task]])
+            names = tuple(result[BREAKDOWN[predictions.task]])
             report.write_predictions(file, predictions, names)
-        _print_data(workdir)
-        _print_paths(workdir, file_stem(result))
+        _print_data(run)
+        _print_paths(run, report.file_stem(result))
 
     return show
 
 
-def _show_seeds(first: storage.AnyPath) -> Callable[[dict[str, Any]], None]:
+def _show_seeds(folder: RunDirectory) -> Callable[[dict[str, Any]], None]:
     def show(result: dict[str, Any]) -> None:
         report.print_seeds(Console(), result)
-        _print_data(first)
-        _print_paths(first.parent, file_stem(result))
+        _print_data(next(iter(SeedsDirectory.existing(folder.path).runs.values())))
+        _print_paths(folder, report.file_stem(result))
 
     return show
 
 
-def _print_data(workdir: storage.AnyPath) -> None:
-    if card := read_card(workdir):
-        print_summary(Console(), card, str(workdir / CARD))
+def _print_data(run: RunDirectory) -> None:
+    if run.card_file.exists():
+        print_summary(Console(), Card.load(run.card_file), str(run.card_file))
 
 
-def _print_paths(workdir: storage.AnyPath, stem: str) -> None:
-    print(f"run directory: {workdir}\nresults: {workdir / 'eval' / stem}.json")
+def _print_paths(run: RunDirectory, stem: str) -> None:
+    print(f"run directory: {run}\nresults: {run.results / stem}.json")
 
 
 if __name__ == "__main__":

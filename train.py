@@ -17,7 +17,7 @@ from sft_jax.runs import storage
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as FILE or FILE:ARG.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Run directory, also gs://...; made if it is not there.", required=True
+    "workdir", None, "Run directory, also gs://...; made unless it exists.", required=True
 )
 flags.mark_flag_as_required("config")
 
@@ -29,10 +29,10 @@ def main() -> None:
     preflight.require(preflight.cheap(workdir, config))
     best = f"best valid {config.train.best_metric}"
     if config.seeds:
-        for seed, of_seed in experiment.train_seeds(config, workdir).items():
+        for seed, run in experiment.train_seeds(config, workdir).items():
             print(
-                f"seed {seed} done: {of_seed.steps} steps; {best} {of_seed.best_value} at step"
-                f" {of_seed.best_step}; run directory: {of_seed.workdir}"
+                f"seed {seed} done: {run.steps} steps; {best} {run.best_value} at step"
+                f" {run.best_step}; run directory: {run.workdir}"
             )
     else:
         result = experiment.train(config, workdir)

@@ -1,163 +1,113 @@
-"""What a step costs beside that of another commit, on the same core, in turns.
+"""Cost of a step beside that of another commit, on the same core, in turns.
 
-python benchmarks/against_commit.py --other=COMMIT --json=benchmarks/results/against_commit.json
+python -m benchmarks.against_commit --other=COMMIT --json=benchmarks/results/against_commit.json
 
-Each side is a process of its own, with the package of its commit; they live through the run and
-take turns, so that what else the machine does falls on both. The settings of the shipped configs,
-random examples of full length, one thread, CPU seconds. Both are compiled before anything is
-measured.
+Each side is a process of its own, with the package of its commit. Both live through the run and
+take turns, so that other work of the machine falls on both. The settings are those of the shipped
+configs, with random examples of full length and one thread; CPU seconds are compared. Both sides
+are compiled before anything is measured. Commits from before the rooms moved work too.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
-import os
 import pathlib
 import statistics
 import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from typing import Any
 
-from absl import app, flags
+from benchmarks import harness
+from sft_jax.profile.isolated import IsolatedFunction
 
-ROOT = pathlib.Path(__file__).parents[1]
+WORK = ("train", "infer")
 
-_JSON = flags.DEFINE_string("json", None, "Where the result goes.")
-_OTHER = flags.DEFINE_string("other", None, "Commit to compare with.")
-_CONFIGS = flags.DEFINE_list("configs", ["vggsound", "mosei"], "Names of configs.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Examples of a step.", lower_bound=1)
-_TURNS = flags.DEFINE_integer("turns", 5, "Turns that each side has.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
-_SIDE = flags.DEFINE_string("side", "", "Config of which this process is a side.")
+_SIDE = pathlib.Path(__file__).with_name("against_commit_side.py")
+_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+_CORE = 0
 
 
-def serve(name: str) -> None:
-    """Compiles the programs of a config, then times the one that each line of the input names."""
-    import dataclasses
-    import importlib
-
-    import jax
-    import numpy as np
-
-    from sft_jax import config_io
-    from sft_jax.data.outline import outline
-    from sft_jax.parallel import sharding
-    from sft_jax.structs import Batch
-    from sft_jax.training import assembly
-    from sft_jax.training.step import compile_eval_step
-
-    config = config_io.from_mapping(importlib.import_module(f"configs.{name}").get_config(None))
-    data, size = outline(config.data), _BATCH_SIZE.value
-    mesh, random = sharding.make_mesh(), np.random.default_rng(0)
-    # Made for this size of batch, by which one CPU goes through the examples one by one.
-    config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, batch_size=size, accumulate=1)
-    )
-    made = assembly.assemble_model(
-        config, data.modalities, data.num_outputs, num_examples=1000 * size, mesh=mesh
-    )
-    specs = data.modalities.items()
-    labels = random.integers(0, data.num_outputs, size)
-    batch = sharding.put_batch(
-        Batch(
-            {n: random.standard_normal((size, *s.shape), np.float32) for n, s in specs},
-            {n: np.ones((size, *s.lengths), bool) for n, s in specs},
-            labels,
-            np.ones(size, np.float32),
-        ),
-        mesh,
-    )
-    state, seed, positions = made.new_state(0), np.int32(0), np.arange(size, dtype=np.int32)
-    train = made.step.lower(state, batch, seed).compile()
-    infer = compile_eval_step(made.model, mesh).lower(state.params, batch, positions).compile()
-    for line in sys.stdin:
-        begin = time.process_time()
-        for _ in range(_STEPS.value):
-            if line.strip() == "train":
-                state, metrics = train(state, batch, seed)
-                jax.block_until_ready(metrics.loss)
-            else:
-                jax.block_until_ready(infer(state.params, batch, positions))
-        print(json.dumps((time.process_time() - begin) / _STEPS.value), flush=True)
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    arguments = harness.parser(__doc__, only=["vggsound", "mosei"])
+    arguments.add_argument("--other", required=True, help="commit to compare with")
+    arguments.add_argument("--batch_size", type=int, default=4, help="examples of a step")
+    arguments.add_argument("--turns", type=int, default=5, help="turns that each side has")
+    arguments.add_argument("--steps", type=int, default=3, help="steps of a turn")
+    return arguments
 
 
-def _start(stack: contextlib.ExitStack, root: pathlib.Path, name: str) -> subprocess.Popen[str]:
-    threads = "--xla_cpu_multi_thread_eigen=false"
-    command = [sys.executable, __file__, f"--side={name}", f"--batch_size={_BATCH_SIZE.value}"]
-    return stack.enter_context(
-        subprocess.Popen(
-            ["taskset", "--cpu-list", "0", *command, f"--steps={_STEPS.value}"],
-            cwd=root,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(root),
-                "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": threads,
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    )
+def compare(other: pathlib.Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Compares the seconds of a step, turn by turn.
 
-
-def _ask(side: subprocess.Popen[str], work: str) -> float:
-    assert side.stdin is not None
-    assert side.stdout is not None
-    side.stdin.write(f"{work}\n")
-    side.stdin.flush()
-    return json.loads(side.stdout.readline())
-
-
-def compare(other: pathlib.Path, name: str) -> dict[str, Any]:
-    """Seconds of a step by side, and the other's over this one's, turn by turn."""
+    Args:
+      other: Folder with the files of the other commit.
+      name: Name of a config.
+      options: Parsed arguments.
+    """
+    request = {
+        "config": name,
+        "batch_size": options.batch_size,
+        "steps": options.steps,
+        "core": _CORE,
+    }
     result: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        sides = {"this": _start(stack, ROOT, name), "other": _start(stack, other, name)}
-        for work in ("train", "infer"):
-            for side in sides.values():
-                _ask(side, work)
-            turns = [
-                {n: _ask(side, work) for n, side in sides.items()} for _ in range(_TURNS.value)
+        sides = {
+            side: stack.enter_context(
+                IsolatedFunction(f"{_SIDE}:Side", environment=_ENVIRONMENT, root=root)
+            )
+            for side, root in {"this": harness.ROOT, "other": other}.items()
+        }
+        for work in WORK:
+            rounds = [
+                {side: take_turn({**request, "work": work}) for side, take_turn in sides.items()}
+                for _ in range(options.turns + 1)
             ]
-            ratios = sorted(turn["other"] / turn["this"] for turn in turns)
-            result[work] = {
-                "median_seconds": {n: statistics.median(t[n] for t in turns) for n in sides},
-                "other_over_this": {
-                    "median": statistics.median(ratios), "least": ratios[0], "most": ratios[-1],
-                },
-                "turns": turns,
-            }  # fmt: skip
-        for side in sides.values():
-            assert side.stdin is not None
-            side.stdin.close()
+            result[work] = _summary(rounds[1:])  # The first compiles and warms up.
     return result
 
 
-def main(_: list[str]) -> None:
-    """Measures every config and writes after each."""
-    if _SIDE.value:
-        serve(_SIDE.value)
-        return
-    if not (_JSON.value and _OTHER.value):
-        raise app.UsageError("--json and --other are needed")
-    sys.path[:0] = [str(ROOT)]
-    from benchmarks.summaries import environment, write
+def _summary(turns: list[Mapping[str, float]]) -> dict[str, Any]:
+    ratios = sorted(turn["other"] / turn["this"] for turn in turns)
+    medians = {side: statistics.median(turn[side] for turn in turns) for side in turns[0]}
+    return {
+        "median_seconds": medians,
+        "other_over_this": {
+            "median": statistics.median(ratios),
+            "least": ratios[0],
+            "most": ratios[-1],
+        },
+        "turns": turns,
+    }
 
-    result = {**environment(), "other": _OTHER.value, "batch_size": _BATCH_SIZE.value}
+
+def extract(commit: str, folder: pathlib.Path) -> None:
+    """Writes the files of a commit to a folder."""
+    archive = subprocess.run(
+        ["git", "archive", commit], cwd=harness.ROOT, check=True, stdout=subprocess.PIPE
+    )
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
+
+
+def main() -> None:
+    """Measures each config and writes the result after each."""
+    options = parser().parse_args()
+    result = {
+        **harness.environment(),
+        "other": options.other,
+        "batch_size": options.batch_size,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(
-            ["git", "archive", _OTHER.value], cwd=ROOT, check=True, stdout=subprocess.PIPE
-        )
-        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-        for name in _CONFIGS.value:
-            result[name] = compare(pathlib.Path(folder), name)
+        extract(options.other, pathlib.Path(folder))
+        for name in options.only or ["vggsound", "mosei"]:
+            result[name] = compare(pathlib.Path(folder), name, options)
             print(name, json.dumps(result[name]), flush=True)
-            write(pathlib.Path(_JSON.value), result)
+            harness.write(options.json, result)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

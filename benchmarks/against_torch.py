@@ -1,176 +1,173 @@
-"""What a step of ours costs beside one of the authors' SFT in PyTorch, on the same cores.
+"""Cost of a step of ours beside one of the authors' SFT in PyTorch, on the same cores.
 
-python benchmarks/against_torch.py --json=benchmarks/results/against_torch.json
+python -m benchmarks.against_torch --json=benchmarks/results/against_torch.json
 
-Needs the extra [torch]. Each side is a process of its own; they live through the run and take
-turns, so that what else the machine does falls on both. The paper's settings, without mixup, on
-random examples of full length; compiled before anything is measured. Memory is that of one
-training step in a fresh process, the first of PyTorch's and of ours after it is compiled.
-With more than one thread on a machine that has other work, those of PyTorch spin while they wait
-for each other, which counts as CPU time and can be most of it.
+Needs the extra [torch]. Each side is a process of its own. All live through the run and take
+turns, so that other work of the machine falls on all. The settings are the paper's, without mixup,
+on random examples of full length; both sides are compiled before anything is measured. Memory is
+that of one training step in a fresh process: the first of PyTorch's, and the first of ours after
+compilation. With more than one thread on a machine with other work, PyTorch's threads spin while
+they wait for each other. That counts as CPU time and can be most of it.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import json
 import os
-import pathlib
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from absl import app, flags
+import jax
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT)]
-os.environ["JAX_PLATFORMS"] = "cpu"  # Of both sides, and of what is said of the machine.
-
-from benchmarks.summaries import environment, write  # noqa: E402
+from benchmarks import harness
+from sft_jax.profile.isolated import IsolatedFunction
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "exact": {},
     "sparse": {"unimodal_attention": "windowed", "pre_pooling_attention": "windowed"},
     "bfloat16": {"dtype": "bfloat16"},
 }
-"""What of the config's `model` each of ours changes."""
+"""Changed fields of the config's `model` by variant of ours."""
 
 WORK = ("train", "infer")
 
-_JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
-_DATASETS = flags.DEFINE_list("datasets", ["vggsound", "mosei"], "Whose shapes.")
-_VARIANTS = flags.DEFINE_list("variants", ["exact"], f"Ours, of {', '.join(VARIANTS)}.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Where time is measured.", lower_bound=1)
-_MEMORY_BATCH_SIZE = flags.DEFINE_integer("memory_batch_size", 24, "And memory.", lower_bound=1)
-_THREADS = flags.DEFINE_integer("threads", 1, "Cores, and threads, of each side.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that each side has.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
-_GOLDEN = flags.DEFINE_string("golden", "", "Folder of arrays that PyTorch's side must reproduce.")
+DATASETS = ("vggsound", "mosei")
 
-flags.register_validator(
-    "variants", lambda names: set(names) <= set(VARIANTS), f"must be of {', '.join(VARIANTS)}"
-)
+Pairs = list[tuple[float, float]]
+"""Seconds of PyTorch and of another side, round by round."""
 
 
-class Process:
-    """A side in a process of its own; `facts` is what it says of itself."""
-
-    def __init__(self, job: Mapping[str, Any]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "benchmarks/against_torch_side.py"), json.dumps(job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        self.facts = self._answer()
-
-    def ask(self, command: Any) -> dict[str, Any]:
-        """Has it carry out a command; see `against_torch_side.py`."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """Ends it."""
-        self._process.communicate()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a side ended with {self._process.wait()}; its error is above")
-        return json.loads(line)
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    arguments = harness.parser(__doc__, only=DATASETS)
+    arguments.add_argument(
+        "--variants",
+        type=harness.names,
+        default=["exact"],
+        help=f"comma-separated, of {', '.join(VARIANTS)}; default exact",
+    )
+    arguments.add_argument("--batch_size", type=int, default=4, help="batch size of timed steps")
+    arguments.add_argument(
+        "--memory_batch_size", type=int, default=24, help="batch size where memory is measured"
+    )
+    arguments.add_argument("--threads", type=int, default=1, help="cores and threads of a side")
+    arguments.add_argument("--rounds", type=int, default=5, help="turns that each side has")
+    arguments.add_argument("--steps", type=int, default=3, help="steps of a turn")
+    arguments.add_argument(
+        "--golden", default="", help="folder of golden arrays that PyTorch's side must reproduce"
+    )
+    return arguments
 
 
-def open_side(name: str, dataset: str, batch_size: int) -> contextlib.closing[Process]:
-    """Starts `torch`, or ours in the variant of that name."""
-    job = {"dataset": dataset, "batch_size": batch_size, "cores": _cores()}
-    if name == "torch":
-        return contextlib.closing(Process({**job, "side": "torch"}))
-    return contextlib.closing(Process({**job, "side": "jax", "overrides": VARIANTS[name]}))
+@contextlib.contextmanager
+def open_side(
+    name: str, dataset: str, batch_size: int, cores: list[int]
+) -> Iterator[tuple[IsolatedFunction, dict[str, Any]]]:
+    """Starts a side; yields it with its facts.
+
+    Args:
+      name: `torch`, or one of `VARIANTS`.
+      dataset: Name of the dataset whose shapes are used.
+      batch_size: Number of examples of a step.
+      cores: Cores that the side runs on.
+    """
+    job: dict[str, Any] = {"dataset": dataset, "batch_size": batch_size, "cores": cores}
+    job |= {"side": "torch"} if name == "torch" else {"side": "jax", "overrides": VARIANTS[name]}
+    with IsolatedFunction(
+        "benchmarks.against_torch_side:Process", environment={"JAX_PLATFORMS": "cpu"}
+    ) as side:
+        yield side, side({"start": job})
 
 
-def measure_time(names: list[str], dataset: str, batch_size: int) -> dict[str, Any]:
-    """Seconds per step of each side, and PyTorch's over ours, round by round.
+def measure_time(names: list[str], dataset: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measures the seconds per step of each side, and PyTorch's over ours, round by round.
 
     Raises:
-      ValueError: if the sides do not have equally many parameters.
+      ValueError: If the sides have different numbers of parameters.
     """
     with contextlib.ExitStack() as stack:
-        sides = {name: stack.enter_context(open_side(name, dataset, batch_size)) for name in names}
-        counts = {name: side.facts["parameters"] for name, side in sides.items()}
+        sides, facts = {}, {}
+        for name in names:
+            sides[name], facts[name] = stack.enter_context(
+                open_side(name, dataset, options.batch_size, _cores(options.threads))
+            )
+        counts = {name: facts[name]["parameters"] for name in names}
         if len(set(counts.values())) > 1:
             raise ValueError(
                 f"{dataset}: the sides differ in their numbers of parameters: {counts}"
             )
         rounds = []
-        for i in range(_ROUNDS.value + 1):
-            turns = list(sides.items())[:: 1 if i % 2 else -1]  # None is always the first.
-            took = {
-                name: {work: side.ask({"time": work, "steps": _STEPS.value}) for work in WORK}
+        for number in range(options.rounds + 1):
+            # No side is always the first.
+            turns = list(sides.items())[:: 1 if number % 2 else -1]
+            seconds = {
+                name: {work: side({"time": work, "steps": options.steps}) for work in WORK}
                 for name, side in turns
             }
-            if i:  # The first round compiles, and warms up.
-                rounds.append(took)
+            if number:  # The first round compiles and warms up.
+                rounds.append(seconds)
     return {
         "parameters": counts["torch"],
-        "versions": {name: side.facts["version"] for name, side in sides.items()},
+        "versions": {name: facts[name]["version"] for name in names},
         "seconds_per_step": {name: _summarize(rounds, name, _median) for name in names},
         "torch_over_ours": {name: _summarize(rounds, name, _ratio) for name in names[1:]},
         "rounds": rounds,
     }
 
 
-def measure_memory(names: list[str], dataset: str, batch_size: int) -> dict[str, Any]:
-    """MiB that a training step takes on each side, in a process that does nothing else."""
-    found = {}
+def measure_memory(names: list[str], dataset: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measures the MiB of a training step of each side, in a process that does nothing else."""
+    sides = {}
     for name in names:
-        with open_side(name, dataset, batch_size) as side:
-            found[name] = side.ask("memory")
-    ratios = {name: found["torch"]["growth_mib"] / found[name]["growth_mib"] for name in names[1:]}
-    return {"of": found, "torch_over_ours": ratios}
+        with open_side(name, dataset, options.memory_batch_size, _cores(options.threads)) as (
+            side,
+            _,
+        ):
+            sides[name] = side({"memory": True})
+    ratios = {name: sides["torch"]["growth_mib"] / sides[name]["growth_mib"] for name in names[1:]}
+    return {"sides": sides, "torch_over_ours": ratios}
 
 
-def check(folder: str) -> float:
-    """How far PyTorch's side is from the authors' logits.
+def check(folder: str, cores: list[int]) -> float:
+    """Compares PyTorch's side with the authors' logits; returns the largest difference.
 
     Raises:
-      ValueError: if it is further than rounding explains.
+      ValueError: If the difference is larger than rounding explains.
     """
-    with open_side("torch", _DATASETS.value[0], 1) as side:
-        error = side.ask({"golden": folder})["error"]
+    with open_side("torch", DATASETS[0], 1, cores) as (side, _):
+        error = side({"golden": folder})["error"]
     if not error < 1e-10:
         raise ValueError(f"PyTorch's side is {error} from the logits in {folder}")
     return error
 
 
-def _cores() -> list[int]:
+def _cores(threads: int) -> list[int]:
     allowed = sorted(os.sched_getaffinity(0))
-    if len(allowed) < _THREADS.value:
-        raise ValueError(f"--threads={_THREADS.value}, but this process may use cores {allowed}")
-    return allowed[: _THREADS.value]
+    if len(allowed) < threads:
+        raise ValueError(f"--threads={threads}, but this process may use cores {allowed}")
+    return allowed[:threads]
 
 
-def _summarize(rounds: list[dict[str, Any]], name: str, of: Any) -> dict[str, Any]:
-    """By work and clock, what `of` makes of the seconds of PyTorch and of this side."""
+def _summarize(
+    rounds: list[dict[str, Any]], name: str, statistic: Callable[[Pairs], Any]
+) -> dict[str, Any]:
+    """A statistic of the seconds of PyTorch and of one side, by work and clock."""
     return {
         work: {
-            clock: of([(took["torch"][work][clock], took[name][work][clock]) for took in rounds])
+            clock: statistic([(r["torch"][work][clock], r[name][work][clock]) for r in rounds])
             for clock in ("wall", "cpu")
         }
         for work in WORK
     }
 
 
-def _median(pairs: list[tuple[float, float]]) -> float:
+def _median(pairs: Pairs) -> float:
     return statistics.median(own for _, own in pairs)
 
 
-def _ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
+def _ratio(pairs: Pairs) -> dict[str, float]:
     ratios = [torch / own for torch, own in pairs]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
@@ -186,37 +183,41 @@ def _rows(dataset: str, result: Mapping[str, Any]) -> Iterator[str]:
             cells.append(
                 "{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio["cpu"]) if ratio else ""
             )
-        cells.append(f"{memory['of'][name]['growth_mib']:.0f}")
+        cells.append(f"{memory['sides'][name]['growth_mib']:.0f}")
         ratio = memory["torch_over_ours"].get(name)
         cells.append(f"{ratio:.2f}" if ratio else "")
         yield "| " + " | ".join(cells) + " |"
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Measures, writes the result and prints a Markdown table."""
-    names = ["torch", *_VARIANTS.value]
+    options = parser().parse_args()
+    if unknown := sorted(set(options.variants) - set(VARIANTS)):
+        parser().error(f"--variants: unknown {unknown}, known: {', '.join(VARIANTS)}")
+    jax.config.update("jax_platforms", "cpu")
+    names, cores = ["torch", *options.variants], _cores(options.threads)
     result: dict[str, Any] = {
-        **environment(),
-        "cores": _cores(),
-        "steps_of_a_turn": _STEPS.value,
-        "batch_size": _BATCH_SIZE.value,
-        "memory_batch_size": _MEMORY_BATCH_SIZE.value,
+        **harness.environment(),
+        "cores": cores,
+        "steps_of_a_turn": options.steps,
+        "batch_size": options.batch_size,
+        "memory_batch_size": options.memory_batch_size,
         "memory": "growth of the resident set over the idle process in its first training step;"
         " ours is compiled before",
         "data": {},
     }
-    if _GOLDEN.value:
-        result["golden_error"] = check(_GOLDEN.value)
-    titles = [f"{work}, {what}" for work in WORK for what in ("CPU s", "s", "torch / ours")]
+    if options.golden:
+        result["golden_error"] = check(options.golden, cores)
+    titles = [f"{work}, {column}" for work in WORK for column in ("CPU s", "s", "torch / ours")]
     titles = ["data", "side", *titles, "memory, MiB", "torch / ours"]
     print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}", flush=True)
-    for dataset in _DATASETS.value:
-        row = measure_time(names, dataset, _BATCH_SIZE.value)
-        row["memory"] = measure_memory(names, dataset, _MEMORY_BATCH_SIZE.value)
+    for dataset in options.only or DATASETS:
+        row = measure_time(names, dataset, options)
+        row["memory"] = measure_memory(names, dataset, options)
         result["data"][dataset] = row
-        write(pathlib.Path(_JSON.value), result)
+        harness.write(options.json, result)
         print(*_rows(dataset, row), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,10 +1,6 @@
-"""One side of `against_torch.py`: a process that measures its own steps when it is told to.
+"""One side of `against_torch.py`: steps of one library, measured in a process of its own.
 
-python benchmarks/against_torch_side.py JOB
-
-JOB is a JSON object: `side`, torch or jax; `dataset`; `batch_size`; `cores`, those it runs on;
-and for jax `overrides` of the config of the model. Commands come as JSON objects, one a line,
-and so do the answers. A side imports the other's library nowhere.
+The side of PyTorch imports neither JAX nor the package, and the other side no PyTorch.
 """
 
 from __future__ import annotations
@@ -17,8 +13,8 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,15 +22,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a dataset looks like, and the authors' settings for it that only torch needs.
+    """Shapes of a dataset, and the authors' settings for it that only PyTorch needs.
 
     Attributes:
-      names: ours of the modalities, in the authors' slots.
-      lengths: steps of each.
-      features: at each step.
-      classes: labels.
-      kernels: windows of max pooling.
-      lr: learning rate.
+      names: Our names of the modalities, in the authors' order.
+      lengths: Number of steps of each modality.
+      features: Number of features at each step.
+      classes: Number of classes.
+      kernels: Window of max pooling for each modality.
+      lr: Learning rate.
     """
 
     names: tuple[str, ...]
@@ -45,7 +41,7 @@ class Data:
     lr: float
 
     def batch(self, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Random inputs by name, and labels: for both sides the same."""
+        """Random inputs by name, and labels; the same for both sides."""
         rng = np.random.default_rng(0)
         inputs = {
             name: rng.standard_normal((size, length, features), np.float32)
@@ -65,19 +61,19 @@ DATA = {
 
 
 class Side(Protocol):
-    """What is measured; a step ends when its results are there."""
+    """A library under measurement; a step ends when its results are computed."""
 
     def facts(self) -> dict[str, Any]:
         """Version of the library, and the number of parameters."""
 
     def train(self) -> float:
-        """Takes a training step; the loss."""
+        """Takes a training step and returns the loss."""
 
     def infer(self) -> None:
         """Computes logits."""
 
     def planned_memory(self) -> dict[str, float]:
-        """What the library itself knows of the memory of a training step."""
+        """Memory of a training step by the library's own account."""
 
 
 class TorchSide:
@@ -117,30 +113,30 @@ class TorchSide:
             self._model(self._inputs)
 
     def planned_memory(self) -> dict[str, float]:
-        """What autograd keeps between forward and backward, each storage counted once."""
-        kept = {}
+        """Memory that autograd keeps between forward and backward, each storage counted once."""
+        storages = {}
 
         def keep(tensor: Any) -> Any:
             storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage
+            storages[storage.data_ptr()] = storage
             return tensor
 
         with self._torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             self._model.train()(self._inputs)
-        return {"saved_mib": sum(storage.nbytes() for storage in kept.values()) / 2**20}
+        return {"saved_mib": sum(storage.nbytes() for storage in storages.values()) / 2**20}
 
     def golden(self, folder: str) -> dict[str, float]:
-        """How far the logits are from a file of golden arrays, in float64."""
+        """Largest difference of the logits from a file of golden arrays, in float64."""
         with np.load(pathlib.Path(folder) / "sft_poolk_max.npz") as arrays:
             arrays = dict(arrays)
-        model = self._sft.TorchSft.of_golden(json.loads(str(arrays["config_json"])), arrays)
+        model = self._sft.TorchSft.from_golden(json.loads(str(arrays["config_json"])), arrays)
         inputs = [self._torch.from_numpy(arrays[f"in/{s}"]).double() for s in self._sft.SLOTS]
         error = model(inputs).detach().numpy() - arrays["f64/logits"]
         return {"error": float(np.abs(error).max())}
 
 
 class JaxSide:
-    """Ours, as `configs` has it but without mixup, and compiled ahead of time."""
+    """Our model with the settings of `configs` except mixup, compiled ahead of time."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         import jax
@@ -163,12 +159,11 @@ class JaxSide:
         self._batch = jax.device_put(batch)
         self._model = build_model(config.model, modalities, data.classes)
         optimizer = optim.make_optimizer(config.optim, optim.make_schedule(config.optim, 1, 1))
-        plateau = optim.make_plateau(config.optim)
-        make = functools.partial(
-            state.make_state, self._model, optimizer, plateau, config.seed, ema=False
-        )
+        make = functools.partial(state.make_state, self._model, optimizer, config.seed, ema=False)
         self._state = jax.block_until_ready(jax.jit(make)())
-        train_step = step.make_train_step(self._model, optimizer, config, config.seed)
+        train_step = step.make_train_step(
+            self._model, optimizer, config.train, config.mixup, config.seed
+        )
         jitted = jax.jit(train_step, donate_argnums=0)
         self._train = jitted.lower(self._state, self._batch).compile()
 
@@ -195,14 +190,14 @@ class JaxSide:
         self._jax.block_until_ready(self._infer(self._state.params, self._batch))
 
     def planned_memory(self) -> dict[str, float]:
-        """What XLA plans for all that is neither argument nor result."""
+        """Memory that XLA plans for intermediate results."""
         planned = self._train.memory_analysis().temp_size_in_bytes
         return {"xla_temporary_mib": planned / 2**20}
 
 
-def timed(side: Side, what: str, steps: int) -> dict[str, float]:
-    """Seconds of a step on the clock, and of all threads of this process."""
-    take = getattr(side, what)
+def timed(side: Side, work: str, steps: int) -> dict[str, float]:
+    """Seconds of a step: wall-clock time, and CPU time of all threads."""
+    take = getattr(side, work)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         take()
@@ -211,10 +206,13 @@ def timed(side: Side, what: str, steps: int) -> dict[str, float]:
 
 
 def memory(side: Side) -> dict[str, float]:
-    """By how much a training step raises the resident set at the most, over that before it."""
+    """Peak growth of the resident set in a training step.
+
+    `sft_jax.profile.process_memory` measures the same, but importing it would import JAX.
+    """
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    # Has VmHWM, the most there has been, begin again at what there is.
+    # Sets the peak, VmHWM, to the memory that is resident now.
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     loss = side.train()
@@ -225,32 +223,41 @@ def memory(side: Side) -> dict[str, float]:
 
 
 def _resident(name: str) -> float:
-    """MiB of a field of this process's status."""
+    """Value of a field of this process's status, in MiB."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 2**10
     raise LookupError(f"/proc/self/status has no {name}")
 
 
-def main() -> None:
-    """Answers commands until there are no more."""
-    job = json.loads(sys.argv[1])
-    # Before a library counts the cores that it may use.
-    os.sched_setaffinity(0, job["cores"])
-    side: Any = {"torch": TorchSide, "jax": JaxSide}[job["side"]](job)
-    print(json.dumps(side.facts()), flush=True)
-    for line in sys.stdin:
-        match json.loads(line):
-            case {"time": what, "steps": steps}:
-                answer = timed(side, what, steps)
+class Process:
+    """Side of one library, made at the first request."""
+
+    def __init__(self) -> None:
+        self._side: Any = None
+
+    def __call__(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answers a request.
+
+        Args:
+          request: One of `{"start": job}`, for the facts of the side; `{"time": work, "steps":
+            number}`; `{"memory": true}`; and `{"golden": folder}`, for PyTorch alone. A job
+            has `side`, torch or jax; `dataset`; `batch_size`; `cores` to run on; and for jax
+            `overrides` of the model's config.
+
+        Raises:
+          ValueError: For any other request.
+        """
+        match request:
+            case {"start": job}:
+                # Before a library counts the cores that it may use.
+                os.sched_setaffinity(0, job["cores"])
+                self._side = {"torch": TorchSide, "jax": JaxSide}[job["side"]](job)
+                return self._side.facts()
+            case {"time": work, "steps": steps}:
+                return timed(self._side, work, steps)
             case {"golden": folder}:
-                answer = side.golden(folder)
-            case "memory":
-                answer = memory(side)
-            case command:
-                raise ValueError(f"unknown command {command!r}")
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+                return self._side.golden(folder)
+            case {"memory": True}:
+                return memory(self._side)
+        raise ValueError(f"unknown request {request!r}")

@@ -1,79 +1,52 @@
-"""Memory that preparing and training on CMU-MOSEI takes at its full size.
+"""Memory of preparing and training on CMU-MOSEI at its full size.
 
-python benchmarks/mosei_memory.py --json=benchmarks/results/mosei_memory.json
+python -m benchmarks.mosei_memory --json=benchmarks/results/mosei_memory.json
 
 Makes up a file in the true format (Tsai et al. 2019, not aligned: 500 x 74, 500 x 35 and
-50 x 300), of the size of the true one, and uses it in a process whose memory is watched. Needs
-16 GB of disk. Anonymous memory is what the process needs; the file is mapped, and its pages in
-memory, which count as resident too, can be dropped at any time.
+50 x 300), of the size of the true one. A process whose memory is watched prepares and reads it.
+Needs 16 GB of disk. Anonymous memory is the process's own. The file is mapped: its resident pages
+count as resident memory too, but the system can drop them at any time.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from absl import app, flags
+from benchmarks import harness
+from benchmarks.mock_data import sentiment_pickles
+from sft_jax.profile.isolated import IsolatedFunction
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/data")]
+PHASES = ("prepare", "train")
 
-import sentiment_pickles  # noqa: E402
 
-from benchmarks.summaries import environment, write  # noqa: E402
-
-_EXAMPLES = flags.DEFINE_list("examples", ["16326", "1871", "4659"], "In train, valid and test.")
-_JSON = flags.DEFINE_string("json", None, "Where the result goes.", required=True)
-
-_PROGRAM = """
-import json, sys, time, itertools
-import jax
-import numpy as np
-from configs import mosei
-from sft_jax import config_io
-from sft_jax.data import catalog, pipeline
-from sft_jax.training import assembly, distributed
-
-def done(phase, **facts):
-    print(json.dumps({"phase": phase, **facts}), flush=True)
-
-config = mosei.get_config("size=laptop")
-config.data.manual_dir = config.data.data_dir = sys.argv[1]
-config = config_io.from_mapping(config)
-begin = time.monotonic()
-dataset = catalog.open_dataset(config.data)
-done("prepare", seconds=time.monotonic() - begin, n_examples=dataset.info.num_examples)
-begin = time.monotonic()
-dataset = catalog.open_dataset(config.data)
-batches = pipeline.train_iterator(dataset.source("train"), config.train.batch_size, 0)
-mesh, info = distributed.make_mesh(devices=jax.devices()[:1]), dataset.info
-made = assembly.assemble_model(
-    config, info.modalities, len(info.class_names),
-    num_examples=info.num_examples["train"], mesh=mesh)
-now = made.new_state(0)
-for batch, _ in itertools.islice(batches, 5):
-    now, metrics = made.step(now, distributed.put_batch(batch, mesh), np.int32(0))
-done("train", seconds=time.monotonic() - begin, steps=5, loss=float(metrics.loss))
-"""
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    arguments = harness.parser(__doc__)
+    arguments.add_argument(
+        "--examples",
+        type=harness.numbers,
+        default=[16326, 1871, 4659],
+        help="number in train, valid and test, comma-separated",
+    )
+    return arguments
 
 
 class _Watch:
-    """The most memory of a process until it is asked for."""
+    """Watches the peak memory of a process."""
 
     def __init__(self, process: int) -> None:
         self._status = pathlib.Path(f"/proc/{process}/status")
         self._peak = {"RssAnon": 0, "VmRSS": 0}
-        threading.Thread(target=self._look, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while self._status.exists():
             for name, kib in _fields(self._status):
                 if name in self._peak:
@@ -81,18 +54,18 @@ class _Watch:
             time.sleep(0.02)
 
     def take(self) -> dict[str, float]:
-        """GiB at the most since the last time."""
-        taken, self._peak = self._peak, dict.fromkeys(self._peak, 0)
+        """Returns the peaks in GiB since the last call."""
+        peak, self._peak = self._peak, dict.fromkeys(self._peak, 0)
         return {
-            "anonymous_gib": taken["RssAnon"] / 2**20,
-            "resident_gib": taken["VmRSS"] / 2**20,
+            "anonymous_gib": peak["RssAnon"] / 2**20,
+            "resident_gib": peak["VmRSS"] / 2**20,
         }
 
 
 def _fields(status: pathlib.Path) -> Iterator[tuple[str, int]]:
     try:
         text = status.read_text()
-    except OSError:  # It has ended.
+    except OSError:  # The process has ended.
         return
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -100,32 +73,26 @@ def _fields(status: pathlib.Path) -> Iterator[tuple[str, int]]:
             yield name, int(value.split()[0])
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Measures, writes the result and prints it."""
-    counts = dict(zip(("train", "valid", "test"), map(int, _EXAMPLES.value), strict=True))
-    result: dict[str, Any] = {**environment(), "phases": []}
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "mosei_senti_data_noalign.pkl"
+    options = parser().parse_args()
+    counts = dict(zip(("train", "valid", "test"), options.examples, strict=True))
+    result: dict[str, Any] = {**harness.environment(), "phases": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        path = folder / "mosei_senti_data_noalign.pkl"
         sentiment_pickles.write(path, "mosei", "mult_noalign", counts)
         result["file_gib"] = path.stat().st_size / 2**30
-        process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, folder],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        watch = _Watch(process.pid)
-        assert process.stdout is not None
-        for line in process.stdout:
-            result["phases"].append({**json.loads(line), **watch.take()})
-        if process.wait():
-            sys.exit(f"the process ended with {process.returncode}")
-        prepared = [of for of in pathlib.Path(folder).rglob("*array_record*") if of.is_file()]
-        result["prepared_gib"] = sum(of.stat().st_size for of in prepared) / 2**30
-    write(pathlib.Path(_JSON.value), result)
+        with IsolatedFunction("benchmarks.mosei_memory_side:run_phase") as run_phase:
+            watch = _Watch(run_phase.pid)
+            for phase in PHASES:
+                facts = run_phase({"phase": phase, "folder": name})
+                result["phases"].append({**facts, **watch.take()})
+        prepared = [file for file in folder.rglob("*array_record*") if file.is_file()]
+        result["prepared_gib"] = sum(file.stat().st_size for file in prepared) / 2**30
+    harness.write(options.json, result)
     print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,8 +1,8 @@
 """The authors' SFT in PyTorch, to measure ours against.
 
-Written from a description of what their code computes, not from that code: the parameters have
-its names, so that a `state_dict` fits, and the work is what it does, attention weights that
-nothing uses included. Dropout is 0, as in their runs. Tensors inside the network are
+Written from a description of their computation, not from their code. The parameters have the
+authors' names, so that a `state_dict` fits. The work is theirs too, attention weights that nothing
+uses included. Dropout is 0, as in their runs. Tensors inside the network are
 `[tokens, batch, width]`.
 """
 
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SLOTS = ("rgb", "spec", "text")
-"""The authors' three modalities, whatever they hold."""
+"""The authors' names of the three modalities, whatever their data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pooling:
-    """How the tokens of one modality are cut down.
+    """Pooling of the tokens of one modality.
 
     Attributes:
-      kind: max, over windows of `kernel` tokens that begin every `kernel` tokens; or attn_topk,
-        the `k` tokens that are attended to most.
-      kernel: see kind.
-      padding: tokens of -infinity that max adds at both ends.
-      k: see kind.
+      kind: `max`, over windows of `kernel` tokens that begin every `kernel` tokens; or
+        `attn_topk`, which keeps the `k` most salient tokens.
+      kernel: Number of tokens of a window of `max`.
+      padding: Number of tokens of -infinity that `max` adds at both ends.
+      k: Number of tokens that `attn_topk` keeps.
     """
 
     kind: Literal["max", "attn_topk"]
@@ -41,11 +41,11 @@ class Pooling:
         """Pools.
 
         Args:
-          tokens: `[n, b, width]`, CLS left out.
-          weights: `[b, n + 1, n + 1]`, of queries to keys, CLS first.
+          tokens: Tokens without CLS, `[n, b, width]`.
+          weights: Attention weights from queries to keys, CLS first, `[b, n + 1, n + 1]`.
 
         Returns:
-          `[tokens kept, b, width]`.
+          The kept tokens, `[tokens, b, width]`.
         """
         if self.kind == "max":
             features = tokens.permute(1, 2, 0)
@@ -57,7 +57,7 @@ class Pooling:
 
 
 class Tokenizer(nn.Module):
-    """`[b, n, features]` to `[n + 1, b, width]`: a projection, a CLS, learned positions."""
+    """Projection, CLS and learned positions: `[b, n, features]` to `[n + 1, b, width]`."""
 
     def __init__(self, length: int, features: int, width: int) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ class Tokenizer(nn.Module):
 
 
 class SeparateAttention(nn.Module):
-    """Dense self-attention, query, key and value projected apart; it returns the weights too.
+    """Dense self-attention with separate projections, which also returns the weights.
 
-    This is what fairseq's "sparse" attention runs: PyTorch's function for dense attention.
+    fairseq's "sparse" attention runs the same function of PyTorch for dense attention.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -90,7 +90,7 @@ class SeparateAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns `[n, b, width]` and the weights `[b, n, n]`, their mean over heads."""
+        """Returns `[n, b, width]`, and the weights `[b, n, n]`, averaged over heads."""
         return functional.multi_head_attention_forward(
             tokens, tokens, tokens,
             embed_dim_to_check=tokens.shape[2],
@@ -113,7 +113,7 @@ class SeparateAttention(nn.Module):
 
 
 class Network(nn.Module):
-    """From the tokens of the modalities to logits."""
+    """Network from the tokens of the modalities to logits."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Network(nn.Module):
         self.classifier = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_classes))
 
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
-        """`[n, b, width]` tokens of each slot to `[b, num_classes]` logits."""
+        """Logits, `[b, num_classes]`, from the tokens of each modality, `[n, b, width]`."""
         cls, pooled = [], []
         for slot, tokens, attention, pool in zip(
             SLOTS, streams, self.sparse_attn, self.pools, strict=True
@@ -152,7 +152,7 @@ class Network(nn.Module):
         attentions, mlps = getattr(self, f"attns_{stack}"), getattr(self, f"mlps_{stack}")
         for attention, mlp in zip(attentions, mlps, strict=True):
             normed = self.norm(tokens)
-            # As theirs: the weights are made, and their mean over heads, though nothing uses them.
+            # The authors compute the weights and their mean over heads, though nothing uses them.
             attended, _ = attention(normed, normed, normed)
             tokens = tokens + attended
             tokens = tokens + mlp(tokens)
@@ -163,14 +163,14 @@ class TorchSft(nn.Module):
     """Classifies examples of three modalities.
 
     Args:
-      lengths: of the modalities in the order of `SLOTS`, all of whose examples are full.
-      features: at each step of them.
-      pools: how each is cut down.
-      num_classes: logits.
-      width: features of a token.
-      num_heads: of every attention.
-      n_pre: blocks on each modality.
-      n_post: blocks on the fused tokens.
+      lengths: Number of steps of each modality in the order of `SLOTS`, without padding.
+      features: Number of features at each step.
+      pools: Pooling of each modality.
+      num_classes: Number of logits.
+      width: Number of features of a token.
+      num_heads: Number of heads of every attention.
+      n_pre: Number of blocks on each modality.
+      n_post: Number of blocks on the fused tokens.
     """
 
     def __init__(
@@ -191,12 +191,12 @@ class TorchSft(nn.Module):
         self.network = Network(pools, num_classes, width, num_heads, n_pre, n_post)
 
     @classmethod
-    def of_golden(cls, config: Mapping[str, Any], arrays: Mapping[str, Any]) -> TorchSft:
-        """The float64 model of a file of golden arrays, with its parameters.
+    def from_golden(cls, config: Mapping[str, Any], arrays: Mapping[str, Any]) -> TorchSft:
+        """Makes the float64 model of a file of golden arrays, with its parameters.
 
         Args:
-          config: the file's `config_json`.
-          arrays: all arrays of the file.
+          config: Value of the file's `config_json`.
+          arrays: All arrays of the file.
         """
         pools = [
             Pooling(config["pool_type"], kernel, padding, config["pool_k"])
@@ -221,10 +221,10 @@ class TorchSft(nn.Module):
         return model.double()
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """`[b, length, features]` of each slot to `[b, num_classes]` logits."""
+        """Logits, `[b, num_classes]`, from the inputs of each modality, `[b, length, features]`."""
         streams = [
-            getattr(self, f"{slot}_tokenizer")(of_slot)
-            for slot, of_slot in zip(SLOTS, inputs, strict=True)
+            getattr(self, f"{slot}_tokenizer")(values)
+            for slot, values in zip(SLOTS, inputs, strict=True)
         ]
         return self.network(streams)
 
@@ -237,7 +237,7 @@ def make_optimizer(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Sequence[Tensor], labels: Tensor
 ) -> Tensor:
-    """One step on the mean cross-entropy, gradients clipped to a norm of 0.8; the loss."""
+    """Takes a step on the mean cross-entropy, with gradients clipped to a norm of 0.8."""
     optimizer.zero_grad()
     loss = functional.cross_entropy(model(inputs), labels)
     loss.backward()
@@ -247,7 +247,7 @@ def train_step(
 
 
 def _mlp(width: int) -> nn.Sequential:
-    # The numbers are the authors' names; theirs has the dropout before the ReLU.
+    # The positions are the authors' names of the parameters; they put dropout before the ReLU.
     return nn.Sequential(
         nn.LayerNorm(width),
         nn.Linear(width, width),

@@ -1,4 +1,4 @@
-"""What the config files share."""
+"""Base experiments of the config files, and their argument."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import ml_collections
 
 from sft_jax.config_io import from_mapping, to_config_dict
-from sft_jax.data_config import DataConfig
+from sft_jax.data.sets.base import DatasetEntry
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
     """Reads the part of `--config=FILE:ARG` after the colon, `key=value,key=value`.
 
     Args:
-      arg: the text after the colon, if there is one.
-      **defaults: the keys that are known; each value is read as the type of its default.
+      arg: Text after the colon, if there is any.
+      **defaults: Known keys and their defaults. Each value is read as the type of its default.
 
     Raises:
-      ValueError: for an unknown key or a value of the wrong type.
+      ValueError: For an unknown key or a value of the wrong type.
     """
     values = dict(defaults)
     for item in filter(None, (arg or "").split(",")):
@@ -40,17 +40,17 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
 
 
 def small_experiment(
-    arg: str | None, data: DataConfig, *, n_pre: int = 1, n_post: int = 3, **data_fields: Any
+    arg: str | None, data: DatasetEntry, *, n_pre: int = 1, n_post: int = 3, **data_fields: Any
 ) -> ml_collections.ConfigDict:
-    """A small model and short training, with which a laptop has a result in minutes.
+    """A small model and short training, which give a result on a laptop in minutes.
 
     Args:
-      arg: the text after the colon of `--config=FILE:ARG`: `model`, `modality`, `pool`, `k`,
-        `readout`, `n_pre`, `n_post` and `mixup` by name, and the fields of the data.
-      data: what it is trained on.
-      n_pre: default of that argument.
-      n_post: default of that argument.
-      **data_fields: the fields of `data` that are arguments too, and their defaults.
+      arg: Text after the colon of `--config=FILE:ARG`. Its keys are `model`, `modality`, `pool`,
+        `k`, `readout`, `n_pre`, `n_post`, `mixup` and those of `data_fields`.
+      data: Config of the data.
+      n_pre: Default of the argument `n_pre`.
+      n_post: Default of the argument `n_post`.
+      **data_fields: Fields of `data` that are arguments too, and their defaults.
     """
     model = {"pool": "attn_topk", "k": 4, "readout": "sum_cls", "n_pre": n_pre, "n_post": n_post}
     args = parse_arg(arg, model="sft", modality="", **model, mixup="none", **data_fields)
@@ -66,21 +66,21 @@ def small_experiment(
 
 
 def paper_experiment(
-    arg: str | None, data: DataConfig, *, k: Mapping[str, int], lr: float, **data_fields: Any
+    arg: str | None, data: DatasetEntry, *, k: Mapping[str, int], lr: float, **data_fields: Any
 ) -> ml_collections.ConfigDict:
-    """The settings of Ding et al. 2021; the rules by which their code selects epochs apart.
+    """The settings of Ding et al. 2021, except the rules by which their code selects epochs.
 
     Args:
-      arg: the text after the colon of `--config=FILE:ARG`: `size` (paper, or laptop: 2 blocks
-        from fusion on in place of 11, and 3 epochs), `model`, `modality`, `pool`, `readout` and
-        `mixup` by name, and the fields of the data.
-      data: what it is trained on.
-      k: tokens kept of each modality.
-      lr: learning rate.
-      **data_fields: the fields of `data` that are arguments too, and their defaults.
+      arg: Text after the colon of `--config=FILE:ARG`. Its keys are `size`, `model`, `modality`,
+        `pool`, `readout`, `mixup` and those of `data_fields`. `size` is paper, or laptop: 2
+        blocks instead of 11 from fusion on, and 3 epochs.
+      data: Config of the data.
+      k: Number of tokens kept of each modality.
+      lr: Learning rate.
+      **data_fields: Fields of `data` that are arguments too, and their defaults.
 
     Raises:
-      ValueError: for an unknown argument, or a `size` that there is not.
+      ValueError: For an unknown argument or an unknown `size`.
     """
     model = {"modality": "", "pool": "max", "readout": "sum_cls"}
     args = parse_arg(arg, size="paper", model="sft", **model, mixup="any", **data_fields)
@@ -105,7 +105,7 @@ def paper_experiment(
 
 
 def _config_dict(
-    data: DataConfig, data_fields: Mapping[str, Any], **sections: Mapping[str, Any]
+    data: DatasetEntry, data_fields: Mapping[str, Any], **sections: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
     changed = {**dataclasses.asdict(data), **data_fields}
     return to_config_dict(from_mapping({"data": changed, **sections}))

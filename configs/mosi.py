@@ -5,14 +5,14 @@ from __future__ import annotations
 import ml_collections
 
 from configs.mosei import sentiment_experiment
-from sft_jax.data_config import SentimentData
+from sft_jax.data.sets.sentiment.entry import MosiData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The settings of Ding et al. 2021 for CMU-MOSEI, or with `size=laptop` a smaller model.
 
     Args:
-      arg: the arguments of every model (`configs.common.paper_experiment`), and `variant`, which
-        file is read; such as `variant=mmsa_unaligned,size=laptop`.
+      arg: Arguments of every model (`configs.common.paper_experiment`), and `variant`, the file
+        to read. An example is `variant=mmsa_unaligned,size=laptop`.
     """
-    return sentiment_experiment(arg, SentimentData(name="mosi"))
+    return sentiment_experiment(arg, MosiData())

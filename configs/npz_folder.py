@@ -5,13 +5,13 @@ from __future__ import annotations
 import ml_collections
 
 from configs.common import small_experiment
-from sft_jax.data_config import FolderData
+from sft_jax.data.sets.npz_folder.entry import FolderData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """A small model; `--config.data.manual_dir=FOLDER` says where the data is.
+    """A small model; `--config.data.manual_dir=FOLDER` names the folder of the data.
 
     Args:
-      arg: the arguments of every model (`configs.common.small_experiment`).
+      arg: Arguments of every model (`configs.common.small_experiment`).
     """
     return small_experiment(arg, FolderData())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ml_collections
 
 from configs.common import small_experiment
-from sft_jax.data_config import TfdsData
+from sft_jax.data.sets.tfds.entry import TfdsData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """A small model; `--config.data.builder=NAME` and `--config.data.modalities=(...)` say of what.
+    """A small model of the data of `--config.data.builder=NAME --config.data.modalities=(...)`.
 
     Args:
-      arg: the arguments of every model (`configs.common.small_experiment`).
+      arg: Arguments of every model (`configs.common.small_experiment`).
     """
     return small_experiment(arg, TfdsData())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ml_collections
 
 from configs.common import paper_experiment
-from sft_jax.data_config import VggSoundData
+from sft_jax.data.sets.vggsound.entry import VggSoundData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The settings of Ding et al. 2021, or with `size=laptop` a smaller model for a quick run.
 
     Args:
-      arg: the arguments of every model (`configs.common.paper_experiment`), and `classes`, 10 or
-        100; such as `classes=100,pool=attn_topk`.
+      arg: Arguments of every model (`configs.common.paper_experiment`), and `classes`, 10 or
+        100. An example is `classes=100,pool=attn_topk`.
     """
     return paper_experiment(
         arg,

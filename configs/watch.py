@@ -15,12 +15,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The default experiment.
 
     Args:
-      arg: `model`, `modality`, `pool`, `k`, `readout`, `n_pre`, `n_post` and `mixup` by name,
-        such as `pool=max,k=1` or `model=unimodal,modality=gyroscope`; and `leave_out=P` to
-        test on person P alone, validate on the next person and train on the others.
+      arg: Values of `model`, `modality`, `pool`, `k`, `readout`, `n_pre`, `n_post` and `mixup`,
+        such as `pool=max,k=1` or `model=unimodal,modality=gyroscope`. With `leave_out=P` the
+        test set is person P alone, the validation set the next person, and the others train.
     """
-    # Chosen by leaving out people 2, 4, 5 and 7 in turn, like all settings here; people 8 to
-    # 10 had no part in it.
+    # All settings here were selected by leaving out people 2, 4, 5 and 7 in turn. People 8 to
+    # 10, the test set, had no part in the selection.
     model = {"pool": "attn_topk", "k": 4, "readout": "sum_cls", "n_pre": 1, "n_post": 3}
     args = parse_arg(arg, model="sft", modality="", **model, mixup="none", leave_out=0)
     config = to_config_dict(ExperimentConfig())

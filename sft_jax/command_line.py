@@ -1,8 +1,9 @@
-"""What train.py and eval.py share: wrong flags and expected errors end in one clear line."""
+"""Command lines of train.py and eval.py: wrong flags and expected errors end in one clear line."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -23,7 +24,7 @@ from sft_jax.parallel import multihost, preemption
 _logger = logging.getLogger(__name__)
 
 CACHED_FROM_SECONDS = 0.5
-"""What takes less to compile costs about as much to load."""
+"""Programs that compile faster cost about as much to load."""
 
 _EXPECTED = (ValueError, OSError, ModuleNotFoundError, ArithmeticError)
 
@@ -33,25 +34,28 @@ def run(
 ) -> None:
     """Parses the flags and runs `main`.
 
-    There are flags for JAX's compilation cache, and for a job of several processes, if so told.
+    A ValueError, OSError, missing module or non-finite number counts as the user's to mend: its
+    message is printed and the exit status is 1. Other errors are defects of the program, and are
+    shown with their traceback. So is every error with `--debug`. Training that was told to end
+    says how to go on; the exit status is that of SIGTERM.
 
-    A ValueError, OSError, missing module or non-finite number is taken for the user's to
-    mend: its message is printed and the exit status is 1. Anything else is a defect of
-    ours and is shown with its traceback. So is everything with `--debug`. Training that
-    was told to end says how to go on; the exit status is that of SIGTERM.
+    Args:
+      main: Function to run.
+      compilation_cache: Whether to add `--compilation_cache`.
+      distributed: Whether to add the flags of several processes.
     """
     flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
     if compilation_cache:
-        what = "Folder for compiled programs, which later starts load; empty for none. Default:"
-        what += " JAX_COMPILATION_CACHE_DIR if set, else sft_jax in XDG_CACHE_HOME or ~/.cache."
-        flags.DEFINE_string("compilation_cache", None, what)
+        text = "Folder for compiled programs, which later starts load; empty for none. Default:"
+        text += " JAX_COMPILATION_CACHE_DIR if set, else sft_jax in XDG_CACHE_HOME or ~/.cache."
+        flags.DEFINE_string("compilation_cache", None, text)
     if distributed:
         define_distributed(flags.FLAGS)
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: unexpected arguments {argv[1:]}; flags are written --NAME=VALUE")
-        # Orbax says at INFO what it does with each file.
+        # At INFO, Orbax logs each file that it writes.
         absl.logging.set_verbosity(absl.logging.WARNING)
         logging.getLogger("sft_jax").setLevel(logging.INFO)
         if compilation_cache:
@@ -67,11 +71,11 @@ def run(
         except Exception as error:
             expected = isinstance(error, _EXPECTED) and not flags.FLAGS.debug
             if job:
-                which = f"process {job.process_id} of {job.num_processes}"
+                process = f"process {job.process_id} of {job.num_processes}"
                 where = "(--debug shows where)" if expected else traceback.format_exc()
                 if isinstance(error, jax.errors.JaxRuntimeError):
                     where += "If another process has ended, its output says why. Start all again."
-                multihost.leave(f"error in {which}: {error}\n{where}")
+                multihost.leave(f"error in {process}: {error}\n{where}")
             if not expected:
                 raise
             sys.exit(f"error: {error}\n(--debug shows where)")
@@ -80,37 +84,35 @@ def run(
 
 
 def define_distributed(values: flags.FlagValues) -> None:
-    """Adds the flags by which one of several processes is told of the others."""
-    of: dict[str, Any] = {"flag_values": values}
-    what = "HOST:PORT of process 0, in each of several processes; default as the environment says."
-    flags.DEFINE_string("coordinator", None, what, **of)
-    flags.DEFINE_integer("num_processes", None, "How many there are.", lower_bound=1, **of)
-    flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", lower_bound=0, **of)
-    what = "Seconds to wait for all processes."
-    flags.DEFINE_integer("init_timeout", multihost.INIT_TIMEOUT, what, lower_bound=1, **of)
-    what = "Seconds after which a process that is not heard of ends the others."
-    flags.DEFINE_integer(
-        "heartbeat_timeout", multihost.HEARTBEAT_TIMEOUT, what, lower_bound=1, **of
-    )
+    """Adds the flags of one of several processes."""
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    text = "HOST:PORT of process 0, in each of several processes; default as the environment says."
+    flags.DEFINE_string("coordinator", None, text, flag_values=values)
+    integer("num_processes", None, "Number of processes.", lower_bound=1)
+    integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
+    text = "Seconds to wait for all processes."
+    integer("init_timeout", multihost.INIT_TIMEOUT, text, lower_bound=1)
+    text = "Seconds without a sign of a process, after which the others end."
+    integer("heartbeat_timeout", multihost.HEARTBEAT_TIMEOUT, text, lower_bound=1)
 
 
 def _options(values: flags.FlagValues) -> multihost.Options:
     names = [field.name for field in dataclasses.fields(multihost.Options)]
-    given: dict[str, Any] = {name: values[name].value for name in names}
-    return multihost.Options(**given)
+    options: dict[str, Any] = {name: values[name].value for name in names}
+    return multihost.Options(**options)
 
 
 def _cache_folder(values: flags.FlagValues) -> str | None:
-    """What the flag says, or else the config; None if neither does."""
+    """Folder of the flag, otherwise of the config; None without both."""
     if values.compilation_cache is not None or "config" not in values:
         return values.compilation_cache
     return values.config.system.compilation_cache or None
 
 
 def _keep_compiled(folder: str | None) -> None:
-    """Has JAX keep what it compiles in a folder; without, if the folder can't be written to."""
+    """Has JAX keep compiled programs in a folder, unless it can't be written to."""
     if folder is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return  # JAX has read it.
+        return  # JAX has read the variable.
     try:
         path = _writable(_default_cache() if folder is None else folder) if folder != "" else None
     except (OSError, RuntimeError) as error:
@@ -127,14 +129,14 @@ def _default_cache() -> str:
 
 
 def _writable(folder: str) -> str:
-    """Where in a folder to keep programs that are compiled for as many cores as we may use.
+    """Folder within a cache for programs compiled for as many cores as this process may use.
 
-    XLA divides the work of a CPU by their number, which JAX's key of a program leaves out; the
-    CPU's instruction set is part of it.
+    XLA divides the work of a CPU by the number of cores. JAX's key of a program contains the
+    CPU's instruction set, but not that number.
     """
-    allowed = getattr(os, "sched_getaffinity", None)  # Of Linux.
+    allowed = getattr(os, "sched_getaffinity", None)  # Only Linux has it.
     cores = len(allowed(0)) if allowed else os.cpu_count()
-    if "://" in folder:  # A bucket, which JAX itself reaches.
+    if "://" in folder:  # JAX itself writes to a bucket.
         return f"{folder.rstrip('/')}/cores_{cores}"
     path = pathlib.Path(folder).expanduser() / f"cores_{cores}"
     path.mkdir(parents=True, exist_ok=True)
@@ -143,7 +145,7 @@ def _writable(folder: str) -> str:
 
 
 class _ConfigFileParser(flags.ArgumentParser):
-    """Reads the file of `--config`; keeps the config, and says briefly what is wrong."""
+    """Reads the file of `--config`, keeps the config, and shortens the errors."""
 
     def __init__(self, parser: flags.ArgumentParser) -> None:
         self._parser = parser
@@ -155,7 +157,7 @@ class _ConfigFileParser(flags.ArgumentParser):
         try:
             self.config = self._parser.parse(argument)
         except ValueError as error:
-            # The message of ml_collections is a traceback; the error of get_config is before it.
+            # The message of ml_collections is a traceback; its context is the error of get_config.
             raise (error.__context__ or error) from None
         return self.config
 
@@ -171,7 +173,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(list(argv))
     except (AttributeError, KeyError):
-        # How ml_collections answers to an override of a key that the config lacks.
+        # ml_collections raises these for an override of a key that the config lacks.
         config = parser and parser.config
         overrides = [flag for flag in argv if flag.startswith(("-config.", "--config."))]
         unknown = config_io.unknown_overrides(config, overrides) if config else []

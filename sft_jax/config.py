@@ -1,6 +1,6 @@
 """Sections of an experiment: frozen dataclasses that check themselves.
 
-Every default of the project stands here or in `sft_jax.data_config`. A value of the wrong type, an
+Every default of the project stands here or in `sft_jax.data.sets`. A value of the wrong type, an
 unknown key or a value out of range raises `pydantic.ValidationError`, which lists every problem at
 once; `sft_jax.config_io` turns it into text for people.
 """
@@ -16,14 +16,10 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from sft_jax import plugins
-from sft_jax.data_config import (
-    MAY_CHANGE,
-    Count,
-    DataConfig,
-    Positive,
-    WatchData,
-    folder_field,
-)
+from sft_jax.data import registry
+from sft_jax.data.sets.base import DatasetEntry
+from sft_jax.data.sets.watch.entry import WatchData
+from sft_jax.data_config import MAY_CHANGE, Count, Positive, folder_field
 from sft_jax.modules import MODELS
 from sft_jax.ops.attention.kernels import kernel_name
 from sft_jax.ops.losses import loss_name
@@ -36,6 +32,13 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
+
+AnyDataset = Annotated[
+    DatasetEntry,
+    pydantic.PlainValidator(registry.parse),
+    pydantic.PlainSerializer(registry.dump),
+]
+"""A dataset of `sft_jax.data.registry`, or of another package, by its `name`."""
 
 
 def _import_path(value: str) -> str:
@@ -288,7 +291,7 @@ class ExperimentConfig:
 
     seed: Seed = 0
     seeds: tuple[Seed, ...] = ()
-    data: DataConfig = field(default_factory=WatchData)
+    data: AnyDataset = field(default_factory=WatchData)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

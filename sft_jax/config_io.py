@@ -1,9 +1,8 @@
-"""Between command lines, ConfigDicts, JSON files and the dataclasses of `sft_jax.config`."""
+"""Conversion of configs: command lines, ConfigDicts and JSON to `sft_jax.config` and back."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,114 +12,111 @@ import ml_collections
 import pydantic
 
 from sft_jax.config import ExperimentConfig
-from sft_jax.data_config import DATA_CONFIGS
+from sft_jax.data import registry
+from sft_jax.plugins import suggest
 
 _ADAPTER = pydantic.TypeAdapter(ExperimentConfig)
-
 
 T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A config that can't be used; the message lists every problem and what is allowed."""
+    """A config with errors; the message lists every problem and the allowed values."""
 
 
 def to_config_dict(config: ExperimentConfig) -> ml_collections.ConfigDict:
-    """The config as a locked ConfigDict, which rejects keys that it does not have."""
+    """Converts a config to a locked ConfigDict, which rejects unknown keys."""
     return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
 
 
 def to_json(config: ExperimentConfig) -> dict[str, Any]:
-    """The config as plain JSON values."""
+    """Converts a config to plain JSON values."""
     return _ADAPTER.dump_python(config, mode="json")
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> ExperimentConfig:
-    """Checks nested mappings and makes them a config.
+    """Converts nested mappings to a config and checks it.
 
     Args:
-      mapping: a dict, as from JSON, or a ConfigDict. Keys left out take their defaults.
+      mapping: Dict, such as one read from JSON, or ConfigDict. Missing keys take their defaults.
 
     Raises:
-      ConfigError: listing every unknown key, wrong type and value out of range.
+      ConfigError: Listing every unknown key, wrong type and value out of range.
     """
     if isinstance(mapping, ml_collections.ConfigDict):
         mapping = mapping.to_dict()
     try:
-        # By way of JSON, whose strict types are those that a config file can hold.
+        # Strict validation of JSON allows exactly the values that a config file can hold.
         text = json.dumps(mapping)
     except TypeError as error:
-        raise ConfigError(f"invalid config: it must be saved as JSON, but: {error}") from None
+        raise ConfigError(f"invalid config: it must be JSON, but: {error}") from None
     try:
         return _ADAPTER.validate_json(text)
     except pydantic.ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors(include_url=False)]
+        dataset = _dataset_name(json.loads(text))
+        problems = [_describe(problem, dataset) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(["invalid config:", *dict.fromkeys(problems)])) from None
 
 
 def resolved(config: T) -> T:
-    """A config or section with the absolute path of each folder that it names.
+    """Makes the path of each folder in a config or section absolute.
 
-    So that every process means the same. `~` is the home directory. URLs, and what is empty,
-    stay as they are.
+    Every process and later command then means the same folder. `~` is the home directory.
+    URLs and empty paths stay as they are.
     """
+    section: Any = config
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if field.metadata.get("folder"):
+            changed[field.name] = _absolute(value)
+        elif dataclasses.is_dataclass(value):
+            changed[field.name] = resolved(value)
+    replaced: T = dataclasses.replace(section, **changed)
+    return replaced
 
-    def absolute(value: str) -> str:
-        if not value or "://" in value:
-            return value
-        return os.path.abspath(os.path.expanduser(value))
 
-    def within(section: Any) -> Any:
-        changed = {}
-        for field in dataclasses.fields(section):
-            value = getattr(section, field.name)
-            if field.metadata.get("folder"):
-                changed[field.name] = absolute(value)
-            elif dataclasses.is_dataclass(value):
-                changed[field.name] = within(value)
-        return dataclasses.replace(section, **changed)
-
-    resolved: T = within(config)
-    return resolved
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path)) if path and "://" not in path else path
 
 
 def folders(config: Any) -> list[str]:
-    """The fields of a config of data that name folders."""
+    """Names the fields of a config of data that hold folders."""
     return [field.name for field in dataclasses.fields(config) if field.metadata.get("folder")]
 
 
 def differences(
     old: ExperimentConfig, new: ExperimentConfig, *, results_only: bool = False
 ) -> list[str]:
-    """The fields in which two configs differ, as `key: old value -> new value`.
+    """Lists the fields in which two configs differ, as `key: old value -> new value`.
 
     Args:
-      old: one of them.
-      new: the other.
-      results_only: leave out the fields on which no result depends, those marked `MAY_CHANGE`.
+      old: First config.
+      new: Second config.
+      results_only: Whether to leave out fields marked `MAY_CHANGE`, on which no result depends.
     """
     before, after = _flatten(to_json(old)), _flatten(to_json(new))
-    left_out = {*_marked(old), *_marked(new)} if results_only else set()
+    ignored = {*_may_change(old), *_may_change(new)} if results_only else set()
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before | after)
         if before.get(key) != after.get(key)
-        and not any(key == other or key.startswith(f"{other}.") for other in left_out)
+        and not any(key == prefix or key.startswith(f"{prefix}.") for prefix in ignored)
     ]
 
 
-def _marked(section: Any, prefix: str = "") -> Iterator[str]:
-    """The keys of fields and sections that are marked `MAY_CHANGE`."""
+def _may_change(section: Any, prefix: str = "") -> Iterator[str]:
+    """Keys of the fields and sections that are marked `MAY_CHANGE`."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if field.metadata.get("may_change"):
             yield prefix + field.name
         elif dataclasses.is_dataclass(value):
-            yield from _marked(value, f"{prefix}{field.name}.")
+            yield from _may_change(value, f"{prefix}{field.name}.")
 
 
 def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -> list[str]:
-    """Names the keys that a config lacks among flags of the form `--config.KEY.KEY=VALUE`."""
+    """Describes flags `--config.KEY.KEY=VALUE` whose key the config does not have."""
     problems = []
     for flag in flags:
         path = flag.split("=", 1)[0].split(".")[1:]
@@ -128,40 +124,43 @@ def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -
         for key in path:
             known = list(section) if isinstance(section, ml_collections.ConfigDict) else []
             if key not in known:
-                problems.append(f"unknown config key {'.'.join(path)!r}: {_suggest(key, known)}")
+                problems.append(f"unknown config key {'.'.join(path)!r}: {suggest(key, known)}")
                 break
             section = section[key]
     return problems
 
 
-def _describe(problem: Mapping[str, Any]) -> str:
+def _dataset_name(values: Any) -> object:
+    """Name of the dataset of a config that has a fault somewhere."""
+    data = values.get("data", {}) if isinstance(values, dict) else {}
+    return data.get("name", "watch") if isinstance(data, dict) else None
+
+
+def _describe(problem: Mapping[str, Any], dataset: object) -> str:
+    """Line of an error message for a problem that pydantic reports."""
     location = [str(part) for part in problem["loc"]] or [""]
-    kind: type | None = None
-    if location[0] == "data" and len(location) > 1:
-        # pydantic puts the dataset's name into the location.
-        kind = DATA_CONFIGS[location.pop(1)]
     if problem["type"] == "unexpected_keyword_argument":
         *parents, last = location
-        section: Any = kind or ExperimentConfig()
-        for parent in parents if kind is None else ():
-            section = getattr(section, parent)
-        names = [field.name for field in dataclasses.fields(section)]
-        return f"  {'.'.join(location)}: unknown key; {_suggest(last, names)}"
-    if problem["type"] == "union_tag_invalid":
-        return f"  data.name: unknown dataset; {_suggest(problem['ctx']['tag'], [*DATA_CONFIGS])}"
-    if problem["type"] == "union_tag_not_found":
-        return f"  data: Input should be an object, got {problem['input']!r}"
+        if parents == ["data"]:
+            names = registry.field_names(dataset)
+        else:
+            section: Any = ExperimentConfig()
+            for parent in parents:
+                section = getattr(section, parent)
+            names = [field.name for field in dataclasses.fields(section)]
+        return f"  {'.'.join(location)}: unknown key; {suggest(last, names)}"
     if problem["type"] == "value_error":
-        return f"  {'.'.join(location)}: {problem['ctx']['error']}".replace(" : ", " ")
-    # pydantic appends the branch of a union to the location: not a key that anyone wrote.
+        text = str(problem["ctx"]["error"])
+        where = ".".join(location)
+        # A message that names the field needs no location before it.
+        return (
+            f"  {text}"
+            if text.startswith(f"{where}.")
+            else f"  {where}: {text}".replace(" : ", " ")
+        )
+    # pydantic appends the branch of a union to the location; a user never wrote that key.
     keys = [part for part in location if part.isidentifier()]
     return f"  {'.'.join(keys)}: {problem['msg']}, got {problem['input']!r}"
-
-
-def _suggest(wrong: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}allowed here: {', '.join(sorted(known)) or 'nothing'}"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

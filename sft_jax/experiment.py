@@ -12,12 +12,15 @@ from jax.sharding import Mesh
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
-from sft_jax.data.datasets import Dataset
+from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.parallel import preemption, sharding
-from sft_jax.runs import directory, ownership, seeds, storage
+from sft_jax.parallel import sharding
+from sft_jax.parallel.preemption import PreemptedError
+from sft_jax.runs import storage
+from sft_jax.runs.directory import RunDirectory, SeedsDirectory, with_seed
+from sft_jax.runs.ownership import Ownership, owned
 from sft_jax.training import assembly, loop
 
 _logger = logging.getLogger(__name__)
@@ -25,14 +28,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class SeedResult:
-    """What the run of one of several seeds came to, without its state.
+    """Result of the run of one of several seeds, without its state.
 
     Attributes:
-      workdir: its run directory.
-      steps: taken.
-      best_step: see `sft_jax.training.loop.Result`, as for the others.
-      best_value: its validation metric.
-      train_compiles: over all seeds until then.
+      workdir: Its run directory.
+      steps: Steps taken.
+      best_step: Step of its best checkpoint; see `sft_jax.training.loop.Result`.
+      best_value: Validation metric of that checkpoint.
+      train_compiles: Number of times the training step was compiled, over all seeds until then.
     """
 
     workdir: storage.AnyPath
@@ -48,24 +51,27 @@ def train(
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
     Args:
-      config: of the experiment; without `seeds`.
-      workdir: the run directory, also `gs://bucket/run`; made if it is not there.
-      dataset: with splits `train` and `valid`, such as `sft_jax.data.arrays.from_arrays`
-        makes; by default the one that `config.data` names, which is prepared if need be.
+      config: Experiment, without `seeds`.
+      workdir: Run directory, also `gs://bucket/run`. Made unless it exists.
+      dataset: Dataset with splits `train` and `valid`, such as `sft_jax.data.arrays.from_arrays`
+        makes. By default the one that `config.data` names, which is prepared if need be.
 
     Raises:
-      RunDirectoryError: if `workdir` can't be written to, is in use by another process, or is
+      RunDirectoryError: If `workdir` can't be written to, is in use by another process, or is
         another config's or dataset's.
-      ValueError: if model and dataset do not fit, or as `open_dataset`, `assembly.assemble` and
+      ValueError: If model and dataset do not fit, or as `open_dataset`, `assembly.assemble` and
         `loop.fit` say.
-      OSError, ModuleNotFoundError: as `open_dataset` and `storage.as_path` say.
-      NonFiniteError: as `loop.fit` says.
+      OSError, ModuleNotFoundError: As `open_dataset` and `storage.as_path` say.
+      NonFiniteError: As `loop.fit` says.
     """
     if config.seeds:
         raise ValueError(f"seeds={config.seeds}: train trains one run; train_seeds trains several")
     workdir, config = storage.as_path(workdir), config_io.resolved(config)
-    with ownership.owned(workdir) as owner:
-        return _open(config, workdir, dataset).fit(config, workdir, owner)
+    with owned(workdir) as owner:
+        with sharding.first_process_first():
+            run = RunDirectory.open(workdir, config)
+            data = _open_dataset(config, dataset, run)
+        return _assemble(config, data, own=dataset is not None).fit(config, run, owner)
 
 
 def train_seeds(
@@ -73,53 +79,53 @@ def train_seeds(
 ) -> dict[int, SeedResult]:
     """Trains one run for each of `config.seeds`, one after the other, with the same programs.
 
-    The run of seed N is in the folder `seed_N` of `workdir`, and is what `train` would make of
-    the config with `seed=N` and no `seeds`. Each goes on from its latest checkpoint if there is
-    one; a run that is done takes no step. More seeds may be added later.
+    The run of seed N is in the folder `seed_N` of `workdir`. It equals the run that `train` makes
+    of the config with `seed=N` and no `seeds`. Each goes on from its latest checkpoint if there
+    is one; a run that is done takes no step. More seeds may be added later.
 
     Args:
-      config: of the experiment. Its `seed` is not used.
-      workdir: the folder of the run directories; made if it is not there.
-      dataset: as for `train`.
+      config: Experiment. Its `seed` is not used.
+      workdir: Folder of the run directories. Made unless it exists.
+      dataset: Dataset; see `train`.
 
     Raises:
-      RunDirectoryError: as `train`, before anything is trained, and if `workdir` itself is a run
-        directory or a run of another seed in it has another config.
-      PreemptedError: if the process was told to end; the seeds left are for the next start.
-      ValueError: as `train`, or if there are no seeds.
-      OSError, ModuleNotFoundError, NonFiniteError: as `train`.
+      RunDirectoryError: As `train` says, before anything is trained. Also if `workdir` itself is
+        a run directory, or a run of another seed in it has another config.
+      PreemptedError: If the process was told to end; the seeds left are for the next start.
+      ValueError: As `train` says, or if there are no seeds.
+      OSError, ModuleNotFoundError, NonFiniteError: As `train` says.
     """
     if not config.seeds:
         raise ValueError("seeds=(): train_seeds needs at least one; train trains one of `seed`")
     workdir, config = storage.as_path(workdir), config_io.resolved(config)
-    runs = seeds.runs(workdir, config)
+    runs = SeedsDirectory(workdir, config.seeds).runs
     results: dict[int, SeedResult] = {}
-    with ownership.owned(workdir, *runs) as owner:
-        opened = _open(config, workdir, dataset)
-        for number, (folder, of_run) in enumerate(runs.items(), start=1):
-            _logger.info("seed %d, %d of %d: %s", of_run.seed, number, len(runs), folder)
-            results[of_run.seed], told_to_end = opened.fit_without_state(of_run, folder, owner)
-            if told_to_end and number < len(runs):
-                raise preemption.PreemptedError(
-                    f"stopped after seed {of_run.seed}, {number} of {len(runs)}, all of which is"
-                    f" saved in {workdir}: run the same command again to go on from there"
+    with owned(workdir, *(run.path for run in runs.values())) as owner:
+        with sharding.first_process_first():
+            data = _open_dataset(config, dataset, SeedsDirectory.open(workdir, config))
+        experiment = _assemble(config, data, own=dataset is not None)
+        for number, (seed, run) in enumerate(runs.items(), start=1):
+            _logger.info("seed %d, %d of %d: %s", seed, number, len(runs), run)
+            results[seed], preempted = experiment.fit_seed(with_seed(config, seed), run, owner)
+            if preempted and number < len(runs):
+                raise PreemptedError(
+                    f"stopped after seed {seed}, {number} of {len(runs)}, which are saved"
+                    f" in {workdir}: run the same command again to go on from there"
                 )
     return results
 
 
 @dataclasses.dataclass(frozen=True)
-class _Opened:
-    """What the runs of an experiment share, whatever their seed."""
+class _Experiment:
+    """Everything that the runs of an experiment share, whatever their seed."""
 
     dataset: Dataset
     own_dataset: bool
     mesh: Mesh
-    made: assembly.Assembled
+    assembled: assembly.Assembled
     validate: Evaluator
 
-    def fit(
-        self, config: ExperimentConfig, workdir: storage.AnyPath, owner: ownership.Ownership
-    ) -> loop.Result:
+    def fit(self, config: ExperimentConfig, run: RunDirectory, owner: Ownership) -> loop.Result:
         batches = pipeline.train_iterator(
             self.dataset.source("train"),
             config.train.batch_size,
@@ -127,16 +133,15 @@ class _Opened:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        info = self.dataset.info.to_json()
         return loop.fit(
             config,
-            self.made,
+            self.assembled,
             batches,
             self.validate,
             compile_validation=self.validate.compile,
-            workdir=workdir,
+            run=run,
             description={
-                "dataset": info,
+                "dataset": self.dataset.info.to_json(),
                 "own_dataset": self.own_dataset,
                 "prepared": self.dataset.prepared,
             },
@@ -144,53 +149,53 @@ class _Opened:
             check_owner=owner.check,
         )
 
-    def fit_without_state(
-        self, config: ExperimentConfig, workdir: storage.AnyPath, owner: ownership.Ownership
+    def fit_seed(
+        self, config: ExperimentConfig, run: RunDirectory, owner: Ownership
     ) -> tuple[SeedResult, bool]:
-        """Frees the memory of the state, which the next seed needs; and if told to end, says so."""
-        result = self.fit(config, workdir, owner)
-        of_seed = SeedResult(
-            workdir,
+        """Fits, and frees the memory of the state, which the next seed needs.
+
+        Returns:
+          The result, and whether the process was told to end.
+        """
+        result = self.fit(config, run, owner)
+        summary = SeedResult(
+            run.path,
             int(result.state.step),
             result.best_step,
             result.best_value,
             result.train_compiles,
         )
-        return of_seed, result.told_to_end
+        return summary, result.preempted
 
 
-def _open(config: ExperimentConfig, workdir: storage.AnyPath, dataset: Dataset | None) -> _Opened:
-    own_dataset = dataset is not None
-    with sharding.first_process_first():
-        seeds.prepare(workdir, config)
-        if dataset is None:
-            dataset = open_dataset(config.data)
-        info = dataset.info
-        info.check_task(config.model.task)
-        about = info.to_json()
-        if own_dataset:
-            # By which an evaluation on given data tells whether it is the same.
-            about["fingerprints"] = {
-                split: dataset.fingerprint(split) for split in info.num_examples
-            }
-        for folder in seeds.runs(workdir, config):
-            directory.keep_dataset(folder, about, same_statistics)
-            if dataset.card:
-                directory.write_json(folder / directory.CARD, dataset.card.to_json())
+def _open_dataset(
+    config: ExperimentConfig, dataset: Dataset | None, folder: RunDirectory | SeedsDirectory
+) -> Dataset:
+    """Dataset of an experiment, by default that of its config, recorded in its run directory."""
+    opened = open_dataset(config.data) if dataset is None else dataset
+    opened.info.check_task(config.model.task)
+    info = opened.info.to_json()
+    if dataset is not None:
+        # Evaluation recognises the data of the run by them.
+        info["fingerprints"] = {
+            split: opened.fingerprint(split) for split in opened.info.num_examples
+        }
+    card = opened.card.to_json() if opened.card else None
+    folder.record_dataset(info, card, same_statistics)
+    return opened
+
+
+def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Experiment:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
-    made = assembly.assemble_model(
+    assembled = assembly.assemble_model(
         config,
-        info.modalities,
-        len(info.class_names),
-        num_examples=info.num_examples["train"],
+        dataset.info.modalities,
+        len(dataset.info.class_names),
+        num_examples=dataset.info.num_examples["train"],
         mesh=mesh,
     )
-    validate = Evaluator(
-        made.model,
-        dataset.source("valid"),
-        config.train.batch_size,
-        mesh,
-        loss=config.train.loss,
-    )
-    return _Opened(dataset, own_dataset, mesh, made, validate)
+    valid = dataset.source("valid")
+    batch_size, loss = config.train.batch_size, config.train.loss
+    validate = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
+    return _Experiment(dataset, own, mesh, assembled, validate)

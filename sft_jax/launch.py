@@ -3,7 +3,7 @@
 python -m sft_jax.launch --name=sft --accelerator=v5litepod-16 --zone=us-west4-a
     --config=configs/vggsound.py --workdir=gs://bucket/run [--spot] [-- --config.seed=1]
 
-Nothing is run. What comes after `--` is passed to train.py.
+Nothing is run. Flags after `--` are passed to train.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RUNTIMES: Mapping[str, str] = {
     "v5p": "v2-alpha-tpuv5",
     "v6e": "v2-alpha-tpuv6e",
 }
-"""Generation of TPU to the software that a machine starts with, as Google recommends for JAX."""
+"""Software that a machine of each generation of TPU starts with, as Google recommends for JAX."""
 
 _FOLDER = "sft_jax"
 _ARCHIVE = "/tmp/sft_jax.tar.gz"
@@ -29,21 +29,23 @@ _PYTHON = ".venv/bin/python"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of this command."""
+    """Flags of this command."""
     flags = argparse.ArgumentParser(
         prog="python -m sft_jax.launch", description=(__doc__ or "").partition("\n")[0]
     )
-    flags.add_argument("--name", default="sft", type=_named, help="of the TPU; default sft")
+    flags.add_argument("--name", default="sft", type=_named, help="name of the TPU; default sft")
     flags.add_argument("--accelerator", required=True, type=accelerator, help="v5litepod-16")
     flags.add_argument("--zone", required=True, help="us-west4-a")
     flags.add_argument("--project", help="default is gcloud's own")
     flags.add_argument("--config", required=True, help="FILE or FILE:ARG, as of train.py")
     flags.add_argument("--workdir", required=True, help="gs://BUCKET/FOLDER")
     flags.add_argument("--runtime", help="software version; default the accelerator's usual one")
-    flags.add_argument("--extras", default="train,tpu", help="to be installed; default train,tpu")
-    flags.add_argument("--spot", action="store_true", help="cheaper, may be taken away")
+    flags.add_argument("--extras", default="train,tpu", help="extras to install; default train,tpu")
+    flags.add_argument(
+        "--spot", action="store_true", help="cheaper machines that may be taken away"
+    )
     flags.add_argument("--compilation_cache", help="folder or gs://; default each machine's own")
-    flags.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="of train.py")
+    flags.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="flags of train.py")
     return flags
 
 
@@ -51,7 +53,7 @@ def accelerator(text: str) -> str:
     """Checks a type of slice, such as v5litepod-16.
 
     Raises:
-      ArgumentTypeError: if it is not a known generation and a number.
+      ArgumentTypeError: If it is not a known generation and a number.
     """
     generation, _, number = text.partition("-")
     if generation in RUNTIMES and re.fullmatch("[1-9][0-9]*", number):
@@ -71,7 +73,7 @@ def _named(text: str) -> str:
 
 
 def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """What each command is for, and the command, in the order in which they are to be run."""
+    """Purpose and text of each command, in the order to run them in."""
     where = [f"--zone={args.zone}", *([f"--project={args.project}"] if args.project else [])]
     tpu = ["gcloud", "compute", "tpus", "tpu-vm"]
     runtime = args.runtime or RUNTIMES[args.accelerator.partition("-")[0]]
@@ -88,7 +90,7 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
         f"mkdir -p {_FOLDER}",
         f"tar xzf {_ARCHIVE} -C {_FOLDER}",
         f"cd {_FOLDER}",
-        # The machines' own Python may be older than ours has to be.
+        # The machines' own Python may be older than the package needs.
         "python3 -m pip install --user --quiet uv",
         "python3 -m uv venv --allow-existing --python 3.12 .venv",
         "python3 -m uv pip install --python .venv --quiet " + shlex.quote(f".[{extras}]"),
@@ -117,7 +119,7 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the commands, each below a line that says what it is for."""
+    """Prints the commands, each below a line with its purpose."""
     for purpose, command in commands(parser().parse_args(argv)):
         print(f"# {purpose}\n{command}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -38,3 +40,10 @@ def load(path: str, field: str) -> Any:
             raise ValueError(f"{field}={path!r}: module {name!r} has no attribute {attribute!r}")
         found = getattr(found, part)
     return found
+
+
+def suggest(wrong: str, known: Sequence[str]) -> str:
+    """Hint for an error message: the nearest of the known names, and all of them."""
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed here: {', '.join(sorted(known)) or 'nothing'}"

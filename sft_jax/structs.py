@@ -28,9 +28,6 @@ NotFinite = Literal["error", "zero", "mean", "drop"]
 mean of their feature over its finite numbers in the training split; or left out, with the step
 that they stand in."""
 
-MetricFamily = Literal["ranking", "sentiment"]
-"""Metrics that a field of research reports beside those of the task."""
-
 
 class Tokens(flax.struct.PyTreeNode):
     """A padded batch of token sequences and which of its tokens are real.

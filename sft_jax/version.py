@@ -1,4 +1,4 @@
-"""The version of the package, and which code runs; read without importing JAX."""
+"""Version of the package and identity of the running code; read without importing JAX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nu
 def code_digest() -> str:
     """Sha256 over the paths and contents of the package's `.py` files, as `sha256:...`.
 
-    It is the same for the same code, in a repository or installed, under git or not.
+    The same code has the same digest, in a repository or installed, under git or not.
     """
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py"), key=lambda path: path.as_posix()):
@@ -31,22 +31,25 @@ def code_digest() -> str:
 
 
 def code() -> dict[str, str | bool | None]:
-    """Which code runs, as JSON values; what is first found holds for the process.
+    """Identity of the running code, read once in a process.
 
     Returns:
-      - `commit`: the git commit; None where the package is not part of a git checkout;
-      - `dirty`: whether Python files of the checkout differ from that commit; None without one;
-      - `digest`: `code_digest()`.
+      JSON values:
+
+      - `commit`, the git commit; None where the package is not part of a git checkout;
+      - `dirty`, True if Python files of the checkout differ from the commit; None without one;
+      - `digest`, the value of `code_digest()`.
     """
     commit, dirty = _checkout()
     return {"commit": commit, "dirty": dirty, "digest": code_digest()}
 
 
 def environment() -> dict[str, dict[str, str | bool | None]]:
-    """The code that runs and the versions of what it runs on, as JSON values.
+    """Identity of the running code, and versions of Python and the libraries.
 
     Returns:
-      `code`: see there; `versions` by name, those of the libraries None where they are missing.
+      JSON values: `code`, the value of `code()`; and `versions` by name, None for a library that
+      is not installed.
     """
     versions: dict[str, str | bool | None] = {
         "sft_jax": __version__,
@@ -62,8 +65,8 @@ def environment() -> dict[str, dict[str, str | bool | None]]:
 
 @functools.cache
 def _checkout() -> tuple[str | None, bool | None]:
-    """The git commit, and whether Python files differ from it."""
-    # Tracked: a package that is installed below some other repository is not of its commit.
+    """The git commit, and True if Python files differ from it."""
+    # A package that is installed below another repository is not tracked by it.
     if _git("ls-files", "--error-unmatch", "--", pathlib.Path(__file__).name) is None:
         return None, None
     changed = _git("status", "--porcelain", "--", ":(top)*.py")
@@ -71,7 +74,7 @@ def _checkout() -> tuple[str | None, bool | None]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints; None where it fails or there is none."""
+    """Output of a git command; None if it fails or git is not installed."""
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", *arguments],

@@ -18,7 +18,10 @@ def slow(case):
 
 def files(names):
     """Golden files, of which `make test` leaves out what others are like."""
-    like_others = "_ks(_|$)|MulT_2_2|VARIANT_masked_sft_poolk_attn_topk|_pre2$"
+    like_others = (
+        "_ks(_|$)|MulT_2_2|VARIANT_masked_sft_poolk_attn_topk|_pre2$"
+        "|unimodal_(spec|text)|sft_poolk_avg|kspad_(avg|attn|topk|attn_wkmedoids)$"
+    )
     return slow_but(names, *(name for name in names if not re.search(like_others, name)))
 
 

@@ -17,11 +17,11 @@ from sft_jax.config import (
     TrainConfig,
 )
 from sft_jax.data import pipeline
-from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
-from sft_jax.data_config import WatchData
+from sft_jax.data.dataset import Dataset, DatasetInfo, compute_statistics
+from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.parallel import sharding
-from sft_jax.runs import directory
+from sft_jax.runs.directory import RunDirectory
 from sft_jax.training import assembly, loop, optim
 from sft_jax.training.state import TrainState
 
@@ -38,7 +38,7 @@ NAMES = {
 
 
 def example(index, task="single_label"):
-    """An example whose label can be told from the mean of both modalities."""
+    """Example whose label follows from the mean of both modalities."""
     random = np.random.default_rng(index)
     if task == "regression":
         shift = random.uniform(-1, 1)
@@ -74,7 +74,7 @@ def dataset(train=50, valid=20, task="single_label"):
 
 
 def config(**changes):
-    """A tiny experiment; `changes` are given as `section__field=value`, or `seed=value`."""
+    """Tiny experiment with changes such as `section__field=value`, or `seed=value`."""
     sections = {
         "data": WatchData(),
         "model": ModelConfig(width=8, num_heads=2, n_pre=0, n_post=1, k=2, dropout=0.1),
@@ -92,26 +92,35 @@ def config(**changes):
 
 
 def first_state(params, optimizer, *, step=0, ema_params=None):
-    """What training starts from, with these parameters."""
+    """State with these parameters, as training starts from it."""
     return TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        plateau=optim.make_plateau(OptimConfig()).init(params),
+        plateau=optim.init_plateau(params),
         ema_params=ema_params,
     )
 
 
 def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=None):
-    """Trains as train.py does; `wrap` may change the batches on their way.
+    """Trains as train.py does.
 
-    Returns the result and the evaluator of the validation split.
+    Args:
+      workdir: Run directory.
+      experiment: Config.
+      data: Dataset, by default a synthetic one of the config's task.
+      devices: Devices, by default one.
+      wrap: Function that may change the batches on their way.
+      validate: Function from parameters to metrics, by default the evaluator.
+
+    Returns:
+      The result, and the evaluator of the validation split.
     """
     data = data or dataset(task=experiment.model.task)
     data.info.check_task(experiment.model.task)
-    directory.prepare(workdir, experiment)
+    run = RunDirectory.open(workdir, experiment)
     mesh = sharding.make_mesh(experiment.mesh, devices or jax.devices()[:1])
-    made = assembly.assemble_model(
+    assembled = assembly.assemble_model(
         experiment,
         data.info.modalities,
         len(data.info.class_names),
@@ -126,14 +135,14 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    evaluator = Evaluator(made.model, data.source("valid"), size, mesh)
+    evaluator = Evaluator(assembled.model, data.source("valid"), size, mesh)
     result = loop.fit(
         experiment,
-        made,
+        assembled,
         wrap(batches),
         validate or evaluator,
         compile_validation=(lambda params: None) if validate else evaluator.compile,
-        workdir=workdir,
+        run=run,
         description={"dataset": data.info.to_json()},
         mesh=mesh,
     )

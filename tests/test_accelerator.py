@@ -1,4 +1,4 @@
-"""`benchmarks/accelerator.py` on a CPU: its smallest form, and what it can't do there."""
+"""`benchmarks/accelerator.py` on a CPU: its smallest form, and its errors."""
 
 import json
 import os
@@ -9,8 +9,8 @@ import sys
 import jax
 import pytest
 
-from benchmarks import accelerator
-from benchmarks.accelerator_sections import plan, roofline, synthetic
+from benchmarks.accelerator_sections import __main__ as accelerator
+from benchmarks.accelerator_sections import attention_work, dense_work, plan, synthetic
 from sft_jax import version
 from sft_jax.profile import flops
 
@@ -19,19 +19,27 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def _run(path, *arguments):
     command = [sys.executable, str(ROOT / "benchmarks/accelerator.py"), f"--json={path}"]
-    # One device, as in use, and compiled as quickly as can be.
+    # One device, as in use, and the fastest compilation.
     names = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    # Without an installation: neither the working directory nor PYTHONPATH helps.
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [*command, *arguments], env={**os.environ, **names}, capture_output=True, text=True
+        [*command, *arguments],
+        cwd=path.parent,
+        env={**others, **names},
+        capture_output=True,
+        text=True,
     )
     return done, json.loads(path.read_text())
 
 
+@pytest.mark.process
 def test_the_smallest_form_measures_a_step(tmp_path):
     result = _smallest(tmp_path / "result.json", "--only=step_cost")
     assert result["sections"].keys() == {"machine", "step_cost"}
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_smallest_form_measures_every_section(tmp_path):
     sections = _smallest(tmp_path / "result.json")["sections"]
@@ -58,7 +66,8 @@ def _smallest(path, *arguments):
     return result
 
 
-def test_without_an_accelerator_it_says_what_it_cannot_do(tmp_path):
+@pytest.mark.process
+def test_without_an_accelerator_it_exits_with_2(tmp_path):
     done, result = _run(tmp_path / "result.json")
     assert done.returncode == 2
     assert "found no accelerator" in done.stderr
@@ -77,7 +86,8 @@ def _child(**changes):
     return child._replace(**changes)
 
 
-def test_what_fails_is_recorded_and_counts(results, tmp_path):
+@pytest.mark.process
+def test_failures_are_recorded_and_counted(results, tmp_path):
     accelerator.run_child(_child(), results, end=float("inf"))
     row = json.loads((tmp_path / "result.json").read_text())["sections"]["step_cost"]["row"]
     assert "ModuleNotFoundError" in row["error"]
@@ -88,7 +98,8 @@ def test_what_fails_is_recorded_and_counts(results, tmp_path):
     assert len(results.failed) == 2
 
 
-def test_time_that_is_over_is_named(results):
+@pytest.mark.process
+def test_parts_without_time_are_named(results):
     accelerator.run_child(_child(name="late", least_seconds=20), results, end=0)
     assert "were left of --seconds" in results.rows("step_cost")["late"]["left_out"]
     accelerator.run_child(_child(name="slow", most_seconds=0.1), results, end=float("inf"))
@@ -96,7 +107,7 @@ def test_time_that_is_over_is_named(results):
     assert results.failed == []
 
 
-def test_all_that_is_planned_can_be_asked_for(tmp_path):
+def test_every_planned_request_is_valid(tmp_path):
     children = [
         child for group in plan.make(tmp_path, smallest=False) for lane in group for child in lane
     ]
@@ -112,9 +123,9 @@ def test_all_that_is_planned_can_be_asked_for(tmp_path):
 
 
 def test_flops_counted_by_hand_are_those_of_the_jaxpr():
-    works = roofline._attention(2, 21, jax.numpy.dtype("float32"), ["plain", "blocked"])
+    works = attention_work.attention(2, 21, jax.numpy.dtype("float32"), ["plain", "blocked"])
     for backward in (False, True):
-        works[f"dense {backward}"] = roofline._dense(6, jax.numpy.float32, backward=backward)
+        works[f"dense {backward}"] = dense_work.dense(6, jax.numpy.float32, backward=backward)
     # The kernel that stores the weights need not compute them again.
     del works["attention, float32, batch 2, plain, forward and backward"]
     for name, work in works.items():

@@ -31,6 +31,7 @@ def _assert_fails(result, *messages):
     assert result.stdout == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
@@ -77,10 +78,12 @@ def test_train_rejects_wrong_flags(tmp_path, arguments, messages):
     assert not workdir.exists()
 
 
+@pytest.mark.process
 def test_train_needs_a_workdir():
     _assert_fails(_run("train.py", CONFIG), "--workdir must have a value")
 
 
+@pytest.mark.process
 def test_train_names_a_workdir_that_it_can_not_write_to(tmp_path):
     # Below a file: even root can't make a folder there.
     file = tmp_path / "file"
@@ -89,6 +92,7 @@ def test_train_names_a_workdir_that_it_can_not_write_to(tmp_path):
     _assert_fails(result, f"can't write to workdir {file / 'run'}: Not a directory")
 
 
+@pytest.mark.process
 def test_eval_names_a_folder_that_is_no_run_directory(tmp_path):
     result = _run("eval.py", f"--workdir={tmp_path}")
     _assert_fails(result, f"{tmp_path} is not a run directory: it has no config.json")
@@ -118,6 +122,7 @@ def _run_cached(home):
     return set(events), pathlib.Path(folder)
 
 
+@pytest.mark.process
 def test_a_second_start_loads_what_the_first_compiled(tmp_path):
     events, folder = _run_cached(tmp_path)
     assert folder.parent == tmp_path / ".cache" / "sft_jax"

@@ -18,7 +18,8 @@ from sft_jax.config import (
     SystemConfig,
     TrainConfig,
 )
-from sft_jax.data_config import DATA_CONFIGS, WatchData
+from sft_jax.data.registry import DATASETS
+from sft_jax.data.sets.watch.entry import WatchData
 
 DEFAULT = ExperimentConfig()
 # Every field differs from its default.
@@ -27,6 +28,7 @@ OTHER = ExperimentConfig(
     seeds=(4, 2),
     data=WatchData(
         data_dir="somewhere",
+        modalities=("gyroscope",),
         window_seconds=3.5,
         stride_seconds=0.1,
         patch_size=7,
@@ -101,7 +103,7 @@ def test_the_other_config_differs_in_every_field():
         for name, section in sections.items()
         for field in dataclasses.fields(section)
     }
-    # Of these there is one choice only; and options are compared one by one.
+    # Only one choice of these is tested here, and options are compared one by one.
     expected -= {"data.name", "model.name", "model.tokenizers", "optim.options"}
     assert expected <= changed
 
@@ -125,7 +127,7 @@ def test_a_config_dict_is_locked():
         config.model.width = "wide"
 
 
-def test_keys_left_out_take_their_defaults():
+def test_missing_keys_take_their_defaults():
     assert config_io.from_mapping({}) == DEFAULT
     assert config_io.from_mapping({"model": {"k": 2}}).model == ModelConfig(k=2)
 
@@ -215,9 +217,9 @@ def test_all_problems_are_reported_at_once():
             "optim": {"lr": "fast"},
         }
     )
-    found = [line.split(":")[0].strip() for line in problems.splitlines()[1:]]
-    assert {"sed", "data.patch", "model.pool", "model.heads", "optim.lr"} <= set(found)
-    assert len(found) == len(set(found))
+    keys = [line.split(":")[0].strip() for line in problems.splitlines()[1:]]
+    assert {"sed", "data.patch", "model.pool", "model.heads", "optim.lr"} <= set(keys)
+    assert len(keys) == len(set(keys))
 
 
 def test_the_dataclasses_check_themselves():
@@ -255,14 +257,14 @@ def test_unknown_overrides_are_named():
     assert seed == "unknown config key 'seed.x': allowed here: nothing"
 
 
-@pytest.mark.parametrize("name", DATA_CONFIGS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_folder_of_every_dataset_is_resolved(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    kind = DATA_CONFIGS[name]
+    kind = DATASETS[name]
     fields = [field.name for field in dataclasses.fields(kind) if field.name.endswith("_dir")]
     assert config_io.folders(kind(name=name)) == fields
-    for given, expected in (
+    for folder, expected in (
         ("a/../b", str(tmp_path / "b")),
         ("~/b", str(tmp_path / "home" / "b")),
         ("/b", "/b"),
@@ -270,24 +272,24 @@ def test_every_folder_of_every_dataset_is_resolved(name, monkeypatch, tmp_path):
         ("", ""),
     ):
         config = ExperimentConfig(
-            data=kind(name=name, **dict.fromkeys(fields, given)),
-            system=SystemConfig(compilation_cache=given),
+            data=kind(name=name, **dict.fromkeys(fields, folder)),
+            system=SystemConfig(compilation_cache=folder),
         )
-        found = config_io.resolved(config)
-        assert [getattr(found.data, field) for field in fields] == [expected] * len(fields)
-        assert found.system.compilation_cache == expected
-        assert config_io.from_mapping(config_io.to_json(found)) == found
+        resolved = config_io.resolved(config)
+        assert [getattr(resolved.data, field) for field in fields] == [expected] * len(fields)
+        assert resolved.system.compilation_cache == expected
+        assert config_io.from_mapping(config_io.to_json(resolved)) == resolved
 
 
-def test_what_no_result_depends_on_is_marked():
-    every = {line.split(":")[0] for line in config_io.differences(DEFAULT, OTHER)}
-    settled = config_io.differences(DEFAULT, OTHER, results_only=True)
-    left_out = every - {line.split(":")[0] for line in settled}
-    assert {key for key in left_out if key.split(".")[0] not in ("mesh", "system")} == {
+def test_fields_without_effect_on_results_are_marked():
+    changed = {line.split(":")[0] for line in config_io.differences(DEFAULT, OTHER)}
+    decisive = config_io.differences(DEFAULT, OTHER, results_only=True)
+    ignored = changed - {line.split(":")[0] for line in decisive}
+    assert {key for key in ignored if key.split(".")[0] not in ("mesh", "system")} == {
         "data.data_dir",
         "model.attention_kernel",
         "model.parts",
         "train.keep_latest",
         "train.log_every_steps",
     }
-    assert {"train.label_smoothing", "train.evaluate_every_epochs", "data.patch_size"} <= every
+    assert {"train.label_smoothing", "train.evaluate_every_epochs", "data.patch_size"} <= changed

@@ -14,6 +14,8 @@ from sft_jax.runs.checkpoint import NoCheckpointError
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+pytestmark = pytest.mark.process
+
 
 def command(*arguments):
     done = subprocess.run(

@@ -1,3 +1,5 @@
+"""Identity of the running code."""
+
 import hashlib
 import pathlib
 import shutil
@@ -13,18 +15,18 @@ PACKAGE = pathlib.Path(version.__file__).parent
 
 @pytest.fixture
 def copy(tmp_path):
-    """Two files of the package in a folder of their own, and a function to ask for their code."""
+    """Two files of the package in a folder of their own, and a function that reads their code."""
     (tmp_path / "sft_jax" / "part").mkdir(parents=True)
     shutil.copy(PACKAGE / "version.py", tmp_path / "sft_jax")
     (tmp_path / "sft_jax" / "part" / "a.py").write_text("a = 1\n")
 
-    def ask():
+    def read():
         program = "import runpy; print(runpy.run_path('sft_jax/version.py')['code']())"
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         return eval(done.stdout)
 
-    return tmp_path, ask
+    return tmp_path, read
 
 
 def _git(folder, *arguments):
@@ -44,34 +46,36 @@ def test_the_digest_is_of_paths_and_contents():
     assert version.code_digest() == "sha256:" + digest.hexdigest()
 
 
-def test_installed_without_git_there_is_no_commit_and_the_digest_stands(copy):
-    folder, ask = copy
-    first = ask()
+@pytest.mark.process
+def test_without_git_only_the_digest_is_known(copy):
+    folder, read = copy
+    first = read()
     assert (first["commit"], first["dirty"]) == (None, None)
     (folder / "sft_jax" / "part" / "a.py").write_text("a = 2\n")
-    changed = ask()["digest"]
+    changed = read()["digest"]
     assert changed != first["digest"]
     (folder / "sft_jax" / "part" / "a.py").rename(folder / "sft_jax" / "part" / "b.py")
-    assert ask()["digest"] not in (changed, first["digest"])
+    assert read()["digest"] not in (changed, first["digest"])
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
-def test_the_commit_is_that_of_the_package_and_says_if_code_differs(copy):
-    folder, ask = copy
+def test_the_commit_is_marked_if_code_differs(copy):
+    folder, read = copy
     _git(folder, "init")
-    # Below a repository that it is not part of, as in a virtual environment.
-    assert ask()["commit"] is None
+    # Below a repository that does not track it, as in a virtual environment.
+    assert read()["commit"] is None
     _git(folder, "add", ".")
     _git(folder, "commit", "-m", "all")
     commit = _git(folder, "rev-parse", "HEAD")
     (folder / "result.json").write_text("{}")  # No code.
-    assert (ask()["commit"], ask()["dirty"]) == (commit, False)
+    assert (read()["commit"], read()["dirty"]) == (commit, False)
     (folder / "sft_jax" / "part" / "a.py").write_text("a = 2\n")
-    assert (ask()["commit"], ask()["dirty"]) == (commit, True)
+    assert (read()["commit"], read()["dirty"]) == (commit, True)
 
 
 def test_the_environment_names_code_and_versions():
-    found = version.environment()
-    assert found["code"] == version.code()
-    assert found["versions"]["sft_jax"] == version.__version__
-    assert found["versions"]["jax"]
+    environment = version.environment()
+    assert environment["code"] == version.code()
+    assert environment["versions"]["sft_jax"] == version.__version__
+    assert environment["versions"]["jax"]

@@ -1,8 +1,8 @@
-"""Whether an accelerator and the CPU compute the same: small models, one training step of each.
+"""Numbers of an accelerator against those of the CPU: small models, one training step of each.
 
-The same parameters and the same batch on both, in one process. What is compared are the logits of
-evaluation and of training the loss of each example and the gradient, with dropout and mixup drawn
-from the same seed: other draws would be other numbers altogether.
+Both have the same parameters and the same batch, in one process. Compared are the logits in
+evaluation, and in training the loss of each example and the gradient. Dropout and mixup are drawn
+from the same seed: other draws would give other numbers altogether.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ _POOLS = (
 
 def cases() -> dict[str, dict[str, Any]]:
     """Fields of `ModelConfig` by name of the case, the most important first."""
-    made: dict[str, dict[str, Any]] = {
+    models: dict[str, dict[str, Any]] = {
         "sft, plain": {"attention_kernel": "plain"},
         "sft, blocked": {"attention_kernel": "blocked"},
         "sft, windowed": {"unimodal_attention": "windowed", "pre_pooling_attention": "windowed"},
         "sft, block_sparse": {"unimodal_attention": "block_sparse"},
     }
     for name in ("late", "concat", "mbt", "mult"):
-        made[name] = {"name": name}
-    made["unimodal"] = {"name": "unimodal", "modality": "long"}
-    return made | {f"sft, {pool}": {"pool": pool} for pool in _POOLS}
+        models[name] = {"name": name}
+    models["unimodal"] = {"name": "unimodal", "modality": "long"}
+    return models | {f"sft, {pool}": {"pool": pool} for pool in _POOLS}
 
 
 def compare(request: dict[str, Any]) -> None:
-    """Compares cases, and what is drawn at random.
+    """Compares cases and random draws.
 
     Args:
       request: `cases`, the first and the one after the last of `cases()`; `mixup`, its layers;
-        `model`, changed fields of `ModelConfig`; `precisions` of matrix products, of which
-        "highest" is held to the tolerance; `threads` that compile.
+        `model`, changed fields of `ModelConfig`; `precisions` of matrix products, where only
+        "highest" is held to the tolerance; `threads`, the number that compile.
     """
     cpu, device = jax.devices("cpu")[0], jax.devices()[0]
     chosen = dict(list(cases().items())[slice(*request["cases"])])
     reporting.emit(
-        "what",
+        "comparison",
         device=device.device_kind,
         reference=cpu.device_kind,
         tolerance=TOLERANCE,
@@ -74,9 +74,9 @@ def compare(request: dict[str, Any]) -> None:
     )
     with reporting.row("draws"):
         reporting.emit("draws", **_compare_draws(cpu, device))
-    # Nothing here is timed: the host's cores compile as many cases at a time.
+    # Nothing here is timed, so the host's cores compile several cases at a time.
     with concurrent.futures.ThreadPoolExecutor(request["threads"]) as pool:
-        done = [
+        futures = [
             pool.submit(
                 _compare,
                 name,
@@ -86,7 +86,7 @@ def compare(request: dict[str, Any]) -> None:
             )
             for name, model in chosen.items()
         ]
-        for future in concurrent.futures.as_completed(done):
+        for future in concurrent.futures.as_completed(futures):
             future.result()
 
 
@@ -100,12 +100,12 @@ def _compare(
     with reporting.row(name):
         initial = _initial(config, cpu)
         reference = _compute(config, initial, cpu, "highest")
-        found = {
+        shares = {
             precision: _differences(reference, _compute(config, initial, device, precision))
             for precision in request["precisions"]
         }
-        equal = all(share <= TOLERANCE for share in found["highest"].values())
-        reporting.emit(name, equal=equal, **found)
+        equal = all(share <= TOLERANCE for share in shares["highest"].values())
+        reporting.emit(name, equal=equal, **shares)
 
 
 def _config(model: dict[str, Any], mixup: Any) -> ExperimentConfig:
@@ -128,9 +128,9 @@ def _assemble(config: ExperimentConfig, mesh: Mesh) -> assembly.Assembled:
 
 
 def _initial(config: ExperimentConfig, cpu: jax.Device) -> Any:
-    """The state before the first step as the CPU draws it, on the host."""
-    made = _assemble(config, sharding.make_mesh(devices=[cpu]))
-    return jax.device_get(made.new_state(config.seed))
+    """State before the first step, drawn by the CPU and kept on the host."""
+    assembled = _assemble(config, sharding.make_mesh(devices=[cpu]))
+    return jax.device_get(assembled.new_state(config.seed))
 
 
 def _compute(
@@ -139,14 +139,14 @@ def _compute(
     """Logits, losses and the gradient of one case on one device."""
     mesh = sharding.make_mesh(devices=[device])
     with jax.default_matmul_precision(precision):
-        made = _assemble(config, mesh)
+        assembled = _assemble(config, mesh)
         state = jax.device_put(initial, sharding.replicated(mesh))
         batch = sharding.put_batch(_batch(), mesh)
         positions = sharding.put_batch(np.arange(_BATCH, dtype=np.int32), mesh)
-        logits = compile_eval_step(made.model, mesh)(state.params, batch, positions).logits
+        logits = compile_eval_step(assembled.model, mesh)(state.params, batch, positions).logits
         logits = np.asarray(logits)  # The step takes over the memory of the parameters.
-        lowered = made.step.lower(state, batch, np.int32(config.seed))
-        # A CPU takes longer to compile it than to run it as it stands.
+        lowered = assembled.step.lower(state, batch, np.int32(config.seed))
+        # A CPU takes longer to optimise the step than to run it unoptimised.
         quick: Any = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
         step = lowered.compile(compiler_options=quick)
         new, metrics = step(state, batch, np.int32(config.seed))
@@ -159,7 +159,7 @@ def _compute(
 
 
 def _batch() -> Batch:
-    """Random examples, of which some have padding and one lacks a modality."""
+    """Random examples: some have padding, and one lacks a modality."""
     random = np.random.default_rng(0)
     inputs, masks = {}, {}
     for name, spec in _MODALITIES.items():
@@ -170,11 +170,11 @@ def _batch() -> Batch:
     return Batch(inputs, masks, np.arange(_BATCH) % _CLASSES, np.ones(_BATCH, np.float32))
 
 
-def _differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, float]:
-    """By name, the largest difference as a share of the largest number."""
+def _differences(reference: dict[str, Any], actual: dict[str, Any]) -> dict[str, float]:
+    """Largest difference as a share of the largest number, by name."""
     shares = {}
     for name, expected in reference.items():
-        pairs = list(zip(jax.tree.leaves(expected), jax.tree.leaves(found[name]), strict=True))
+        pairs = list(zip(jax.tree.leaves(expected), jax.tree.leaves(actual[name]), strict=True))
         largest = max(float(np.abs(a).max()) for a, _ in pairs)
         # Not max over numbers: a NaN must not be passed over.
         difference = np.max([np.abs(a - b).max() for a, b in pairs])
@@ -183,7 +183,7 @@ def _differences(reference: dict[str, Any], found: dict[str, Any]) -> dict[str, 
 
 
 def _compare_draws(cpu: jax.Device, device: jax.Device) -> dict[str, Any]:
-    """Whether the same key draws the same, by the kind of number."""
+    """Compares the draws from one key on both devices, by the kind of number."""
 
     @jax.jit
     def draw(key: jax.Array) -> dict[str, jax.Array]:

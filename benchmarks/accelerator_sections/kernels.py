@@ -1,4 +1,4 @@
-"""Whether the attention kernels compute the same in 16 bits as the plain one does in float32.
+"""Attention kernels in 16 bits against the plain kernel in float32.
 
 Lengths are odd, keys are masked, one example has no real key, and half of the cases have sizes of
 merged tokens. The inputs are rounded to 16 bits on both sides.
@@ -26,7 +26,7 @@ def compare(request: dict[str, Any]) -> None:
     """Compares attended values and gradients.
 
     Args:
-      request: `batch`; `shapes`, pairs of numbers of queries and keys; names of `kernels`.
+      request: `batch` size; `shapes`, pairs of numbers of queries and keys; names of `kernels`.
     """
     kernels = {"blocked": tiled.tiled_attention, "cudnn": cudnn.cudnn_attention}
     for kernel in request["kernels"]:
@@ -36,9 +36,9 @@ def compare(request: dict[str, Any]) -> None:
                     name = f"{kernel}, {dtype}, {shape[0]} x {shape[1]}, sizes {sized}"
                     with reporting.row(name):
                         arrays = _inputs(request["batch"], *shape, dtype, sized=sized)
-                        found = _shares(kernels[kernel], *arrays)
-                        equal = max(found.values()) <= tolerance
-                        reporting.emit(name, equal=bool(equal), tolerance=tolerance, **found)
+                        shares = _shares(kernels[kernel], *arrays)
+                        equal = max(shares.values()) <= tolerance
+                        reporting.emit(name, equal=bool(equal), tolerance=tolerance, **shares)
 
 
 def _inputs(batch: int, queries: int, keys: int, dtype: str, *, sized: bool) -> tuple[Any, ...]:
@@ -47,14 +47,14 @@ def _inputs(batch: int, queries: int, keys: int, dtype: str, *, sized: bool) -> 
     mask = random.random((batch, keys)) < 0.7
     mask[:, 0], mask[-1] = True, False
     sizes = random.integers(1, 50, mask.shape).astype(np.float32) if sized else None
-    *inputs, towards = (jnp.asarray(array, dtype) for array in heads)
-    return inputs, jnp.asarray(mask), sizes, towards
+    *inputs, cotangent = (jnp.asarray(array, dtype) for array in heads)
+    return inputs, jnp.asarray(mask), sizes, cotangent
 
 
 def _shares(
-    kernel: Callable[..., Any], inputs: Any, mask: Any, sizes: Any, towards: Any
+    kernel: Callable[..., Any], inputs: Any, mask: Any, sizes: Any, cotangent: Any
 ) -> dict[str, float]:
-    """By what is compared, the largest difference as a share of the largest number."""
+    """Largest difference as a share of the largest number, for values and each gradient."""
 
     def exact(*arrays: Any) -> Any:
         return plain.apply_weights(plain.attention_weights(*arrays[:2], mask, sizes), arrays[2])
@@ -63,18 +63,18 @@ def _shares(
         return kernel(*arrays, mask, sizes)
 
     @jax.jit
-    def both(inputs: Any, towards: Any) -> Any:
+    def both(inputs: Any, cotangent: Any) -> Any:
         results = []
-        for attend, dtype in ((exact, jnp.float32), (by_kernel, towards.dtype)):
+        for attend, dtype in ((exact, jnp.float32), (by_kernel, cotangent.dtype)):
             attended, pull = jax.vjp(attend, *(array.astype(dtype) for array in inputs))
-            results.append((attended, *pull(towards.astype(dtype))))
+            results.append((attended, *pull(cotangent.astype(dtype))))
         return results
 
     with jax.default_matmul_precision("highest"):
-        expected, found = jax.device_get(both(inputs, towards))
+        expected, actual = jax.device_get(both(inputs, cotangent))
     shares = {}
     names = ("attended", "d_query", "d_key", "d_value")
-    for name, a, b in zip(names, expected, found, strict=True):
+    for name, a, b in zip(names, expected, actual, strict=True):
         difference = np.abs(a - b.astype(np.float32)).max()
         shares[name] = float(difference / max(np.abs(a).max(), 1e-9))
     return shares

@@ -1,4 +1,4 @@
-"""The machine that `benchmarks/accelerator.py` runs on."""
+"""Devices, driver and host of the accelerator benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax
 
 from benchmarks.accelerator_sections import reporting
 
-_ASKED = "driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
+_FIELDS = "driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
 
 
 def describe(_: dict[str, Any]) -> None:
@@ -34,14 +34,14 @@ def describe(_: dict[str, Any]) -> None:
 
 def _nvidia_smi() -> dict[str, str]:
     done = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={_ASKED}", "--format=csv,noheader"],
+        ["nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader"],
         capture_output=True,
         text=True,
         check=True,
         timeout=30,
     )
     values = done.stdout.splitlines()[0].split(", ")
-    return dict(zip(_ASKED.split(","), values, strict=True))
+    return dict(zip(_FIELDS.split(","), values, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The processes of `benchmarks/accelerator.py`, in their order, and their sizes."""
+"""Processes of the accelerator benchmark, in their order, and their sizes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from benchmarks.accelerator_sections import equality
 SECTIONS = ("equality", "kernels", "resume", "step_cost", "roofline")
 
 _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""For processes that use the device at the same time as others."""
+"""Environment of processes that use the device at the same time as others."""
 _QUICK = {**_SHARED, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
-"""Without trying kernels out, which takes most of the time of compiling."""
+"""Environment without trying kernels out, which takes most of the time of compiling."""
 _DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 _LANES = 3
@@ -23,13 +23,13 @@ class Child(NamedTuple):
     """A process.
 
     Attributes:
-      section: that its rows are part of.
-      name: of the row that says what became of the process.
-      module: in `accelerator_sections`.
-      request: what the module is asked for, as JSON values.
-      environment: variables beside those there are.
-      least_seconds: without which it is not started.
-      most_seconds: after which it is ended, so that one that hangs leaves time for the others.
+      section: Section of its rows.
+      name: Name of the row about the process itself.
+      module: Name of a module in `accelerator_sections`.
+      request: Argument of the module, as JSON values.
+      environment: Variables added to the environment.
+      least_seconds: Remaining time without which the process is not started.
+      most_seconds: Time limit, so that a process that hangs leaves time for the others.
     """
 
     section: str
@@ -42,17 +42,17 @@ class Child(NamedTuple):
 
 
 Lane = list[Child]
-"""Processes one after the other."""
+"""Processes that run one after the other."""
 
 MACHINE = Child("machine", "process", "machine", {}, _SHARED, 0, 60)
 
 
 def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
-    """Groups one after the other, of lanes at the same time.
+    """Plans groups that run one after the other; lanes of a group run at the same time.
 
     Args:
-      folder: for checkpoints.
-      smallest: as little as shows that it works.
+      folder: Folder for checkpoints.
+      smallest: Plans a tiny form, which only shows that it works.
     """
     if smallest:
         one = {"name": "unimodal", "modality": "flow", "n_pre": 0, "n_post": 1, "width": 10}
@@ -69,8 +69,8 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
         ]
     # Nothing is timed in the first group, so its processes share the device and the cores.
     dropout = {"train": {"ema_decay": 0.9}, "model": {"dropout": 0.1, "n_post": 2}}
-    each = -(-len(equality.cases()) // _LANES)
-    correct = [[_equality(i * each, (i + 1) * each, i)] for i in range(_LANES)]
+    per_lane = -(-len(equality.cases()) // _LANES)
+    correct = [[_equality(i * per_lane, (i + 1) * per_lane, i)] for i in range(_LANES)]
     shapes = [[150, 150], [21, 21], [1, 21], [1201, 1201]]
     correct.append([_kernels(4, shapes, ["cudnn", "blocked"])])
     correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
@@ -132,7 +132,7 @@ def _step_cost(
 ) -> Child:
     model = (changes or {}).get("model", {}).get("name", "sft")
     name = f"{config}, {model}, batch {batch_size}, {dtype}, {kernel}"
-    mine = {
+    own = {
         "model": {"dtype": dtype, "attention_kernel": kernel},
         "train": {"batch_size": batch_size},
     }
@@ -140,7 +140,7 @@ def _step_cost(
         "name": name,
         "config": config,
         "argument": None,
-        "changes": _merged(changes or {}, mine),
+        "changes": _merged(changes or {}, own),
         "seconds": seconds,
     }
     return Child("step_cost", name, "step_cost", request, {}, 25, 100)
@@ -174,5 +174,5 @@ def _roofline(*, smallest: bool) -> Child:
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Both, part by part."""
-    return {part: {**one.get(part, {}), **other.get(part, {})} for part in {*one, *other}}
+    """Changes of both, section by section."""
+    return {name: {**one.get(name, {}), **other.get(name, {})} for name in {*one, *other}}

@@ -1,7 +1,7 @@
-"""Whether a run that is stopped and goes on ends with the same bits, in two processes.
+"""Bits of a run that is stopped and resumed against those of a run without a break.
 
-The first takes all steps and saves a checkpoint half way; the second restores it and takes the
-rest. XLA is to be told to be deterministic: it may choose other kernels in either process else.
+The first of two processes takes all steps and saves a checkpoint half way. The second restores it
+and takes the rest. XLA must be deterministic, or each process may choose other kernels.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def take_steps(request: dict[str, Any]) -> None:
 
     Args:
       request: `name` of the row; `config`, `argument` and `changes` of
-        `synthetic.load_config`; `steps` in all; `folder` of the checkpoints; `restore`, whether
-        this is the second process.
+        `synthetic.load_config`; `steps`, their number in total; `folder` of the checkpoints;
+        `restore`, true in the second process.
     """
-    name, which = request["name"], "resumed" if request["restore"] else "whole"
-    with reporting.row(name, f"{which}_"):
+    name, kind = request["name"], "resumed" if request["restore"] else "whole"
+    with reporting.row(name, f"{kind}_"):
         config = synthetic.load_config(request["config"], request["argument"], request["changes"])
         mesh = synthetic.one_device_mesh()
-        made = synthetic.assemble(config, mesh)
+        assembled = synthetic.assemble(config, mesh)
         batches = [synthetic.batch(config, mesh, seed=i) for i in range(4)]
-        state, half = made.new_state(config.seed), request["steps"] // 2
+        state, half = assembled.new_state(config.seed), request["steps"] // 2
         checkpoints = Checkpoints(request["folder"], read_only=request["restore"])
         if request["restore"]:
             like = jax.tree.map(
@@ -42,12 +42,12 @@ def take_steps(request: dict[str, Any]) -> None:
             if i == half and not request["restore"]:
                 checkpoints.save("latest", state, {})
                 checkpoints.wait()
-            state, metrics = made.step(state, batches[i % len(batches)], np.int32(config.seed))
+            state, metrics = assembled.step(state, batches[i % len(batches)], np.int32(config.seed))
         reporting.emit(
             name,
             **{
-                f"{which}_sha256": _digest(state),
-                f"{which}_loss": float(metrics.loss),
+                f"{kind}_sha256": _digest(state),
+                f"{kind}_loss": float(metrics.loss),
                 "steps": request["steps"],
                 "steps_counted": int(state.step),
                 "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -16,11 +16,11 @@ _MOST_ENQUEUED = 20
 
 
 def measure(request: dict[str, Any]) -> None:
-    """Measures one config; being out of memory is a result.
+    """Measures one config; a lack of memory is a result.
 
     Args:
       request: `name` of the row; `config`, `argument` and `changes` of
-        `synthetic.load_config`; `seconds` to repeat each timing for.
+        `synthetic.load_config`; `seconds` to repeat each measurement for.
     """
     name = request["name"]
     with reporting.row(name):
@@ -34,19 +34,19 @@ def measure(request: dict[str, Any]) -> None:
             attention_kernel=config.model.attention_kernel,
         )
         mesh = synthetic.one_device_mesh()
-        made, batch = synthetic.assemble(config, mesh), synthetic.batch(config, mesh)
-        state = synthetic.state(made)
+        assembled, batch = synthetic.assemble(config, mesh), synthetic.batch(config, mesh)
+        state = synthetic.state(assembled)
         params = jax.tree.map(np.asarray, state.eval_params)
         with reporting.row(name, "train_"):
-            _train(name, made, state, batch, request["seconds"])
+            _train(name, assembled, state, batch, request["seconds"])
         del state
-        _infer(name, made, jax.device_put(params, sharding.replicated(mesh)), batch, request)
+        _infer(name, assembled, jax.device_put(params, sharding.replicated(mesh)), batch, request)
 
 
-def _train(name: str, made: Any, state: Any, batch: Any, seconds: float) -> None:
+def _train(name: str, assembled: Any, state: Any, batch: Any, seconds: float) -> None:
     seed = np.int32(0)
     begin = time.perf_counter()
-    lowered = made.step.lower(state, batch, seed)
+    lowered = assembled.step.lower(state, batch, seed)
     lowering, begin = time.perf_counter() - begin, time.perf_counter()
     compiled = lowered.compile()
     compiling = time.perf_counter() - begin
@@ -66,7 +66,7 @@ def _train(name: str, made: Any, state: Any, batch: Any, seconds: float) -> None
     before = _memory(device)
     state, metrics = compiled(state, batch, seed)
     jax.block_until_ready((state, metrics))
-    # The most so far can't be reset: before the step it is that of compiling and choosing kernels.
+    # The peak can't be reset: before the step it is that of compiling and choosing kernels.
     reporting.emit(
         name,
         device_bytes={
@@ -86,27 +86,27 @@ def _train(name: str, made: Any, state: Any, batch: Any, seconds: float) -> None
 
     waiting = reporting.repeat(lambda: steps(1), seconds)
     reporting.emit(name, train_step_seconds=reporting.median_and_range(waiting))
-    # As the loop does, which looks at a step while the next ones are computed.
+    # As in the training loop, which reads a step while the next ones are computed.
     count = int(np.clip(seconds / 3 / min(waiting), 2, _MOST_ENQUEUED))
-    ahead = reporting.repeat(lambda: steps(count), seconds, most=10)
-    each = reporting.median_and_range([took / count for took in ahead])
-    reporting.emit(name, train_step_seconds_enqueued={**each, "enqueued": count})
+    runs = reporting.repeat(lambda: steps(count), seconds, max_runs=10)
+    per_step = reporting.median_and_range([run / count for run in runs])
+    reporting.emit(name, train_step_seconds_enqueued={**per_step, "enqueued": count})
 
 
-def _infer(name: str, made: Any, params: Any, batch: Any, request: dict[str, Any]) -> None:
+def _infer(name: str, assembled: Any, params: Any, batch: Any, request: dict[str, Any]) -> None:
     mesh = synthetic.one_device_mesh()
     positions = np.arange(len(batch.weights), dtype=np.int32)
     args = (params, batch, sharding.put_batch(positions, mesh))
-    lowered = compile_eval_step(made.model, mesh).lower(*args)
+    lowered = compile_eval_step(assembled.model, mesh).lower(*args)
     begin = time.perf_counter()
     compiled = lowered.compile()
     compiling = time.perf_counter() - begin
     jax.block_until_ready(compiled(*args))
-    took = reporting.repeat(lambda: compiled(*args), request["seconds"])
+    runs = reporting.repeat(lambda: compiled(*args), request["seconds"])
     reporting.emit(
         name,
         inference_compile_seconds=compiling,
-        inference_seconds=reporting.median_and_range(took),
+        inference_seconds=reporting.median_and_range(runs),
     )
 
 

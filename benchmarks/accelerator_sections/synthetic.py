@@ -1,4 +1,4 @@
-"""Models and random batches at the true shapes of a config, which need no data."""
+"""Models and random batches of the true shapes of a config, without its data."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from jax.sharding import Mesh
 
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
-from sft_jax.data.outline import Outline, outline
+from sft_jax.data.outline import outline
 from sft_jax.parallel import sharding
-from sft_jax.structs import CLASS_TASKS, Batch
+from sft_jax.profile.measure import random_batch
+from sft_jax.structs import Batch
 from sft_jax.training import assembly
 
-_STEPS_OF_AN_EPOCH = 1000
+_STEPS_PER_EPOCH = 1000
 
 
 def load_config(name: str, argument: str | None, changes: dict[str, Any]) -> ExperimentConfig:
-    """The config of `configs/NAME.py`, with changed fields by the name of their part."""
+    """Loads the config of `configs/NAME.py`, with changed fields by the name of their section."""
     module = importlib.import_module(f"configs.{name}")
     config = config_io.from_mapping(module.get_config(argument))
-    # Mixed from the first step on: such a step costs the most.
+    # Examples are mixed from the first step on: such a step costs the most.
     changes = {"mixup": {}, **changes}
     changes["mixup"] = {"warmup_epochs": 0.0, **changes["mixup"]}
     return dataclasses.replace(
         config,
         **{
-            part: dataclasses.replace(getattr(config, part), **fields)
-            for part, fields in changes.items()
+            section: dataclasses.replace(getattr(config, section), **fields)
+            for section, fields in changes.items()
         },
     )
 
@@ -43,25 +44,17 @@ def assemble(config: ExperimentConfig, mesh: Mesh) -> assembly.Assembled:
         config,
         data.modalities,
         data.num_outputs,
-        num_examples=_STEPS_OF_AN_EPOCH * config.train.batch_size,
+        num_examples=_STEPS_PER_EPOCH * config.train.batch_size,
         mesh=mesh,
     )
 
 
 def batch(config: ExperimentConfig, mesh: Mesh, seed: int = 0) -> Batch:
     """Random examples of full length, on the devices of the mesh."""
-    data, size = outline(config.data), config.train.batch_size
-    random = np.random.default_rng(seed)
-    inputs = {
-        name: random.standard_normal((size, *spec.shape), np.float32)
-        for name, spec in data.modalities.items()
-    }
-    masks = {name: np.ones((size, *spec.lengths), bool) for name, spec in data.modalities.items()}
-    made = Batch(inputs, masks, _labels(data, size), np.ones(size, np.float32))
-    return sharding.put_batch(made, mesh)
+    return random_batch(outline(config.data), config.train.batch_size, mesh, seed=seed)
 
 
-def state(made: assembly.Assembled) -> Any:
+def state(assembled: assembly.Assembled) -> Any:
     """A state with small random parameters, without compiling the program that draws them."""
     random = np.random.default_rng(0)
 
@@ -71,15 +64,9 @@ def state(made: assembly.Assembled) -> Any:
             values = (random.standard_normal(array.shape) * 0.1).astype(array.dtype)
         return jax.device_put(values, array.sharding)
 
-    return jax.tree_util.tree_map_with_path(fill, made.like)
+    return jax.tree_util.tree_map_with_path(fill, assembled.like)
 
 
 def one_device_mesh() -> Mesh:
     """A mesh of the first device."""
     return sharding.make_mesh(devices=jax.devices()[:1])
-
-
-def _labels(data: Outline, size: int) -> np.ndarray:
-    if data.task in CLASS_TASKS:
-        return np.arange(size) % data.num_outputs
-    return (np.arange(size * data.num_outputs).reshape(size, -1) % 2).astype(np.float32)

@@ -1,22 +1,10 @@
-"""Prepares, inspects and validates data.
-
-Examples:
-  python -m sft_jax.data list
-  python -m sft_jax.data list mosei
-  python -m sft_jax.data prepare mosei manual_dir=raw variant=mult_noalign
-  python -m sft_jax.data inspect mosei
-  python -m sft_jax.data inspect raw/mosei_senti_data_noalign.pkl
-  python -m sft_jax.data inspect raw/unaligned_50.pkl --dataset mosi --json card.json
-  python -m sft_jax.data inspect runs/mosei/data_card.json
-  python -m sft_jax.data validate raw/my_folder
-"""
+"""Prepares, inspects and validates data."""
 
 from __future__ import annotations
 
 import argparse
 import ast
 import dataclasses
-import inspect
 import json
 import logging
 import pathlib
@@ -27,21 +15,25 @@ from typing import Any
 
 from rich.console import Console
 
-from sft_jax import config_io
-from sft_jax.data import builders, registry
-from sft_jax.data.builder import read_card as builder_card
-from sft_jax.data.card import Card, load_card, read_card
+from sft_jax import config_io, plugins
+from sft_jax.data import registry
+from sft_jax.data.card import Card
 from sft_jax.data.card_report import print_card
 from sft_jax.data.records import DataFileError
-from sft_jax.data_config import DATA_CONFIGS, DataConfig
+from sft_jax.data.sets import base
+
+_EXAMPLES = """Examples:
+  python -m sft_jax.data list
+  python -m sft_jax.data list mosei
+  python -m sft_jax.data prepare mosei manual_dir=raw variant=mult_noalign
+  python -m sft_jax.data inspect mosei
+  python -m sft_jax.data inspect raw/mosei_senti_data_noalign.pkl
+  python -m sft_jax.data inspect raw/unaligned_50.pkl --dataset mosi --json card.json
+  python -m sft_jax.data inspect runs/mosei/data_card.json
+  python -m sft_jax.data validate raw/my_folder
+"""
 
 _LOGGER = logging.getLogger("sft_jax.data")
-
-_WITHOUT_FILES = {
-    "watch": "No files: the recordings come in the package seglearn, the extra [watch]",
-    "tfds": "It takes a dataset that is prepared as array_record or parquet: builder=NAME"
-    " modalities=FEATURE,FEATURE",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,28 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and their arguments."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": examples}
-    program = argparse.ArgumentParser(
-        prog="python -m sft_jax.data", description=description, **form
-    )
+    """Makes the parser of the commands and their arguments."""
+    form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": _EXAMPLES}
+    program = argparse.ArgumentParser(prog="python -m sft_jax.data", description=__doc__, **form)
     commands = program.add_subparsers(required=True, metavar="COMMAND")
-    for run, what in (
+    for run, summary in (
         (_list, "the datasets that are known; of one, the fields that can be set"),
         (_prepare, "prepare a dataset from its raw files, and print its data card"),
         (_inspect, "print the data card of a prepared dataset, of raw files or of a run"),
         (_validate, "read raw files to their end and say what is wrong with them"),
     ):
         name = run.__name__.removeprefix("_")
-        command = commands.add_parser(name, help=what, description=what, **form)
+        command = commands.add_parser(name, help=summary, description=summary, **form)
         command.set_defaults(run=run)
         if name in ("list", "prepare"):
             optional: Any = {"nargs": "?"} if name == "list" else {}
-            known = ", ".join(DATA_CONFIGS)
-            command.add_argument(
-                "data", metavar="NAME", choices=[*DATA_CONFIGS, None], help=known, **optional
-            )
+            known = f"{', '.join(registry.known_datasets())}, or an import path"
+            command.add_argument("data", metavar="NAME", help=known, **optional)
         else:
             _add_file(command, name)
         if name != "list":
@@ -100,15 +87,15 @@ def _add_file(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument(
         "--dataset",
         metavar="NAME",
-        choices=registry.OF_FILES,
-        help=f"whose file it is, if it doesn't show: {', '.join(registry.OF_FILES)}",
+        help=f"dataset of the file, if it doesn't show: {', '.join(registry.with_files())}, or an"
+        " import path",
     )
     command.add_argument(
         "--json", metavar="FILE", help="write the card there too; - prints it, in place of tables"
     )
 
 
-def _config(values: dict[str, Any], fields: Sequence[str]) -> DataConfig:
+def _config(values: dict[str, Any], fields: Sequence[str]) -> base.DatasetEntry:
     for field in fields:
         key, separator, text = field.partition("=")
         if not separator:
@@ -126,18 +113,20 @@ def _list(options: argparse.Namespace) -> None:
     if options.data:
         print(f"{options.data}: fields, as FIELD=VALUE here and as --config.data.FIELD=VALUE for")
         print("train.py\n")
-        print(inspect.getdoc(DATA_CONFIGS[options.data]))
+        print(base.explain_fields(registry.find_dataset(options.data)))
         return
-    for name, builder in builders.BUILDERS.items():
-        takes = builder.MANUAL_DOWNLOAD_INSTRUCTIONS or _WITHOUT_FILES[name]
-        what = (builder.__doc__ or "").splitlines()[0].rstrip(".")
-        for i, text in enumerate((f"{what}.", f"{takes}.", f"configs/{name}.py")):
-            print(_indented(text, f"{name:<12}" if i == 0 else " " * 12))
+    for name, import_path in registry.known_datasets().items():
+        kind = registry.find_dataset(name)
+        own = name in registry.DATASETS
+        needs = f"{kind.needs}." if kind.needs else ""
+        lines = [base.title(kind), needs, f"configs/{name}.py" if own else import_path]
+        for i, line in enumerate(filter(None, lines)):
+            print(_indented(line, f"{name:<12}" if i == 0 else " " * 12))
         print()
 
 
 def _indented(text: str, first: str) -> str:
-    """Text in lines of 80 characters; addresses and names of files are never cut."""
+    """Wraps text to 80 characters; addresses and names of files are never cut."""
     return textwrap.fill(
         text,
         80,
@@ -149,18 +138,22 @@ def _indented(text: str, first: str) -> str:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    builder = registry.prepare_dataset(_config({"name": options.data}, options.fields))
-    print_card(Console(), builder_card(builder))
-    print(f"\nprepared in {builder.data_dir}")
+    prepared = registry.prepare_dataset(_config({"name": options.data}, options.fields))
+    print_card(Console(), prepared.card)
+    print(f"\nprepared in {prepared.data_dir}")
+
+
+def _is_dataset(name: str) -> bool:
+    return name in registry.known_datasets() or plugins.is_import_path(name)
 
 
 def _inspect(options: argparse.Namespace) -> None:
     _make_folder(options.json)
     path = pathlib.Path(options.data)
-    if options.data in DATA_CONFIGS and not path.exists():
+    if not path.exists() and _is_dataset(options.data):
         card = registry.prepared_card(_config({"name": options.data}, options.fields))
     elif path.suffix == ".json" and path.is_file():
-        card = load_card(path)
+        card = Card.load(path)
     else:
         card = _read(path, options)
     _show(card, options.json)
@@ -178,15 +171,15 @@ def _validate(options: argparse.Namespace) -> None:
             "\nto prepare it, say what becomes of numbers that are not finite:"
             " not_finite=zero, mean or drop"
         )
-    found = len(card.warnings())
+    count = len(card.warnings())
     print(
         f"\n{options.data}: all {total.n_examples:,} examples can be read,"
-        f" {found or 'no'} warning{'' if found == 1 else 's'}"
+        f" {count or 'no'} warning{'' if count == 1 else 's'}"
     )
 
 
 def _make_folder(json_file: str | None) -> None:
-    """Before what takes long: a file to be written needs a folder."""
+    """Makes the folder of a file to be written, before anything takes long."""
     if json_file and json_file != "-":
         if (path := pathlib.Path(json_file)).is_dir():
             raise IsADirectoryError(f"--json={json_file} is a folder, expected a file")
@@ -205,8 +198,8 @@ def _show(card: Card, json_file: str | None) -> None:
 
 def _read(path: pathlib.Path, options: argparse.Namespace) -> Card:
     if not path.exists():
-        known = f"no dataset of that name, only {', '.join(DATA_CONFIGS)}"
-        if options.data in DATA_CONFIGS:
+        known = f"no dataset of that name, only {', '.join(registry.known_datasets())}"
+        if _is_dataset(options.data):
             known = "the dataset of that name is not a file: see inspect"
         raise FileNotFoundError(f"no file or folder {path}, and {known}")
     config = _config(registry.config_of_path(path, options.dataset), options.fields)
@@ -214,11 +207,11 @@ def _read(path: pathlib.Path, options: argparse.Namespace) -> Card:
     try:
         raw = registry.read_raw(config)
         # What is not finite is counted, not refused, whatever will become of it.
-        card = read_card(builders.BUILDERS[config.name].name, raw, "zero")
+        card = Card.count(config.store_name(), raw, "zero")
     except ValueError as error:
         where = "" if str(path) in str(error) else f"{path}: "
         raise DataFileError(f"{where}{error}") from error
-    return dataclasses.replace(card, policy=getattr(config, "not_finite", "error"))
+    return dataclasses.replace(card, policy=config.policy)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Arrays of your own as a dataset."""
+"""A dataset of your own arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from sft_jax.data.card import Card, clean_records
 from sft_jax.data.checks import checked_names, in_order
-from sft_jax.data.datasets import Dataset, DatasetInfo, standardisations
+from sft_jax.data.dataset import Dataset, DatasetInfo, standardisations
 from sft_jax.data.records import RawData, Record
 from sft_jax.structs import ModalitySpec, NotFinite, Task
 
@@ -29,28 +29,32 @@ def from_arrays(
     patch_size: Mapping[str, int | tuple[int, ...]] | None = None,
     not_finite: NotFinite = "error",
     masks: Mapping[str, Arrays] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Dataset:
     """Makes a dataset of arrays in memory.
 
-    Masked arrays (`numpy.ma`) keep their meaning: a step that is masked in all of its features is
-    a gap, as one that `masks` leaves out is, and a number that is masked beside others that are
-    not counts as NaN. What else converts to an array, such as a table of another library, is taken
-    in its order.
+    Masked arrays (`numpy.ma`) keep their meaning. A step that is masked in all of its features is
+    a gap, like one that `masks` leaves out. A masked number in any other step counts as NaN.
+    Anything else that converts to an array, such as a table of another library, is taken in its
+    order.
 
     Args:
-      inputs: split (`train` and `valid`, and `test` if there is one) to its `Arrays`.
-      labels: split to its labels: `[n]` class indices, or `[n, c]` numbers.
-      class_names: of the classes, labels or numbers to predict; integers become text.
-      task: what the labels are.
-      patch_size: modality to the steps that make one of its tokens, or the size of its patches
-        along every axis but the last; 1 by default.
-      not_finite: what is done with numbers that are not finite.
-      masks: split to modality to booleans, for those that have gaps: `[n, length, ...]`, or a list
-        of n `[length, ...]`, None where an example has no gap. A step that is False is not seen
-        by a model, and does not enter the statistics.
+      inputs: Split (`train` and `valid`, and `test` if there is one) to its `Arrays`.
+      labels: Split to its labels: `[n]` class indices, or `[n, c]` numbers.
+      class_names: Names of the classes, labels or numbers to predict; integers become text.
+      task: Kind of the labels.
+      patch_size: Modality name to the number of steps that make one token, or to the size of
+        its patches along every axis except the last; 1 by default.
+      not_finite: Treatment of numbers that are not finite.
+      masks: Split to modality name to booleans, for modalities that have gaps. They are
+        `[n, length, ...]`, or a list of n `[length, ...]`, None where an example has no gap.
+        A model does not see a step that is False, and neither do the statistics.
+      metrics: Families of metrics that an evaluation computes beside those of the task: names or
+        import paths, as in `sft_jax.data.metric_families.load_family`.
 
     Raises:
-      ValueError: naming the split, modality or example, what was found and what was expected.
+      ValueError: If the arrays do not fit together. The message names the split, modality or
+        example, the value found and the one expected.
     """
     if task not in get_args(Task):
         raise ValueError(f"task={task!r} is not one of {', '.join(get_args(Task))}")
@@ -62,7 +66,7 @@ def from_arrays(
     if set(inputs) != set(labels):
         raise ValueError(f"inputs are of splits {sorted(inputs)}, labels of {sorted(labels)}")
     class_names = checked_names(class_names, task)
-    labels = {split: in_order(given) for split, given in labels.items()}
+    labels = {split: in_order(values) for split, values in labels.items()}
     examples = {split: _examples(arrays, split) for split, arrays in inputs.items()}
     real = _masks(masks or {}, examples)
     for split, arrays in examples.items():
@@ -73,20 +77,20 @@ def from_arrays(
         if len(set(counts.values())) > 1:
             raise ValueError(f"split {split!r}: the numbers of examples differ: {counts}")
     shapes, patches = _shapes(examples), patch_size or {}
-    given = {name for arrays in examples.values() for name in arrays}
-    if missing := sorted(given - set(shapes)):
+    modalities = {name for arrays in examples.values() for name in arrays}
+    if missing := sorted(modalities - set(shapes)):
         raise ValueError(f"no example has any of {missing}")
-    if not given:
+    if not modalities:
         raise ValueError("inputs have no modality")
-    if unknown := sorted(set(patches) - given):
-        raise ValueError(f"patch_size: unknown modality {unknown}, known: {sorted(given)}")
+    if unknown := sorted(set(patches) - modalities):
+        raise ValueError(f"patch_size: unknown modality {unknown}, known: {sorted(modalities)}")
     raw = RawData(
         variant="arrays",
         files=(),
         shapes=shapes,
         class_names=class_names,
         task=task,
-        num_examples={split: len(given) for split, given in labels.items()},
+        num_examples={split: len(values) for split, values in labels.items()},
         read=lambda split: _records(examples[split], real[split], labels[split], split),
     )
     card = Card.begin("arrays", raw, not_finite)
@@ -98,18 +102,19 @@ def from_arrays(
         },
         class_names=raw.class_names,
         statistics=standardisations(card.splits["train"].moments),
-        num_examples={split: len(of) for split, of in records.items()},
+        num_examples={split: len(split_records) for split, split_records in records.items()},
         task=task,
+        metrics=tuple(metrics),
     )
     return Dataset(info, records.__getitem__, card)
 
 
 def _examples(arrays: Arrays, split: str) -> _Examples:
-    """Modality name to an array for each example."""
+    """Makes, for each modality, an array of each example."""
     examples: _Examples = {}
-    for name, given in arrays.items():
+    for name, rows in arrays.items():
         examples[name] = []
-        for i, values in enumerate(in_order(given)):
+        for i, values in enumerate(in_order(rows)):
             try:
                 array = None if values is None else _array(values)
             except ValueError as error:
@@ -119,7 +124,7 @@ def _examples(arrays: Arrays, split: str) -> _Examples:
 
 
 def _array(values: Any) -> np.ndarray:
-    """As `np.asarray`, which would lose the masks of masked arrays, and of lists of such."""
+    """Converts like `np.asarray`, and keeps the masks of masked arrays and of lists of them."""
     if isinstance(values, np.ma.MaskedArray):
         return values
     if isinstance(values, list | tuple):
@@ -130,7 +135,7 @@ def _array(values: Any) -> np.ndarray:
 
 
 def _masks(masks: Mapping[str, Arrays], examples: Mapping[str, _Examples]) -> dict[str, _Examples]:
-    """Split to modality to a mask for each example."""
+    """Makes, for each split and modality, a mask of each example."""
     if unknown := sorted(set(masks) - set(examples)):
         raise ValueError(f"masks: unknown split {unknown}, known: {sorted(examples)}")
     for split, arrays in masks.items():
@@ -157,11 +162,11 @@ def _records(
 
 
 def _shapes(examples: Mapping[str, _Examples]) -> dict[str, tuple[int, ...]]:
-    """The largest shape of each modality."""
+    """Finds the largest shape of each modality."""
     shapes: dict[str, tuple[int, ...]] = {}
     for split, arrays in examples.items():
-        for name, given in arrays.items():
-            for i, values in enumerate(given):
+        for name, rows in arrays.items():
+            for i, values in enumerate(rows):
                 if values is None:
                     continue
                 shape = values.shape

@@ -1,4 +1,4 @@
-"""The data card: what was found in the files of a dataset, counted while they are read."""
+"""The data card: contents of the files of a dataset, counted while they are read."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from sft_jax.structs import CLASS_TASKS, NotFinite, Task
 
 @dataclasses.dataclass
 class Card:
-    """What a dataset holds.
+    """Contents of a dataset.
 
     Attributes:
-      dataset: its name.
-      variant: which of its known forms.
-      task: what the labels are.
-      class_names: of the classes, labels or numbers.
-      shapes: modality name to the largest `[length, ..., features]` of its examples.
-      policy: what was done with numbers that are not finite.
-      files: name, size in bytes and sha256 of each file that was read; of a folder, of the
-        files in it.
-      padding: modality name to the side on which its examples were padded in the file.
-      known_releases: release to its number of examples of each split.
-      splits: split to what its examples are like.
+      dataset: Name of the dataset.
+      variant: Known form of the dataset that the files have.
+      task: Kind of the labels.
+      class_names: Names of the classes, labels or numbers.
+      shapes: Modality name to the largest `[length, ..., features]` of its examples.
+      policy: Treatment of numbers that were not finite.
+      files: Name, size in bytes and sha256 of each file that was read; for a folder, of the
+        files in it together.
+      padding: Modality name to the side on which its examples were padded in the file.
+      known_releases: Name of a release to its number of examples of each split.
+      splits: Split to the summary of its examples.
     """
 
     dataset: str
@@ -54,13 +54,13 @@ class Card:
     def begin(
         cls, dataset: str, raw: RawData, policy: NotFinite, folder: pathlib.Path | None = None
     ) -> Card:
-        """A card without any split as yet; reads the files to hash them.
+        """Makes a card without any split; reads the files to hash them.
 
         Args:
-          dataset: its name.
-          raw: what a reader found.
-          policy: what is done with numbers that are not finite.
-          folder: where the files are; those in it are named by their path from there.
+          dataset: Name of the dataset.
+          raw: Result of a reader.
+          policy: Treatment of numbers that are not finite.
+          folder: Folder of the files; files in it are named by their path from there.
         """
         return cls(
             dataset=dataset,
@@ -71,43 +71,66 @@ class Card:
             policy=policy,
             files=[describe_file(path, folder) for path in raw.files],
             padding=dict(raw.padding),
-            known_releases={name: dict(of) for name, of in raw.known_releases.items()},
+            known_releases={name: dict(release) for name, release in raw.known_releases.items()},
         )
 
+    @classmethod
+    def count(cls, dataset: str, raw: RawData, policy: NotFinite) -> Card:
+        """Reads all raw files to make their card; raises as `clean_records` does."""
+        card = cls.begin(dataset, raw, policy)
+        for split in raw.num_examples:
+            collections.deque(clean_records(raw, card, split), maxlen=0)
+        return card
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> Card:
+        """Reads a card that was saved as JSON.
+
+        Raises:
+          OSError: If the file cannot be read.
+          ValueError: If it holds no card.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no data card: {error!r}") from error
+
     def split(self, names: Iterable[str]) -> SplitSummary:
-        """The summary of some splits together."""
+        """Adds up the summaries of some splits."""
         total = SplitSummary()
         for name in names:
             total += self.splits[name]
         return total
 
     def warnings(self) -> list[str]:
-        """What a person should look at before trusting the data."""
-        found = []
+        """Lists faults that a person should look at before trusting the data."""
+        warnings = []
         counts = {name: split.n_examples for name, split in self.splits.items()}
         if self.known_releases and counts not in self.known_releases.values():
-            known = "; ".join(f"{name}: {of}" for name, of in self.known_releases.items())
-            found.append(f"the number of examples, {counts}, is that of no known release ({known})")
+            known = "; ".join(f"{name}: {release}" for name, release in self.known_releases.items())
+            warnings.append(
+                f"the number of examples, {counts}, is that of no known release ({known})"
+            )
         for name, split in self.splits.items():
             if self.task in CLASS_TASKS and (
-                missing := [of for of in self.class_names if of not in split.labels]
+                missing := [name for name in self.class_names if name not in split.labels]
             ):
-                found.append(f"{name}: no example of {', '.join(missing)}")
+                warnings.append(f"{name}: no example of {', '.join(missing)}")
             for modality, lengths in split.lengths.items():
                 if lengths.get(0):
-                    found.append(f"{name}: {lengths[0]} examples without {modality}")
+                    warnings.append(f"{name}: {lengths[0]} examples without {modality}")
             for modality, kinds in split.not_finite.items():
                 if kinds:
                     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-                    found.append(f"{name}: {modality} holds {listed}; policy: {self.policy}")
+                    warnings.append(f"{name}: {modality} holds {listed}; policy: {self.policy}")
             for modality, moments in split.moments.items():
                 types = split.types.get(modality, {})
-                found += [
+                warnings += [
                     f"{name}: {modality}{fault}" for fault in precision.faults(moments, types)
                 ]
             if self.task == "regression":
-                found += [f"{name}: {fault}" for fault in precision.label_faults(split.labels)]
-        return found
+                warnings += [f"{name}: {fault}" for fault in precision.label_faults(split.labels)]
+        return warnings
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -127,7 +150,8 @@ class Card:
                 "class_names": tuple(values["class_names"]),
                 "shapes": {name: tuple(shape) for name, shape in values["shapes"].items()},
                 "splits": {
-                    name: SplitSummary.from_json(of) for name, of in values["splits"].items()
+                    name: SplitSummary.from_json(summary)
+                    for name, summary in values["splits"].items()
                 },
             }
         )
@@ -137,20 +161,24 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
     """Reads a split, checks it, treats numbers that are not finite, and puts it on the card.
 
     Args:
-      raw: what a reader found.
-      card: whose `splits[split]` is filled in while this goes on.
-      split: one of `raw.num_examples`.
+      raw: Result of a reader.
+      card: Data card; `splits[split]` is filled in meanwhile.
+      split: Name of a split of `raw.num_examples`.
 
     Yields:
-      Records whose inputs are finite and of the dtype of `as_stored`; those of `masks` have gaps.
+      Records whose inputs are finite and of the dtype of `as_stored`; modalities in `masks` have
+      gaps.
 
     Raises:
-      ValueError: naming the example and what is wrong with it; if the policy is `error` and a
-        number is not finite; if an id comes twice; or if the split has no examples.
+      ValueError: If an example is not as `raw` says, an id comes twice, or the split is empty;
+        also if the policy is `error` and a number is not finite.
     """
     means = finite_means(raw.read("train")) if card.policy == "mean" else {}
     summary = card.splits[split] = SplitSummary(
-        moments={name: Moments.of(np.zeros((0, of[-1]))) for name, of in card.shapes.items()}
+        moments={
+            name: Moments.from_values(np.zeros((0, shape[-1])))
+            for name, shape in card.shapes.items()
+        }
     )
     seen: set[str] = set()
     last: dict[str, np.ndarray] = {}  # vector of each modality
@@ -166,22 +194,22 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
             if name not in record["inputs"]:
                 summary.add_modality(name, 0, "", {})
                 continue
-            given, real = real_steps(record, name)
-            values, real, bad = clean(given, card.policy, means.get(name), real)
+            raw_values, real = real_steps(record, name)
+            values, real, bad = clean(raw_values, card.policy, means.get(name), real)
             if bad and card.policy == "error":
                 listed = ", ".join(f"{count} {kind}" for kind, count in bad.items())
                 raise ValueError(
                     f"example {identity!r}: {name} holds {listed}; to read it all the same,"
                     " set not_finite to zero, mean or drop"
                 )
-            summary.add_modality(name, len(values) if real.any() else 0, str(given.dtype), bad)
+            summary.add_modality(name, len(values) if real.any() else 0, str(raw_values.dtype), bad)
             if not real.any():
                 continue
             inputs[name] = values
             if not real.all():
                 masks[name] = real
             steps = values[real] if name in masks else values
-            summary.moments[name] += Moments.of(steps, last.get(name))
+            summary.moments[name] += Moments.from_values(steps, last.get(name))
             last[name] = steps.reshape(-1, steps.shape[-1])[-1].astype(np.float64)
         summary.n_examples += 1
         summary.add_label(record["label"], card.task, card.class_names)
@@ -191,32 +219,11 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         raise ValueError(f"split {split!r} has no examples")
 
 
-def read_card(dataset: str, raw: RawData, policy: NotFinite) -> Card:
-    """The card of raw files; reads all of them, and raises what `clean_records` raises."""
-    card = Card.begin(dataset, raw, policy)
-    for split in raw.num_examples:
-        collections.deque(clean_records(raw, card, split), maxlen=0)
-    return card
-
-
-def load_card(path: pathlib.Path) -> Card:
-    """A card that was saved as JSON.
-
-    Raises:
-      OSError: if the file cannot be read.
-      ValueError: if it holds no card.
-    """
-    try:
-        return Card.from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no data card: {error!r}") from error
-
-
 def describe_file(path: pathlib.Path, folder: pathlib.Path | None = None) -> dict[str, Any]:
-    """Name (the path from `folder`, if it is in there), size in bytes and sha256 of a file.
+    """Gives name (the path from `folder`, if it is in there), size in bytes and sha256 of a file.
 
-    Of a folder the sha256 is that of a line `SHA256  NAME` for each of its files, by name;
-    hidden ones don't count.
+    The sha256 of a folder is that of the lines `SHA256  NAME` of its files, sorted by name.
+    Hidden files don't count.
     """
     name = path.name
     if folder and path.is_relative_to(folder):
@@ -230,7 +237,7 @@ def describe_file(path: pathlib.Path, folder: pathlib.Path | None = None) -> dic
 
 
 def size_in_bytes(path: pathlib.Path) -> int:
-    """Of a file, or of the files in a folder together."""
+    """Adds up the size of a file, or of the files in a folder."""
     return sum(file.stat().st_size for file in (_files(path) if path.is_dir() else [path]))
 
 

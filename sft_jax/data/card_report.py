@@ -1,4 +1,4 @@
-"""Data cards for people: as tables that 80 columns hold, and in a few lines."""
+"""Data cards for people: tables that fit into 80 columns, and a summary of a few lines."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sft_jax.data.card import Card
 from sft_jax.data.split_summary import SplitSummary
 
 MOST_ROWS = 20
-"""More classes than these are not all printed."""
+"""Largest number of classes that are all printed."""
 MOST_SPLITS = 4
-"""More splits than these are counted together."""
+"""Largest number of splits that are counted separately."""
 FIRST_WARNINGS = 3
-"""As many warnings are in a summary."""
+"""Number of warnings in a summary."""
 
 
 def print_card(console: Console, card: Card) -> None:
-    """Prints what is on a card, but for the moments, and what it warns of.
+    """Prints all of a card except the moments, and its warnings.
 
-    Of many classes only the largest and the smallest are printed; the card as JSON has all.
+    If there are many classes, the largest and the smallest are printed; the JSON card has all.
     """
     _say(console, f"{card.dataset}, {card.variant}: {card.task}\n{_examples(card)}")
     splits = card.splits
@@ -47,12 +47,12 @@ def print_card(console: Console, card: Card) -> None:
 
 
 def print_summary(console: Console, card: Card, where: str) -> None:
-    """Prints what the data is and the first warnings.
+    """Prints name and size of the data, and the first warnings.
 
     Args:
-      console: where to.
-      card: of the data.
-      where: the file that holds the card, to be named if there is more to see.
+      console: Console to print to.
+      card: Data card.
+      where: File that holds the card, to be named if there are more warnings.
     """
     warnings = card.warnings()
     _say(
@@ -78,7 +78,7 @@ def _examples(card: Card) -> str:
     if len(card.splits) > MOST_SPLITS:
         count = card.split(card.splits).n_examples
         return f"{count:,} examples in {len(card.splits)} splits"
-    counts = ", ".join(f"{of.n_examples:,} {split}" for split, of in card.splits.items())
+    counts = ", ".join(f"{summary.n_examples:,} {split}" for split, summary in card.splits.items())
     return f"{counts} examples"
 
 
@@ -92,13 +92,15 @@ def _labels(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
     for split in splits:
         table.add_column(markup.escape(split), justify="right")
     rows = [
-        (markup.escape(name), *(_label(of.labels.get(name, 0)) for of in splits.values()))
+        (markup.escape(name), *(_label(summary.labels.get(name, 0)) for summary in splits.values()))
         for name in card.class_names
     ]
     for name in card.class_names if card.task == "regression" else ():
-        whole = sorted({value for of in splits.values() for value in of.rounded.get(name, {})})
+        whole = sorted(
+            {value for summary in splits.values() for value in summary.rounded.get(name, {})}
+        )
         for value in whole if len(whole) <= MOST_ROWS else ():
-            counts = (of.rounded.get(name, {}).get(value, 0) for of in splits.values())
+            counts = (summary.rounded.get(name, {}).get(value, 0) for summary in splits.values())
             rows.append((f"  rounded to {value}", *map(_label, counts)))
     if card.task != "regression" and len(rows) > MOST_ROWS:
         total = card.split(card.splits).labels
@@ -126,13 +128,15 @@ def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
     table.add_column("absent", justify="right")
     table.add_column("not finite", justify="right")
     for name, shape in card.shapes.items():
-        about = [markup.escape(name), " x ".join(map(str, shape))]
-        about += [card.padding.get(name, "none")] if card.padding else []
-        for split, of in splits.items():
-            lengths = of.lengths.get(name, {})
+        cells = [markup.escape(name), " x ".join(map(str, shape))]
+        cells += [card.padding.get(name, "none")] if card.padding else []
+        for split, summary in splits.items():
+            lengths = summary.lengths.get(name, {})
             absent = f"{lengths.get(0, 0):,}"
-            table.add_row(*about, markup.escape(split), _range(lengths), absent, _kinds(of, name))
-            about = [""] * len(about)
+            table.add_row(
+                *cells, markup.escape(split), _range(lengths), absent, _kinds(summary, name)
+            )
+            cells = [""] * len(cells)
     return table
 
 
@@ -142,7 +146,7 @@ def _kinds(split: SplitSummary, modality: str) -> str:
 
 
 def _range(lengths: Mapping[int, int]) -> str:
-    """Minimum, median and maximum of the lengths of the examples that have the modality."""
+    """Formats minimum, median and maximum length of the examples that have the modality."""
     present = {length: count for length, count in sorted(lengths.items()) if length}
     if not present:
         return "-"

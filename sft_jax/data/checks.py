@@ -1,4 +1,4 @@
-"""Checks of examples and names, with errors that say where, what was found and what is expected."""
+"""Checks of examples and names, whose errors give place, value found and value expected."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import numpy as np
 from sft_jax.structs import CLASS_TASKS, Task
 
 _LARGEST_WHOLE = 2**53
-"""Up to here float64 holds every whole number."""
+"""Largest number up to which float64 holds every whole number."""
 
 
-def in_order(given: Any) -> Any:
-    """What can be gone through by position; tables of other libraries have indices of their own."""
-    if isinstance(given, np.ndarray | list | tuple) or not hasattr(given, "__array__"):
-        return given
-    return np.asarray(given)
+def in_order(values: Any) -> Any:
+    """Turns tables of other libraries, which have their own indices, into arrays."""
+    if isinstance(values, np.ndarray | list | tuple) or not hasattr(values, "__array__"):
+        return values
+    return np.asarray(values)
 
 
 def checked_names(names: Sequence[Any] | np.ndarray, task: Task) -> tuple[str, ...]:
-    """The names of classes, labels or numbers as text.
+    """Checks the names of classes, labels or numbers, and turns them into text.
 
     Args:
-      names: an ordered sequence of text or of integers, which become text.
-      task: what the labels are.
+      names: Ordered sequence of text or of integers.
+      task: Kind of the labels.
 
     Raises:
-      ValueError: if the names have no order, one is neither text nor an integer, or is empty, two
-        are the same, or there are fewer than two classes, or none of another task.
+      ValueError: If the names have no order or are too few. Also if one is neither text nor an
+        integer, is empty, or comes twice.
     """
     if isinstance(names, str | bytes | Mapping | Set):
         raise ValueError(
             f"class_names={names!r} is a {type(names).__name__}; expected a list of names, in the"
             " order of the labels"
         )
-    given = list(in_order(names))
-    for i, name in enumerate(given):
+    texts = list(in_order(names))
+    for i, name in enumerate(texts):
         whole = isinstance(name, int | np.integer) and not isinstance(name, bool)
         if not isinstance(name, str) and not whole:
             raise ValueError(
@@ -46,18 +46,18 @@ def checked_names(names: Sequence[Any] | np.ndarray, task: Task) -> tuple[str, .
                 " integer"
             )
         # Plain text, whatever the type prints: that of NumPy, or of an enumeration.
-        given[i] = str.__str__(name) if isinstance(name, str) else str(int(name))
-        if not given[i].strip():
-            raise ValueError(f"class_names[{i}] is {given[i]!r}; expected a name that can be read")
-    if twice := [name for name, count in collections.Counter(given).items() if count > 1]:
+        texts[i] = str.__str__(name) if isinstance(name, str) else str(int(name))
+        if not texts[i].strip():
+            raise ValueError(f"class_names[{i}] is {texts[i]!r}; expected a name that can be read")
+    if twice := [name for name, count in collections.Counter(texts).items() if count > 1]:
         raise ValueError(
             f"class_names hold {', '.join(map(repr, twice))} more than once; expected names that"
             " all differ"
         )
     least, what = (2, "classes") if task in CLASS_TASKS else (1, "name")
-    if len(given) < least:
-        raise ValueError(f"class_names are {given}; the task {task} needs at least {least} {what}")
-    return tuple(given)
+    if len(texts) < least:
+        raise ValueError(f"class_names are {texts}; the task {task} needs at least {least} {what}")
+    return tuple(texts)
 
 
 def check_label(
@@ -70,11 +70,11 @@ def check_label(
     """Raises ValueError unless a label is one of the task's.
 
     Args:
-      identity: id of the example.
-      label: class index, or `[c]` numbers.
-      task: what labels are.
-      classes: names of the classes, labels or numbers.
-      largest: the largest absolute value that a number to predict may have.
+      identity: ID of the example.
+      label: Class index, or `[c]` numbers.
+      task: Kind of the labels.
+      classes: Names of the classes, labels or numbers.
+      largest: Largest absolute value that a number to predict may have.
     """
     if np.ma.is_masked(label):
         raise ValueError(f"example {identity!r}: its label is masked; leave such examples out")
@@ -97,7 +97,7 @@ def check_label(
 
 
 def _allowed_class(values: np.ndarray, classes: Sequence[str]) -> str:
-    """What a label of one class must be, and how to make it of what was found."""
+    """Describes a label of one class, and how to make it of the value found."""
     hint = ""
     if values.shape == () and values.dtype.kind in "UOiu" and str(values) in classes:
         hint = f"; of {str(values)!r} it is {classes.index(str(values))}"
@@ -114,7 +114,7 @@ def _allowed_class(values: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _allowed_numbers(values: np.ndarray, task: Task, classes: Sequence[str]) -> str:
-    """What a label of several numbers must be, and how to make it of what was found."""
+    """Describes a label of several numbers, and how to make it of the value found."""
     hint = ", one for each of class_names"
     if task == "multi_label":
         hint = ": 1 for each of class_names that the example has, and 0 for the others"
@@ -132,21 +132,21 @@ def check_shapes(
     """Raises ValueError unless inputs are numbers of known modalities and within their shapes.
 
     Args:
-      identity: id of the example.
-      inputs: modality name to `[..., features]`.
-      shapes: modality name to the largest shape that is allowed; the last axis must be equal.
+      identity: ID of the example.
+      inputs: Modality name to `[..., features]`.
+      shapes: Modality name to the largest shape that is allowed; the last axis must be equal.
     """
     for name, values in inputs.items():
         if name not in shapes:
             raise ValueError(
                 f"example {identity!r}: unknown modality {name!r}, known are {sorted(shapes)}"
             )
-        found, largest = np.shape(values), shapes[name]
-        fits = len(found) == len(largest) and found[-1] == largest[-1]
-        if not fits or any(f > most for f, most in zip(found, largest, strict=True)):
+        shape, largest = np.shape(values), shapes[name]
+        fits = len(shape) == len(largest) and shape[-1] == largest[-1]
+        if not fits or any(size > most for size, most in zip(shape, largest, strict=True)):
             axes = [f"up to {most}" for most in largest[:-1]]
             raise ValueError(
-                f"example {identity!r}: {name} is of shape {list(found)}, expected"
+                f"example {identity!r}: {name} is of shape {list(shape)}, expected"
                 f" [{', '.join([*axes, str(largest[-1])])}]"
             )
         dtype = np.asarray(values).dtype
@@ -160,20 +160,20 @@ def check_shapes(
 
 
 def real_steps(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a modality of an example, 0 where they are not real, and which are.
+    """Gives the values of a modality of an example, 0 where a step is not real, and a mask.
 
     A step is real unless the mask of the example leaves it out, or it is masked in all of its
     features (`numpy.ma`). A number that is masked in a real step becomes NaN.
 
     Args:
-      example: with `inputs`, and maybe `masks`, by modality name.
-      name: of the modality.
+      example: Example with `inputs`, and maybe `masks`, by modality name.
+      name: Name of the modality.
 
     Returns:
       `[..., features]` numbers and `[...]` booleans.
 
     Raises:
-      ValueError: if the mask is not one of these values, or float64 does not hold them.
+      ValueError: If the mask does not fit these values, or float64 does not hold them.
     """
     identity, values = example["id"], example["inputs"][name]
     mask = example.get("masks", {}).get(name)

@@ -1,4 +1,4 @@
-"""What becomes of numbers that are not finite before they are stored."""
+"""Treatment of numbers that are not finite, before they are stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sft_jax.data.records import Record
 from sft_jax.structs import NotFinite
 
 Counts = dict[str, int]
-"""How many numbers were `nan`, `inf` (too large for float32 among them) and `-inf`."""
+"""Number of values that were `nan`, `inf` (also too large for float32) and `-inf`."""
 
 
 class Cleaned(NamedTuple):
@@ -21,7 +21,7 @@ class Cleaned(NamedTuple):
     Attributes:
       values: `[length, ..., features]`; see `as_stored` for the dtype.
       mask: `[length, ...]` booleans, True at real steps.
-      counts: how many numbers were not finite.
+      counts: Number of values of each kind that were not finite.
     """
 
     values: np.ndarray
@@ -39,10 +39,10 @@ def clean(
 
     Args:
       values: `[length, ..., features]` integers or floats.
-      policy: what to do; see `NotFinite`. With `error` they are counted and left as they are.
+      policy: Treatment (`NotFinite`). With `error` they are counted and stay.
       means: `[features]` floats for the policy `mean`.
-      mask: `[length, ...]` booleans, True at real steps; all are by default. The values of the
-        others must be finite.
+      mask: `[length, ...]` booleans, True at real steps; all True by default. Values of other
+        steps must be finite.
     """
     mask = np.ones(values.shape[:-1], bool) if mask is None else mask
     cast, narrow = _casts(values)
@@ -65,15 +65,15 @@ def clean(
 
 
 def as_stored(values: np.ndarray) -> np.ndarray:
-    """The same numbers as uint8 if they were, as float32 if it holds them all, else as float64.
+    """Casts to uint8 if they were, to float32 if it holds them all, else to float64.
 
-    What is subtracted from numbers far from 0 is so subtracted from all of their digits.
+    So an offset that is subtracted later is subtracted from all digits.
     """
     return _casts(values)[0]
 
 
 def _casts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As they are stored, and in float32."""
+    """Gives the numbers in the dtype in which they are stored, and in float32."""
     if values.dtype == np.uint8:
         return values, values
     if np.can_cast(values.dtype, np.float32):  # Without any loss.
@@ -92,10 +92,10 @@ def _as_float32(values: np.ndarray) -> np.ndarray:
 
 
 def finite_means(records: Iterable[Record]) -> dict[str, np.ndarray]:
-    """The mean of each feature of each modality over the numbers that are finite as float32.
+    """Computes the mean of each feature of each modality over numbers that are finite as float32.
 
     Args:
-      records: of the training split.
+      records: Records of the training split.
 
     Returns:
       Modality name to `[features]` float64; 0 for a feature without any finite number.

@@ -1,4 +1,4 @@
-"""A digest of examples, to tell whether they are those that were seen before."""
+"""A digest of examples, by which a run recognises its data."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 
 MOST_EXAMPLES = 2_000
-"""Of more examples than these as many are read, evenly spread."""
+"""Largest number of examples that are read; of more, as many, evenly spread."""
 
 
 def fingerprint(examples: Sequence[Mapping[str, Any]]) -> str:
-    """The sha256 of ids, labels, values and masks of examples, in their order.
+    """Computes the sha256 of ids, labels, values and masks of examples, in their order.
 
-    Numbers are rounded to float32, and so is what a model is given of them.
+    Numbers are rounded to float32, as they are for a model.
 
     Args:
-      examples: with `id`, `label`, `inputs` and perhaps `masks`.
+      examples: Examples with `id`, `label`, `inputs` and perhaps `masks`.
     """
-    found = hashlib.sha256(str(len(examples)).encode())
+    digest = hashlib.sha256(str(len(examples)).encode())
     for i in np.linspace(0, len(examples) - 1, min(len(examples), MOST_EXAMPLES)).astype(int):
         example = examples[int(i)]
-        found.update(f"\n{example['id']}\n".encode())
-        found.update(np.asarray(example["label"], np.float64).tobytes())
+        digest.update(f"\n{example['id']}\n".encode())
+        digest.update(np.asarray(example["label"], np.float64).tobytes())
         for part, dtype in (("inputs", np.float32), ("masks", bool)):
             for name, values in sorted(example.get(part, {}).items()):
-                found.update(f"\n{part} {name} {np.shape(values)}\n".encode())
-                found.update(np.asarray(values, dtype).tobytes())
-    return found.hexdigest()
+                digest.update(f"\n{part} {name} {np.shape(values)}\n".encode())
+                digest.update(np.asarray(values, dtype).tobytes())
+    return digest.hexdigest()

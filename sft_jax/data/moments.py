@@ -1,4 +1,4 @@
-"""Mean and deviation of features, of parts that are counted apart and put together."""
+"""Mean and deviation of features, counted in parts that add up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-_NEIGHBOURS = 16  # of an example, whose differences are looked at
+_NEIGHBOURS = 16  # Steps of an example whose differences enter.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Moments:
     """Count, mean and sum of squared differences from the mean of each feature.
 
     Attributes:
-      count: how many vectors were seen.
+      count: Number of vectors.
       mean: `[features]` float64.
       squares: `[features]` float64.
-      changes: `[features]`, how many neighbours that were compared differ.
+      changes: `[features]` number of compared neighbours that differ.
       log_changes: `[features]` float64, sum of the base-2 logarithms of their differences.
     """
 
@@ -30,15 +30,15 @@ class Moments:
     log_changes: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray, after: np.ndarray | None = None) -> Moments:
-        """Those of `[..., features]` finite numbers.
+    def from_values(cls, values: np.ndarray, after: np.ndarray | None = None) -> Moments:
+        """Computes the moments of `[..., features]` finite numbers.
 
         The first vector is subtracted before anything is summed up. So numbers that all lie far
         from 0 lose nothing, and a feature that never changes has exactly its own value as mean.
 
         Args:
           values: `[..., features]` integers or floats.
-          after: `[features]`, the vector that the first one is compared with.
+          after: `[features]` vector that the first one is compared with.
         """
         flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
         if not len(flat):
@@ -58,7 +58,7 @@ class Moments:
         )
 
     def __add__(self, other: Moments) -> Moments:
-        """Those of both together (Chan, Golub and LeVeque 1979)."""
+        """Moments of both together (Chan, Golub and LeVeque 1979)."""
         count = self.count + other.count
         if not count:
             return self
@@ -77,14 +77,14 @@ class Moments:
     def std(self) -> np.ndarray:
         """`[features]` standard deviations; 1 for a feature that never changes.
 
-        What changes by no more than the rounding of float64 counts as one that never does.
+        A feature that changes by no more than the rounding of float64 counts as constant.
         """
         constant = self.deviation <= np.finfo(np.float64).eps * np.abs(self.mean)
         return np.where(constant, 1.0, self.deviation)
 
     @property
     def deviation(self) -> np.ndarray:
-        """`[features]` standard deviations, 0 among them."""
+        """`[features]` standard deviations, which may be 0."""
         return np.sqrt(self.squares / max(self.count, 1))
 
     @property
@@ -105,7 +105,7 @@ class Moments:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Moments:
-        """The exact inverse of `to_json`; what was once saved says nothing of changes."""
+        """The exact inverse of `to_json`; earlier versions saved no changes."""
         none = [0] * len(values["mean"])
         return cls(
             values["count"],

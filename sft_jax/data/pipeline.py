@@ -2,10 +2,10 @@
 
 Grain shuffles, shares out and batches positions; the examples themselves are in memory.
 
-Several processes share each batch. They count through one and the same order of examples, and
-process `i` of `n` takes every n-th from the i-th on. So the shares are disjoint, together they
-are what one process would have had, and it doesn't matter whether `n` divides the number of
-examples. (To cut the examples into `n` fixed shares first would leave epochs of unequal length.)
+Several processes share each batch. They count through the same order of examples, and process
+`i` of `n` takes every n-th from the i-th on. So the shares are disjoint, together they are the
+batch of a single process, and `n` need not divide the number of examples. (Cutting the examples
+into `n` fixed shares first would leave epochs of unequal length.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import grain
 import numpy as np
 
-from sft_jax.data.datasets import Example
+from sft_jax.data.dataset import Example
 from sft_jax.structs import Batch
 
 BatchAndIds = tuple[Batch, np.ndarray]
@@ -34,25 +34,25 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator[BatchAndIds]:
-    """Batches without end, of every example once per epoch, in another order each time.
+    """Makes batches without end, of every example once per epoch, in another order each time.
 
     An epoch may end within a batch; the next begins there. The state of the iterator (Grain's
-    `get_state` and `set_state`, or its checkpoint handler) is the number of batches taken, not
-    counting what has been read ahead, and goes on exactly where it was.
+    `get_state` and `set_state`, or its checkpoint handler) is the number of batches taken.
+    Batches that were read ahead do not count, so a restored iterator goes on exactly there.
 
     Args:
-      source: examples, at least one.
-      batch_size: examples per batch, over all processes.
-      seed: of the order; it must be the same on every process.
-      process_index: which of the processes this is.
-      process_count: over how many processes a batch is divided.
+      source: Examples, at least one.
+      batch_size: Number of examples per batch, over all processes.
+      seed: Seed of the order, the same on every process.
+      process_index: Index of this process.
+      process_count: Number of processes that share a batch.
 
     Returns:
       An iterator of `(batch, ids)`: `batch` holds numpy arrays for
       `batch_size / process_count` examples, all of weight 1, and `ids` their ids.
 
     Raises:
-      ValueError: if `source` is empty, or `process_count` does not divide `batch_size`.
+      ValueError: If `source` is empty, or `process_count` does not divide `batch_size`.
     """
     share = _share(source, batch_size, process_index, process_count)
     # Grain numbers the seeds of epochs upwards from the seed of `shuffle`. Given the seed
@@ -72,23 +72,23 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterable[BatchAndIds]:
-    """Batches of every example once and in order, filled up to equal sizes.
+    """Makes batches of every example once and in order, filled up to equal sizes.
 
-    What fills up the last batch is a copy of the first example, of weight 0 and id "": as
-    finite as a real one. Every process gets the same number of batches.
+    Copies of the first example, of weight 0 and id "", fill up the last batch, since they are as
+    finite as real ones. Every process gets the same number of batches.
 
     Args:
-      source: examples, at least one.
-      batch_size: examples per batch, over all processes.
-      process_index: which of the processes this is.
-      process_count: over how many processes a batch is divided.
+      source: Examples, at least one.
+      batch_size: Number of examples per batch, over all processes.
+      process_index: Index of this process.
+      process_count: Number of processes that share a batch.
 
     Returns:
-      An iterable of `(batch, ids)`, as from `train_iterator`, that can be gone through any
-      number of times.
+      An iterable of `(batch, ids)`, as from `train_iterator`, that can be used any number of
+      times.
 
     Raises:
-      ValueError: if `source` is empty, or `process_count` does not divide `batch_size`.
+      ValueError: If `source` is empty, or `process_count` does not divide `batch_size`.
     """
     share = _share(source, batch_size, process_index, process_count)
     padded = -(-len(source) // batch_size) * batch_size
@@ -100,7 +100,7 @@ def eval_batches(
 
 
 def stack_labels(examples: Sequence[Example]) -> np.ndarray:
-    """The labels as a batch has them: `[n]` int32 classes, or `[n, c]` float32."""
+    """Stacks labels for a batch: `[n]` int32 classes, or `[n, c]` float32."""
     labels = np.asarray([example["label"] for example in examples])
     return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
 
@@ -108,7 +108,7 @@ def stack_labels(examples: Sequence[Example]) -> np.ndarray:
 def _share(
     source: Sequence[Example], batch_size: int, process_index: int, process_count: int
 ) -> int:
-    """Checks the arguments; returns how many examples of a batch this process has."""
+    """Checks the arguments; returns the number of examples of a batch on this process."""
     if not len(source):
         raise ValueError("there are no examples to make batches of")
     if not 0 <= process_index < process_count:

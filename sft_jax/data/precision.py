@@ -1,4 +1,4 @@
-"""What float32 can't hold of a dataset, in which numbers are read or given to a model."""
+"""Faults of a dataset whose numbers float32, or the dtype they were read in, can't hold."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _FIRST = 5
 
 
 def faults(moments: Moments, types: Mapping[str, int]) -> list[str]:
-    """What to say of the features of a modality that lose what varies in them.
+    """Describes the features of a modality that lose what varies in them.
 
     Args:
-      moments: of its features.
-      types: dtypes in which its numbers were read; the keys count alone.
+      moments: Moments of the features.
+      types: Mapping whose keys are the dtypes in which the numbers were read.
     """
-    found = []
+    sentences = []
     deviation, mean = moments.deviation, np.abs(moments.mean)
     varies = deviation > np.finfo(np.float64).eps * mean
     for name in sorted(types.keys() & _EPS.keys(), key=lambda name: _EPS[name]):
@@ -28,14 +28,14 @@ def faults(moments: Moments, types: Mapping[str, int]) -> list[str]:
         if coarse.any():
             first = int(np.flatnonzero(coarse)[0])
             rounding = _EPS[name] / 2 * mean[first]
-            found.append(
+            sentences.append(
                 f", {_features(coarse)}: read as {name}, which rounds {moments.mean[first]:.6g} by"
                 f" up to {rounding:.2g}, beside a standard deviation of"
                 f" {deviation[first]:.2g}; give it as float64, or less an offset"
             )
     constant = ~varies & (moments.changes > 0)
     if constant.any():
-        found.append(
+        sentences.append(
             f", {_features(constant)}: varies by no more than float64 rounds, so it counts as one"
             " that never changes"
         )
@@ -44,33 +44,33 @@ def faults(moments: Moments, types: Mapping[str, int]) -> list[str]:
     lost &= moments.typical_change < _STEPS / 2 * _EPS["float32"] * deviation
     if lost.any():
         first = int(np.flatnonzero(lost)[0])
-        found.append(
+        sentences.append(
             f", {_features(lost)}: neighbours differ by {moments.typical_change[first]:.2g}, which"
             f" float32 can't hold beside a standard deviation of {deviation[first]:.2g}; are there"
             " outliers, or fillers of what is missing?"
         )
-    return found
+    return sentences
 
 
 def label_faults(ranges: Mapping[str, Sequence[float]]) -> list[str]:
-    """What to say of numbers to predict that float32 rounds by a visible share of their range.
+    """Describes numbers to predict that float32 rounds by a visible share of their range.
 
     Args:
-      ranges: name of a number to its smallest and largest.
+      ranges: Name of a number to its smallest and largest value.
     """
-    found = []
+    sentences = []
     for name, (low, high) in ranges.items():
         rounding = _EPS["float32"] / 2 * max(abs(low), abs(high))
         if low < high and rounding > 1e-3 * (high - low):
-            found.append(
+            sentences.append(
                 f"label {name}, from {low:.10g} to {high:.10g}, is rounded by up to"
                 f" {rounding:.2g} as float32; subtract an offset"
             )
-    return found
+    return sentences
 
 
-def _features(which: np.ndarray) -> str:
-    numbers = np.flatnonzero(which)
+def _features(chosen: np.ndarray) -> str:
+    numbers = np.flatnonzero(chosen)
     listed = ", ".join(map(str, numbers[:_FIRST]))
     more = f" and {len(numbers) - _FIRST} more" if len(numbers) > _FIRST else ""
     return f"feature{'s' if len(numbers) > 1 else ''} {listed}{more}"

@@ -1,4 +1,4 @@
-"""What readers of raw files give: examples of any length, unpadded and not standardised."""
+"""Results of readers: examples of any length, unpadded and not standardised."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Padding = Literal["left", "right", "none"]
 
 
 class DataFileError(ValueError):
-    """A file that is not what it should be; the message names it, what was found and expected."""
+    """A file that is not as it should be; the message gives its name, contents and expectation."""
 
 
 class Record(TypedDict):
     """One example as its file has it, without padding.
 
     Attributes:
-      id: unique within its split, and readable.
-      inputs: modality name to `[length, ..., features]` integers or floats, which may hold
+      id: Readable name, unique within its split.
+      inputs: Modality name to `[length, ..., features]` integers or floats, which may hold
         numbers that are not finite. A modality that the example lacks is left out.
-      label: class index, for the tasks single_label and ordinal; for multi_label and
+      label: Class index, for the tasks single_label and ordinal; for multi_label and
         regression `[c]` numbers.
-      masks: modality name to `[length, ...]` booleans, False where a step is not real, for
+      masks: Modality name to `[length, ...]` booleans, False where a step is not real, for
         modalities with gaps.
     """
 
@@ -40,22 +40,23 @@ class Record(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class RawData:
-    """What a reader found in the raw files of a dataset.
+    """Contents of the raw files of a dataset.
 
     Attributes:
-      variant: which of the known forms of the dataset it is, as an identifier.
-      files: what was read.
-      shapes: modality name to the largest `[length, ..., features]` of its examples.
-      class_names: of the classes, labels or numbers to predict, in the order of the labels;
-        integers become text.
-      task: what the labels are.
-      num_examples: number of examples of each split.
-      read: gives the examples of a split, in the order of the file; it can be called again.
-      padding: modality name to the side on which its examples were padded in the file.
-      known_releases: name of a release that is in use to its number of examples of each split.
+      variant: Known form of the dataset that the files have, as an identifier.
+      files: Files that were read.
+      shapes: Modality name to the largest `[length, ..., features]` of its examples.
+      class_names: Names of the classes, labels or numbers to predict, in the order of the
+        labels; integers become text.
+      task: Kind of the labels.
+      num_examples: Number of examples of each split.
+      read: Function from a split to its examples, in the order of the file. It can be called
+        again.
+      padding: Modality name to the side on which its examples were padded in the file.
+      known_releases: Name of a release that is in use to its number of examples of each split.
 
     Raises:
-      ValueError: if the names are not those of classes, labels or numbers (`checked_names`).
+      ValueError: If a name is not as `checked_names` demands.
     """
 
     variant: str

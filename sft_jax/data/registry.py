@@ -1,51 +1,131 @@
-"""The datasets that are known by name: how each is prepared, and opened for a model."""
+"""The table of datasets, and how the one that a config names is prepared and opened."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
+import inspect
+import json
 import logging
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pydantic
+from pydantic_core import PydanticCustomError
 
-from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, standardisations
-from sft_jax.data.records import DataFileError, RawData, Record
-from sft_jax.data_config import DATA_CONFIGS, DataConfig, SentimentData, VggSoundData, WatchData
-from sft_jax.structs import ModalitySpec
-
-_logger = logging.getLogger(__name__)
+from sft_jax import plugins
+from sft_jax.data.card import Card
+from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation, standardisations
+from sft_jax.data.records import DataFileError, RawData
+from sft_jax.data.sets.av_mnist.entry import AvMnistData
+from sft_jax.data.sets.base import DatasetEntry
+from sft_jax.data.sets.npz_folder.entry import FolderData
+from sft_jax.data.sets.sentiment.entry import MoseiData, MosiData
+from sft_jax.data.sets.tfds.entry import TfdsData
+from sft_jax.data.sets.vggsound.entry import VggSoundData
+from sft_jax.data.sets.watch.entry import WatchData
 
 if TYPE_CHECKING:
-    from sft_jax.data.builder import RawBuilder
-    from sft_jax.data.card import Card
+    from sft_jax.data.prepared import PreparedData
 
-SENTIMENTS = (
-    "strongly negative",
-    "negative",
-    "weakly negative",
-    "neutral",
-    "weakly positive",
-    "positive",
-    "strongly positive",
-)
-"""The classes of the sentiments -3 to 3."""
+_LOGGER = logging.getLogger(__name__)
+
+DATASETS: Mapping[str, type[DatasetEntry]] = {
+    "watch": WatchData,
+    "mosei": MoseiData,
+    "mosi": MosiData,
+    "vggsound": VggSoundData,
+    "av_mnist": AvMnistData,
+    "npz_folder": FolderData,
+    "tfds": TfdsData,
+}
+"""Datasets of this library by name, as `data.name` has it."""
+
+ENTRY_POINTS = "sft_jax.datasets"
+"""Group of entry points by which other packages name their datasets."""
 
 
-def prepare_dataset(config: DataConfig) -> RawBuilder:
+def known_datasets() -> dict[str, str]:
+    """Name of each dataset to the import path of its class, those of other packages included."""
+    own = {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in DATASETS.items()}
+    installed = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    return own | {point.name: point.value for point in installed if point.name not in own}
+
+
+def find_dataset(name: object) -> type[DatasetEntry]:
+    """Class of the dataset that a config names.
+
+    Args:
+      name: Name in `DATASETS` or of an entry point, or an import path.
+
+    Raises:
+      ValueError: If there is no such dataset, or the class is no dataset.
+    """
+    if isinstance(name, str) and name in DATASETS:
+        return DATASETS[name]
+    known = known_datasets()
+    if not isinstance(name, str) or not (name in known or plugins.is_import_path(name)):
+        raise ValueError(
+            f"data.name={name!r}: unknown dataset; {plugins.suggest(str(name), [*known])}, or an"
+            " import path such as 'package.module:MyDataset'"
+        )
+    kind = plugins.load(known.get(name, name), "data.name")
+    if problem := _problem(kind):
+        raise ValueError(f"data.name={name!r} {problem}")
+    return kind
+
+
+def _problem(kind: Any) -> str:
+    """Description of what a class lacks to be a dataset, or nothing."""
+    base = f"{DatasetEntry.__module__}.{DatasetEntry.__qualname__}"
+    if not inspect.isclass(kind) or not issubclass(kind, DatasetEntry):
+        return f"is {kind!r}; expected a subclass of {base}"
+    if lacking := sorted(kind.__abstractmethods__):
+        return f"lacks the method {', '.join(lacking)} of {base}"
+    if "__dataclass_fields__" not in vars(kind):
+        return "lacks the decorator @dataclass(frozen=True, config=STRICT) of pydantic.dataclasses"
+    return ""
+
+
+def parse(values: Any) -> DatasetEntry:
+    """Dataset of the section `data` of a config.
+
+    Args:
+      values: Mapping as from JSON, whose `name` is watch by default, or a dataset.
+
+    Raises:
+      ValueError: If the name is unknown.
+      pydantic.ValidationError: If the fields are not as the class of the dataset says.
+    """
+    if isinstance(values, DatasetEntry):
+        return values
+    if not isinstance(values, Mapping):
+        raise PydanticCustomError("dataset_type", "Input should be an object")
+    kind = find_dataset(values.get("name", "watch"))
+    # Strict types of JSON: a list stands for a tuple, as in a config file.
+    return pydantic.TypeAdapter(kind).validate_json(json.dumps(values))
+
+
+def dump(dataset: DatasetEntry) -> dict[str, Any]:
+    """Gives the JSON values from which `parse` makes the same dataset."""
+    return pydantic.TypeAdapter(type(dataset)).dump_python(dataset, mode="json")
+
+
+def prepare_dataset(config: DatasetEntry) -> PreparedData:
     """Prepares the data that a config names on disk, unless that has been done before.
 
     Raises:
-      OSError, ValueError, ModuleNotFoundError: as `sft_jax.data.builder.prepare`.
+      OSError, ValueError, ModuleNotFoundError: As `sft_jax.data.prepared.prepare` says.
     """
-    # Deferred: TFDS takes a second to import.
-    from sft_jax.data import builders
+    # Deferred, as in the other functions: TFDS takes a second to import.
+    from sft_jax.data import prepared
 
-    return builders.prepare(config)
+    return prepared.prepare(config)
 
 
 def open_dataset(
-    config: DataConfig,
+    config: DatasetEntry,
     statistics: Mapping[str, Standardisation] | None = None,
     prepared: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -54,214 +134,120 @@ def open_dataset(
     The first time, the data is prepared in `config.data_dir`.
 
     Args:
-      config: which data, and what is in which split.
-      statistics: what to standardise by; by default what the training split gives. An
+      config: Dataset, with its settings.
+      statistics: Statistics to standardise by; by default those of the training split. An
         evaluation passes those that were saved with its run.
-      prepared: `Dataset.prepared` of an earlier time, by which prepared data is found where
-        that which it was made of is gone.
+      prepared: `Dataset.prepared` of an earlier time. By it prepared data is found where the
+        raw data is gone.
 
     Raises:
-      ValueError: if the data is not what the config says, a patch does not fit a modality, a
-        split is empty, or the statistics are not those of the modalities.
-      OSError: if the data is not there and `config.data_dir` cannot be written to.
-      ModuleNotFoundError: if a package that is needed to read the data is not installed.
+      ValueError: If the data is not what the config says, or a split is empty. Also if patches
+        or statistics do not fit the modalities.
+      OSError: If the data is not there and `config.data_dir` cannot be written to.
+      ModuleNotFoundError: If a package that is needed to read the data is not installed.
     """
-    from sft_jax.data.builder import PreparedSplit, described, read_card
-
-    builder = _prepared_or_prepare(config, prepared)
-    card = read_card(builder)
-    splits = _splits(config, card)
+    data = _prepare_or_find(config, prepared)
+    card = data.card
+    splits = config.split_names(card)
     for split, parts in splits.items():
         if not card.split(parts).n_examples:
             raise ValueError(f"split {split!r} has no examples: it is made of {parts}")
-    modalities = modality_specs(config, card.shapes)
-    info, label = _info(config, card)
+    modalities = config.modality_specs(card.shapes)
+    outputs = config.outputs(card)
     if statistics is None:
         moments = card.split(splits["train"]).moments
         statistics = standardisations({name: moments[name] for name in modalities})
+    info = DatasetInfo(
+        modalities=modalities,
+        class_names=outputs.class_names,
+        statistics=dict(statistics),
+        num_examples={split: card.split(parts).n_examples for split, parts in splits.items()},
+        task=outputs.task,
+        metrics=config.metrics,
+    )
     return Dataset(
-        DatasetInfo(
-            modalities=modalities,
-            statistics=dict(statistics),
-            num_examples={split: card.split(of).n_examples for split, of in splits.items()},
-            **info,
-        ),
-        lambda split: _Chosen(PreparedSplit(builder, splits[split]), tuple(modalities), label),
+        info,
+        lambda split: data.records(splits[split], tuple(modalities), config.encode_label),
         card,
-        described(builder),
+        data.description(),
     )
 
 
-def _prepared_or_prepare(config: DataConfig, prepared: Mapping[str, Any] | None) -> RawBuilder:
+def _prepare_or_find(config: DatasetEntry, description: Mapping[str, Any] | None) -> PreparedData:
     try:
         return prepare_dataset(config)
     except (OSError, DataFileError) as error:
-        from sft_jax.data import builder, builders
+        from sft_jax.data import prepared
 
-        kind = builders.BUILDERS[config.name]
-        found = builder.reopened(kind, prepared, config.data_dir) if prepared else None
-        if found is None:
+        earlier = prepared.find_again(config, description) if description else None
+        if earlier is None:
             raise
-        _logger.warning("taking the prepared data in %s, as: %s", found.data_dir, error)
-        return found
+        _LOGGER.warning("taking the prepared data in %s, as: %s", earlier.data_dir, error)
+        return earlier
 
 
-def prepared_card(config: DataConfig) -> Card:
-    """The card of data that has been prepared.
+def prepared_card(config: DatasetEntry) -> Card:
+    """Card of data that has been prepared.
 
     Raises:
-      FileNotFoundError: if it has not been.
-      ValueError: if what has been prepared is damaged.
+      FileNotFoundError: If it has not been.
+      ValueError: If what has been prepared is damaged.
     """
-    from sft_jax.data import builder, builders
+    from sft_jax.data import prepared
 
-    kind, raw = builders.builder_of(config)
-    prepared = builder.open_builder(kind, raw, config.data_dir)
-    if not prepared.data_path.exists():
+    data = prepared.open_prepared(config)
+    if not data.data_path.exists():
         raise FileNotFoundError(
-            f"{config.name} has not been prepared in {prepared.data_dir}: run"
+            f"{config.name} has not been prepared in {data.data_dir}: run"
             f" python -m sft_jax.data prepare {config.name} with the same fields, or inspect the"
             " raw files"
         )
-    return builder.read_card(prepared)
+    return data.card
 
 
-def read_raw(config: DataConfig) -> RawData:
-    """What the raw files of a config's `manual_dir` hold, without preparing it.
-
-    A file of sentiments that the config names is read whichever variant it is of.
+def read_raw(config: DatasetEntry) -> RawData:
+    """Contents of the raw files of a config's `manual_dir`, which are not prepared.
 
     Raises:
-      OSError, ValueError, ModuleNotFoundError: what the reader raises.
+      OSError, ValueError, ModuleNotFoundError: As `DatasetEntry.read` says.
     """
-    from sft_jax.data import builders
-    from sft_jax.data.readers import sentiment_files
-
-    if isinstance(config, SentimentData) and config.file:
-        path = pathlib.Path(config.manual_dir) / config.file
-        return sentiment_files.read_sentiment(path, config.name)
-    _, raw = builders.builder_of(config)
-    return raw.read(pathlib.Path(getattr(config, "manual_dir", "")))
+    return config.read_for_inspection(pathlib.Path(getattr(config, "manual_dir", "")))
 
 
 def config_of_path(path: pathlib.Path, name: str | None = None) -> dict[str, Any]:
-    """The config, as a mapping, by which a raw file or folder is read.
+    """Section `data` of a config by which a raw file or folder is read.
 
     Args:
-      path: of the file or folder.
-      name: of the dataset; by default what the names of the files tell.
+      path: Path of the file or folder.
+      name: Name of the dataset; by default the one that recognises the file.
 
     Raises:
-      ValueError: if they don't tell.
+      ValueError: If none does, or several do.
     """
-    folder = path if path.is_dir() else path.parent
-    names = [path.name] if path.is_file() else sorted(of.name for of in path.iterdir())
-    pickles = [of for of in names if of.endswith((".pkl", ".pickle"))]
     if name is None:
-        name = next((of for of, tell in _TELLING if any(map(tell, names))), None)
-    if name is None and pickles:
-        # What the nearest part of the path says.
-        for part in (*pickles, *reversed(path.resolve().parts)):
-            name = name or next((of for of in ("mosei", "mosi") if of in part.lower()), None)
-    if name is None:
-        raise ValueError(
-            f"can't tell which dataset {path} is of: say it with --dataset NAME, one of"
-            f" {', '.join(OF_FILES)}"
-        )
-    config: dict[str, Any] = {"name": name, "manual_dir": str(folder)}
-    if name in ("mosei", "mosi"):
-        if path.is_dir() and len(pickles) != 1:
-            raise ValueError(
-                f"{path} is a folder with {len(pickles)} pickles, {pickles}: name the file"
+        claims = [key for key, kind in DATASETS.items() if kind.recognises(path)]
+        if len(claims) != 1:
+            problem = (
+                f"{path} may be of {' or '.join(claims)}"
+                if claims
+                else f"can't tell which dataset {path} is of"
             )
-        config["file"] = pickles[0] if path.is_dir() else path.name
-    if name == "vggsound":
-        config["classes"] = 100 if any(of.startswith("vgg100") for of in names) else 10
-    return config
+            raise ValueError(
+                f"{problem}: say it with --dataset NAME, one of {', '.join(with_files())}"
+            )
+        (name,) = claims
+    return {"name": name, **find_dataset(name).fields_of_path(path)}
 
 
-OF_FILES = tuple(name for name in DATA_CONFIGS if name not in ("watch", "tfds"))
-"""The datasets that are read from raw files."""
-
-_TELLING: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("npz_folder", lambda name: name == "manifest.csv"),
-    ("vggsound", lambda name: name.endswith((".h5py", ".hdf5", ".h5"))),
-    ("av_mnist", lambda name: "idx3-ubyte" in name or name == "mnist"),
-)
+def with_files() -> list[str]:
+    """Names of the datasets of this library that are read from raw files."""
+    return [name for name, kind in DATASETS.items() if kind.has_files()]
 
 
-def _splits(config: DataConfig, card: Card) -> dict[str, Sequence[str]]:
-    if isinstance(config, WatchData):
-        from sft_jax.data.watch import split_name
-
-        people = {
-            "train": config.train_people,
-            "valid": config.valid_people,
-            "test": config.test_people,
-        }
-        return {split: [split_name(person) for person in of] for split, of in people.items()}
-    if missing := [split for split in ("train", "valid", "test") if split not in card.splits]:
-        raise ValueError(f"the data has no split {missing}: it has {sorted(card.splits)}")
-    return {split: [split] for split in ("train", "valid", "test")}
-
-
-def modality_specs(
-    config: DataConfig, shapes: Mapping[str, Sequence[int]]
-) -> dict[str, ModalitySpec]:
-    """The modalities that a config uses, with its patches.
-
-    Args:
-      config: which of them, and their patches.
-      shapes: modality name to the shape of its examples, for all that there are.
+def field_names(name: object) -> list[str]:
+    """Names of the fields of a dataset.
 
     Raises:
-      ValueError: if it names others, or a patch does not fit.
+      ValueError: If there is no such dataset.
     """
-    chosen = getattr(config, "modalities", ()) or tuple(shapes)
-    patches = config.patch_size
-    if not isinstance(patches, Mapping):
-        patches = dict.fromkeys(chosen, patches)
-    for field, names in (("modalities", chosen), ("patch_size", patches)):
-        if unknown := sorted(set(names) - set(shapes)):
-            raise ValueError(f"data.{field}: unknown modality {unknown}, known: {[*shapes]}")
-    return {name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1)) for name in chosen}
-
-
-def _info(
-    config: DataConfig, card: Card
-) -> tuple[dict[str, Any], Callable[[Any], int | np.ndarray] | None]:
-    """What `DatasetInfo` says beside shapes, and what labels are turned into."""
-    info: dict[str, Any] = {"class_names": card.class_names, "task": card.task}
-    if isinstance(config, VggSoundData):
-        return info | {"metrics": ("ranking",)}, None
-    if isinstance(config, SentimentData):
-        from sft_jax.data.readers.sentiment_files import sentiment_class
-
-        info["metrics"] = ("sentiment",)
-        if config.target == "classes":
-            classes = {"class_names": SENTIMENTS, "task": "ordinal"}
-            return info | classes, lambda value: sentiment_class(float(value[0]))
-    return info, None
-
-
-class _Chosen(Sequence[Record]):
-    """Records with some of their modalities, and their label turned into another."""
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        modalities: tuple[str, ...],
-        label: Callable[[Any], int | np.ndarray] | None,
-    ) -> None:
-        self._records, self._modalities, self._label = records, modalities, label
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, position: Any) -> Any:
-        record = self._records[position]
-        given = record["inputs"]
-        inputs = {name: given[name] for name in self._modalities if name in given}
-        label = record["label"]
-        changed = {"inputs": inputs, "label": self._label(label) if self._label else label}
-        return {**record, **changed}
+    return [field.name for field in dataclasses.fields(find_dataset(name))]

@@ -1,4 +1,4 @@
-"""What the examples of a split are like, counted while they are read."""
+"""Summary of the examples of a split, counted while they are read."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sft_jax.structs import CLASS_TASKS, Task
 
 @dataclasses.dataclass
 class SplitSummary:
-    """What the examples of a split are like; summaries add up.
+    """Summary of the examples of a split; summaries add up.
 
     Attributes:
-      n_examples: number of examples.
-      labels: class or label name to the number of its examples; of regression, number name to
-        the smallest and the largest.
-      lengths: modality to {steps: number of examples}, absent ones among them as 0.
-      not_finite: modality to the kinds of numbers that are not finite and how many.
-      moments: modality to the moments of its features, after such numbers have been treated.
-      rounded: of regression, number name to {rounded to a whole number: number of examples},
-        halves to the even one, as classes of sentiment are made.
-      types: modality to {dtype in which its numbers were read: number of examples}.
+      n_examples: Number of examples.
+      labels: Class or label name to the number of its examples; for regression, number name to
+        the smallest and the largest value.
+      lengths: Modality to {steps: number of examples}; 0 steps stand for an absent modality.
+      not_finite: Modality to {kind of numbers that are not finite: how many}.
+      moments: Modality to the moments of its features, after such numbers have been treated.
+      rounded: For regression, number name to {rounded to a whole number: number of examples};
+        halves go to the even one, like classes of sentiment.
+      types: Modality to {dtype in which its numbers were read: number of examples}.
     """
 
     n_examples: int = 0
@@ -47,12 +47,12 @@ class SplitSummary:
         else:
             values = np.asarray(label, np.float64).tolist()
             counted = {name: [v, v] for name, v in zip(names, values, strict=True)}
-            whole = {name: {round(of[0]): 1} for name, of in counted.items()}
+            whole = {name: {round(value[0]): 1} for name, value in counted.items()}
             self.rounded = _add_counts(self.rounded, whole)
         self.labels = _add_labels(self.labels, counted)
 
     def add_modality(self, name: str, length: int, dtype: str, bad: Mapping[str, int]) -> None:
-        """Counts what one example has of a modality, short of its moments."""
+        """Counts a modality of one example, without its moments."""
         for counts, added in (
             (self.not_finite, bad),
             (self.lengths, {length: 1}),
@@ -63,7 +63,7 @@ class SplitSummary:
                 seen[kind] = seen.get(kind, 0) + count
 
     def __add__(self, other: SplitSummary) -> SplitSummary:
-        """The summary of the examples of both."""
+        """Summary of the examples of both."""
         return SplitSummary(
             self.n_examples + other.n_examples,
             _add_labels(self.labels, other.labels),
@@ -81,7 +81,7 @@ class SplitSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        moments = {name: of.to_json() for name, of in self.moments.items()}
+        moments = {name: moment.to_json() for name, moment in self.moments.items()}
         return {
             **dataclasses.asdict(self),
             "moments": moments,
@@ -91,24 +91,24 @@ class SplitSummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SplitSummary:
-        """The exact inverse of `to_json`; what was once saved says nothing of types."""
+        """The exact inverse of `to_json`; earlier versions saved no types."""
         return cls(
             values["n_examples"],
             dict(values["labels"]),
             _with_whole_keys(values["lengths"]),
-            {name: dict(of) for name, of in values["not_finite"].items()},
-            {name: Moments.from_json(of) for name, of in values["moments"].items()},
+            {name: dict(kinds) for name, kinds in values["not_finite"].items()},
+            {name: Moments.from_json(moment) for name, moment in values["moments"].items()},
             _with_whole_keys(values["rounded"]),
             {name: dict(counts) for name, counts in values.get("types", {}).items()},
         )
 
 
 def _with_text_keys(counts: Mapping[str, dict[int, int]]) -> dict[str, dict[str, int]]:
-    return {name: {str(key): n for key, n in sorted(of.items())} for name, of in counts.items()}
+    return {name: {str(key): n for key, n in sorted(own.items())} for name, own in counts.items()}
 
 
 def _with_whole_keys(counts: Mapping[str, dict[str, int]]) -> dict[str, dict[int, int]]:
-    return {name: {int(key): n for key, n in of.items()} for name, of in counts.items()}
+    return {name: {int(key): n for key, n in own.items()} for name, own in counts.items()}
 
 
 def _add_labels(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What modalities are standardised by: mean and deviation of each feature, in float64."""
+"""Statistics that modalities are standardised by: mean and deviation of each feature."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Standardisation:
     """Mean and standard deviation of each feature of a modality.
 
     Attributes:
-      mean: one number per feature, in float64.
-      std: one positive number per feature, in float64.
+      mean: One number per feature, in float64.
+      std: One positive number per feature, in float64.
 
     Raises:
-      ValueError: if the lengths differ, or a number is not finite, or not positive in `std`.
+      ValueError: If the lengths differ, or a number is not finite, or not positive in `std`.
     """
 
     mean: tuple[float, ...]
@@ -53,9 +53,9 @@ class Standardisation:
             return standardised.astype(np.float32)
 
     def agrees(self, other: Standardisation) -> bool:
-        """Whether what the other one does differs by no more than float32 rounds.
+        """Tells if the effect of the other differs by no more than the rounding of float32.
 
-        What was once saved had been rounded to float32.
+        Earlier versions saved statistics that were rounded to float32.
         """
         if len(self.mean) != len(other.mean):
             return False
@@ -68,54 +68,54 @@ class Standardisation:
 
 
 def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
-    """Mean and standard deviation of every feature over the real steps of all examples.
+    """Computes mean and standard deviation of every feature over the real steps of all examples.
 
     Sums are kept in float64. A feature that never changes gets a deviation of 1.
 
     Args:
-      examples: at least one, not standardised.
+      examples: Examples, at least one, not standardised.
 
     Raises:
-      ValueError: if a number is not finite, or a modality has no real step at all.
+      ValueError: If a number is not finite, or a modality has no real step at all.
     """
     total: dict[str, Moments] = {}
     for example in examples:
         for name in example["inputs"]:
             values, real = finite_steps(example, name)
-            moments = Moments.of(values[real])
+            moments = Moments.from_values(values[real])
             total[name] = total[name] + moments if name in total else moments
     return standardisations(total)
 
 
 def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisation]:
-    """What modalities are standardised by, from the moments of their features.
+    """Makes the statistics of modalities from the moments of their features.
 
     Raises:
-      ValueError: if a modality has no step at all.
+      ValueError: If a modality has no step at all.
     """
-    for name, found in moments.items():
-        if not found.count:
+    for name, own in moments.items():
+        if not own.count:
             raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
     return {
-        name: Standardisation(mean=tuple(found.mean.tolist()), std=tuple(found.std.tolist()))
-        for name, found in moments.items()
+        name: Standardisation(mean=tuple(own.mean.tolist()), std=tuple(own.std.tolist()))
+        for name, own in moments.items()
     }
 
 
 def finite_steps(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a modality and which are real: all, unless the example has masks."""
+    """Gives the values of a modality, which must be finite, and the mask of its real steps."""
     values, real = real_steps(example, name)
     check_finite(example["id"], name, values, real)
     return values, real
 
 
-def same_statistics(saved: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether those of two datasets, as JSON gives them, agree (`Standardisation.agrees`)."""
-    return saved == found or agree(statistics_from_json(saved), statistics_from_json(found))
+def same_statistics(saved: Mapping[str, Any], computed: Mapping[str, Any]) -> bool:
+    """Tells if the statistics of two datasets, as JSON gives them, agree."""
+    return saved == computed or agree(statistics_from_json(saved), statistics_from_json(computed))
 
 
 def statistics_from_json(values: Mapping[str, Any]) -> dict[str, Standardisation]:
-    """What `dataclasses.asdict` was made of, as JSON gives it."""
+    """Makes statistics of the JSON values of `dataclasses.asdict`."""
     return {
         name: Standardisation(mean=tuple(saved["mean"]), std=tuple(saved["std"]))
         for name, saved in values.items()
@@ -123,7 +123,7 @@ def statistics_from_json(values: Mapping[str, Any]) -> dict[str, Standardisation
 
 
 def agree(first: Mapping[str, Standardisation], second: Mapping[str, Standardisation]) -> bool:
-    """Whether two datasets have the same modalities, and their statistics agree."""
+    """Tells if two datasets have the same modalities and their statistics agree."""
     return first.keys() == second.keys() and all(
         own.agrees(second[name]) for name, own in first.items()
     )

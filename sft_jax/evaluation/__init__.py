@@ -1,1 +1,1 @@
-"""What a trained model is worth: predictions, metrics and reports."""
+"""Evaluation of a trained model: predictions, metrics, tables and pictures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,25 +12,27 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sft_jax.data import pipeline
-from sft_jax.data.datasets import Example
-from sft_jax.evaluation import subsets
+from sft_jax.data.dataset import Example
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.losses import SCORE_NAMES, example_scores
 from sft_jax.parallel import preemption, sharding
-from sft_jax.structs import Task
-from sft_jax.training import step
+from sft_jax.structs import Batch, Task
+from sft_jax.training.step import Outputs, compile_eval_step
+
+MAX_MODALITIES = 4
+"""Largest number of modalities whose subsets are all evaluated: 15 evaluations."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model gives for each example of a split, in the order of the split.
+    """Outputs of a model for each example of a split, in the order of the split.
 
     Attributes:
-      ids: `[n]` strings.
+      ids: `[n]` names of the examples.
       labels: `[n]` true classes; for multi_label and regression `[n, c]` labels or numbers.
       logits: `[n, c]` floats, the outputs of the model: for regression predicted numbers.
       loss: `[n]` losses.
-      task: what was predicted.
+      task: Task of the model.
     """
 
     ids: np.ndarray
@@ -54,22 +57,22 @@ class Evaluator:
         """Prepares the evaluation.
 
         Args:
-          model: as `sft_jax.modules.factory.build_model` makes it.
-          source: the examples of the split.
-          batch_size: examples per batch, over all devices and processes.
-          mesh: the devices.
-          modalities: names of those that the model is given; by default all. An example
+          model: Module, such as `sft_jax.modules.factory.build_model` makes.
+          source: Examples of the split.
+          batch_size: Examples per batch, over all devices and processes.
+          mesh: Devices.
+          modalities: Names of the modalities that the model gets; by default all. An example
             that has none of them is evaluated like any other.
           loss: Loss of `sft_jax.ops.losses` that is reported, the one trained with.
 
         Raises:
-          ValueError: if `source` is empty, or for `modalities` as `check_subset` says.
+          ValueError: If `source` is empty, or as `check_subset` says of `modalities`.
         """
-        self._modalities = subsets.check_subset(model, modalities)
+        self._modalities = check_subset(model, modalities)
         self._source = source
         self._task = model.task
         self._mesh = mesh
-        self._step = step.compile_eval_step(model, mesh, loss)
+        self._step = compile_eval_step(model, mesh, loss)
         self._batches = pipeline.eval_batches(
             source,
             batch_size,
@@ -81,7 +84,7 @@ class Evaluator:
         """Predictions for every example, each once.
 
         Raises:
-          GivenUpError: where training evaluates and its process is told to end.
+          GivenUpError: If training evaluates and its process is told to end.
         """
         outputs = []
         for output in self._outputs(params):
@@ -96,20 +99,20 @@ class Evaluator:
         )
 
     def compile(self, params: Any) -> None:
-        """Compiles, if it has not been done, and looks at one batch for that."""
+        """Compiles with one batch, unless it has been done."""
         if not self.compiles:
             next(self._outputs(params))
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """The mean loss, and accuracy or mae (`SCORE_NAMES`), as training watches them.
+        """Computes the mean loss, and accuracy or mae (`SCORE_NAMES`), for training.
 
-        Both are NaN where an output of the model is NaN or infinite, so that it is never the
-        best: what is not a number has no largest.
+        Both are NaN if an output of the model is NaN or infinite, so that such parameters are
+        never the best.
         """
         return self.scores(self.predict(params))
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
-        """What a call gives, of predictions of its split."""
+        """Metrics of `__call__`, from predictions of its split."""
         scores: Any = np.float32(np.nan)
         if np.isfinite(predictions.logits).all():
             scores = example_scores(self._task, predictions.logits, predictions.labels)
@@ -120,29 +123,84 @@ class Evaluator:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those that the model is given, sorted."""
+        """Modalities that the model gets, sorted."""
         return self._modalities
 
     @property
     def compiles(self) -> int:
-        """How often the evaluation step was compiled."""
+        """Number of times the evaluation step was compiled."""
         return self._step._cache_size()
 
-    def _outputs(self, params: Any) -> Iterator[step.Outputs]:
+    def _outputs(self, params: Any) -> Iterator[Outputs]:
         for number, (batch, ids) in enumerate(self._batches):
-            given = subsets.restrict(batch, self._modalities)
-            # As `pipeline.eval_batches` shares them out.
+            batch = restrict(batch, self._modalities)
+            # `pipeline.eval_batches` deals the examples to the processes in turn.
             turns = np.arange(number * len(ids), (number + 1) * len(ids))
             positions = turns * jax.process_count() + jax.process_index()
-            placed = sharding.put_batch((given, positions.astype(np.int32)), self._mesh)
+            placed = sharding.put_batch((batch, positions.astype(np.int32)), self._mesh)
             yield self._step(params, *placed)
 
-    def _in_order(self, outputs: list[step.Outputs], name: str) -> np.ndarray:
-        """Joins what batches gave, in the order of the split and without what filled them up."""
+    def _in_order(self, outputs: list[Outputs], name: str) -> np.ndarray:
+        """Joins the outputs of batches in the order of the split, without their filling."""
         values, positions = [], []
         for output in outputs:
-            preemption.interruption_point()  # Here the host waits for what it has asked for.
+            preemption.interruption_point()  # Here the host waits for the devices.
             values.append(np.asarray(getattr(output, name), np.float32))
             positions.append(np.asarray(output.positions))
         order = np.argsort(np.concatenate(positions))
         return np.concatenate(values)[order][: len(self._source)]
+
+
+def check_subset(
+    model: MultimodalClassifier, modalities: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Returns the modalities to give to a model, sorted.
+
+    Args:
+      model: Model to evaluate.
+      modalities: Names of modalities. Defaults to all modalities of the model.
+
+    Raises:
+      ValueError: If there is none, one is unknown or named twice, or the logits of the model
+        depend on none of them.
+    """
+    known = sorted(model.modalities)
+    names = known if modalities is None else sorted(modalities)
+    allowed = f"allowed are {', '.join(known)}, each once"
+    if not names:
+        raise ValueError(f"modalities: at least one must be named; {allowed}")
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"modalities: unknown {', '.join(map(repr, unknown))}; {allowed}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"modalities: {', '.join(twice)} more than once; {allowed}")
+    used = model.mixed_modalities
+    if not set(names) & set(used):
+        raise ValueError(
+            f"modalities={','.join(names)}: the model classifies {', '.join(used)} alone, and"
+            " without it would give every example the same logits"
+        )
+    return tuple(names)
+
+
+def every_subset(model: MultimodalClassifier) -> list[tuple[str, ...]]:
+    """Non-empty sets of the modalities that the logits depend on, the largest first.
+
+    Raises:
+      ValueError: If the modalities are more than `MAX_MODALITIES`.
+    """
+    used = sorted(model.mixed_modalities)
+    if len(used) > MAX_MODALITIES:
+        raise ValueError(
+            f"{len(used)} modalities have {2 ** len(used) - 1} subsets; all can be evaluated at"
+            f" once for at most {MAX_MODALITIES} modalities, and one at a time for any number"
+        )
+    sizes = range(len(used), 0, -1)
+    return [subset for size in sizes for subset in itertools.combinations(used, size)]
+
+
+def restrict(batch: Batch, modalities: Sequence[str]) -> Batch:
+    """Batch with the inputs and masks of the given modalities alone."""
+    return batch.replace(
+        inputs={name: batch.inputs[name] for name in modalities},
+        masks={name: batch.masks[name] for name in modalities},
+    )

@@ -1,252 +1,65 @@
-"""The metrics of each task, computed by scikit-learn and scipy."""
+"""All metrics of predictions: those of the task, and families that the dataset asks for."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import scipy.stats
-from sklearn import metrics
-
+from sft_jax import plugins
+from sft_jax.data.metric_families import FAMILIES, load_family
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.evaluation.ranking import ranking_metrics
-from sft_jax.evaluation.scores import check_outputs
-from sft_jax.evaluation.sentiment import sentiment_metrics, sentiment_regression_metrics
-from sft_jax.structs import MetricFamily, Task
+from sft_jax.evaluation.tasks import (
+    classification_metrics,
+    multi_label_metrics,
+    ordinal_metrics,
+    regression_metrics,
+)
+from sft_jax.structs import Task
 
-PARTS: Mapping[Task, str] = {
+BREAKDOWN: Mapping[Task, str] = {
     "single_label": "per_class",
     "ordinal": "per_class",
     "multi_label": "per_label",
     "regression": "per_target",
 }
-"""Where the metrics of a task hold those of each class, label or target, by its name."""
+"""Key of the metrics of each class, label or target among the metrics of a task."""
 
-
-def task_metrics(
-    predictions: Predictions, names: Sequence[str], families: Sequence[MetricFamily] = ()
-) -> dict[str, Any]:
-    """The metrics of the task that the predictions are of, as JSON values.
-
-    Args:
-      predictions: of a split.
-      names: of the classes, labels or targets, in the order of the labels.
-      families: each adds its metrics under its own name (`FAMILIES`).
-
-    Raises:
-      NotFiniteError: if an output of the model is NaN or infinite, as any of the functions here.
-      ValueError: as the families say.
-    """
-    return {
-        **_TASKS[predictions.task](predictions, names),
-        **{family: FAMILIES[family](predictions, names) for family in families},
-    }
-
-
-def predicted_classes(predictions: Predictions) -> np.ndarray:
-    """The class `[n]` of the largest logit of each example, of equal ones the first.
-
-    Raises:
-      NotFiniteError: if a logit is NaN or infinite.
-    """
-    check_outputs(predictions.logits, predictions.ids)
-    return predictions.logits.argmax(axis=-1)
-
-
-def mean_loss(predictions: Predictions) -> float | None:
-    """The mean loss, None where it overflows."""
-    mean = float(predictions.loss.mean())
-    return mean if math.isfinite(mean) else None
-
-
-def classification_metrics(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of single-label classification.
-
-    The prediction is the class of the largest logit. `macro_f1` and `balanced_accuracy` are
-    means over the classes that have examples; a class without any has null in `per_class`.
-
-    Args:
-      predictions: of a split.
-      class_names: in the order of the labels.
-
-    Returns:
-      JSON values: `n_examples`, `accuracy`, `balanced_accuracy`, `macro_f1` and `loss` (the
-      mean cross-entropy); `per_class`, class name to `precision`, `recall`, `f1` and
-      `n_examples`; and `confusion_matrix`, rows of counts, by true and predicted class.
-    """
-    labels, predicted = predictions.labels, predicted_classes(predictions)
-    classes = np.arange(len(class_names))
-    scores = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0.0
-    )
-    per_class = {
-        name: {
-            "precision": float(precision) if count else None,
-            "recall": float(recall) if count else None,
-            "f1": float(f1) if count else None,
-            "n_examples": int(count),
-        }
-        for name, precision, recall, f1, count in zip(class_names, *scores, strict=True)
-    }
-    present = [values for values in per_class.values() if values["n_examples"]]
-    return {
-        "n_examples": len(labels),
-        "accuracy": float(metrics.accuracy_score(labels, predicted)),
-        "balanced_accuracy": float(np.mean([values["recall"] for values in present])),
-        "macro_f1": float(np.mean([values["f1"] for values in present])),
-        "loss": mean_loss(predictions),
-        "per_class": per_class,
-        "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
-    }
-
-
-def ordinal_metrics(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of ordered classes.
-
-    Args:
-      predictions: of a split.
-      class_names: in their order.
-
-    Returns:
-      What `classification_metrics` gives, and `mae`, the mean absolute error in classes, and
-      `quadratic_weighted_kappa` (Cohen 1968), null where all labels and predictions are of
-      one class.
-    """
-    labels, predicted = predictions.labels, predicted_classes(predictions)
-    kappa = None
-    if len(np.union1d(labels, predicted)) > 1:
-        classes = np.arange(len(class_names))
-        kappa = float(
-            metrics.cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic")
-        )
-    return {
-        **classification_metrics(predictions, class_names),
-        "mae": float(metrics.mean_absolute_error(labels, predicted)),
-        "quadratic_weighted_kappa": kappa,
-    }
-
-
-def multi_label_metrics(predictions: Predictions, label_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of multi-label classification.
-
-    A label is predicted where its probability is above 0.5. The macro means are over the
-    labels that some examples have and others have not; null if there is none.
-
-    Args:
-      predictions: of a split.
-      label_names: in their order.
-
-    Returns:
-      JSON values: `n_examples`; `accuracy`, the share of all labels of all examples predicted
-      rightly; `exact_match`, the share of examples with no wrong label;
-      `macro_average_precision`, `macro_roc_auc`, `macro_f1`; `micro_f1`, over all labels of
-      all examples; `loss` (the mean binary cross-entropy); and `per_label`, label name to
-      `average_precision`, `roc_auc`, `f1` (null for labels that the macro means leave out)
-      and `n_examples`, those that have it.
-    """
-    check_outputs(predictions.logits, predictions.ids)
-    labels, predicted = predictions.labels > 0.5, predictions.logits > 0
-    per_label = {
-        name: _label_metrics(labels[:, i], predicted[:, i], predictions.logits[:, i])
-        for i, name in enumerate(label_names)
-    }
-    return {
-        "n_examples": len(labels),
-        "accuracy": float(np.mean(labels == predicted)),
-        "exact_match": float(np.mean((labels == predicted).all(axis=1))),
-        "macro_average_precision": _mean(per_label, "average_precision"),
-        "macro_roc_auc": _mean(per_label, "roc_auc"),
-        "macro_f1": _mean(per_label, "f1"),
-        "micro_f1": float(metrics.f1_score(labels.ravel(), predicted.ravel(), zero_division=0.0)),
-        "loss": mean_loss(predictions),
-        "per_label": per_label,
-    }
-
-
-def regression_metrics(predictions: Predictions, target_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of regression.
-
-    `pearson_r` and `r2` are null for a target that is the same in all examples, and
-    `pearson_r` also where the prediction is.
-
-    Args:
-      predictions: of a split.
-      target_names: in their order.
-
-    Returns:
-      JSON values: `n_examples`; `mae`, `rmse`, `pearson_r` and `r2`, the means over those of
-      the targets that are not null, null if there is none; `loss` (the mean squared error);
-      and `per_target`, target name to the same four.
-    """
-    check_outputs(predictions.logits, predictions.ids)
-    labels = predictions.labels.astype(np.float64)
-    predicted = predictions.logits.astype(np.float64)
-    per_target = {
-        name: _target_metrics(labels[:, i], predicted[:, i]) for i, name in enumerate(target_names)
-    }
-    return {
-        "n_examples": len(labels),
-        **{name: _mean(per_target, name) for name in ("mae", "rmse", "pearson_r", "r2")},
-        "loss": mean_loss(predictions),
-        "per_target": per_target,
-    }
-
-
-def _ranking(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
-    return ranking_metrics(predictions.logits, predictions.labels, names)
-
-
-def _sentiment(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
-    del names
-    if predictions.task == "regression":
-        return sentiment_regression_metrics(
-            predictions.logits.squeeze(axis=1), predictions.labels.squeeze(axis=1)
-        )
-    return sentiment_metrics(predictions.logits, predictions.labels)
-
-
-Metrics = Callable[[Predictions, Sequence[str]], dict[str, Any]]
-
-_TASKS: Mapping[Task, Metrics] = {
+_TASKS: Mapping[Task, Callable[[Predictions, Sequence[str]], dict[str, Any]]] = {
     "single_label": classification_metrics,
     "ordinal": ordinal_metrics,
     "multi_label": multi_label_metrics,
     "regression": regression_metrics,
 }
 
-FAMILIES: Mapping[MetricFamily, Metrics] = {"ranking": _ranking, "sentiment": _sentiment}
-"""What computes each family of `DatasetInfo.metrics`, of predictions and names of classes."""
 
+def task_metrics(
+    predictions: Predictions, names: Sequence[str], families: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Computes the metrics of the predictions' task and the families asked for, as JSON values.
 
-def _label_metrics(
-    labels: np.ndarray, predicted: np.ndarray, logits: np.ndarray
-) -> dict[str, float | int | None]:
-    both = labels.any() and not labels.all()
+    Args:
+      predictions: Predictions of a split.
+      names: Names of the classes, labels or targets, in the order of the labels.
+      families: Names of families, as in `sft_jax.data.metric_families.load_family`. The metrics
+        of each stand under its name.
+
+    Raises:
+      NotFiniteError: If an output of the model is NaN or infinite.
+      ValueError: If there is no such family, or its function refuses the predictions.
+    """
     return {
-        "average_precision": (
-            float(metrics.average_precision_score(labels, logits)) if both else None
-        ),
-        "roc_auc": float(metrics.roc_auc_score(labels, logits)) if both else None,
-        "f1": float(metrics.f1_score(labels, predicted, zero_division=0.0)) if both else None,
-        "n_examples": int(labels.sum()),
+        **_TASKS[predictions.task](predictions, names),
+        **{family: _family_metrics(family, predictions, names) for family in families},
     }
 
 
-def _target_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float | None]:
-    varied = np.ptp(labels) > 0
-    correlated = varied and np.ptp(predicted) > 0
-    return {
-        "mae": float(metrics.mean_absolute_error(labels, predicted)),
-        "rmse": float(metrics.root_mean_squared_error(labels, predicted)),
-        "pearson_r": (
-            float(scipy.stats.pearsonr(labels, predicted).statistic) if correlated else None
-        ),
-        "r2": float(metrics.r2_score(labels, predicted)) if varied else None,
-    }
+def _family_metrics(name: str, predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
+    compute = load_family(name).compute
+    if isinstance(compute, str):
+        compute = plugins.load(compute, f"metrics: compute of {name}")
+    return compute(predictions, names)
 
 
-def _mean(parts: Mapping[str, Mapping[str, float | int | None]], metric: str) -> float | None:
-    values = [value for of in parts.values() if (value := of[metric]) is not None]
-    return float(np.mean(values)) if values else None
+def is_family(key: str) -> bool:
+    """True for a key of a result that is the name of a family of metrics."""
+    return key in FAMILIES or plugins.is_import_path(key)

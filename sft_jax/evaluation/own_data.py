@@ -1,4 +1,4 @@
-"""What a run was made of: its own data, and where it is by now."""
+"""Data and checkpoint of a run: is the data its own, where is it now, and errors that name both."""
 
 from __future__ import annotations
 
@@ -8,35 +8,39 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sft_jax import config_io
-from sft_jax.data_config import DataConfig
+from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.evaluation.scores import NotFiniteError
-from sft_jax.runs import directory
-from sft_jax.runs.directory import RunDirectoryError
-from sft_jax.runs.storage import AnyPath
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 
 
 def fingerprints(
-    workdir: AnyPath, description: Mapping[str, Any], equal: bool
+    run: RunDirectory, description: Mapping[str, Any], equal: bool
 ) -> Mapping[str, str] | None:
-    """Split to the fingerprint of the data that a run was given; None if it is given again.
+    """Split to the fingerprint of the data that a run was trained on.
+
+    None means that the dataset evaluated on counts as that data.
 
     Args:
-      workdir: the run directory.
-      description: of a checkpoint.
-      equal: whether all else that is known of it and of what it is evaluated on is equal, which
-        has to do for a run that kept none.
+      run: Run directory.
+      description: Description of a checkpoint of the run.
+      equal: Whether the `DatasetInfo` of both are equal. It decides for a run that saved no
+        fingerprints.
     """
     if not description.get("own_dataset"):
         return {}
-    found = directory.fingerprints(workdir)
-    return None if found is None and equal else found or {}
+    saved = run.fingerprints()
+    return None if saved is None and equal else saved or {}
 
 
-def with_folders(data: DataConfig, folders: Mapping[str, str]) -> DataConfig:
-    """A config of data with some of its folders elsewhere.
+def with_folders(data: DatasetEntry, folders: Mapping[str, str]) -> DatasetEntry:
+    """Returns a config of data with some of its folders elsewhere.
+
+    Args:
+      data: Config of the data.
+      folders: Field of the config to folder.
 
     Raises:
-      ValueError: for a field that is none of its folders.
+      ValueError: For a field that is not a folder of this data.
     """
     allowed = config_io.folders(data)
     if unknown := sorted(set(folders) - set(allowed)):
@@ -49,8 +53,8 @@ def with_folders(data: DataConfig, folders: Mapping[str, str]) -> DataConfig:
 
 
 @contextlib.contextmanager
-def telling_of_folders(workdir: AnyPath, data: DataConfig) -> Iterator[None]:
-    """Within, an error about data says how to tell where it is."""
+def naming_folders(run: RunDirectory, data: DatasetEntry) -> Iterator[None]:
+    """Adds the folders of the data, and the flags that change them, to errors in the context."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -58,16 +62,16 @@ def telling_of_folders(workdir: AnyPath, data: DataConfig) -> Iterator[None]:
         now = ", ".join(f"{field}={getattr(data, field) or 'its default'}" for field in fields)
         flags = " or ".join(f"--{field}=FOLDER" for field in fields)
         raise RunDirectoryError(
-            f"the data of {workdir} can't be opened, with {now}: {error}\nIf it is elsewhere by"
-            f" now, say where: {flags} of eval.py, or data_folders of evaluate_run. Any other is"
-            " given in Python, as evaluate_run(..., dataset=...)"
+            f"the data of {run} can't be opened, with {now}: {error}\nIf the data has moved,"
+            f" name its folder: {flags} of eval.py, or data_folders of evaluate_run. To evaluate"
+            " on other data, use evaluate_run(..., dataset=...) in Python"
         ) from error
 
 
 @contextlib.contextmanager
-def naming_checkpoint(workdir: AnyPath, which: str, step: int) -> Iterator[None]:
-    """Within, an error about outputs of the model says of which checkpoint they are."""
+def naming_checkpoint(run: RunDirectory, which: str, step: int) -> Iterator[None]:
+    """Adds the checkpoint to errors about outputs of the model in the context."""
     try:
         yield
     except NotFiniteError as error:
-        raise NotFiniteError(f"{workdir}, {which} checkpoint, step {step}: {error}") from None
+        raise NotFiniteError(f"{run}, {which} checkpoint, step {step}: {error}") from None

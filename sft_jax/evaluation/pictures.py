@@ -1,4 +1,4 @@
-"""What all pictures share: text as it is, fonts that have it, bounded sizes, errors reported."""
+"""Tools of all pictures: literal text, fonts that have its characters, errors as warnings."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ _LITERAL: dict[Any, Any] = {
     "axes.formatter.use_mathtext": False,
 }
 _BOXES = "Last Resort"
-"""Fonts of this name have nothing else."""
+"""Name of fonts that draw a box for every character."""
 
 
 @contextlib.contextmanager
 def drawn(path: AnyPath, size: tuple[float, float], texts: Iterable[str] = ()) -> Iterator[Figure]:
-    """A figure to draw on, which is written when that is done.
+    """Yields a figure to draw on, and writes the picture at the end of the context.
 
-    No text is taken for a formula. One of several processes writes the file.
+    Text is never parsed as a formula. Only the first of several processes writes the file.
 
     Args:
-      path: of the picture; its ending says in which format.
-      size: width and height in inches.
-      texts: what is written in it of names, so that fonts are found that have their characters.
+      path: Path of the picture. Its ending selects the format.
+      size: Width and height in inches.
+      texts: Names that will be drawn. Fonts that have their characters are selected.
     """
     families, lacking = _families(frozenset("".join(texts)))
     if lacking:
         _logger.warning(
-            "no font here has %s%s: %s shows boxes in their place; install one that has, such as"
-            " Noto Sans CJK",
+            "no font here has %s%s: %s shows boxes in their place; install a font that has them,"
+            " such as Noto Sans CJK",
             lacking[:20],
             " and more" if len(lacking) > 20 else "",
             path,
         )
     rc = {**_LITERAL, "font.family": families, "savefig.dpi": _DPI}
     with matplotlib.rc_context(rc), warnings.catch_warnings():
-        # It is told of above.
+        # The warning above names these characters already.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=size, layout="constrained")
         yield figure
@@ -66,16 +66,16 @@ def drawn(path: AnyPath, size: tuple[float, float], texts: Iterable[str] = ()) -
 
 @contextlib.contextmanager
 def reported(path: AnyPath) -> Iterator[None]:
-    """Within, an error costs no more than the picture: a warning names it and the cause."""
+    """Turns an error inside the context into a warning that names the picture and the cause."""
     try:
         yield
     except Exception as error:
-        why = " ".join(str(error).split())
-        _logger.warning("picture %s was not drawn: %s: %s", path, type(error).__name__, why)
+        cause = " ".join(str(error).split())
+        _logger.warning("picture %s was not drawn: %s: %s", path, type(error).__name__, cause)
 
 
 def check_format(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError unless the ending of a path is that of a picture, or it has none."""
+    """Raises ValueError if a path has an ending that is not that of a picture."""
     ending = os.path.splitext(path)[1][1:]
     known = Figure().canvas.get_supported_filetypes()
     if ending and ending.lower() not in known:
@@ -84,43 +84,44 @@ def check_format(path: str | os.PathLike[str]) -> None:
         )
 
 
-def labels(names: Mapping[int, str], most: int) -> list[str]:
-    """Names to stand side by side, each in one line of at most `most` columns.
+def labels(names: Mapping[int, str], width: int) -> list[str]:
+    """Labels of an axis, each in one line.
 
-    Numbers go before those that could not be told apart by what is left or can be drawn of them.
+    If two shortened names are equal, or no font has all their characters, each label begins
+    with its number.
 
     Args:
-      names: number to name.
-      most: columns of each, without its number.
+      names: Number to name.
+      width: Columns of each label at most, without its number.
     """
-    short = [shortened(name, most) for name in names.values()]
+    short = [shortened(name, width) for name in names.values()]
     _, lacking = _families(frozenset("".join(short)))
     if len({*short}) == len(short) and not lacking:
         return short
     return [f"{number}: {text}" for number, text in zip(names, short, strict=True)]
 
 
-def shortened(text: str, most: int) -> str:
-    """A text in one line that takes at most `most` columns, if need be without its middle."""
+def shortened(text: str, width: int) -> str:
+    """Text in one line of at most `width` columns; a longer text loses its middle."""
     text = _printable(text)
-    if columns(text) <= most:
+    if columns(text) <= width:
         return text
-    room = max(most - 1, 2)
-    head, tail = _fitting(text, -(-2 * room // 3)), _fitting(text[::-1], room // 3)[::-1]
+    room = max(width - 1, 2)
+    head, tail = _prefix(text, -(-2 * room // 3)), _prefix(text[::-1], room // 3)[::-1]
     return f"{head}…{tail}"
 
 
-def wrapped(text: str, most: int) -> str:
-    """A text in lines of at most `most` columns, cut between words where that can be."""
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most `width` columns, broken between words where possible."""
     lines = [""]
     for word in _printable(text).split(" "):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
-        if columns(joined) <= most:
+        if columns(joined) <= width:
             lines[-1] = joined
             continue
         lines += [""] if lines[-1] else []
-        while columns(word) > most:
-            lines[-1] = _fitting(word, most)
+        while columns(word) > width:
+            lines[-1] = _prefix(word, width)
             word = word[len(lines[-1]) :]
             lines.append("")
         lines[-1] = word
@@ -128,7 +129,7 @@ def wrapped(text: str, most: int) -> str:
 
 
 def columns(text: str) -> int:
-    """How wide a text is, in Latin letters; characters of East Asia count as two."""
+    """Width of a text in Latin letters; East Asian characters count as two."""
     return sum(map(_columns, text))
 
 
@@ -138,46 +139,49 @@ def _columns(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _fitting(text: str, most: int) -> str:
-    """As much of the beginning as fits, of one character at least."""
+def _prefix(text: str, width: int) -> str:
+    """Longest prefix of at most `width` columns; at least one character."""
     used = 0
     for i, character in enumerate(text):
         used += _columns(character)
-        if used > most and i:
+        if used > width and i:
             return text[:i]
     return text
 
 
 def _printable(text: str) -> str:
-    """White space as one space each, and � in place of what no font can have."""
+    """Text with white space as single spaces, and with � for unprintable characters."""
     text = " ".join(text.split())
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @functools.lru_cache(maxsize=32)
 def _families(characters: frozenset[str]) -> tuple[list[str], str]:
-    """The usual fonts, and after them others that have what they lack; and what none has."""
-    usual = [*matplotlib.rcParams["font.family"]]
-    wanted = {ord(c) for c in characters if c.isprintable() and not c.isspace()}
-    path = font_manager.findfont(font_manager.FontProperties(family=usual))
-    lacking, others = wanted - _characters(path), []
+    """Names of the default fonts and of others that have the characters these lack.
+
+    Also returns the characters that no font has.
+    """
+    defaults = [*matplotlib.rcParams["font.family"]]
+    needed = {ord(c) for c in characters if c.isprintable() and not c.isspace()}
+    path = font_manager.findfont(font_manager.FontProperties(family=defaults))
+    lacking, others = needed - _characters(path), []
     candidates = {font.name: _characters(font.fname) for font in _fonts()} if lacking else {}
     while lacking and candidates:
         name = max(candidates, key=lambda name: len(candidates[name] & lacking))
-        if not (found := candidates.pop(name) & lacking):
+        if not (gained := candidates.pop(name) & lacking):
             break
         others.append(name)
-        lacking -= found
-    return usual + others, "".join(map(chr, sorted(lacking)))
+        lacking -= gained
+    return defaults + others, "".join(map(chr, sorted(lacking)))
 
 
 def _fonts() -> list[font_manager.FontEntry]:
-    """Upright fonts of ordinary weight, those among them that matplotlib has not seen as yet."""
+    """Upright fonts of ordinary weight, including those that matplotlib has not listed yet."""
     manager = font_manager.fontManager
     known = {font.fname for font in manager.ttflist}
     for path in font_manager.findSystemFonts():
         if path not in known:
-            with contextlib.suppress(Exception):  # Of a format that it can't read.
+            with contextlib.suppress(Exception):  # matplotlib can't read every format.
                 manager.addfont(path)
     return [
         font
@@ -189,5 +193,5 @@ def _fonts() -> list[font_manager.FontEntry]:
 def _characters(path: str) -> set[int]:
     try:
         return {*font_manager.get_font(path).get_charmap()}
-    except Exception:  # Whatever is wrong with the file, it is of no use.
+    except Exception:  # A font file that can't be read has no characters to offer.
         return set()

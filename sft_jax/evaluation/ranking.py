@@ -1,4 +1,4 @@
-"""Metrics of how classes and examples are ranked, as reported on VGGSound and AudioSet."""
+"""Ranking metrics of classes and examples, as reported on VGGSound and AudioSet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn import metrics
 
+from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.scores import check_scores, softmax
+
+
+def ranking_of_predictions(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
+    """The family `ranking`: `ranking_metrics` of the predictions of a split."""
+    return ranking_metrics(predictions.logits, predictions.labels, class_names)
 
 
 def ranking_metrics(
@@ -20,43 +26,48 @@ def ranking_metrics(
     *,
     faithful: bool = False,
 ) -> dict[str, Any]:
-    """Top-k accuracy, and how well each class ranks the examples, one class against the rest.
+    """Top-k accuracy, and the ranking of the examples by each class against the rest.
 
-    For each class, average precision and area under the ROC curve (AUC) tell how far up the
-    examples of that class stand when all examples are sorted by its probability. The means
-    are over the classes for which a value is defined: an average precision needs an example
-    of the class, an AUC one of another class too.
+    For each class the examples are sorted by its probability. Average precision and the area
+    under the ROC curve (AUC) measure how far up the examples of the class stand. Both means are
+    over the classes whose value is defined. An average precision needs an example of the class.
+    An AUC also needs an example of another class.
 
-    `d' = sqrt(2) Phi^-1(AUC)`, Phi the standard normal distribution function: how many standard
-    deviations apart two normal distributions of scores with that AUC are.
+    `d' = sqrt(2) Phi^-1(AUC)`, with Phi the standard normal distribution function. It is the
+    distance, in standard deviations, of two normal distributions of scores with that AUC.
 
     Args:
-      logits: of each example and class.
-      labels: true classes.
-      class_names: in the order of the labels.
-      faithful: compute what the code of Ding et al. 2021 does: sort the examples by logit
-        instead of probability, which compares badly across examples; count the average
-        precision of a class without examples as 0 in the mean; and leave the mean AUC
-        undefined where the AUC of a class is.
+      logits: Logits of each example and class.
+      labels: True class of each example.
+      class_names: Names of the classes, in the order of the labels.
+      faithful: Whether to compute what the code of Ding et al. 2021 does. It sorts the examples
+        by logit instead of probability, although logits of different examples do not compare.
+        A class without examples enters the mean average precision as 0. If the AUC of one
+        class is undefined, so is their mean AUC.
 
     Returns:
-      JSON values, fractions of 1: `top1`; `top5`, only of five classes or more; `mAP`, the mean
-      average precision; `mAUC`, the mean AUC; `d_prime`, that of the mean AUC;
-      `absent_classes`, the names of those without examples, which the means leave out; and
-      `per_class`, class name to `average_precision`, `roc_auc` and `d_prime`. What is
-      undefined is None, and so is an infinite d', that of an AUC of 0 or 1.
+      JSON values, fractions of 1:
+
+      * `top1`, and `top5` if there are five classes or more;
+      * `mAP`, the mean average precision; `mAUC`, the mean AUC; `d_prime`, that of the mean AUC;
+      * `absent_classes`, the names of the classes without examples, which the means leave out;
+      * `per_class`, class name to `average_precision`, `roc_auc` and `d_prime`.
+
+      Undefined values are None. So is an infinite d', that of an AUC of 0 or 1.
 
     Raises:
-      ValueError: if there is no example, shapes do not fit, a logit is not finite, or a label
+      ValueError: If there is no example, shapes do not fit, a logit is not finite, or a label
         is out of range.
     """
     logits, labels = check_scores(logits, labels)
     if len(class_names) != logits.shape[1]:
         raise ValueError(f"{len(class_names)} class names for logits of {logits.shape[1]} classes")
     scores = logits if faithful else softmax(logits)
-    per_class = {name: _of_class(labels == i, scores[:, i]) for i, name in enumerate(class_names)}
-    precisions = [of["average_precision"] for of in per_class.values()]
-    areas = [of["roc_auc"] for of in per_class.values()]
+    per_class = {
+        name: _one_against_rest(labels == i, scores[:, i]) for i, name in enumerate(class_names)
+    }
+    precisions = [values["average_precision"] for values in per_class.values()]
+    areas = [values["roc_auc"] for values in per_class.values()]
     undefined = faithful and None in areas
     mean_area = None if undefined else _mean(areas)
     return {
@@ -72,13 +83,13 @@ def ranking_metrics(
 def top_k_accuracy(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"], k: int
 ) -> float:
-    """The share of examples whose class has one of the k largest logits.
+    """Share of examples whose true class has one of the k largest logits.
 
-    Of equal logits the first classes count as larger, as with `argmax`, unlike in
-    scikit-learn.
+    Among equal logits the first classes count as larger, as in `argmax`. Scikit-learn breaks
+    ties the other way.
 
     Raises:
-      ValueError: if `k` is not from 1 to the number of classes.
+      ValueError: If `k` is not from 1 to the number of classes.
     """
     classes = logits.shape[1]
     if not 1 <= k <= classes:
@@ -94,19 +105,18 @@ def d_prime(area: float | None) -> float | None:
     return 2**0.5 * statistics.NormalDist().inv_cdf(area)
 
 
-def _of_class(positive: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> dict[str, Any]:
-    some = positive.any()
-    area = float(metrics.roc_auc_score(positive, score)) if some and not positive.all() else None
-    return {
-        "average_precision": float(metrics.average_precision_score(positive, score))
-        if some
-        else None,
-        "roc_auc": area,
-        "d_prime": d_prime(area),
-    }
+def _one_against_rest(
+    positive: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]
+) -> dict[str, Any]:
+    precision = area = None
+    if positive.any():
+        precision = float(metrics.average_precision_score(positive, score))
+        if not positive.all():
+            area = float(metrics.roc_auc_score(positive, score))
+    return {"average_precision": precision, "roc_auc": area, "d_prime": d_prime(area)}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are defined, None without any."""
+    """Mean of the defined values; None if there are none."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None

@@ -1,114 +1,115 @@
-"""Metrics as a person reads them: tables, a picture, a file of predictions."""
+"""Results as people read them: tables, files of predictions, names of files."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import scipy.special
 from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-from sft_jax.evaluation import pictures, subsets
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.evaluation.metrics import FAMILIES, PARTS
+from sft_jax.evaluation.metrics import BREAKDOWN, is_family
 from sft_jax.evaluation.scores import check_outputs
-from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 from sft_jax.structs import CLASS_TASKS
+
+OWN = "own"
+"""Value of `data` in a result on the data of the run itself."""
+
+_MAX_LETTERS = 150
+"""Largest number of letters that the names of modalities take in the name of a file."""
 
 
 def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     """Prints the metrics of a split, and those of each class, label or target.
 
-    Each family of metrics beside those of the task has a table of its own, without its classes.
+    Each family of metrics has a table of its own, without nested values.
+
+    Args:
+      console: Terminal or file to print to.
+      result: Result of `evaluate_run`.
     """
-    console.print(
-        f"{result['split']}: {result['n_examples']} examples,"
-        f" {result['checkpoint']} checkpoint, step {result['step']}"
-        + (f", {', '.join(result['modalities'])} alone" if result.get("left_out") else "")
-        + _other_data(result),
-        highlight=False,
-    )
-    of_task = {k: v for k, v in result.items() if v is None or isinstance(v, float)}
-    console.print(_values_table("metric", of_task))
-    for family in FAMILIES:
-        if family in result:
-            console.print(_values_table(family, result[family]))
-    (key,) = set(result) & set(PARTS.values())
-    parts = Table()
-    parts.add_column(key.removeprefix("per_"))
-    for name in next(iter(result[key].values())):
-        parts.add_column(name.removeprefix("n_"), justify="right")
-    for name, values in result[key].items():
-        parts.add_row(markup.escape(name), *(_shown(value, 3) for value in values.values()))
-    console.print(parts)
-
-
-def _other_data(result: Mapping[str, Any]) -> str:
-    own = result.get("data", subsets.OWN) == subsets.OWN
-    return "" if own else f", other data ({result['data'][:12]})"
-
-
-def _values_table(heading: str, values: Mapping[str, Any]) -> Table:
-    """A table of names and values; a list is one of names, and what is nested is left out."""
+    console.print(_heading(result), highlight=False)
+    scalars = {k: v for k, v in result.items() if v is None or isinstance(v, float)}
+    console.print(_values_table("metric", scalars))
+    for name in filter(is_family, result):
+        console.print(_values_table(name, result[name]))
+    (key,) = set(result) & set(BREAKDOWN.values())
     table = Table()
-    table.add_column(heading)
-    table.add_column("value", justify="right")
-    for name, value in values.items():
-        if isinstance(value, list):
-            table.add_row(name, markup.escape(", ".join(value)) or "-")
-        elif not isinstance(value, dict):
-            table.add_row(name, _shown(value, 4))
-    return table
+    table.add_column(key.removeprefix("per_"))
+    for name in next(iter(result[key].values())):
+        table.add_column(name.removeprefix("n_"), justify="right")
+    for name, values in result[key].items():
+        table.add_row(markup.escape(name), *(_cell(value, 3) for value in values.values()))
+    console.print(table)
 
 
 def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
-    """Prints what `evaluate_every_subset` found, a row for each subset."""
-    console.print(
-        f"{result['split']}: {result['n_examples']} examples,"
-        f" {result['checkpoint']} checkpoint, step {result['step']}{_other_data(result)}",
-        highlight=False,
-    )
+    """Prints the result of `evaluate_every_subset`, one row for each subset."""
+    console.print(_heading(result), highlight=False)
     table = Table()
     table.add_column("modalities")
     for name in (result["score"], "loss"):
         table.add_column(name, justify="right")
     for row in result["subsets"]:
-        values = (_shown(row[name], 4) for name in (result["score"], "loss"))
+        values = (_cell(row[name], 4) for name in (result["score"], "loss"))
         table.add_row(", ".join(row["modalities"]), *values)
     console.print(table)
 
 
 def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
-    """Prints what `sft_jax.evaluation.seeds.evaluate_seeds` found, a row for each metric.
+    """Prints the result of `sft_jax.evaluation.seeds.evaluate_seeds`, one row for each metric.
 
-    Each family of metrics beside those of the task has a table of its own.
+    Each family of metrics has a table of its own.
     """
-    console.print(
-        f"{result['split']}: {result['n_examples']} examples, {result['n_seeds']} seeds,"
-        f" {result['checkpoint']} checkpoint"
-        + (f", {', '.join(result['modalities'])} alone" if result["left_out"] else "")
-        + _other_data(result)
-        + "; ± is the sample standard deviation over the seeds",
-        highlight=False,
-    )
+    spread = "; ± is the sample standard deviation over the seeds"
+    console.print(_heading(result) + spread, highlight=False)
     if result["unfinished"]:
         console.print(
             f"not trained to the end yet: seeds {', '.join(map(str, result['unfinished']))}",
             highlight=False,
         )
-    of_task = {name: of for name, of in result["metrics"].items() if name not in FAMILIES}
-    console.print(_seeds_table("metric", result, of_task))
-    for family in FAMILIES:
-        if family in result["metrics"]:
-            console.print(_seeds_table(family, result, result["metrics"][family]))
+    metrics = result["metrics"]
+    scalars = {name: spread for name, spread in metrics.items() if not is_family(name)}
+    console.print(_seeds_table("metric", result, scalars))
+    for name in filter(is_family, metrics):
+        console.print(_seeds_table(name, result, metrics[name]))
+
+
+def _heading(result: Mapping[str, Any]) -> str:
+    """Line that names the split, checkpoint, modalities and data of a result."""
+    seeds = f", {result['n_seeds']} seeds" if "n_seeds" in result else ""
+    step = f", step {result['step']}" if "step" in result else ""
+    left_out = result.get("left_out")
+    other = result.get("data", OWN)
+    return (
+        f"{result['split']}: {result['n_examples']} examples{seeds},"
+        f" {result['checkpoint']} checkpoint{step}"
+        + (f", {', '.join(result['modalities'])} alone" if left_out else "")
+        + ("" if other == OWN else f", other data ({other[:12]})")
+    )
+
+
+def _values_table(heading: str, values: Mapping[str, Any]) -> Table:
+    """Table of names and values. A list holds names; nested mappings are left out."""
+    table = Table()
+    table.add_column(heading)
+    table.add_column("value", justify="right")
+    for name, value in values.items():
+        if isinstance(value, list):
+            table.add_row(name, markup.escape(", ".join(map(str, value))) or "-")
+        elif not isinstance(value, dict):
+            table.add_row(name, _cell(value, 4))
+    return table
 
 
 def _seeds_table(heading: str, result: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
@@ -116,145 +117,72 @@ def _seeds_table(heading: str, result: Mapping[str, Any], metrics: Mapping[str, 
     table.add_column(heading)
     for name in (*(f"seed {seed}" for seed in result["seeds"]), "mean ± std"):
         table.add_column(name, justify="right")
-    for name, of in metrics.items():
-        values = (_shown(value, 4) for value in of["values"])
-        table.add_row(name, *values, f"{_shown(of['mean'], 4)} ± {_shown(of['std'], 4)}")
+    for name, metric in metrics.items():
+        values = (_cell(value, 4) for value in metric["values"])
+        table.add_row(name, *values, f"{_cell(metric['mean'], 4)} ± {_cell(metric['std'], 4)}")
     table.add_section()
     table.add_row("step", *map(str, result["steps"]), "")
     return table
 
 
-def _shown(value: float | int | str | None, digits: int) -> str:
+def _cell(value: float | int | str | None, digits: int) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-MOST_COUNTED = 40
-"""The counts are written into a confusion matrix of as many classes at most."""
-MOST_NAMED = 100
-"""Of more classes than these not all are named in a confusion matrix."""
-MOST_SQUARES = 2_000
-"""Of more classes than these neighbours are drawn as one."""
-MOST_PANELS = 24
-"""Of more numbers than these the first are drawn."""
-MOST_POINTS = 20_000
-"""Of more examples than these some are drawn."""
+def file_stem(result: Mapping[str, Any]) -> str:
+    """Names the files of a result, without their ending. Different results get different names.
 
-_SIDE = 17.0
-_NAME_COLUMNS = 32
+    The name is `SPLIT` for the best checkpoint, all modalities and the run's own data. Each
+    departure is appended, in this order:
 
-
-def draw(folder: AnyPath, name: str, result: Mapping[str, Any], predictions: Predictions) -> None:
-    """Draws what there is to draw of a task, as `NAME_WHAT.png`.
-
-    A confusion matrix of classes, ordered or not; predicted against true numbers; of labels
-    nothing. What goes wrong is logged as a warning that names the picture.
-    """
-    if predictions.task == "multi_label":
-        return
-    what = "scatter" if predictions.task == "regression" else "confusion_matrix"
-    path = folder / f"{name}_{what}.png"
-    with pictures.reported(path):
-        names = tuple(result[PARTS[predictions.task]])
-        score = SCORE_NAMES[predictions.task]
-        title = f"{name}: {score} {result[score]:.3f} of {result['n_examples']}"
-        if predictions.task == "regression":
-            draw_scatter(path, predictions, names, title)
-        else:
-            draw_confusion_matrix(path, result["confusion_matrix"], names, title)
-
-
-def draw_confusion_matrix(
-    path: AnyPath, matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str
-) -> None:
-    """Draws counts, coloured by their share of the true class.
-
-    The picture is of the same size for 100 classes and for more. Of more than `MOST_NAMED` some
-    are named, evenly spread, of more than `MOST_COUNTED` the counts are not written, and of more
-    than `MOST_SQUARES` neighbours are drawn as one.
+    * `-FIRST-SECOND`, the sorted names of the modalities given, or their digest if too long;
+    * `@CHECKPOINT`, latest or a step;
+    * `+DATA`, the first digits of the data's fingerprint.
 
     Args:
-      path: of the picture.
-      matrix: counts by true and predicted class.
-      class_names: in the order of the classes. Long ones lose their middle.
-      title: of the picture.
+      result: Result with `split`, `modalities` and `left_out`. `checkpoint` and `data` default
+        to best and own.
     """
-    counts = np.asarray(matrix)
-    n = len(class_names)
-    pitch = min(max(16 / n, _SIDE / MOST_NAMED), 0.55)
-    side = min(max(pitch * n, 2.2), _SIDE)
-    named = range(0, n, -(-n // MOST_NAMED))
-    names = pictures.labels({i: class_names[i] for i in named}, _NAME_COLUMNS)
-    font = 10 if pitch > 0.25 else 8
-    longest = max(map(pictures.columns, names)) * 0.6 * font / 72
-    size = (side + longest + 1.6, side + longest + 1.2)
-    # As many squares as there are pixels for.
-    together = -(-n // MOST_SQUARES)
-    for axis in (0, 1):
-        counts = np.add.reduceat(counts, np.arange(0, n, together), axis=axis)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with pictures.drawn(path, size, [*names, title]) as figure:
-        axes = figure.subplots()
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        figure.colorbar(image, ax=axes, label="share of the true class", aspect=40, pad=0.02)
-        axes.set(xlabel="predicted class", ylabel="true class")
-        axes.set_title(pictures.wrapped(title, int(size[0] * 10)))
-        rotation = 90 if longest > 0.9 * side / n else 0
-        places = [i / together for i in named]
-        axes.set_xticks(places, names, rotation=rotation, fontsize=font)
-        axes.set_yticks(places, names, fontsize=font)
-        if n > MOST_COUNTED:
-            return
-        # As large as it may be for the longest count to stay within its square.
-        font_of_counts = min(10.0, pitch * 72 / (0.65 * len(str(counts.max()))))
-        for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column, row, str(count), ha="center", va="center", color=colour,
-                fontsize=font_of_counts,
-            )  # fmt: skip
+    modalities = "-".join(result["modalities"]) if result["left_out"] else ""
+    if len(modalities) > _MAX_LETTERS:
+        modalities = hashlib.sha256(modalities.encode()).hexdigest()[:16]
+    checkpoint, data = result.get("checkpoint", "best"), result.get("data", OWN)
+    return "".join(
+        [
+            _escaped(result["split"]),
+            f"-{modalities}" if modalities else "",
+            f"@{_escaped(checkpoint)}" if checkpoint != "best" else "",
+            f"+{data[:12]}" if data != OWN else "",
+        ]
+    )
 
 
-def draw_scatter(path: AnyPath, predictions: Predictions, names: Sequence[str], title: str) -> None:
-    """Draws the predictions of a regression against the truth, one panel for each number.
+def _escaped(text: str) -> str:
+    """Text with all characters except ASCII letters, digits and _ as %XX of their UTF-8."""
 
-    Of more than `MOST_PANELS` numbers the first are drawn, and of more than `MOST_POINTS` examples
-    some, evenly spread; the title says so.
-    """
-    shown, step = names[:MOST_PANELS], -(-len(predictions.labels) // MOST_POINTS)
-    if len(shown) < len(names):
-        title += f"; the first {len(shown)} of {len(names)} numbers"
-    if step > 1:
-        title += f"; one of {step} examples is drawn"
-    columns = min(len(shown), 4)
-    rows = -(-len(shown) // columns)
-    size = (3.5 * columns + 0.5, 3.5 * rows + 0.5)
-    with pictures.drawn(path, size, [*shown, title]) as figure:
-        figure.suptitle(pictures.wrapped(title, int(size[0] * 10)))
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in panels[len(shown) :]:
-            axes.set_axis_off()
-        for i, name in enumerate(shown):
-            axes = panels[i]
-            true, predicted = predictions.labels[::step, i], predictions.logits[::step, i]
-            axes.scatter(true, predicted, s=8, alpha=0.5)
-            middle = float(true.mean())
-            axes.axline((middle, middle), slope=1, color="grey", linewidth=1)
-            axes.set(xlabel="true", ylabel="predicted")
-            axes.set_title(pictures.shortened(name, _NAME_COLUMNS))
+    def escape(match: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in match[0].encode(errors="surrogatepass"))
+
+    return re.sub(r"[^A-Za-z0-9_]", escape, text)
 
 
 def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[str]) -> None:
     """Writes a CSV file with a line for each example.
 
-    Of classes: id, true class, predicted class and the probability of each class. Of labels
-    and of numbers: id and for each of them what is true, and the probability or number
-    predicted. One of several processes writes it.
+    For classes, the columns are id, true class, predicted class and the probability of each
+    class. For labels and numbers, they are id, and the true and predicted value of each. Only
+    the first of several processes writes the file.
+
+    Args:
+      path: Path of the file.
+      predictions: Predictions of a split.
+      names: Names of the classes, labels or targets, in the order of the labels.
 
     Raises:
-      NotFiniteError: if an output of the model is NaN or infinite.
-      OSError: if the file can't be written.
+      NotFiniteError: If an output of the model is NaN or infinite.
+      OSError: If the file can't be written.
     """
     check_outputs(predictions.logits, predictions.ids)
     if jax.process_index():
@@ -285,11 +213,11 @@ def _class_columns(
 def _number_columns(
     predictions: Predictions, names: Sequence[str]
 ) -> tuple[list[str], Iterable[list[str]]]:
-    of_labels = predictions.task == "multi_label"
-    predicted = scipy.special.expit(predictions.logits) if of_labels else predictions.logits
-    shape, what = (".6f", "p") if of_labels else (".8g", "predicted")
+    predicted, digits, kind = predictions.logits, ".8g", "predicted"
+    if predictions.task == "multi_label":
+        predicted, digits, kind = scipy.special.expit(predicted), ".6f", "p"
     rows = (
-        [*(f"{true:.8g}" for true in label), *(f"{value:{shape}}" for value in row)]
+        [*(f"{true:.8g}" for true in label), *(f"{value:{digits}}" for value in row)]
         for label, row in zip(predictions.labels, predicted, strict=True)
     )
-    return [f"{part}({name})" for part in ("true", what) for name in names], rows
+    return [f"{part}({name})" for part in ("true", kind) for name in names], rows

@@ -1,50 +1,50 @@
-"""Logits and labels, checked before anything is computed from them."""
+"""Checks of logits and labels, made before any metric is computed from them."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
 
-_NAMED = 3
-"""As many examples are named by an error."""
+_MAX_NAMED = 3
+"""Number of examples that an error names at most."""
 
 
 class NotFiniteError(ValueError, ArithmeticError):
-    """Outputs of a model that are NaN or infinite, so no predictions."""
+    """Outputs of a model that are NaN or infinite, and therefore no predictions."""
 
 
 def check_outputs(logits: np.ndarray, ids: np.ndarray | None = None) -> None:
-    """Refuses what can't be taken for a prediction, as NaN has no largest.
+    """Refuses logits that are no predictions: NaN has no largest element.
 
     Args:
-      logits: `[n, ...]` outputs for each example.
-      ids: `[n]` names of the examples; by default their positions.
+      logits: Outputs of the model, `[n, ...]` floats.
+      ids: Names of the examples, `[n]`. Defaults to their positions.
 
     Raises:
-      NotFiniteError: with the number of examples that have an output that is NaN or infinite,
-        and the first of their names.
+      NotFiniteError: If an output is NaN or infinite. The message counts the examples concerned
+        and names the first of them.
     """
     logits = np.asarray(logits)
-    found = ~np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
-    if not (count := int(found.sum())):
+    bad = ~np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
+    if not (count := int(bad.sum())):
         return
     names = np.arange(len(logits)) if ids is None else np.asarray(ids)
-    some = ", ".join(map(str, names[found][:_NAMED])) + (", ..." if count > _NAMED else "")
+    some = ", ".join(map(str, names[bad][:_MAX_NAMED])) + (", ..." if count > _MAX_NAMED else "")
     raise NotFiniteError(
         f"logits: NaN or infinite for {count} of {len(logits)} examples ({some}), so the model"
-        " predicts nothing for them; expected finite numbers. Training diverged, or overflows"
-        " in its dtype: see the losses, and take another checkpoint"
+        " predicts nothing for them; expected finite numbers. Training diverged or overflowed"
+        " in its dtype: look at the losses, and evaluate another checkpoint"
     )
 
 
 def check_scores(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n c"], Int[np.ndarray, " n"]]:
-    """The logits in float64 and the labels, both as arrays.
+    """Converts logits to float64 and labels to an array, and checks both.
 
     Raises:
-      ValueError: if there is no example, shapes do not fit, a logit is not finite, or a label
-        is not an integer from 0 to `c - 1`.
+      ValueError: If there is no example or the shapes do not fit. Also if a logit is not finite
+        or a label is not an integer from 0 to `c - 1`.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     if logits.ndim != 2 or 0 in logits.shape:
@@ -64,6 +64,6 @@ def check_scores(
 
 
 def softmax(logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
-    """Probabilities of the classes; rows sum to 1."""
+    """Class probabilities; each row sums to 1."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)

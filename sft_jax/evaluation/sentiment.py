@@ -1,24 +1,25 @@
 """Metrics of sentiment, from -3 (strongly negative) to 3, as reported on CMU-MOSI and MOSEI.
 
-There are three conventions of binary accuracy and F1, and a number means nothing without its:
+Binary accuracy and F1 have three conventions. A number means nothing without its convention:
 
-| suffix | which examples | positive is |
+| suffix | examples | positive means |
 | --- | --- | --- |
-| `has0` | all | not negative: 0 or more, for the truth as for the prediction; as in the code of \
-MISA (arXiv 2005.03545) and, by this name, of Self-MM (arXiv 2102.04830) and MMSA |
-| `non0` | those whose truth is not 0 | above 0, for the truth as for the prediction; as in the \
-code of MulT (arXiv 1906.00295), and by this name in that of Self-MM and MMSA |
-| `authors` | those whose true class is not neutral | for the prediction, that its likeliest \
-class is neutral or above; as in the code of Ding et al. 2021 (arXiv 2111.11992), which favours \
-positive |
+| `has0` | all | not negative: truth and prediction of 0 or more; as in the code of MISA (arXiv \
+2005.03545) and, under this name, of Self-MM (arXiv 2102.04830) and MMSA |
+| `non0` | those whose truth is not 0 | truth and prediction above 0; as in the code of MulT \
+(arXiv 1906.00295) and, under this name, of Self-MM and MMSA |
+| `authors` | those whose true class is not neutral | a truth above neutral, and a prediction \
+whose likeliest class is neutral or above; as in the code of Ding et al. 2021 (arXiv 2111.11992), \
+which favours positive |
 
-F1 is the mean over both signs weighted by how often each is true, as in MMSA since 2021. The code
-of MISA, MulT, Self-MM and Ding et al. weighs by how often each is predicted; here `f1_authors`
-alone does.
+F1 is the mean over both signs, weighted by the number of true examples of each, as in MMSA since
+2021. The code of MISA, MulT, Self-MM and Ding et al. weights by the number of predictions of each.
+Here only `f1_authors` does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,56 +27,72 @@ import scipy.stats
 from jaxtyping import Bool, Float, Int, Real
 from sklearn import metrics
 
+from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.scores import NotFiniteError, check_scores, softmax
 
 CLASSES = 7
 NEUTRAL = 3
 
 
+def sentiment_of_predictions(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
+    """The family `sentiment`: metrics of the predictions of a split, classes or one number."""
+    del names  # The order of the classes is fixed.
+    if predictions.task == "regression":
+        return sentiment_regression_metrics(
+            predictions.logits.squeeze(axis=1), predictions.labels.squeeze(axis=1)
+        )
+    return sentiment_metrics(predictions.logits, predictions.labels)
+
+
 def sentiment_metrics(
     logits: Float[np.ndarray, "n 7"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, Any]:
-    """Metrics of a classifier into seven classes, of which class `i` is sentiment `i - 3`.
+    """Metrics of a classifier of seven classes, where class `i` is sentiment `i - 3`.
 
-    The truth is the class, so a sentiment rounded to an integer. With `P` the probabilities:
+    The truth is the class: a sentiment rounded to an integer. With `P` the probabilities:
 
     * `acc2_has0` and `f1_has0` predict not negative if `P(3..6) > P(0..2)`;
     * `acc2_non0` and `f1_non0` predict positive if `P(4..6) > P(0..2)`: the neutral class does
       not decide;
-    * `acc7` and the metrics of the authors take the likeliest class, of equal ones the first;
+    * `acc7` and the metrics of the authors take the likeliest class, the first of equal ones;
     * `acc5`, `mae` and `corr` take the expected sentiment, the sum of `P(i) (i - 3)`; `acc5`
       clips it and the truth to ±2 and rounds both, halves to the even number.
 
     Args:
-      logits: of each example and class.
-      labels: true classes.
+      logits: Logits of each example and class.
+      labels: True class of each example.
 
     Returns:
-      JSON values: `truth`, "rounded"; `acc2_has0`, `f1_has0`, `acc2_non0`, `f1_non0`,
-      `acc2_authors`, `f1_authors` (the module says what they are), `acc5` and `acc7`, all
-      fractions of 1; `mae`, the mean absolute error; `corr`, Pearson's correlation; and
-      `n_non0`, the number of examples whose truth is not 0. What is undefined is None: `non0`
-      and `authors` without such an example, and `corr` if either side is constant.
+      JSON values:
+
+      * `truth`, "rounded";
+      * `acc2_has0`, `f1_has0`, `acc2_non0`, `f1_non0`, `acc2_authors`, `f1_authors`, `acc5` and
+        `acc7`, fractions of 1 (the module's docstring defines the suffixes);
+      * `mae`, the mean absolute error, and `corr`, Pearson's correlation;
+      * `n_non0`, the number of examples whose truth is not 0.
+
+      Undefined values are None: `non0` and `authors` without such an example, and `corr` if
+      truth or prediction is constant.
 
     Raises:
-      ValueError: if there is no example, there are not seven classes, shapes do not fit, a
-        logit is not finite, or a label is out of range.
+      ValueError: If there is no example, the classes are not seven, or shapes do not fit. Also
+        if a logit is not finite or a label is out of range.
     """
     logits, labels = check_scores(logits, labels)
     if logits.shape[1] != CLASSES:
         raise ValueError(f"logits: expected {CLASSES} classes of sentiment, got {logits.shape[1]}")
     probabilities = softmax(logits)
-    # By themselves, so that not even rounding lets the neutral class decide.
+    # A softmax without the neutral class, so that not even rounding lets that class decide.
     polar = softmax(np.delete(logits, NEUTRAL, axis=1))
     positive, negative = probabilities[:, NEUTRAL:], probabilities[:, :NEUTRAL]
-    found = _metrics(
+    shared = _metrics(
         truths=labels.astype(np.int64) - NEUTRAL,
         numbers=(_against_opposite(probabilities) * [3, 2, 1]).sum(axis=1),
         classes=logits.argmax(axis=1) - NEUTRAL,
         not_negative=positive.sum(axis=1) > negative.sum(axis=1),
         positive=_against_opposite(polar).sum(axis=1) > 0,
     )
-    return {"truth": "rounded", **found}
+    return {"truth": "rounded", **shared}
 
 
 def sentiment_regression_metrics(
@@ -83,23 +100,23 @@ def sentiment_regression_metrics(
 ) -> dict[str, Any]:
     """Metrics of sentiment predicted as a real number.
 
-    * `acc2_has0` and `f1_has0` compare `truth >= 0` with `prediction >= 0`, `acc2_non0` and
-      `f1_non0` compare `truth > 0` with `prediction > 0`;
+    * `acc2_has0` and `f1_has0` compare `truth >= 0` with `prediction >= 0`;
+    * `acc2_non0` and `f1_non0` compare `truth > 0` with `prediction > 0`;
     * `acc7` and `acc5` clip truth and prediction to ±3 and ±2 and round them, halves to the
       even number;
-    * the authors' code knows classes alone: it gives `acc2_authors` and `f1_authors` for the
-      seven classes that truth and prediction are rounded to. So their examples are those whose
-      truth does not round to 0, at most `n_non0`.
+    * `acc2_authors` and `f1_authors` round truth and prediction to the seven classes, because
+      the authors' code knows only classes. They leave out truths that round to 0, and so count
+      at most `n_non0` examples.
 
     Args:
-      predictions: of each example; any size.
-      truths: of each example, from -3 to 3.
+      predictions: Predicted number of each example, of any size.
+      truths: True sentiment of each example, from -3 to 3.
 
     Returns:
-      JSON values, those of `sentiment_metrics`, with "real" as `truth`.
+      The JSON values of `sentiment_metrics`, with "real" as `truth`.
 
     Raises:
-      ValueError: if there is no example, shapes do not fit, a number is not finite, or a
+      ValueError: If there is no example, shapes do not fit, a number is not finite, or a
         truth is out of range.
     """
     predictions, truths = (np.asarray(a, np.float64) for a in (predictions, truths))
@@ -113,14 +130,14 @@ def sentiment_regression_metrics(
             raise NotFiniteError(f"{name}: {(~np.isfinite(values)).sum()} are NaN or infinite")
     if wrong := sorted({float(truth) for truth in truths if abs(truth) > NEUTRAL}):
         raise ValueError(f"truths: {wrong} are not from -{NEUTRAL} to {NEUTRAL}")
-    found = _metrics(
+    shared = _metrics(
         truths=truths,
         numbers=predictions,
         classes=_rounded(predictions, NEUTRAL),
         not_negative=predictions >= 0,
         positive=predictions > 0,
     )
-    return {"truth": "real", **found}
+    return {"truth": "real", **shared}
 
 
 def _metrics(
@@ -131,10 +148,10 @@ def _metrics(
     not_negative: Bool[np.ndarray, " n"],
     positive: Bool[np.ndarray, " n"],
 ) -> dict[str, Any]:
-    """What both return, of predictions as numbers, as classes from -3 to 3, and by sign."""
+    """Metrics of predictions given as numbers, as classes from -3 to 3, and by sign."""
     non0, true_classes = truths != 0, _rounded(truths, NEUTRAL)
     decided = true_classes != 0
-    # Accuracy is symmetric in truth and prediction; of F1 the weights are those of the first.
+    # Accuracy is symmetric in truth and prediction. F1 is weighted by the first of a pair.
     pairs = {
         "has0": (truths >= 0, not_negative),
         "non0": (truths[non0] > 0, positive[non0]),
@@ -155,7 +172,7 @@ def _metrics(
 
 
 def _against_opposite(probabilities: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n 3"]:
-    """How much likelier 3 is than -3, 2 than -2 and 1 than -1; exactly 0 where they are equal."""
+    """Probability of sentiment 3 less that of -3, of 2 less -2, of 1 less -1; equal ones give 0."""
     return (probabilities[:, ::-1] - probabilities)[:, :NEUTRAL]
 
 
@@ -174,7 +191,7 @@ def _weighted_f1(truth: Bool[np.ndarray, " n"], prediction: Bool[np.ndarray, " n
 
 
 def _correlation(truths: Real[np.ndarray, " n"], numbers: Float[np.ndarray, " n"]) -> float | None:
-    # Equal but for rounding is constant too: the correlation would be that of the errors.
+    # Values that differ by rounding alone are constant: they would correlate by their errors.
     for values in (truths, numbers):
         if np.ptp(values) <= 1e-12 * max(1.0, np.abs(values).max()):
             return None

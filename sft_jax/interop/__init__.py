@@ -1,1 +1,1 @@
-"""What other frameworks read and write: checkpoints of the authors' PyTorch code."""
+"""Weights of other frameworks: the authors' PyTorch checkpoints."""

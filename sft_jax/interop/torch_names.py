@@ -1,7 +1,7 @@
-"""Which tensors of the authors' `state_dict` each parameter of our models is made of.
+"""Tensors of the authors' `state_dict` that make up each parameter of our models.
 
-The authors have three slots for modalities, `rgb`, `spec` and `text`, whatever they hold.
-Their linear weights are [out, in], ours [in, out]; what else differs, a `Source` says.
+The authors name the slots of modalities `rgb`, `spec` and `text`, whatever data they hold.
+Their linear weights are [out, in], ours [in, out]. A `Source` describes all other differences.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 
 SLOTS = ("rgb", "spec", "text")
 _LETTERS = {"rgb": "v", "spec": "a", "text": "l"}
-"""MulT's names of the slots."""
+"""Names of the slots in MulT."""
 
 UNUSED: Sequence[tuple[type[MultimodalClassifier], str, str]] = (
     (
@@ -34,11 +34,11 @@ UNUSED: Sequence[tuple[type[MultimodalClassifier], str, str]] = (
     (
         SparseFusionTransformer,
         r"network\.fusion_(attn|mlps)\..+",
-        "never called; for the rest of the authors' fusion layer set reference_fusion_layer",
+        "never called; reference_fusion_layer loads the rest of the authors' fusion layer",
     ),
-    (Unimodal, rf"({'|'.join(SLOTS)})_tokenizer\..+", "of a modality that is not looked at"),
+    (Unimodal, rf"({'|'.join(SLOTS)})_tokenizer\..+", "of a modality that the model ignores"),
 )
-"""The model, a pattern of names, and why the authors' code never uses these tensors."""
+"""Model, pattern of names, and the reason why the authors' code never uses these tensors."""
 
 Shape = tuple[int, ...]
 Path = tuple[str, ...]
@@ -47,17 +47,17 @@ Order = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The authors' tensors that one parameter is made of, and how.
+    """The authors' tensors that make up one parameter, and the steps that build it from them.
 
-    Everything is said of the tensors as they stand in the file.
+    Axes are those of the tensors in the file. The steps run in the order of the attributes.
 
     Attributes:
-      tensors: names; several are concatenated along their first axis.
-      third: which third of the first axis to take, of query, key and value packed together.
-      packed: whether query, key and value packed together get an axis of their own, the first.
-      blocks: for some first axes, the order in which to take equal blocks of that axis;
-        none or an empty one for as it stands.
-      transposed: whether the parameter's first axis is the last one of what that gives.
+      tensors: Names of the tensors, concatenated along their first axis.
+      third: Index of the third of the first axis to take: 0 query, 1 key, 2 value.
+      packed: Whether packed query, key and value get an axis of their own, the first.
+      blocks: For each of the first axes, the order in which to take equal blocks of it. An empty
+        order, or none, keeps the axis.
+      transposed: Whether to make the last axis the first one.
     """
 
     tensors: tuple[str, ...]
@@ -67,7 +67,7 @@ class Source:
     transposed: bool = False
 
     def shapes(self, parameter: Shape) -> tuple[Shape, ...]:
-        """The shape that each tensor must have for a parameter of this shape."""
+        """Shape that each tensor must have for a parameter of a given shape."""
         first, *rest = (*parameter[1:], parameter[0]) if self.transposed else parameter
         if self.packed:
             first, rest = first * rest[0], rest[1:]
@@ -76,7 +76,7 @@ class Source:
         return ((first // len(self.tensors), *rest),) * len(self.tensors)
 
     def build(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
-        """Makes the parameter of its tensors, given in the order of their names."""
+        """Builds the parameter from its tensors, in the order of their names."""
         array = np.concatenate(tensors)
         if self.third is not None:
             array = np.split(array, 3)[self.third]
@@ -84,45 +84,48 @@ class Source:
             array = array.reshape(3, -1, *array.shape[1:])
         for axis, order in enumerate(self.blocks):
             if order:
-                parts = np.split(array, len(order), axis)
-                array = np.concatenate([parts[i] for i in order], axis)
+                blocks = np.split(array, len(order), axis)
+                array = np.concatenate([blocks[i] for i in order], axis)
         return np.moveaxis(array, -1, 0) if self.transposed else array
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """The same parameter of several blocks, as one with a first axis for the block.
+    """One parameter of several blocks, stacked along a first axis.
 
     Attributes:
-      sources: of each block.
+      sources: Source of the parameter in each block.
     """
 
     sources: tuple[Source, ...]
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The names of all tensors, one block after the other."""
+        """Names of all tensors, one block after the other."""
         return tuple(name for source in self.sources for name in source.tensors)
 
     def shapes(self, parameter: Shape) -> tuple[Shape, ...]:
-        """As `Source.shapes`."""
+        """Shape that each tensor must have; see `Source.shapes`."""
         return tuple(shape for source in self.sources for shape in source.shapes(parameter[1:]))
 
     def build(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
-        """As `Source.build`."""
-        left = iter(tensors)
+        """Builds the parameter from its tensors; see `Source.build`."""
+        rest = iter(tensors)
         return np.stack(
-            [of.build(list(itertools.islice(left, len(of.tensors)))) for of in self.sources]
+            [
+                source.build(list(itertools.islice(rest, len(source.tensors))))
+                for source in self.sources
+            ]
         )
 
 
 def slot_problems(model: MultimodalClassifier, names: Mapping[str, str]) -> list[str]:
-    """What is wrong with `names`, our name of the modality in each slot, for this model.
+    """Describes the errors in `names`, our name of the modality in each slot.
 
-    Where a model's parameters or result depend on the order of the modalities, ours take
-    them in the order of their names, so that not all names will do.
+    Some models depend on the order of the modalities. Ours take modalities in the order of their
+    names, so that some names do not fit.
     """
-    wanted = _looked_at(model)
+    used = _used_modalities(model)
     problems = [
         f"{slot!r} is not a slot of the authors: they are {', '.join(SLOTS)}"
         for slot in sorted(set(names) - set(SLOTS))
@@ -133,23 +136,27 @@ def slot_problems(model: MultimodalClassifier, names: Mapping[str, str]) -> list
     ]
     problems += [
         f"modality {name!r} must stand for exactly one of the slots {', '.join(SLOTS)}"
-        for name in wanted
+        for name in used
         if list(names.values()).count(name) != 1
     ]
     return problems or list(_order_problems(model, names))
 
 
-def sources(model: MultimodalClassifier, names: Mapping[str, str]) -> dict[Path, Source | Stack]:
-    """The path of each parameter of `model` that the authors' code has too, to its source.
+def parameter_sources(
+    model: MultimodalClassifier, names: Mapping[str, str]
+) -> dict[Path, Source | Stack]:
+    """Maps the path of each parameter of `model` to its source in the authors' code.
+
+    Parameters that the authors' code lacks are left out.
 
     Args:
-      model: any of ours that the authors have as well.
-      names: our name of the modality in each slot; see `slot_problems`.
+      model: One of our models that the authors have as well.
+      names: Our name of the modality in each slot; see `slot_problems`.
 
     Raises:
-      TypeError: for a model that the authors do not have.
+      TypeError: For a model that the authors do not have.
     """
-    names = {slot: name for slot, name in names.items() if name in _looked_at(model)}
+    names = {slot: name for slot, name in names.items() if name in _used_modalities(model)}
     n_pre, n_post = model.n_pre, model.n_post
     tree: dict[str, Any] = {"head": _head()}
     tree |= {f"tokenizer_{name}": _tokenizer(slot) for slot, name in names.items()}
@@ -162,11 +169,11 @@ def sources(model: MultimodalClassifier, names: Mapping[str, str]) -> dict[Path,
             if blocks:
                 *before, tree["fused_last"] = blocks
                 if before:
-                    tree["fused"] = jax.tree.map(lambda *each: Stack(each), *before)
+                    tree["fused"] = jax.tree.map(lambda *sources: Stack(sources), *before)
         case LateFusion() | BottleneckTransformer():
             for slot, name in names.items():
-                each = range(n_pre + n_post)
-                tree |= {f"unimodal_{name}_{i}": _block(f"_{slot}", i) for i in each}
+                numbers = range(n_pre + n_post)
+                tree |= {f"unimodal_{name}_{i}": _block(f"_{slot}", i) for i in numbers}
         case ConcatFusion():
             tree |= {f"fused_{i}": _block("", i) for i in range(n_pre + n_post)}
         case Unimodal():
@@ -180,8 +187,8 @@ def sources(model: MultimodalClassifier, names: Mapping[str, str]) -> dict[Path,
     return flatten_dict(tree)
 
 
-def _looked_at(model: MultimodalClassifier) -> list[str]:
-    """The modalities that have parameters."""
+def _used_modalities(model: MultimodalClassifier) -> list[str]:
+    """Modalities of a model that have parameters."""
     known = sorted(model.modalities)
     return [model.modality or known[0]] if isinstance(model, Unimodal) else known
 
@@ -193,18 +200,18 @@ def _order_problems(model: MultimodalClassifier, names: Mapping[str, str]) -> It
     because = f"{type(model).__name__} takes modalities in the order of their names"
     if (in_turn or windowed) and ours != theirs:
         yield (
-            f"{because}, here {_say(ours, names)}: to compute what the authors' code does, they"
-            f" must be named so that {_say(theirs, names)} is their alphabetical order"
+            f"{because}, here {_listed(ours, names)}: to compute what the authors' code does, they"
+            f" must be named so that {_listed(theirs, names)} is their alphabetical order"
         )
     if isinstance(model, CrossmodalTransformer) and len(set(_joined(names).values())) > 1:
         yield (
-            f"{because}, here {_say(ours, names)}, and so joins their features; as a norm of the"
+            f"{because}, here {_listed(ours, names)}, and so joins their features; as a norm of the"
             " joined features is shared, the authors' parameters fit only where the name in slot"
             " spec comes between those in rgb and text in alphabetical order"
         )
 
 
-def _say(slots: Sequence[str], names: Mapping[str, str]) -> str:
+def _listed(slots: Sequence[str], names: Mapping[str, str]) -> str:
     return ", ".join(f"{names[slot]} ({slot})" for slot in slots)
 
 
@@ -213,7 +220,7 @@ def _our_order(names: Mapping[str, str]) -> list[str]:
 
 
 def _joined(names: Mapping[str, str]) -> dict[str, Order]:
-    """For each target of MulT, where in their joined features its sources in our order stand."""
+    """For each target of MulT, positions of our sources among the authors' joined features."""
     ours = _our_order(names)
     theirs = [slot for slot in reversed(SLOTS) if slot in names]
     joined = {}
@@ -227,15 +234,15 @@ def _crossmodal(names: Mapping[str, str], n_pre: int, n_post: int) -> dict[str, 
     joined = _joined(names)
     pair = next(iter(joined.values()))
     theirs = [slot for slot in reversed(SLOTS) if slot in names]
-    every = tuple(
+    all_blocks = tuple(
         theirs.index(target) * len(order) + i for target, order in joined.items() for i in order
     )
     tree: dict[str, Any] = {
         "cross_norm": _norm("network.cross_modal_norm"),
         "self_norm": _norm("network.atten_norm", pair),
-        "mlp_in": _linear("network.proj1.", columns=every),
-        "mlp_out": _linear("network.proj2.", rows=every),
-        "head": _head(every),
+        "mlp_in": _linear("network.proj1.", columns=all_blocks),
+        "mlp_out": _linear("network.proj2.", rows=all_blocks),
+        "head": _head(all_blocks),
     }
     for slot, name in names.items():
         for source in set(names) - {slot}:
@@ -248,7 +255,7 @@ def _crossmodal(names: Mapping[str, str], n_pre: int, n_post: int) -> dict[str, 
 
 
 def _layer(name: str, order: Order = ()) -> dict[str, Any]:
-    """A layer of MulT whose features are to be taken in this order of blocks."""
+    """Layer of MulT whose blocks of features are taken in a given order."""
     packed = f"{name}.self_attn.in_proj_"
     return {
         part: _linear(packed, third=third, columns=order)
@@ -263,7 +270,7 @@ def _layer(name: str, order: Order = ()) -> dict[str, Any]:
 
 
 def _block(stack: str, i: int) -> dict[str, Any]:
-    """Block `i` of the authors' stack "", "_rgb", "_fused" and so on."""
+    """Block `i` of a stack of the authors: "", "_rgb", "_fused" and so on."""
     attention, mlp = f"network.attns{stack}.{i}", f"network.mlps{stack}.{i}"
     return {
         "attention": {
@@ -315,7 +322,7 @@ def _linear(
     rows: Order = (),
     columns: Order = (),
 ) -> dict[str, Source]:
-    """A dense layer; rows are the authors' outputs, columns their inputs."""
+    """Dense layer; rows are the authors' outputs, columns their inputs."""
     weights = tuple(f"{prefix}weight" for prefix in prefixes)
     biases = tuple(f"{prefix}bias" for prefix in prefixes)
     return {

@@ -1,4 +1,4 @@
-"""Loads the authors' PyTorch checkpoints into our models, and says what became of each tensor."""
+"""Loads the authors' PyTorch checkpoints into our models, and reports on each tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import DTypeLike
 
-from sft_jax.interop.torch_names import SLOTS, slot_problems, sources
+from sft_jax.interop.torch_names import SLOTS, parameter_sources, slot_problems
 from sft_jax.interop.weights_report import Report, compare
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import AnyArray
@@ -32,33 +32,33 @@ def load_torch_weights(
     strict: bool = True,
     dtype: DTypeLike | None = np.float32,
 ) -> tuple[dict[str, Any], Report]:
-    """Makes parameters for `model` of a `state_dict` of the authors' code.
+    """Converts a `state_dict` of the authors' code to parameters of `model`.
 
-    For the same logits as theirs the model must compute what their code does: `faithful` and
-    `reference_windows` of the models say so. Not all of it shows in a `state_dict`; a
-    unimodal one, say, does not tell for which modality it was trained.
+    The logits equal theirs if the model computes what their code does. The attributes `faithful`
+    and `reference_windows` of the models select that. A `state_dict` does not tell everything:
+    that of a unimodal model does not name the modality it was trained on.
 
     Args:
-      source: a file, as for `read_state_dict`, or names and arrays. If all names begin with
-        "module.", which `DataParallel` adds, that is taken off.
-      model: what the parameters are for.
-      modality_names: the authors' slots "rgb", "spec" and "text" to the names of the model's
-        modalities, such as `{"rgb": "vision", "spec": "audio", "text": "text"}` for MOSEI;
-        by default the same names. MulT, the faithful MBT and early fusion in windows depend
-        on the order of modalities, which ours take by name: for them not all names will do.
-      params: parameters to keep where they are missing or misshapen, if not `strict`.
-      strict: whether anything missing, misshapen or unexpected is an error.
-      dtype: of the parameters; None for that of the file.
+      source: File, as in `read_state_dict`, or names and arrays. The prefix "module.", which
+        `DataParallel` adds, is removed if all names have it.
+      model: Model that the parameters are for.
+      modality_names: Authors' slot, "rgb", "spec" or "text", to our name of the modality, such
+        as `{"rgb": "vision", "spec": "audio", "text": "text"}` for MOSEI. Defaults to the same
+        names. MulT, the faithful MBT and early fusion in windows depend on the order of
+        modalities. Our models order modalities by name, so that some names do not fit.
+      params: Parameters to keep where the file's are missing or misshapen, if not `strict`.
+      strict: Whether anything missing, misshapen or unexpected is an error.
+      dtype: Dtype of the parameters. None keeps that of the file.
 
     Returns:
-      The parameters, as arrays of numpy for `model.apply({"params": params}, ...)`, and what
-      became of each tensor.
+      Parameters as numpy arrays, for `model.apply({"params": params}, ...)`, and a report on
+      each tensor.
 
     Raises:
-      WeightsError: for a file that holds anything but a `state_dict`, names of modalities
-        that do not fit, anything missing, misshapen or unexpected if `strict`, and anything
-        missing or misshapen that `params` do not have if not.
-      TypeError: for a model that the authors do not have.
+      WeightsError: For a file that is not a plain `state_dict`, and for names of modalities that
+        do not fit. If `strict`, for anything missing, misshapen or unexpected. If not, for
+        anything missing or misshapen that `params` lack.
+      TypeError: For a model that the authors do not have.
     """
     initial = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
     shapes = {path: leaf.shape for path, leaf in flatten_dict(initial).items()}
@@ -66,19 +66,19 @@ def load_torch_weights(
         modality_names = {slot: slot for slot in SLOTS if slot in model.modalities}
     if problems := slot_problems(model, modality_names):
         raise WeightsError(f"modality_names={dict(modality_names)}: " + "; ".join(problems))
-    made_of = sources(model, modality_names)
-    what = "the state_dict"
+    sources = parameter_sources(model, modality_names)
+    name = "the state_dict"
     if isinstance(source, str | os.PathLike):
-        what, source = str(source), read_state_dict(source)
+        name, source = str(source), read_state_dict(source)
     state = _without_prefix(source)
-    report = compare(state, model, shapes, made_of)
-    problem = f"{what} does not fit {type(model).__name__}; {report.summary()}"
+    report = compare(state, model, shapes, sources)
+    problem = f"{name} does not fit {type(model).__name__}; {report.summary()}"
     if strict and (report.missing or report.misshapen or report.unexpected):
         raise WeightsError(f"{problem}\n{report.table('missing', 'misshapen', 'unexpected')}")
     flat = {}
     for path in (row.path for row in report.loaded):
-        tensors = [np.asarray(state[name]) for name in made_of[path].tensors]
-        flat[path] = np.asarray(made_of[path].build(tensors), dtype, order="C")
+        tensors = [np.asarray(state[name]) for name in sources[path].tensors]
+        flat[path] = np.asarray(sources[path].build(tensors), dtype, order="C")
     kept = flatten_dict(params or {})
     for path in (row.path for row in report.missing + report.misshapen):
         if path not in kept or kept[path].shape != shapes[path]:
@@ -94,21 +94,24 @@ def load_torch_weights(
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads names and tensors from a `.pth`, `.pt` or `.npz` file.
 
-    The first two are read with torch (the extra `torch`), which is not let run any code of
-    the file. bfloat16, which numpy lacks, becomes float32.
+    Reading the first two needs torch (the extra `torch`). Code in the file is never run.
+    bfloat16, which numpy lacks, becomes float32.
+
+    Args:
+      path: Path of the file.
 
     Raises:
-      OSError: if the file is not there or may not be read.
-      ModuleNotFoundError: if torch is needed and not installed.
-      WeightsError: for another ending, a damaged file, and a file that holds anything but
+      OSError: If the file does not exist or can't be read.
+      ModuleNotFoundError: If torch is needed and not installed.
+      WeightsError: For another ending, a damaged file, or a file that holds something other than
         tensors by name.
     """
     path = pathlib.Path(path)
     readers = {".npz": _read_npz, ".pth": _read_torch, ".pt": _read_torch}
     if path.suffix not in readers:
         raise WeightsError(f"{path}: the name must end in one of {', '.join(readers)}")
-    # What the system has against the file is found here: torch.load also raises an OSError,
-    # which does not name the file, if half of it is missing.
+    # Opening the file first raises the system's errors. torch.load raises an OSError as well if
+    # half of the file is missing, and that error does not name it.
     path.open("rb").close()
     try:
         return readers[path.suffix](path)
@@ -122,7 +125,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    # Opened here, because np.load leaves the file of a damaged archive open.
+    # np.load leaves the file of a damaged archive open, so this function opens and closes it.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -137,7 +140,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"reading {path} needs torch: pip install 'sft_jax[torch]'", name="torch"
         ) from error
     recipe = (
-        "save the model's state_dict() alone: torch.save(model.state_dict(), FILE), or of a"
+        "save the model's state_dict() alone: torch.save(model.state_dict(), FILE), or for a"
         " checkpoint that you trust torch.save(torch.load(CHECKPOINT, weights_only=False)"
         "['model'], FILE)"
     )

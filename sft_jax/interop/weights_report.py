@@ -1,4 +1,4 @@
-"""What became of each tensor of a checkpoint and each parameter of a model, as a table."""
+"""Report on each tensor of a checkpoint and each parameter of a model, as a table."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sft_jax.structs import AnyArray
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What became of one parameter, or of a tensor that belongs to none.
+    """Report on one parameter, or on a tensor that belongs to no parameter.
 
     Attributes:
-      tensors: the authors' names of what the parameter is made of; () if they lack it.
-      found: the shape of each in the file; None for one that is not there.
-      path: of the parameter; () for a tensor without one.
-      expected: the shape that each tensor must have.
-      note: anything else that there is to say.
+      tensors: Authors' names of the tensors of the parameter; () if their code lacks it.
+      shapes: Shape of each tensor in the file; None for a missing tensor.
+      path: Path of the parameter; () for a tensor without one.
+      expected: Shape that each tensor must have.
+      note: Reason or remark for the table.
     """
 
     tensors: tuple[str, ...]
-    found: tuple[Shape | None, ...]
+    shapes: tuple[Shape | None, ...]
     path: Path = ()
     expected: tuple[Shape, ...] = ()
     note: str = ""
@@ -34,17 +34,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every parameter of the model and every tensor of the file.
+    """Report on every parameter of the model and every tensor of the file.
 
-    Each parameter is in one of the first three, each tensor in a row of one of the five or,
-    where query, key and value are packed, of several.
+    Each parameter is in one of the first three groups. Each tensor is in a row of one of the
+    five, or in several rows if it packs query, key and value.
 
     Attributes:
-      loaded: parameters made of tensors of the right shapes.
-      missing: parameters of which at least one tensor is not in the file.
-      misshapen: parameters of which all tensors are, at least one with another shape.
-      unexpected: tensors that no parameter is made of.
-      unused: the same, if the authors' code creates but never uses them.
+      loaded: Parameters built from tensors of the right shapes.
+      missing: Parameters with at least one tensor missing in the file.
+      misshapen: Parameters whose tensors are all in the file, at least one with a wrong shape.
+      unexpected: Tensors that belong to no parameter.
+      unused: Tensors that belong to no parameter and that the authors' code never uses either.
     """
 
     loaded: tuple[Row, ...]
@@ -57,7 +57,7 @@ class Report:
         return f"{self.summary()}\n{self.table()}"
 
     def summary(self) -> str:
-        """How many there are of each, in one line."""
+        """Counts of the groups, in one line."""
         return (
             f"parameters: {len(self.loaded)} loaded, {len(self.missing)} missing,"
             f" {len(self.misshapen)} misshapen;"
@@ -65,7 +65,11 @@ class Report:
         )
 
     def table(self, *statuses: str) -> str:
-        """A line for each tensor, those of some of the attributes only if any are named."""
+        """Table with a line for each tensor.
+
+        Args:
+          *statuses: Names of the groups to show; all by default.
+        """
         lines = [("tensor", "in the file", "parameter", "status")]
         for status in statuses or [field.name for field in dataclasses.fields(self)]:
             for row in getattr(self, status):
@@ -81,27 +85,27 @@ def compare(
     state: Mapping[str, AnyArray],
     model: MultimodalClassifier,
     shapes: Mapping[Path, Shape],
-    made_of: Mapping[Path, Source | Stack],
+    sources: Mapping[Path, Source | Stack],
 ) -> Report:
-    """Holds the tensors of `state` against the parameters of `model`.
+    """Compares the tensors of `state` with the parameters of `model`.
 
     Args:
-      state: names and tensors.
-      model: whose unused tensors are no surprise.
-      shapes: of the model's parameters.
-      made_of: what each parameter that the authors have too is made of.
+      state: Names and tensors.
+      model: Model that the tensors are for.
+      shapes: Path to shape of each parameter of the model.
+      sources: Path to source of each parameter that the authors' code has too.
     """
     rows: dict[str, list[Row]] = {field.name: [] for field in dataclasses.fields(Report)}
     for path, shape in shapes.items():
-        status, row = _parameter(state, path, shape, made_of.get(path))
+        status, row = _parameter(state, path, shape, sources.get(path))
         rows[status].append(row)
-    used = {name for path in shapes if path in made_of for name in made_of[path].tensors}
+    used = {name for path in shapes if path in sources for name in sources[path].tensors}
     for name in state:
         if name not in used:
-            why = _why_unused(model, name)
-            row = Row((name,), (np.shape(state[name]),), note=why)
-            rows["unused" if why else "unexpected"].append(row)
-    return Report(**{status: tuple(of_status) for status, of_status in rows.items()})
+            reason = _reason_unused(model, name)
+            row = Row((name,), (np.shape(state[name]),), note=reason)
+            rows["unused" if reason else "unexpected"].append(row)
+    return Report(**{status: tuple(group) for status, group in rows.items()})
 
 
 def _parameter(
@@ -109,36 +113,36 @@ def _parameter(
 ) -> tuple[str, Row]:
     if source is None:
         return "missing", Row((), (), path, note="the authors' code has no such parameter")
-    found = tuple(np.shape(state[name]) if name in state else None for name in source.tensors)
-    row = Row(source.tensors, found, path, source.shapes(shape))
-    if None in found:
+    shapes = tuple(np.shape(state[name]) if name in state else None for name in source.tensors)
+    row = Row(source.tensors, shapes, path, source.shapes(shape))
+    if None in shapes:
         return "missing", row
-    return "loaded" if found == row.expected else "misshapen", row
+    return "loaded" if shapes == row.expected else "misshapen", row
 
 
-def _why_unused(model: MultimodalClassifier, name: str) -> str:
-    for module, pattern, why in UNUSED:
+def _reason_unused(model: MultimodalClassifier, name: str) -> str:
+    for module, pattern, reason in UNUSED:
         if isinstance(model, module) and re.fullmatch(pattern, name):
-            return why
+            return reason
     return ""
 
 
 def _lines(row: Row, status: str) -> Sequence[tuple[str, str, str, str]]:
-    """Cells of the table, a line for each tensor."""
+    """Cells of the table, one line for each tensor of a row."""
     parameter = "/".join(row.path) or "-"
     if not row.tensors:
         return [("-", "-", parameter, f"{status}: {row.note}")]
     lines = []
     expected = row.expected or [None] * len(row.tensors)
-    for tensor, found, wanted in zip(row.tensors, row.found, expected, strict=True):
+    for tensor, shape, needed in zip(row.tensors, row.shapes, expected, strict=True):
         text = status
-        if status == "misshapen" and found != wanted:
-            text += f": expected {_shape(wanted)}, found {_shape(found)}"
-        elif status in ("missing", "misshapen") and found is not None:
+        if status == "misshapen" and shape != needed:
+            text += f": expected {_shape(needed)}, found {_shape(shape)}"
+        elif status in ("missing", "misshapen") and shape is not None:
             text = f"left out: another part is {status}"
         elif row.note:
             text += f": {row.note}"
-        lines.append((tensor, _shape(found), parameter, text))
+        lines.append((tensor, _shape(shape), parameter, text))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Makes one computation of several processes, where flags or the environment ask for it."""
+"""One computation of several processes, where flags or the environment request it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from sft_jax.parallel.rendezvous import Job, meet
 
@@ -30,15 +32,15 @@ _METADATA_SECONDS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What flags say about the processes of a job.
+    """Flags about the processes of a job.
 
     Attributes:
       coordinator: HOST:PORT of process 0; if empty the environment decides.
-      num_processes: how many processes there are.
-      process_id: the number of this one, from 0.
-      init_timeout: seconds to wait for all processes to come.
-      heartbeat_timeout: seconds after which a process that is not heard of is taken for dead,
-        which ends all others.
+      num_processes: Number of processes.
+      process_id: Number of this process, from 0.
+      init_timeout: Seconds to wait for all processes to come.
+      heartbeat_timeout: Seconds without a sign of a process after which it counts as dead, which
+        ends all others.
     """
 
     coordinator: str | None = None
@@ -54,18 +56,18 @@ def initialize(options: Options) -> Job | None:
     To be called before anything that looks for devices.
 
     Args:
-      options: of which the coordinator, the number of processes and this process's number are
-        given all or none. By default the environment decides: a TPU slice of several machines
-        (Cloud TPU VMs ask their metadata server), or several tasks of SLURM's `srun`.
+      options: Flags. The coordinator, the number of processes and this process's number are set
+        all or none. By default the environment decides: a TPU slice of several machines (Cloud
+        TPU VMs ask their metadata server), or several tasks of SLURM's `srun`.
 
     Raises:
-      ValueError: if the options don't go together.
-      MissingProcessError: if not all processes came in time; it names those.
-      OSError: if a TPU machine can't be asked what slice it is part of.
+      ValueError: If the options don't go together.
+      MissingProcessError: If not all processes came in time; names the missing ones.
+      OSError: If a TPU machine can't be asked for its slice.
     """
-    job = of_options(options) or of_environment(os.environ)
-    if job is None and _asks_for_tpu(os.environ) and _on_tpu_vm(os.environ):
-        job = of_environment({**_tpu_metadata(), **os.environ})
+    job = job_from_options(options) or job_from_environment(os.environ)
+    if job is None and _wants_tpu(os.environ) and _on_tpu_vm(os.environ):
+        job = job_from_environment({**_tpu_metadata(), **os.environ})
     if job is None or job.num_processes == 1:
         return None
     meet(job, options.init_timeout)
@@ -85,8 +87,8 @@ def initialize(options: Options) -> Job | None:
 def leave(message: str) -> NoReturn:
     """Ends one of several processes after an error, without waiting for the others.
 
-    An ordinary exit waits for minutes until all processes come to their end, and the others wait
-    for what this one does not compute any more. They notice its absence by themselves.
+    An ordinary exit waits for minutes until all processes come to their end. The others wait for
+    the results of this one until they notice its absence by themselves.
     """
     print(message, file=sys.stderr)
     sys.stdout.flush()
@@ -94,22 +96,34 @@ def leave(message: str) -> NoReturn:
     os._exit(1)
 
 
-def of_options(options: Options) -> Job | None:
-    """The job that flags describe, if they do.
+def gather(text: str) -> list[str]:
+    """Texts of all processes, in their order; each of them calls this."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.asarray(len(own))))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(own)] = own
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
+
+
+def job_from_options(options: Options) -> Job | None:
+    """Job that flags describe; None without flags.
 
     Raises:
-      ValueError: if some are missing or out of range.
+      ValueError: If some are missing or out of range.
     """
-    given = {
+    values = {
         "--coordinator": options.coordinator or None,
         "--num_processes": options.num_processes,
         "--process_id": options.process_id,
     }
-    if missing := [name for name, value in given.items() if value is None]:
-        if len(missing) == len(given):
+    if missing := [name for name, value in values.items() if value is None]:
+        if len(missing) == len(values):
             return None
-        raise ValueError(f"{', '.join(given)} go together: {', '.join(missing)} missing")
-    assert options.coordinator  # For mypy, as what follows.
+        raise ValueError(f"{', '.join(values)} go together: {', '.join(missing)} missing")
+    assert options.coordinator  # For mypy, like the next two.
     assert options.num_processes is not None
     assert options.process_id is not None
     if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}", options.coordinator):
@@ -122,15 +136,17 @@ def of_options(options: Options) -> Job | None:
     return Job(options.coordinator, options.num_processes, options.process_id, "flags")
 
 
-def of_environment(environ: Mapping[str, str]) -> Job | None:
-    """The job that environment variables describe; None for a process by itself.
+def job_from_environment(environ: Mapping[str, str]) -> Job | None:
+    """Job that environment variables describe; None for a process by itself.
 
-    Read are those of a TPU slice (`TPU_WORKER_HOSTNAMES`, `TPU_WORKER_ID`, and of several slices
-    `MEGASCALE_COORDINATOR_ADDRESS`, `MEGASCALE_NUM_SLICES`, `MEGASCALE_SLICE_ID`) unless
-    `JAX_PLATFORMS` leaves TPUs out, and those of a step of SLURM, which `srun` sets.
+    Two sources are read:
+    - a TPU slice (`TPU_WORKER_HOSTNAMES`, `TPU_WORKER_ID`), or several slices
+      (`MEGASCALE_COORDINATOR_ADDRESS`, `MEGASCALE_NUM_SLICES`, `MEGASCALE_SLICE_ID`), unless
+      `JAX_PLATFORMS` leaves TPUs out;
+    - a step of SLURM, which `srun` starts.
     """
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
-    if hosts and _asks_for_tpu(environ):
+    if hosts and _wants_tpu(environ):
         workers = hosts.split(",")
         slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
         if len(workers) * slices > 1:
@@ -149,42 +165,42 @@ def of_environment(environ: Mapping[str, str]) -> Job | None:
 
 
 def _first_host(nodes: str) -> str:
-    """The first of SLURM's list of machines, such as `a[01-03,7],b`."""
-    found = re.match(r"([^,\[]*)(?:\[(\w+)[^\]]*\]([^,\[]*))?", nodes)
-    assert found  # It matches anything.
-    return "".join(part or "" for part in found.groups())
+    """First of SLURM's list of machines, such as `a[01-03,7],b`."""
+    match = re.match(r"([^,\[]*)(?:\[(\w+)[^\]]*\]([^,\[]*))?", nodes)
+    assert match  # It matches anything.
+    return "".join(part or "" for part in match.groups())
 
 
-def _asks_for_tpu(environ: Mapping[str, str]) -> bool:
+def _wants_tpu(environ: Mapping[str, str]) -> bool:
     platforms = environ.get("JAX_PLATFORMS", "")
     return not platforms or "tpu" in platforms.split(",")
 
 
 def _on_tpu_vm(environ: Mapping[str, str]) -> bool:
-    """Whether there are TPU chips to be used, of a machine that may be asked about its slice."""
+    """True on a machine with TPU chips whose metadata server may be asked for its slice."""
     if "TPU_SKIP_MDS_QUERY" in environ or not importlib.util.find_spec("libtpu"):
         return False
     return any(tpu_devices())
 
 
 def tpu_devices() -> list[pathlib.Path]:
-    """Device files by which a machine's TPU chips, or other accelerators, are reached."""
+    """Device files of a machine's TPU chips or other accelerators."""
     dev = pathlib.Path("/dev")
     return [*sorted(dev.glob("accel[0-9]*")), *sorted(dev.glob("vfio/[0-9]*"))]
 
 
 def _tpu_metadata() -> dict[str, str]:
-    """What a Cloud TPU VM's metadata server says of its slice, as environment variables."""
+    """Slice of a Cloud TPU VM by its metadata server, as environment variables."""
     endpoints = _attribute("worker-network-endpoints")
     if endpoints is None:
         return {}
     # Each is an address, or NAME:ID:ADDRESS.
     workers = [endpoint.split(":")[-1] for endpoint in endpoints.split(",")]
-    of_slices = re.findall(
+    slices = re.findall(
         r"^\s*(MEGASCALE_\w+)\s*:\s*'?([^'\n]*)", _attribute("tpu-env") or "", re.MULTILINE
     )
     return {
-        **dict(of_slices),
+        **dict(slices),
         "TPU_WORKER_HOSTNAMES": ",".join(workers),
         "TPU_WORKER_ID": _attribute("agent-worker-number") or "0",
     }

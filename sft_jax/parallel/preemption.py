@@ -1,4 +1,4 @@
-"""SIGTERM, by which a machine is taken back: training saves what it has done and ends."""
+"""SIGTERM, the signal that takes a machine back: training saves its state and ends."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import jax
 from jax.experimental import multihost_utils
 
 EXIT_STATUS = 128 + signal.SIGTERM
-"""As a shell tells of a process that the signal ended."""
+"""Exit status that a shell gives a process ended by the signal."""
 
 
 class PreemptedError(SystemExit):
-    """Training was told to end; what it has done is saved, and the text says how to go on.
+    """Training was told to end; its state is saved, and the text says how to go on.
 
-    Caught by no `except Exception`, as a loop over models must not train the next one. Unless it
+    No `except Exception` catches it, as a loop over models must not train the next one. Unless it
     is caught by its name, it ends the process with `EXIT_STATUS`.
     """
 
     def __init__(self, message: str) -> None:
-        """Says what is saved, and how to go on."""
+        """Takes a message about the saved state and how to go on."""
         super().__init__(EXIT_STATUS)
         self._message = message
 
@@ -32,33 +32,33 @@ class PreemptedError(SystemExit):
         return self._message
 
     def __reduce__(self) -> tuple[type[PreemptedError], tuple[str]]:
-        # By default it would be made anew of the exit status.
+        # The default would make the copy from the exit status.
         return PreemptedError, (self._message,)
 
 
 class GivenUpError(Exception):
-    """Something was given up half-way, as the process is to end."""
+    """Work that was given up half-way, as the process is to end."""
 
 
 class Notice:
-    """Whether the process has been told to end.
+    """Notice that the process is to end.
 
     Attributes:
-      received: whether SIGTERM has been.
+      received: True once SIGTERM has been received.
     """
 
     def __init__(self) -> None:
         self.received = False
 
     def reached(self) -> bool:
-        """Whether to end here.
+        """Returns True if training is to end here.
 
-        With several processes all must ask equally often. If one of them is told to end, all
-        get True at the same time of asking, the first that none of them has passed; JAX agrees
-        on it, which also knows the notices of clouds.
+        With several processes all must call it equally often. If one of them is told to end, all
+        get True at the same call, the first that none of them has passed. JAX agrees on the
+        call; it also knows the notices of clouds.
         """
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(next(_asked))
+            return multihost_utils.reached_preemption_sync_point(next(_calls))
         return self.received
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
@@ -69,16 +69,16 @@ class Notice:
 
 
 _watching: list[Notice] = []
-_asked = itertools.count(1)
+_calls = itertools.count(1)
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[Notice]:
-    """Within, the first SIGTERM is noted in place of ending the process.
+    """Context in which the first SIGTERM is noted instead of ending the process.
 
-    The signal is left to others outside the main thread, where Python can't handle it, and with
-    several processes, where JAX handles it. What runs for long outside Python, as compiling
-    does, is not ended by it: keep that out.
+    Outside the main thread the signal is left alone, as Python can't handle it there. With several
+    processes JAX handles it. Keep out work that runs for long outside Python, such as compiling:
+    a noted signal does not end it.
     """
     notice = Notice()
     handles = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
@@ -93,9 +93,9 @@ def watch() -> Iterator[Notice]:
 
 
 def interruption_point() -> None:
-    """Raises GivenUpError if the process is told to end; for use in what takes long.
+    """Raises GivenUpError if the process is told to end; long computations call it.
 
-    With several processes all must come here equally often, and all are raised it.
+    With several processes all must call it equally often, and it raises in all.
     """
     if _watching and _watching[-1].reached():
         raise GivenUpError

@@ -1,4 +1,4 @@
-"""Has the processes of a job wait for each other, and says which of them did not come.
+"""Rendezvous of the processes of a job, which names those that did not come.
 
 JAX's own client ends the process with a stack trace, and names nobody, when somebody is missing.
 """
@@ -15,22 +15,22 @@ from typing import cast
 
 RETRY_SECONDS = 0.2
 MARGIN_SECONDS = 5.0
-"""How much longer the others wait than the coordinator, which knows who is missing."""
+"""Extra time that the others wait for the coordinator, which knows who is missing."""
 
 
 class MissingProcessError(OSError):
-    """Some of the processes of a job did not come, or do not fit together."""
+    """A job some of whose processes did not come, or do not fit together."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The processes that compute together, and which one this is.
+    """Processes that compute together, from the view of one.
 
     Attributes:
       coordinator: HOST:PORT where process 0 listens.
-      num_processes: how many there are.
-      process_id: of this one, from 0.
-      source: what says so: flags, TPU or SLURM.
+      num_processes: Number of processes.
+      process_id: Number of this process, from 0.
+      source: Source of the above: flags, TPU or SLURM.
     """
 
     coordinator: str
@@ -46,16 +46,16 @@ class Job:
 
 
 def meet(job: Job, timeout: float) -> None:
-    """Returns in each process of a job as soon as all are there.
+    """Returns in each process of a job as soon as all have come.
 
     The port of the coordinator is free again afterwards.
 
     Args:
-      job: that this process is part of.
-      timeout: in seconds.
+      job: Job that this process is part of.
+      timeout: Time limit in seconds.
 
     Raises:
-      MissingProcessError: in every process that came, naming those that did not.
+      MissingProcessError: In every process that came; names those that did not.
     """
     if job.process_id == 0:
         _receive(job, timeout)
@@ -99,11 +99,11 @@ def _receive(job: Job, timeout: float) -> None:
         for key in selector.get_map().values():
             caller = cast(socket.socket, key.fileobj)
             caller.settimeout(MARGIN_SECONDS)
-            with contextlib.suppress(OSError):  # Who has ended by now is missed by JAX itself.
+            with contextlib.suppress(OSError):  # JAX itself misses a process that has ended by now.
                 caller.sendall(json.dumps({"problem": problem}).encode() + b"\n")
         for caller in present.values():
             with contextlib.suppress(OSError):
-                caller.recv(1)  # They close first, so that no connection keeps the port.
+                caller.recv(1)  # The others close first, so that no connection keeps the port.
     if problem:
         raise MissingProcessError(problem)
 
@@ -134,10 +134,11 @@ def _understand(
 ) -> tuple[int | None, str, str]:
     """Process, host and problem of an announcement; no process if it is not one."""
     try:
-        said = json.loads(heard)
-        process, number, host = int(said["process"]), int(said["of"]), str(said["host"])
+        message = json.loads(heard)
+        process, number = int(message["process"]), int(message["of"])
+        host = str(message["host"])
     except (ValueError, KeyError, TypeError):
-        return None, "", ""  # Something else looks for open ports.
+        return None, "", ""  # Another program scans for open ports.
     if number != job.num_processes:
         problem = f"{host} was started as one of {number} processes, {hosts[0]} as one of"
         return process, host, f"{problem} {job.num_processes}: give all the same number"
@@ -150,10 +151,11 @@ def _understand(
 def _announce(job: Job, timeout: float) -> None:
     name = f"process 0 of {job.num_processes}, the coordinator at {job.coordinator},"
     with contextlib.closing(_connect(job, timeout, name)) as connection:
-        said = {"process": job.process_id, "of": job.num_processes, "host": socket.gethostname()}
+        host = socket.gethostname()
+        message = {"process": job.process_id, "of": job.num_processes, "host": host}
         connection.settimeout(timeout + MARGIN_SECONDS)
         try:
-            connection.sendall(json.dumps(said).encode() + b"\n")
+            connection.sendall(json.dumps(message).encode() + b"\n")
             answer = connection.makefile().readline()
         except OSError as error:
             raise MissingProcessError(f"{name} does not answer: {error}") from error
@@ -161,7 +163,7 @@ def _announce(job: Job, timeout: float) -> None:
             problem = json.loads(answer)["problem"]
         except (ValueError, KeyError, TypeError) as error:
             raise MissingProcessError(
-                f"{name} ended before all were there, or is of an earlier run; see its output"
+                f"{name} ended before all had come, or is of an earlier run; see its output"
             ) from error
     if problem:
         raise MissingProcessError(problem)

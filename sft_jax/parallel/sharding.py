@@ -1,10 +1,10 @@
 """Where arrays live: a mesh of devices, batches divided over it, and every parameter's place.
 
-The mesh has three axes, of which any may be 1. Examples are divided over `data` and `fsdp`.
+The mesh has three axes, and any may be 1. Examples are divided over `data` and `fsdp`.
 Parameters, and what the optimiser keeps for each, are divided over `fsdp`, so that no device
 holds all of them (Zhao et al. 2023, arXiv 2304.11277), and over `model`, so that each device
 computes some heads and hidden features only (Shoeybi et al. 2019, arXiv 1909.08053). XLA moves
-what is needed elsewhere: no number depends on the mesh but by rounding.
+arrays that are needed elsewhere: numbers depend on the mesh by rounding alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 AXES = ("data", "fsdp", "model")
 EXAMPLES = ("data", "fsdp")
-"""The axes that the examples of a batch are divided over."""
+"""Axes that the examples of a batch are divided over."""
 
 RULES: Sequence[tuple[str, tuple[str | None, ...]]] = (
     (r"/qkv/kernel$", ("fsdp", None, "model")),
@@ -38,20 +38,20 @@ RULES: Sequence[tuple[str, tuple[str | None, ...]]] = (
 )
 """Patterns of parameters' paths, and the axes that their last dimensions are divided over.
 
-The first that is found in a path counts. Where an axis doesn't divide a dimension, that dimension
-is whole on each device of the axis, and so is all that no pattern is found in.
+The first pattern in a path counts. Where an axis doesn't divide a dimension, that dimension is
+whole on each device of the axis. Parameters without a pattern are whole on every device.
 """
 
 
 def make_mesh(config: MeshConfig | None = None, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over the given devices, by default all there are.
+    """Makes a mesh of devices.
 
     Args:
-      config: sizes of the axes; by default all devices are on `data`.
-      devices: of all processes.
+      config: Sizes of the axes; by default all devices are on `data`.
+      devices: Devices of all processes, by default all.
 
     Raises:
-      ValueError: unless the product of the sizes is the number of devices, and the devices of
+      ValueError: Unless the product of the sizes is the number of devices, and the devices of
         a `model` axis belong to one process.
     """
     config, devices = config or MeshConfig(), devices or jax.devices()
@@ -63,17 +63,15 @@ def make_mesh(config: MeshConfig | None = None, devices: list[jax.Device] | None
             f" {'a multiple of ' if not config.data else ''}{others * (config.data or 1)} devices,"
             f" and there are {len(devices)}"
         )
-    of_process = len(devices) // len({device.process_index for device in devices})
-    if of_process % config.model:
-        raise ValueError(
-            f"mesh.model={config.model} must divide the {of_process} devices of a process"
-        )
+    local = len(devices) // len({device.process_index for device in devices})
+    if local % config.model:
+        raise ValueError(f"mesh.model={config.model} must divide the {local} devices of a process")
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
-    """Within, the first process is alone; the others follow when it has left."""
+    """Context that the first process enters alone; the others follow when it has left."""
     is_first, done = jax.process_index() == 0, "the first process is done"
     if not is_first:
         multihost_utils.sync_global_devices(done)
@@ -83,12 +81,12 @@ def first_process_first() -> Iterator[None]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on each device."""
+    """Sharding with a whole copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_by_example(mesh: Mesh) -> NamedSharding:
-    """The first dimension divided over the devices that examples are."""
+    """Sharding with the first dimension divided over the axes of examples."""
     return NamedSharding(mesh, PartitionSpec(EXAMPLES))
 
 
@@ -111,23 +109,23 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
 
 
 def place(tree: T, mesh: Mesh) -> T:
-    """The sharding of each array of a tree by `RULES`.
+    """Sharding of each array of a tree by `RULES`.
 
     Args:
-      tree: arrays, or their shapes. Whatever holds a copy of the parameters' tree, such as the
-        state of an optimiser, has paths that end like theirs.
-      mesh: the devices.
+      tree: Arrays, or their shapes. A copy of the parameters' tree, such as in the state of an
+        optimiser, has paths that end like theirs.
+      mesh: Devices.
     """
 
-    def of_array(path: Any, array: Any) -> NamedSharding:
+    def place_array(path: Any, array: Any) -> NamedSharding:
         name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
         return NamedSharding(mesh, _divided(name, array.shape, mesh))
 
-    return jax.tree_util.tree_map_with_path(of_array, tree)
+    return jax.tree_util.tree_map_with_path(place_array, tree)
 
 
 def gather(params: T, mesh: Mesh) -> T:
-    """Makes parameters whole over `fsdp` where a program uses them.
+    """Gathers parameters over `fsdp` where a program uses them.
 
     Examples stay divided over that axis then. Left to choose, XLA would rather divide products
     over it and move the activations of all examples.

@@ -1,1 +1,1 @@
-"""Parameters, FLOPs, memory, and time of models."""
+"""Parameters, FLOPs, memory and time of models."""

@@ -1,26 +1,23 @@
-"""What the model of a config costs, beside the models to compare it with.
+"""Reports the cost of a config's model, beside the models to compare it with.
 
 python -m sft_jax.profile --config=configs/vggsound.py [--config.model.k=4] [--models=sft,mbt]
     [--json=FILE] [--picture=FILE.png] [--results=FILE.json] [--batch_sizes=1,8,32]
     [--measure=false]
 
-Each model has the config's width, blocks and all else. Operations are counted; memory and time are
-measured, each model in a process of its own. `--measure=false` counts alone, in seconds. No data
-is needed but for configs/npz_folder.py and configs/tfds.py.
+All models have the config's width, blocks and other settings. Operations are counted. Memory and
+time are measured, each model in a process of its own; `--measure=false` only counts, in seconds.
+Only configs/npz_folder.py and configs/tfds.py need the data itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,36 +27,36 @@ from rich.console import Console
 
 from sft_jax import command_line, config_io, version
 from sft_jax.config import ExperimentConfig
-from sft_jax.data.datasets import check_task
+from sft_jax.data.dataset import check_task
 from sft_jax.data.outline import Outline, outline
 from sft_jax.evaluation import pictures
 from sft_jax.modules import MODELS
 from sft_jax.profile import measure, tables
+from sft_jax.profile.results import accuracies
 from sft_jax.runs import storage
-from sft_jax.runs.directory import write_json
 
 COMPARED = ("sft", "mbt", "mult", "late", "concat")
-"""The models that are looked at by default, as far as they can be built."""
+"""Models of the default comparison, as far as the config's settings allow them."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Adds the flags of this command."""
     own: dict[str, Any] = {"flag_values": values}
     config_flags.DEFINE_config_file("config", None, "Config file, as FILE or FILE:ARG.", **own)
-    what = f"Some of {', '.join(MODELS)}; default the config's own and {', '.join(COMPARED)}."
-    flags.DEFINE_list("models", None, what, **own)
+    text = f"Some of {', '.join(MODELS)}; default the config's own and {', '.join(COMPARED)}."
+    flags.DEFINE_list("models", None, text, **own)
     flags.DEFINE_string("json", None, "File to write all figures to.", **own)
     flags.DEFINE_string("picture", None, "File to draw the operations by stage to.", **own)
-    what = "JSON of a benchmark; its accuracies are drawn against operations."
-    flags.DEFINE_string("results", None, what, **own)
-    flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "What inference is timed at.", **own)
-    flags.DEFINE_integer("steps", 5, "Training steps that are timed.", lower_bound=1, **own)
-    flags.DEFINE_bool("measure", True, "Whether to run the models; else to count alone.", **own)
+    text = "JSON of a benchmark; its accuracies are drawn against operations."
+    flags.DEFINE_string("results", None, text, **own)
+    flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "Batch sizes of timed inference.", **own)
+    flags.DEFINE_integer("steps", 5, "Number of timed training steps.", lower_bound=1, **own)
+    flags.DEFINE_bool("measure", True, "Run the models; otherwise only count.", **own)
     flags.mark_flag_as_required("config", values)
 
 
 def main() -> None:
-    """Counts, measures and reports what the flags say."""
+    """Counts, measures and reports, as the flags say."""
     values = flags.FLAGS
     # Each model is measured in a process of its own, which needs an accelerator to itself.
     jax.config.update("jax_platforms", "cpu")
@@ -75,31 +72,31 @@ def main() -> None:
     data = outline(config.data)
     check_task(config.model.task, data.task)
     configs = models_of(config, values.models)
-    counted = _count(configs, data, optional=values.models is None)
+    models = _count(configs, data, optional=values.models is None)
     file = config_flags.get_config_filename(values["config"])
-    found = accuracies(pathlib.Path(values.results), configs, file) if values.results else None
-    report = {**_environment(), "config": config_io.to_json(config), "models": counted}
+    known = accuracies(pathlib.Path(values.results), configs, file) if values.results else None
+    report = {**_environment(), "config": config_io.to_json(config), "models": models}
     written = []
     if json_file:
-        write_json(json_file, report)
+        _write(json_file, report)
         written.append(json_file)
     if picture:
         with pictures.reported(picture):
-            tables.draw_costs(picture, counted, found, title=file)
+            tables.draw_costs(picture, models, known, title=file)
             written.append(picture)
     if values.measure:
-        for name in counted:
+        for name in models:
             print(f"measuring {name}", file=sys.stderr, flush=True)
-            counted[name] |= measure.measure(
+            models[name] |= measure.measure(
                 configs[name], data, batch_sizes=sizes, steps=values.steps
             )
             if json_file:
-                write_json(json_file, report)
-    every = "model.n_pre={n_pre} and model.n_post={n_post} in each model".format(
-        **dataclasses.asdict(config.model)
+                _write(json_file, report)
+    print(
+        f"model.n_pre={config.model.n_pre} and model.n_post={config.model.n_post} in each model;"
+        f" forward pass of one example, training step of {config.train.batch_size}"
     )
-    print(f"{every}; forward pass of one example, training step of {config.train.batch_size}")
-    tables.print_costs(Console(), counted)
+    tables.print_costs(Console(), models)
     for path in written:
         print(f"written: {path}")
 
@@ -108,7 +105,7 @@ def batch_sizes(texts: Sequence[str]) -> list[int]:
     """Reads `--batch_sizes`.
 
     Raises:
-      ValueError: for what is not a whole number of at least 1.
+      ValueError: For anything other than whole numbers of at least 1.
     """
     wrong = [text for text in texts if not text.strip().isdecimal() or int(text) < 1]
     if wrong:
@@ -119,14 +116,14 @@ def batch_sizes(texts: Sequence[str]) -> list[int]:
 def models_of(
     config: ExperimentConfig, names: Sequence[str] | None = None
 ) -> dict[str, ExperimentConfig]:
-    """The config once for each model, the config's own model first if it is one of them.
+    """Copies a config for each model; the config's own model, if chosen, comes first.
 
     Args:
-      config: of the experiment.
-      names: of the models; by default the config's own and `COMPARED`.
+      config: Config of the experiment.
+      names: Names of the models; by default the config's own and `COMPARED`.
 
     Raises:
-      ValueError: for a name that is not one of `MODELS`, or none at all.
+      ValueError: For a name outside of `MODELS`, or no name at all.
     """
     own = config.model.name
     chosen = dict.fromkeys((own, *COMPARED) if names is None else names)
@@ -134,90 +131,39 @@ def models_of(
         raise ValueError(f"--models: unknown model {unknown}, known: {', '.join(MODELS)}")
     if not chosen:
         raise ValueError(f"--models names none; known are {', '.join(MODELS)}")
-    changes: list[dict[str, Any]] = [
-        {"name": name} for name in sorted(chosen, key=lambda name: name != own)
-    ]
     return {
-        of["name"]: dataclasses.replace(config, model=dataclasses.replace(config.model, **of))
-        for of in changes
+        name: dataclasses.replace(config, model=_renamed(config.model, name))
+        for name in sorted(chosen, key=lambda name: name != own)
     }
+
+
+def _renamed(model: ModelConfig, name: Any) -> ModelConfig:
+    return dataclasses.replace(model, name=name)
 
 
 def _count(
     configs: Mapping[str, ExperimentConfig], data: Outline, *, optional: bool
 ) -> dict[str, dict[str, Any]]:
-    """What is counted of each; the first must fit the data, and if not `optional` all must."""
+    """Counts each model; models that do not fit the data are left out if `optional`."""
     counted: dict[str, dict[str, Any]] = {}
     for name, config in configs.items():
         try:
             counted[name] = measure.count(config, data)
         except ValueError as error:
+            # The first is the config's own model, which must fit in any case.
             if not (optional and counted):
                 raise
             print(f"without {name}: {error}", file=sys.stderr)
     return counted
 
 
-def accuracies(
-    path: pathlib.Path, configs: Mapping[str, ExperimentConfig], config_file: str
-) -> dict[str, tuple[float, float | None]]:
-    """Mean and, if known, deviation of the accuracies of those models that a file tells of.
-
-    Args:
-      path: of JSON with `models`, each with `accuracy_mean` and perhaps `accuracy_std`. They are
-        called as here or, as the benchmarks do, by an argument of the config file that makes the
-        same experiment.
-      configs: name to config of each model here.
-      config_file: the file, with or without an argument.
-
-    Raises:
-      ValueError: if the file is not of that form, or tells of none of the models.
-      OSError: if it can't be read.
-    """
-    try:
-        results = json.loads(path.read_text())["models"]
-        known = {name: of for name, of in results.items() if "accuracy_mean" in of}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not JSON with `models` by name: {error!r}") from error
-    of_argument = {_essence(config): name for name, config in configs.items()}
-    found: dict[str, tuple[float, float | None]] = {}
-    arguments = _arguments(config_file.split(":", 1)[0], known)
-    for label, of in known.items():
-        name = label if label in configs else of_argument.get(arguments.get(label, ""))
-        if name and (name not in found or label == name):
-            found[name] = (of["accuracy_mean"], of.get("accuracy_std"))
-    if not found:
-        raise ValueError(
-            f"{path} tells of none of the models {', '.join(configs)}; it has"
-            f" {', '.join(map(repr, known)) or 'no accuracy'}"
-        )
-    return {name: found[name] for name in configs if name in found}
-
-
-def _arguments(file: str, labels: Iterable[str]) -> dict[str, str]:
-    """Label to the essence of the experiment that it makes, of those that are arguments."""
-    spec = importlib.util.spec_from_file_location("config_of_results", file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = {}
-    for label in labels:
-        with contextlib.suppress(ValueError):  # It is no argument.
-            made[label] = _essence(config_io.from_mapping(module.get_config(label)))
-    return made
-
-
-def _essence(config: ExperimentConfig) -> str:
-    """What makes an experiment, which where the data lies does not."""
-    values = config_io.to_json(config)
-    values["data"] = {k: v for k, v in values["data"].items() if not k.endswith("_dir")}
-    return json.dumps(values, sort_keys=True)
+def _write(path: pathlib.Path, report: Mapping[str, Any]) -> None:
+    storage.write_whole(path, json.dumps(report, indent=2) + "\n")
 
 
 def _environment() -> dict[str, Any]:
     return {
-        "command": sys.argv,
+        "command": ["python", "-m", "sft_jax.profile", *sys.argv[1:]],
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         **version.environment(),
     }

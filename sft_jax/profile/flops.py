@@ -1,7 +1,7 @@
-"""What a function costs, counted from its jaxpr.
+"""Operations of a function, counted from its jaxpr.
 
-XLA's own cost analysis counts the body of a loop once, whatever its length; here it is
-counted as often as it runs.
+XLA's own cost analysis counts the body of a loop once, whatever its length. This count takes it as
+often as it runs.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from jax.interpreters import partial_eval
 from sft_jax.modules.multimodal import MultimodalClassifier
 
 STAGES = ("tokenizer", "unimodal", "pre_pooling", "pooling", "fused", "head", "other")
-"""The parts of a model, from inputs to logits, and what belongs to none of them."""
+"""Parts of a model, from inputs to logits, and `other` for operations outside of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Operations, and the largest array on the way.
+    """Number of operations, and size of the largest intermediate array.
 
     Attributes:
-      matmul_flops: of matrix products and convolutions, where a multiplication and an
+      matmul_flops: Operations of matrix products and convolutions. A multiplication and an
         addition are two.
-      elementwise_flops: of all other arithmetic, on integers and booleans too: one per
-        element that an elementwise function returns, that a reduction or a cumulative sum
-        reads or that a scatter combines, and `log2(n)` per element of a sort or top-k of `n`.
-        Moving, copying and converting count nothing.
-      largest_bytes: size of the largest array that any operation returns. A compiler may
+      elementwise_flops: Operations of all other arithmetic, also on integers and booleans. An
+        elementwise function counts one per element that it returns, a reduction or cumulative
+        sum one per element that it reads, a scatter one per element that it combines. A sort or
+        top-k of `n` counts `log2(n)` per element. Moving, copying and converting count nothing.
+      largest_bytes: Size of the largest array that any operation returns. A compiler may
         fuse operations and never hold it.
     """
 
@@ -50,52 +50,52 @@ class Cost:
 def count(function: Callable[..., Any], *args: Any, platform: str = "cpu") -> Cost:
     """Counts the operations of `function(*args)`; computes nothing.
 
-    What no output depends on is not counted. The body of a scan, or of a `fori_loop` with
-    known bounds, counts as often as it runs, and a conditional as its dearest branch. Where
-    platforms have programs of their own (`jax.lax.platform_dependent`), that of one counts.
+    An operation counts only if an output depends on it. The body of a scan, or of a `fori_loop`
+    with known bounds, counts as often as it runs, and a conditional as its dearest branch. Where
+    platforms have their own programs (`jax.lax.platform_dependent`), the program of one counts.
 
     Args:
-      function: what `jax.make_jaxpr` can trace.
-      *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
-      platform: cpu, cuda, rocm or tpu.
+      function: Function that `jax.make_jaxpr` can trace.
+      *args: Arrays, or `jax.ShapeDtypeStruct`s in their place.
+      platform: Platform whose programs count: cpu, cuda, rocm or tpu.
 
     Raises:
-      ValueError: for a `while_loop`, which may run any number of times.
-      NotImplementedError: naming a primitive whose cost is not known here.
+      ValueError: For a `while_loop`, which may run any number of times.
+      NotImplementedError: For a primitive of unknown cost; the message names it.
     """
     return total(by_stage(function, *args, platform=platform))
 
 
 def by_stage(function: Callable[..., Any], *args: Any, platform: str = "cpu") -> dict[str, Cost]:
-    """Counts the operations of `function(*args)`, as `count` does, apart for each stage.
+    """Counts the operations of `function(*args)`, as `count` does, separately for each stage.
 
-    The stage of an operation is told from the names of the modules (and `jax.named_scope`s)
-    that it was traced in, the outermost that tells:
+    The stage of an operation follows from the names of the modules (and `jax.named_scope`s)
+    that it was traced in. The outermost name of this table decides:
 
     | stage | modules |
     | --- | --- |
     | tokenizer | `tokenizer_*` |
     | unimodal | `unimodal_*`, blocks of one modality before fusion |
     | pooling | `reducer` in `pooling_*` |
-    | pre_pooling | what else `pooling_*` does: self-attention and saliency |
+    | pre_pooling | the rest of `pooling_*`: self-attention and saliency |
     | fused | `fused*`: blocks of several modalities |
     | head | `head`, `readout` |
     | other | none of these |
 
     Args:
-      function: what `jax.make_jaxpr` can trace.
-      *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
-      platform: see `count`.
+      function: Function that `jax.make_jaxpr` can trace.
+      *args: Arrays, or `jax.ShapeDtypeStruct`s in their place.
+      platform: Platform whose programs count, as in `count`.
 
     Returns:
-      One of each of `STAGES`; `total` of them is what `count` gives.
+      The cost of each of `STAGES`; their `total` is the return value of `count`.
 
     Raises:
-      ValueError, NotImplementedError: as `count`.
+      ValueError, NotImplementedError: As `count`.
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return dict.fromkeys(STAGES, Cost()) | _of_jaxpr(used, "", platform)
+    return dict.fromkeys(STAGES, Cost()) | _jaxpr_cost(used, "", platform)
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:
@@ -118,7 +118,7 @@ def forward_stages(model: MultimodalClassifier, batch_size: int = 1) -> dict[str
 
 
 def num_parameters(model: MultimodalClassifier) -> int:
-    """How many numbers the parameters of a model are."""
+    """Number of trained numbers of a model."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_variables(model)["params"]))
 
 
@@ -167,21 +167,21 @@ _CALLS = {
     "pjit": "jaxpr",
     "remat2": "jaxpr",
 }
-"""The parameter that holds what a primitive calls."""
+"""Name of the parameter that holds the jaxpr of a primitive that calls one."""
 
 
-def _of_jaxpr(jaxpr: Jaxpr, scope: str, platform: str) -> dict[str, Cost]:
-    """The cost of each stage that there is; the names of `scope` are around all equations."""
-    return _merge(_of_equation(equation, scope, platform) for equation in jaxpr.eqns)
+def _jaxpr_cost(jaxpr: Jaxpr, scope: str, platform: str) -> dict[str, Cost]:
+    """The cost of each stage that occurs; the names of `scope` are around all equations."""
+    return _merge(_equation_cost(equation, scope, platform) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: JaxprEqn, outer: str, platform: str) -> dict[str, Cost]:
-    # What a call holds was traced by itself: its names go on from those of the call.
+def _equation_cost(equation: JaxprEqn, outer: str, platform: str) -> dict[str, Cost]:
+    # The jaxpr of a call was traced by itself: its names continue those of the call.
     scope = f"{outer}/{equation.source_info.name_stack}"
     outputs: list[Any] = [variable.aval for variable in equation.outvars]
     largest = max((_size(aval) * aval.dtype.itemsize for aval in outputs), default=0)
     own = {_stage(scope): Cost(largest_bytes=largest)}
-    inner = _of_call(equation, scope, platform)
+    inner = _call_cost(equation, scope, platform)
     return _merge([own, {_stage(scope): _operations(equation)} if inner is None else inner])
 
 
@@ -206,18 +206,18 @@ _STARTS = {
 }
 
 
-def _of_call(equation: JaxprEqn, scope: str, platform: str) -> dict[str, Cost] | None:
-    """The cost of what an equation calls; None if it calls nothing."""
+def _call_cost(equation: JaxprEqn, scope: str, platform: str) -> dict[str, Cost] | None:
+    """The cost of the jaxprs that an equation calls; None if it calls none."""
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
-        return _of_jaxpr(_open(params[_CALLS[name]]), scope, platform)
+        return _jaxpr_cost(_open(params[_CALLS[name]]), scope, platform)
     match name:
         case "scan":
-            body = _of_jaxpr(_open(params["jaxpr"]), scope, platform)
+            body = _jaxpr_cost(_open(params["jaxpr"]), scope, platform)
             return {stage: _repeat(cost, params["length"]) for stage, cost in body.items()}
         case "cond":
             branches = [
-                _of_jaxpr(_open(branch), scope, platform)
+                _jaxpr_cost(_open(branch), scope, platform)
                 for branch in _lowered(
                     params["branches"], params.get("branches_platforms"), platform
                 )
@@ -234,7 +234,7 @@ def _of_call(equation: JaxprEqn, scope: str, platform: str) -> dict[str, Cost] |
 
 
 def _lowered(branches: Sequence[Any], platforms: Any, platform: str) -> Sequence[Any]:
-    """The branches that may run on a platform."""
+    """The branches that can run on a platform."""
     if platforms is None:
         return branches
     own = [b for b, names in zip(branches, platforms, strict=True) if names and platform in names]
@@ -300,5 +300,5 @@ def _size(aval: Any) -> int:
 
 
 def _open(jaxpr: Any) -> Jaxpr:
-    """The jaxpr of a closed one, or one that is not closed itself."""
+    """The jaxpr within a closed one, or a jaxpr that is open already."""
     return getattr(jaxpr, "jaxpr", jaxpr)

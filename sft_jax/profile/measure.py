@@ -1,13 +1,8 @@
-"""What a model costs: counted from its jaxpr, and measured in a process of its own."""
+"""Costs of a model: counted from its jaxpr, and measured in a process of its own."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +17,7 @@ from sft_jax.data.outline import Outline
 from sft_jax.modules.factory import build_model
 from sft_jax.parallel import sharding
 from sft_jax.profile import flops, process_memory
+from sft_jax.profile.isolated import run_isolated
 from sft_jax.structs import CLASS_TASKS, Batch, ModalitySpec, Task
 from sft_jax.training import assembly
 from sft_jax.training.step import compile_eval_step
@@ -40,27 +36,29 @@ MEASURED = (
     "examples_per_second",
     "device",
 )
-"""What `measure` gives, in this order."""
+"""Figures that `measure` returns, in this order."""
 
-_STEPS_OF_AN_EPOCH = 1000
-_LEAST_SECONDS = 0.5
+_STEPS_PER_EPOCH = 1000
+_MIN_SECONDS = 0.5
 
 
 def count(config: ExperimentConfig, outline: Outline) -> dict[str, Any]:
-    """Counts what one example takes in evaluation; computes nothing.
+    """Counts the operations of one example in evaluation; computes nothing.
 
     Args:
-      config: of the experiment.
-      outline: of the data.
+      config: Experiment whose model is counted.
+      outline: Shapes of the data.
 
     Returns:
-      As JSON values `parameters`; `forward_flops`, those of matrix products alone, as they are
-      counted in the literature, and `stage_flops` for each of `sft_jax.profile.flops.STAGES`,
-      which add up to them; `forward_elementwise_flops` and `stage_elementwise_flops`, all other
-      arithmetic.
+      JSON values:
+
+      - `parameters`, the number of trained numbers;
+      - `forward_flops`, operations of matrix products alone, as the literature counts them;
+      - `stage_flops`, their part in each of `sft_jax.profile.flops.STAGES`;
+      - `forward_elementwise_flops` and `stage_elementwise_flops`, all other arithmetic.
 
     Raises:
-      ValueError: if the model of the config is not one for such data.
+      ValueError: If the model does not fit the data.
     """
     model = build_model(config.model, outline.modalities, outline.num_outputs)
     stages = flops.forward_stages(model)
@@ -68,9 +66,11 @@ def count(config: ExperimentConfig, outline: Outline) -> dict[str, Any]:
     return {
         "parameters": flops.num_parameters(model),
         "forward_flops": total.matmul_flops,
-        "stage_flops": {stage: of.matmul_flops for stage, of in stages.items()},
+        "stage_flops": {stage: cost.matmul_flops for stage, cost in stages.items()},
         "forward_elementwise_flops": total.elementwise_flops,
-        "stage_elementwise_flops": {stage: of.elementwise_flops for stage, of in stages.items()},
+        "stage_elementwise_flops": {
+            stage: cost.elementwise_flops for stage, cost in stages.items()
+        },
     }
 
 
@@ -79,35 +79,34 @@ def measure(
 ) -> dict[str, Any]:
     """Compiles and runs the model of a config, in a new process, on one device.
 
-    The input is random, of full length; a training step is that of `train.py`, with the
-    config's batch size and optimiser, and mixes examples from the first on if the config mixes
-    any.
+    The input is random, of full length. A training step is that of `train.py`, with the config's
+    batch size and optimiser. If the config mixes examples, it mixes them from the first step on.
 
     Args:
-      config: of the experiment.
-      outline: of the data.
-      batch_sizes: those that inference is timed at, beside 1.
-      steps: training steps that are timed, and least number of runs of inference, after one
-        each that is not.
+      config: Experiment whose model is measured.
+      outline: Shapes of the data.
+      batch_sizes: Batch sizes at which inference is timed, beside 1.
+      steps: Number of timed training steps, and least number of timed runs of inference. One
+        more of each comes before them.
 
     Returns:
-      As JSON values, null where the system does not tell:
+      JSON values, null where the system does not report them:
 
-      - `train_lowering_seconds`, of tracing and lowering the training step, and
-        `train_compile_seconds`, of XLA, with nothing cached;
-      - `train_temp_bytes`, what XLA plans for intermediate results of the step, and
-        `train_bytes_accessed_xla` and (at batch size 1) `forward_bytes_accessed_xla`, its
-        estimates of what is read and written, which count the body of a loop once;
+      - `train_lowering_seconds`, for tracing and lowering the training step, and
+        `train_compile_seconds`, for XLA, with nothing cached;
+      - `train_temp_bytes`, planned by XLA for intermediate results of the step;
+      - `train_bytes_accessed_xla` and, at batch size 1, `forward_bytes_accessed_xla`, XLA's
+        estimates of the bytes read and written. They count the body of a loop once;
       - `idle_rss_bytes`, resident after compilation with state and batch in place, and
-        `train_peak_rss_bytes`, by how much the resident set grew beyond it in the first step;
-      - `train_peak_device_bytes`, the same of an accelerator's own memory. There the most so
-        far can't be reset, so that it may be from before the step;
+        `train_peak_rss_bytes`, the growth of the resident set beyond it in the first step;
+      - `train_peak_device_bytes`, the same for an accelerator's own memory. Its peak can't be
+        reset, so it may be from before the step;
       - `train_step_seconds`, the median;
       - `latency_seconds`, the median at batch size 1, and `examples_per_second` by batch size;
-      - `device`, what it ran on.
+      - `device`, the platform and kind of the device.
 
     Raises:
-      ChildProcessError: if the process fails; it has then said why on stderr.
+      ChildProcessError: If the process fails; its stderr says why.
     """
     request = {
         "config": config_io.to_json(config),
@@ -117,24 +116,22 @@ def measure(
         "batch_sizes": sorted({1, *batch_sizes}),
         "steps": steps,
     }
-    package = str(pathlib.Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "sft_jax.profile.measure"],
-        input=json.dumps(request),
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path, "JAX_ENABLE_COMPILATION_CACHE": "false"},
-    )
-    if done.returncode:
-        raise ChildProcessError(
-            f"measuring {config.model.name} ended with status {done.returncode}"
-            + (", as a process does that takes too much memory" if done.returncode == -9 else "")
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+    uncached = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    try:
+        return run_isolated(f"{__name__}:measure_here", request, environment=uncached)
+    except ChildProcessError as error:
+        raise ChildProcessError(f"measuring {config.model.name}: {error}") from error
 
 
-def _measure(request: Mapping[str, Any]) -> dict[str, Any]:
+def measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Compiles and runs a model in this process.
+
+    Args:
+      request: Config and outline as JSON values, with the `batch_sizes` and `steps` of `measure`.
+
+    Returns:
+      The return value of `measure`.
+    """
     config = config_io.from_mapping(request["config"])
     mixup = dataclasses.replace(config.mixup, warmup_epochs=0.0)
     config = dataclasses.replace(config, mixup=mixup)
@@ -142,43 +139,59 @@ def _measure(request: Mapping[str, Any]) -> dict[str, Any]:
     outline = Outline(modalities, request["outputs"], request["task"])
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     size = config.train.batch_size
-    made = assembly.assemble_model(
+    assembled = assembly.assemble_model(
         config,
         outline.modalities,
         outline.num_outputs,
-        num_examples=_STEPS_OF_AN_EPOCH * size,
+        num_examples=_STEPS_PER_EPOCH * size,
         mesh=mesh,
     )
-    state, measured = _train(made, config.seed, _batch(outline, size, mesh), request["steps"])
-    measured |= _infer(made.model, state.eval_params, outline, mesh, request)
+    batch = random_batch(outline, size, mesh)
+    state, measured = _train(assembled, config.seed, batch, request["steps"])
+    measured |= _infer(assembled.model, state.eval_params, outline, mesh, request)
     (device,) = mesh.devices.flat
     measured["device"] = f"{device.platform}: {device.device_kind}"
     return {name: measured[name] for name in MEASURED}
 
 
+def random_batch(outline: Outline, size: int, mesh: Mesh, *, seed: int = 0) -> Batch:
+    """Random examples of full length, without padding, on the devices of a mesh.
+
+    Args:
+      outline: Shapes of the data.
+      size: Number of examples.
+      mesh: Devices that the examples are divided over.
+      seed: Seed of the random inputs; labels do not depend on it.
+    """
+    random = np.random.default_rng(seed)
+    specs = outline.modalities.items()
+    inputs = {name: random.standard_normal((size, *spec.shape), np.float32) for name, spec in specs}
+    masks = {name: np.ones((size, *spec.lengths), bool) for name, spec in specs}
+    labels = _labels(outline.task, size, outline.num_outputs)
+    return sharding.put_batch(Batch(inputs, masks, labels, np.ones(size, np.float32)), mesh)
+
+
 def _train(
-    made: assembly.Assembled, seed: int, batch: Batch, steps: int
+    assembled: assembly.Assembled, seed: int, batch: Batch, steps: int
 ) -> tuple[Any, dict[str, Any]]:
-    state, number = made.new_state(seed), np.int32(seed)
+    state, traced_seed = assembled.new_state(seed), np.int32(seed)
     begin = time.perf_counter()
-    lowered = made.step.lower(state, batch, number)
+    lowered = assembled.step.lower(state, batch, traced_seed)
     lowering, begin = time.perf_counter() - begin, time.perf_counter()
     compiled = lowered.compile()
     compiling = time.perf_counter() - begin
     del lowered
     (device,) = jax.tree.leaves(state)[0].devices()
     jax.block_until_ready(state)
-    process_memory.settle()
-    idle, idle_on_device = process_memory.resident_bytes(), _device_bytes(device, "bytes_in_use")
-    can_reset = process_memory.reset_peak()
-    state, metrics = compiled(state, batch, number)
-    jax.block_until_ready((state, metrics))
-    peak = process_memory.peak_bytes() if can_reset else None
+    idle_on_device = _device_bytes(device, "bytes_in_use")
+    with process_memory.growth() as memory:
+        state, metrics = compiled(state, batch, traced_seed)
+        jax.block_until_ready((state, metrics))
     peak_on_device = _device_bytes(device, "peak_bytes_in_use")
     seconds = []
     for _ in range(steps):
         begin = time.perf_counter()
-        state, metrics = compiled(state, batch, number)
+        state, metrics = compiled(state, batch, traced_seed)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - begin)
     plan = compiled.memory_analysis()
@@ -187,8 +200,8 @@ def _train(
         "train_compile_seconds": compiling,
         "train_temp_bytes": plan and plan.temp_size_in_bytes,
         "train_bytes_accessed_xla": _bytes_accessed(compiled),
-        "idle_rss_bytes": idle,
-        "train_peak_rss_bytes": _growth(idle, peak),
+        "idle_rss_bytes": memory.idle_bytes,
+        "train_peak_rss_bytes": memory.peak_bytes,
         "train_peak_device_bytes": _growth(idle_on_device, peak_on_device),
         "train_step_seconds": float(np.median(seconds)),
     }
@@ -200,7 +213,7 @@ def _infer(
     step = compile_eval_step(model, mesh)
     seconds, accessed = {}, {}
     for size in request["batch_sizes"]:
-        batch = _batch(outline, size, mesh)
+        batch = random_batch(outline, size, mesh)
         args = (params, batch, sharding.put_batch(np.arange(size, dtype=np.int32), mesh))
         compiled = step.lower(*args).compile()
         accessed[size] = _bytes_accessed(compiled)
@@ -208,29 +221,19 @@ def _infer(
     return {
         "forward_bytes_accessed_xla": accessed[1],
         "latency_seconds": seconds[1],
-        "examples_per_second": {str(size): size / of for size, of in seconds.items()},
+        "examples_per_second": {str(size): size / took for size, took in seconds.items()},
     }
 
 
-def _median_seconds(function: Callable[..., Any], args: tuple[Any, ...], least: int) -> float:
+def _median_seconds(function: Callable[..., Any], args: tuple[Any, ...], min_runs: int) -> float:
     jax.block_until_ready(function(*args))
     seconds: list[float] = []
-    # What takes microseconds is run more often.
-    while len(seconds) < least or sum(seconds) < _LEAST_SECONDS:
+    # A program that takes microseconds is run more often.
+    while len(seconds) < min_runs or sum(seconds) < _MIN_SECONDS:
         begin = time.perf_counter()
         jax.block_until_ready(function(*args))
         seconds.append(time.perf_counter() - begin)
     return float(np.median(seconds))
-
-
-def _batch(outline: Outline, size: int, mesh: Mesh) -> Batch:
-    """Random examples of full length."""
-    random = np.random.default_rng(0)
-    specs = outline.modalities.items()
-    inputs = {name: random.standard_normal((size, *of.shape), np.float32) for name, of in specs}
-    masks = {name: np.ones((size, *of.lengths), bool) for name, of in specs}
-    labels = _labels(outline.task, size, outline.num_outputs)
-    return sharding.put_batch(Batch(inputs, masks, labels, np.ones(size, np.float32)), mesh)
 
 
 def _labels(task: Task, size: int, outputs: int) -> np.ndarray:
@@ -250,7 +253,3 @@ def _device_bytes(device: jax.Device, name: str) -> int | None:
 
 def _growth(before: int | None, after: int | None) -> int | None:
     return None if before is None or after is None else max(after - before, 0)
-
-
-if __name__ == "__main__":
-    json.dump(_measure(json.load(sys.stdin)), sys.stdout)

@@ -1,30 +1,58 @@
-"""How much memory this process has resident, and has had at the most."""
+"""Resident memory of this process: now, and at its peak."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import dataclasses
 import gc
 import pathlib
+from collections.abc import Iterator
 
 _SELF = pathlib.Path("/proc/self")
 _RESET_PEAK = "5"  # proc_pid_clear_refs(5)
 
 
+@dataclasses.dataclass
+class Growth:
+    """Memory of a part of the work; None where the system does not report it.
+
+    Attributes:
+      idle_bytes: Resident memory before the work.
+      peak_bytes: Growth of the resident memory over `idle_bytes` at its peak.
+    """
+
+    idle_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+@contextlib.contextmanager
+def growth() -> Iterator[Growth]:
+    """Measures the memory of the work within; the result is complete at the end."""
+    settle()
+    measured = Growth(resident_bytes())
+    can_reset = reset_peak()
+    yield measured
+    peak = peak_bytes() if can_reset else None
+    if peak is not None and measured.idle_bytes is not None:
+        measured.peak_bytes = max(peak - measured.idle_bytes, 0)
+
+
 def settle() -> None:
-    """Frees what nothing refers to and, where the C library can, gives it back to the system."""
+    """Frees unreachable objects and, with glibc, returns free memory to the system."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Of glibc alone.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Only glibc has it.
     if trim is not None:
         trim(0)
 
 
 def resident_bytes() -> int | None:
-    """What is resident now; None where the system does not say."""
+    """Memory that is resident now; None where the system does not report it."""
     return _status("VmRSS")
 
 
 def reset_peak() -> bool:
-    """Makes what is resident now the most so far; False where the system can't."""
+    """Sets the peak to the memory that is resident now; False where the system can't."""
     try:
         (_SELF / "clear_refs").write_text(_RESET_PEAK)
     except OSError:
@@ -33,7 +61,7 @@ def reset_peak() -> bool:
 
 
 def peak_bytes() -> int | None:
-    """The most that was resident since `reset_peak`; None where the system does not say."""
+    """Peak of the resident memory since `reset_peak`; None where the system does not report it."""
     return _status("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""The costs of models as a person reads them: a table and a picture."""
+"""A table and a picture of the costs of models."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ _MIB = 2**20
 
 
 def print_costs(console: Console, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints what `sft_jax.profile.measure` gave, a column for each model.
+    """Prints a table with a column for each model.
 
     Args:
-      console: where to.
-      models: name to what was counted and, where it was, measured.
+      console: Console to print to.
+      models: Figures of each model by name: those of `sft_jax.profile.measure.count` and, for
+        measured models, of `sft_jax.profile.measure.measure`.
     """
     table = Table(box=box.SIMPLE)
     table.add_column("")
     for name in models:
         table.add_column(name, justify="right", no_wrap=True)
-    every = [*models.values()]
-    for label, cells in _counted(every):
+    columns = [*models.values()]
+    for label, cells in _counted(columns):
         table.add_row(label, *cells)
-    if "train_step_seconds" in every[0]:
+    if "train_step_seconds" in columns[0]:
         table.add_section()
-        for label, cells in _measured(every):
+        for label, cells in _measured(columns):
             table.add_row(label, *cells)
     console.print(table)
 
@@ -44,22 +45,22 @@ _Rows = Iterator[tuple[str, list[str]]]
 
 
 def _counted(models: Sequence[Mapping[str, Any]]) -> _Rows:
-    yield "parameters", [f"{of['parameters']:,}" for of in models]
-    yield "forward MFLOPs, products", [_millions(of["forward_flops"]) for of in models]
-    yield "  times those of the first", [_ratio(of, models[0]) for of in models]
+    yield "parameters", [f"{model['parameters']:,}" for model in models]
+    yield "forward MFLOPs, products", [_millions(model["forward_flops"]) for model in models]
+    yield "  times those of the first", [_ratio(model, models[0]) for model in models]
     for stage in STAGES:
-        if any(of["stage_flops"][stage] for of in models):
-            yield f"  {stage}", [_millions(of["stage_flops"][stage]) for of in models]
-    elementwise = [_millions(of["forward_elementwise_flops"]) for of in models]
+        if any(model["stage_flops"][stage] for model in models):
+            yield f"  {stage}", [_millions(model["stage_flops"][stage]) for model in models]
+    elementwise = [_millions(model["forward_elementwise_flops"]) for model in models]
     yield "forward MFLOPs, elementwise", elementwise
 
 
 def _measured(models: Sequence[Mapping[str, Any]]) -> _Rows:
     for name, label, unit, digits in _MEASURED:
-        if any(of[name] is not None for of in models):
-            yield label, [_shown(of[name], unit, digits) for of in models]
+        if any(model[name] is not None for model in models):
+            yield label, [_scaled(model[name], unit, digits) for model in models]
     for size in models[0]["examples_per_second"]:
-        rates = [f"{of['examples_per_second'][size]:,.4g}" for of in models]
+        rates = [f"{model['examples_per_second'][size]:,.4g}" for model in models]
         yield f"  examples/s, batch of {size}", rates
 
 
@@ -77,7 +78,7 @@ _MEASURED = (
 )
 
 
-def _shown(value: float | None, unit: float, digits: int) -> str:
+def _scaled(value: float | None, unit: float, digits: int) -> str:
     return "-" if value is None else f"{value / unit:,.{digits}f}"
 
 
@@ -85,8 +86,8 @@ def _millions(flops: int) -> str:
     return f"{flops / 1e6:,.{1 if flops >= 1e8 else 2}f}"
 
 
-def _ratio(of: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    return f"{of['forward_flops'] / first['forward_flops']:.2f}"
+def _ratio(model: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    return f"{model['forward_flops'] / first['forward_flops']:.2f}"
 
 
 def draw_costs(
@@ -96,14 +97,14 @@ def draw_costs(
     *,
     title: str = "",
 ) -> None:
-    """Draws the operations of each stage as stacked bars, and accuracy against them.
+    """Draws the operations of each stage as stacked bars, and accuracy against operations.
 
     Args:
-      path: of the picture.
-      models: name to what `sft_jax.profile.measure.count` gave.
-      accuracies: mean and, if known, deviation of some of the models; by default there is no
-        second panel.
-      title: what the models are of.
+      path: File of the picture.
+      models: Figures of `sft_jax.profile.measure.count` for each model by name.
+      accuracies: Mean accuracy and its deviation, or None for an unknown one, for some of the
+        models. Without accuracies there is no second panel.
+      title: Title of the picture.
     """
     panels = 2 if accuracies else 1
     height = 1.9 + 0.45 * len(models)
@@ -117,22 +118,22 @@ def draw_costs(
 
 
 def _draw_stages(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:
-    first, most = next(iter(models.values())), max(of["forward_flops"] for of in models.values())
+    first, most = next(iter(models.values())), max(m["forward_flops"] for m in models.values())
     unit, letter = _unit(most)
     names, ends = list(models), dict.fromkeys(models, 0.0)
     for i, stage in enumerate(STAGES):
         widths = [models[name]["stage_flops"][stage] / unit for name in names]
-        # What can't be seen needs no place in the legend.
+        # A stage that can't be seen needs no place in the legend.
         if all(width * unit < 1e-3 * most for width in widths):
             continue
         label = stage.replace("_", "-")
         axes.barh(names, widths, left=list(ends.values()), color=f"C{i}", label=label, height=0.65)
         ends = {name: ends[name] + width for name, width in zip(names, widths, strict=True)}
-    for place, (name, end) in enumerate(ends.items()):
+    for row, (name, end) in enumerate(ends.items()):
         text = f" {models[name]['forward_flops'] / unit:#.3g} {letter}FLOPs"
-        if place:
+        if row:
             text += f", {_ratio(models[name], first)} x"
-        axes.text(end, place, text, va="center", fontsize=9)
+        axes.text(end, row, text, va="center", fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.32 * most / unit)
     axes.set(xlabel=f"{letter}FLOPs of one example's forward pass, matrix products")
@@ -156,11 +157,11 @@ def _draw_accuracies(
     for name, (mean, deviation) in accuracies.items():
         flops = models[name]["forward_flops"] / unit
         axes.errorbar(flops, mean, yerr=deviation, fmt="o", capsize=4, color="black", elinewidth=1)
-        # Beside the point, so that it is not on the bar.
+        # Beside the point: on it, the bar of the deviation would cross the name.
         axes.annotate(name, (flops, mean), (7, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    # Numbers in full, between powers of ten too if there are few of those.
+    # Plain numbers as labels, also between powers of ten where those are few.
     for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.6)))
     axes.set(xlabel=f"{letter}FLOPs of one example's forward pass (log)", ylabel="accuracy")

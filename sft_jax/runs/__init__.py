@@ -1,1 +1,1 @@
-"""What lies on disk: run directories, checkpoints, and locks."""
+"""Run directories: their files, checkpoints and locks."""

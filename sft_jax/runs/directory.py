@@ -1,4 +1,9 @@
-"""The files of a run directory beside its checkpoints."""
+"""Run directories, and folders with one run directory for each of several seeds.
+
+All names of files in them stand here. A folder of seeds holds `seed_0`, `seed_1` and so on; each
+is a run directory of its own, of the config with that `seed` and no `seeds`. The folder itself
+holds the config of its last start, whose `seeds` tell it from a run directory.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import datetime
 import json
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,107 +22,279 @@ from sft_jax.config import ExperimentConfig
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 
-CARD = "data_card.json"
-"""The file with what was found in the data."""
+_SEED = "seed_"
 
 
 class RunDirectoryError(ValueError):
-    """A run directory that can't be used for what was asked."""
+    """A run directory that can't be used for its purpose."""
 
 
-def prepare(workdir: AnyPath, config: ExperimentConfig) -> None:
-    """Makes a run directory, or checks that it was made by the same config.
+class _Folder:
+    """A folder that training is started in, and the record of its starts.
 
-    Fields on which no result depends, those marked `sft_jax.data_config.MAY_CHANGE`, may have
-    other values. Writes `config.json`, and adds the command, code, versions, devices and what has
-    changed since the last start to `starts.jsonl`. A run that ended before its first checkpoint
-    has nothing to lose, so all of its config may be changed.
+    Attributes:
+      path: Folder, local or in a bucket. It need not exist.
+      config_file: Config of the last start.
+      starts_file: One JSON line for each start.
+      results: Folder of evaluations.
+      lock_file: Name of the process that owns the folder.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        """Names the files; reads and writes nothing.
+
+        Args:
+          path: Folder.
+        """
+        self.path = path
+        self.config_file = path / "config.json"
+        self.starts_file = path / "starts.jsonl"
+        self.results = path / "eval"
+        self.lock_file = path / "lock.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read_config(self) -> ExperimentConfig:
+        """Config of the last start.
+
+        Raises:
+          RunDirectoryError: If the folder is not a run directory.
+        """
+        try:
+            return config_io.from_mapping(_read_json(self.config_file))
+        except FileNotFoundError:
+            raise RunDirectoryError(
+                f"{self} is not a run directory: it has no {self.config_file.name}"
+            ) from None
+
+    def make_results(self) -> None:
+        """Makes the folder of evaluations, unless it exists.
+
+        Raises:
+          OSError: If it can't be written to.
+        """
+        storage.prepare_file(self.results / "results")
+
+    def _record_start(self, config: ExperimentConfig, changed: Sequence[str] = ()) -> None:
+        write_json(self.config_file, config_io.to_json(config))
+        if jax.process_index() == 0:
+            start = {**_start(config), "changed": [*changed]}
+            storage.append(self.starts_file, json.dumps(start) + "\n")
+
+    def _probe(self) -> None:
+        try:
+            storage.probe(self.path)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"can't write to workdir {self}: {error.strerror or error}"
+            ) from None
+
+
+class RunDirectory(_Folder):
+    """The files of one run.
+
+    Attributes:
+      dataset_file: Description of the training data.
+      card_file: Findings about the training data.
+      metrics_file: One JSON line for each report of training.
+      events: Folder of the same reports for TensorBoard.
+      trace: Folder of profiles.
+      checkpoints: Folder of checkpoints.
+      damaged: Folder of checkpoints that were moved out of the way.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        """Names the files; reads and writes nothing.
+
+        Args:
+          path: Folder.
+        """
+        super().__init__(path)
+        self.dataset_file = path / "dataset.json"
+        self.card_file = path / "data_card.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.events = path / "tensorboard"
+        self.trace = path / "trace"
+        self.checkpoints = path / "checkpoints"
+        self.damaged = self.checkpoints / "damaged"
+
+    @classmethod
+    def open(cls, path: AnyPath, config: ExperimentConfig) -> RunDirectory:
+        """Makes a run directory, or checks that it was made by the same config.
+
+        Fields on which no result depends, those marked `sft_jax.data_config.MAY_CHANGE`, may have
+        other values. A run that ended before its first checkpoint has nothing to lose, so all of
+        its config may be changed. The start is recorded with its command, code, versions, devices
+        and changes.
+
+        Args:
+          path: Run directory.
+          config: Experiment, without `seeds`.
+
+        Raises:
+          RunDirectoryError: If the folder can't be written to, holds the runs of several seeds,
+            or is another config's.
+        """
+        run = cls(path)
+        if run.config_file.exists() and run.read_config().seeds:
+            raise RunDirectoryError(
+                f"workdir {run} holds the runs of seeds={tuple(SeedsDirectory.existing(path).runs)}"
+                ", and a run without seeds needs a folder of its own: give another --workdir, or"
+                " --config.seeds"
+            )
+        run._probe()
+        changed: list[str] = []
+        if run._has_checkpoints():
+            before = run.read_config()
+            if refused := config_io.differences(before, config, results_only=True):
+                raise RunDirectoryError(
+                    f"workdir {run} was made by another config. Give another --workdir, or"
+                    " undo these changes:\n  " + "\n  ".join(refused)
+                )
+            changed = config_io.differences(before, config)
+        run._record_start(config, changed)
+        return run
+
+    def record_dataset(
+        self,
+        info: Mapping[str, Any],
+        card: Mapping[str, Any] | None = None,
+        same_statistics: Callable[[Any, Any], bool] = operator.eq,
+    ) -> None:
+        """Writes the description of the training data, or checks that it is still the same.
+
+        Args:
+          info: Description of the dataset, as JSON values.
+          card: Findings about the data, as JSON values; None if there are none.
+          same_statistics: Function that compares the saved statistics with those of `info`.
+
+        Raises:
+          RunDirectoryError: If the run was trained on other data; names the differences.
+        """
+        if self._has_checkpoints() and self.dataset_file.exists():
+            saved = _read_json(self.dataset_file)
+            same = {
+                "statistics": same_statistics,
+                "metrics": lambda *_: True,
+                "fingerprints": lambda *_: True,
+            }
+            changed = [
+                key for key in saved if not same.get(key, operator.eq)(saved[key], info.get(key))
+            ]
+            if changed:
+                raise RunDirectoryError(
+                    f"workdir {self} was trained on other data: {', '.join(changed)} differ from"
+                    f" {self.dataset_file}. Give another workdir"
+                )
+        write_json(self.dataset_file, info)
+        if card is not None:
+            write_json(self.card_file, card)
+
+    def fingerprints(self) -> dict[str, str] | None:
+        """Fingerprint of the examples of each split that the run was started with.
+
+        None for a run of data that its config names, and of versions that kept none.
+        """
+        if not self.dataset_file.exists():
+            return None
+        return _read_json(self.dataset_file).get("fingerprints")
+
+    def _has_checkpoints(self) -> bool:
+        return any(path.name.isdecimal() for path in self.checkpoints.glob("*/*"))
+
+
+class SeedsDirectory(_Folder):
+    """A folder with the runs of several seeds.
+
+    Attributes:
+      runs: Run directory of each seed.
+    """
+
+    def __init__(self, path: AnyPath, seeds: Iterable[int]) -> None:
+        """Names the run directories; reads and writes nothing.
+
+        Args:
+          path: Folder.
+          seeds: Seeds of the runs.
+        """
+        super().__init__(path)
+        self.runs = {seed: RunDirectory(path / f"{_SEED}{seed}") for seed in seeds}
+
+    @classmethod
+    def existing(cls, path: AnyPath) -> SeedsDirectory:
+        """The runs that lie in a folder, by their seeds in ascending order."""
+        names = (folder.name.removeprefix(_SEED) for folder in path.glob(f"{_SEED}*"))
+        folder = cls(path, sorted(int(name) for name in names if name.isdecimal()))
+        folder.runs = {seed: run for seed, run in folder.runs.items() if run.config_file.exists()}
+        return folder
+
+    @classmethod
+    def open(cls, path: AnyPath, config: ExperimentConfig) -> SeedsDirectory:
+        """Makes the run directories of a config, or checks that its runs may go on.
+
+        Args:
+          path: Folder of the run directories.
+          config: Experiment, with `seeds`.
+
+        Raises:
+          RunDirectoryError: If the folder holds a run without seeds, or a run of another seed
+            with another config. Also as `RunDirectory.open` says of any run.
+        """
+        folder = cls(path, config.seeds)
+        if folder.config_file.exists() and not folder.read_config().seeds:
+            raise RunDirectoryError(
+                f"workdir {folder} holds a run without seeds, and seeds={config.seeds} need a"
+                " folder of their own: give another --workdir, or leave --config.seeds out"
+            )
+        others = cls.existing(path).runs.items()
+        check_equal(config, [run for seed, run in others if seed not in folder.runs])
+        for seed, run in folder.runs.items():
+            RunDirectory.open(run.path, with_seed(config, seed))
+        folder._probe()
+        folder._record_start(config)
+        return folder
+
+    def record_dataset(
+        self,
+        info: Mapping[str, Any],
+        card: Mapping[str, Any] | None = None,
+        same_statistics: Callable[[Any, Any], bool] = operator.eq,
+    ) -> None:
+        """Records the training data in each run; see `RunDirectory.record_dataset`."""
+        for run in self.runs.values():
+            run.record_dataset(info, card, same_statistics)
+
+
+def with_seed(config: ExperimentConfig, seed: int) -> ExperimentConfig:
+    """Config of the run with one of several seeds."""
+    return dataclasses.replace(config, seed=seed, seeds=())
+
+
+def check_equal(config: ExperimentConfig, runs: Iterable[RunDirectory]) -> None:
+    """Checks that runs have a config's settings, except their seeds and what may change.
 
     Raises:
-      RunDirectoryError: if it can't be written to, or is another config's.
+      RunDirectoryError: If one has others; names the run and the differences.
     """
-    try:
-        storage.probe(workdir)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"can't write to workdir {workdir}: {error.strerror or error}"
-        ) from None
-    changed: list[str] = []
-    if _has_checkpoints(workdir):
-        before = read_config(workdir)
-        if refused := differences(before, config):
+    for run in runs:
+        before = run.read_config()
+        after = with_seed(config, before.seed)
+        if changed := config_io.differences(before, after, results_only=True):
             raise RunDirectoryError(
-                f"workdir {workdir} was made by another config. Give another --workdir, or"
-                " undo these changes:\n  " + "\n  ".join(refused)
+                f"{run} was made by another config, and the seeds of a folder must differ in"
+                " nothing else. Move it elsewhere, give another --workdir, or undo these"
+                " changes:\n  " + "\n  ".join(changed)
             )
-        changed = config_io.differences(before, config)
-    write_json(workdir / "config.json", config_io.to_json(config))
+
+
+def write_json(path: AnyPath, values: Any) -> None:
+    """Writes a JSON file that is either whole or as it was, even if the process is killed.
+
+    Of several processes the first writes, and the others do nothing.
+    """
     if jax.process_index() == 0:
-        start = {**_start(config), "changed": changed}
-        storage.append(workdir / "starts.jsonl", json.dumps(start) + "\n")
-
-
-def differences(made_by: ExperimentConfig, config: ExperimentConfig) -> list[str]:
-    """What differs between configs, but for what a run may change (`MAY_CHANGE`)."""
-    return config_io.differences(made_by, config, results_only=True)
-
-
-def keep_dataset(
-    workdir: AnyPath,
-    info: Mapping[str, Any],
-    same_statistics: Callable[[Any, Any], bool] = operator.eq,
-) -> None:
-    """Writes `dataset.json`, or checks that the run was trained on the same data until now.
-
-    Args:
-      workdir: the run directory.
-      info: what is to be known of the dataset, as JSON values.
-      same_statistics: whether those that were saved and those of `info` are the same.
-
-    Raises:
-      RunDirectoryError: naming what differs.
-    """
-    path = workdir / "dataset.json"
-    if _has_checkpoints(workdir) and path.exists():
-        saved = _read_json(path)
-        same = {
-            "statistics": same_statistics,
-            "metrics": lambda *_: True,
-            "fingerprints": lambda *_: True,
-        }
-        changed = [
-            key for key in saved if not same.get(key, operator.eq)(saved[key], info.get(key))
-        ]
-        if changed:
-            raise RunDirectoryError(
-                f"workdir {workdir} was trained on other data: {', '.join(changed)} differ from"
-                f" {path}. Give another workdir"
-            )
-    write_json(path, info)
-
-
-def fingerprints(workdir: AnyPath) -> dict[str, str] | None:
-    """Split to the fingerprint of the examples that a run was started with.
-
-    None for a run of data that its config names, and of versions that kept none.
-    """
-    path = workdir / "dataset.json"
-    return _read_json(path).get("fingerprints") if path.exists() else None
-
-
-def read_config(workdir: AnyPath) -> ExperimentConfig:
-    """The config that a run was made by.
-
-    Raises:
-      RunDirectoryError: if `workdir` is not a run directory.
-    """
-    path = workdir / "config.json"
-    try:
-        return config_io.from_mapping(_read_json(path))
-    except FileNotFoundError:
-        raise RunDirectoryError(
-            f"{workdir} is not a run directory: it has no config.json"
-        ) from None
+        storage.write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def _read_json(path: AnyPath) -> Any:
@@ -126,20 +303,6 @@ def _read_json(path: AnyPath) -> Any:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
-
-
-def _has_checkpoints(workdir: AnyPath) -> bool:
-    return any(path.name.isdecimal() for path in workdir.glob("checkpoints/*/*"))
-
-
-def write_json(path: AnyPath, values: Any) -> None:
-    """Writes a JSON file that is either whole or not there, whatever happens meanwhile.
-
-    Of several processes the first writes, and the others do nothing.
-    """
-    if jax.process_index():
-        return
-    storage.write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def _start(config: ExperimentConfig) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from etils import epath
 from sft_jax.runs import storage
 
 MANIFEST = "sha256.json"
-"""The file, in the folder itself, that the list is written to."""
+"""Name of the list, a file in the folder itself."""
 
 
 def sign(folder: epath.Path, leave_out: Collection[str] = ()) -> None:
-    """Writes the list of all files of a folder, whatever was written there before.
+    """Writes the list of all files of a folder, over any earlier list.
 
     Args:
-      folder: with any number of folders in it.
-      leave_out: paths within `folder` of files that may still change.
+      folder: Folder, with any number of folders in it.
+      leave_out: Paths within `folder` of files that may still change.
     """
     listed = {
         name: {"bytes": path.stat().length, "sha256": _digest(path)}
@@ -30,18 +30,18 @@ def sign(folder: epath.Path, leave_out: Collection[str] = ()) -> None:
 
 
 def is_signed(folder: epath.Path) -> bool:
-    """Whether a folder has a list, right or wrong."""
+    """Returns True if a folder has a list, right or wrong."""
     return (folder / MANIFEST).exists()
 
 
 def problems(folder: epath.Path) -> list[str]:
-    """What is wrong with the files of a folder that has been signed.
+    """Problems of the files of a folder that has been signed.
 
-    Every file is read to its end. One that is not in the list is no problem.
+    Every file is read to its end. A file that is not in the list is no problem.
 
     Returns:
-      A line for each file that is not as it was, naming it; for a list that is missing or
-      damaged a single line.
+      A line for each file that has changed, with its name; a single line for a list that is
+      missing or damaged.
     """
     try:
         listed = json.loads((folder / MANIFEST).read_bytes())
@@ -50,10 +50,8 @@ def problems(folder: epath.Path) -> list[str]:
         return [f"{MANIFEST} is missing"]
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         return [f"{MANIFEST} can't be read: {error!r}"]
-    found = (_problem(folder / name, *entry) for name, *entry in entries)
-    return [
-        f"{name} {problem}" for (name, *_), problem in zip(entries, found, strict=True) if problem
-    ]
+    lines = ((name, _problem(folder / name, *entry)) for name, *entry in entries)
+    return [f"{name} {problem}" for name, problem in lines if problem]
 
 
 def _problem(path: epath.Path, size: int, digest: str) -> str | None:

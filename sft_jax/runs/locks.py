@@ -1,10 +1,10 @@
 """Locks of folders, by a file in each that names the owner.
 
-On a local file system the file is locked by the kernel (`flock`), which releases it however the
-process ends: also of another container on the same machine, whatever its process ids and host
-names. Where there is no such lock, as in a bucket, or from one machine to another, the owner
-refreshes the file, and one that has not been refreshed for `STALE_SECONDS` is of nobody. So is that
-of a process on this machine that is gone, even if another has its number by now.
+On a local file system the kernel locks the file (`flock`). It releases the lock however the
+process ends, also in another container on the same machine, whatever the process ids and host
+names. In a bucket, or from one machine to another, there is no such lock. There the owner
+refreshes the file, and a lock without a refresh for `STALE_SECONDS` is free. So is the lock of a
+process of this machine that has ended, even if another has its id by now.
 """
 
 from __future__ import annotations
@@ -17,24 +17,22 @@ import time
 import weakref
 
 from sft_jax.runs import storage
-from sft_jax.runs.directory import RunDirectoryError
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.runs.owner import Owner
 from sft_jax.runs.storage import AnyPath
 
 try:
     import fcntl
-except ImportError:  # Of Unix.
+except ImportError:  # Only Unix has it.
     fcntl = None  # type: ignore[assignment]
 
 _logger = logging.getLogger(__name__)
 
-LOCK = "lock.json"
-"""The file, in the folder, that says whose it is."""
 STALE_SECONDS = 180.0
 _SETTLE_SECONDS = 2.0
-"""By then a second process that takes over the same lock has written it."""
+"""Time in which a second process that takes over the same lock has written it."""
 _ENDING_SECONDS = 10.0
-"""What a process that was killed may take to be gone."""
+"""Time that a killed process may take to end."""
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -42,12 +40,12 @@ def take(folder: AnyPath, *, new: bool) -> Lock:
     """Takes the lock of a folder.
 
     Args:
-      folder: local or in a bucket.
-      new: whether it was made for that.
+      folder: Folder, local or in a bucket.
+      new: Whether the folder was made for the lock.
 
     Raises:
-      RunDirectoryError: if another process holds it, saying which.
-      OSError: if the file can't be written.
+      RunDirectoryError: If another process holds it; names the process.
+      OSError: If the file can't be written.
     """
     lock = _InBucket(folder, new) if storage.in_bucket(folder) else _Local(folder, new)
     _tokens.add(lock.owner.token)
@@ -55,27 +53,28 @@ def take(folder: AnyPath, *, new: bool) -> Lock:
 
 
 class Lock:
-    """A lock that is held, of one folder."""
+    """A held lock of one folder."""
 
     def __init__(self, folder: AnyPath, new: bool) -> None:
-        """Takes it.
+        """Takes the lock.
 
         Args:
-          folder: what it is of.
-          new: whether the folder was made for it.
+          folder: Folder to lock.
+          new: Whether the folder was made for the lock.
 
         Raises:
-          RunDirectoryError: if another process holds it.
+          RunDirectoryError: If another process holds it.
         """
-        self.path, self._new, self.owner = folder / LOCK, new, Owner.this_process()
+        self.path, self._new = RunDirectory(folder).lock_file, new
+        self.owner = Owner.this_process()
         self.refreshed = time.time()
 
     def refuse(self, owner: Owner | None, lapses: float | None = None) -> RunDirectoryError:
-        """The error for a folder that is in use, by whom if that is known.
+        """Makes the error for a folder in use.
 
         Args:
-          owner: who has it.
-          lapses: in how many seconds the lock does, if that process is not there any more.
+          owner: Owner of the lock; None if it is unknown.
+          lapses: Seconds until the lock lapses, if the owner has ended.
         """
         who = "by another process"
         if owner:
@@ -89,18 +88,18 @@ class Lock:
         return RunDirectoryError(f"{self.path.parent} is in use {who}: {advice}")
 
     def check_free(self, owner: Owner | None, silent: float, *, free: bool) -> None:
-        """Raises RunDirectoryError if the owner that a file names may still be there.
+        """Raises RunDirectoryError if the owner that a file names may still run.
 
         Args:
-          owner: who.
-          silent: seconds since the last sign of it.
-          free: whether the kernel of this machine knows that no process here has it.
+          owner: Owner of the lock.
+          silent: Seconds since the last sign of it.
+          free: Whether the kernel of this machine knows that no process here has it.
         """
         gone = owner and owner.has_ended(self.owner)
         if owner and owner.machine == self.owner.machine and free:
             gone = True
         if owner and gone is False and owner.process == os.getpid():
-            gone = owner.token not in _tokens  # What an interrupted end has left.
+            gone = owner.token not in _tokens  # An interrupted end has left the lock.
         if gone is None and silent < STALE_SECONDS:
             raise self.refuse(owner, STALE_SECONDS - silent)
         if gone is False:
@@ -115,17 +114,17 @@ class Lock:
             )
 
     def settle(self) -> None:
-        """Sees who has a lock that was taken over: of two that do so at once, the last to write.
+        """Checks the owner after a takeover: of two processes at once, the last to write.
 
         Raises:
-          RunDirectoryError: if that is another.
+          RunDirectoryError: If the owner is another process.
         """
         time.sleep(_SETTLE_SECONDS)
         if not self._is_ours():
             raise self.refuse(Owner.named_by(self.path))
 
     def refresh(self) -> bool:
-        """Says that the owner is there; returns whether it is still the owner."""
+        """Shows that the owner runs; returns False if it is not the owner any more."""
         try:
             self._refresh()
         except RunDirectoryError:
@@ -137,7 +136,7 @@ class Lock:
         raise NotImplementedError
 
     def release(self) -> None:
-        """Removes the file, and the folder if it is empty and was made for it."""
+        """Removes the file, and the folder if it is empty and was made for the lock."""
         _tokens.discard(self.owner.token)
         self._release()
 
@@ -145,12 +144,12 @@ class Lock:
         raise NotImplementedError
 
     def _is_ours(self) -> bool:
-        found = Owner.named_by(self.path)
-        return found is not None and found.token == self.owner.token
+        owner = Owner.named_by(self.path)
+        return owner is not None and owner.token == self.owner.token
 
 
 class _Local(Lock):
-    """A file that the kernel locks, where it can."""
+    """A file that the kernel locks, if the file system has locks."""
 
     def __init__(self, folder: AnyPath, new: bool) -> None:
         super().__init__(folder, new)
@@ -161,10 +160,10 @@ class _Local(Lock):
 
     def _take(self) -> None:
         while not self._open():
-            pass  # Whoever had it has just removed the file, or is about to be gone.
+            pass  # The last owner has just removed the file, or is about to end.
 
     def _open(self) -> bool:
-        """Whether the file that was opened, and is ours now, still has the name."""
+        """Opens and locks the file; returns False if its name belongs to another file by now."""
         try:
             self.file, created = os.open(self.path, _FLAGS | os.O_EXCL, 0o666), True
         except FileExistsError:
@@ -172,17 +171,17 @@ class _Local(Lock):
         try:
             locked = _flock(self.file)
             if locked is False:
-                found = Owner.named_by(self.path)
-                if not found or not found.has_ended(self.owner) or time.monotonic() > self._until:
-                    raise self.refuse(found)
+                owner = Owner.named_by(self.path)
+                if not owner or not owner.has_ended(self.owner) or time.monotonic() > self._until:
+                    raise self.refuse(owner)
                 time.sleep(0.1)  # The kernel has yet to close its files.
             if locked is False or not self._is_current():
                 self._close()
                 return False
-            found = None if created else Owner.named_by(self.path)
-            # Without a name in it the kernel has to say that it is free.
-            if found or not (locked or created):
-                self.check_free(found, self._silent(), free=bool(locked))
+            owner = None if created else Owner.named_by(self.path)
+            # A file without an owner is free if the kernel has locked it for us.
+            if owner or not (locked or created):
+                self.check_free(owner, self._silent(), free=bool(locked))
             os.ftruncate(self.file, 0)
             os.lseek(self.file, 0, os.SEEK_SET)
             os.write(self.file, self.owner.to_text().encode())
@@ -199,14 +198,14 @@ class _Local(Lock):
         self.file = -1
 
     def _is_current(self) -> bool:
-        """Whether the file that is open is the one that has the name."""
+        """Returns True if the open file is the one of the name."""
         try:
             return self.file >= 0 and os.path.samestat(os.fstat(self.file), os.stat(self.path))
         except FileNotFoundError:
             return False
 
     def _silent(self) -> float:
-        # By the clock that stamps the files, which may be a file server's.
+        # Measured by the clock that stamps the files, which may be a file server's.
         with tempfile.TemporaryFile(dir=self.path.parent) as now:
             return os.fstat(now.fileno()).st_mtime - os.fstat(self.file).st_mtime
 
@@ -214,7 +213,7 @@ class _Local(Lock):
         if self._is_current() and self._is_ours():
             os.utime(self.path)
         elif time.time() - self.refreshed < STALE_SECONDS and not self.path.exists():
-            self._close()  # Somebody has removed the file, which keeps nobody out then.
+            self._close()  # The removed file keeps nobody out any more.
             self._take()
         else:
             raise self.refuse(Owner.named_by(self.path))
@@ -225,7 +224,7 @@ class _Local(Lock):
             if self._is_current() and self._is_ours():
                 os.unlink(self.path)
             if self._new:
-                with contextlib.suppress(OSError):  # It is not empty.
+                with contextlib.suppress(OSError):  # The folder is not empty.
                     os.rmdir(self.path.parent)
         finally:
             self._close()
@@ -238,9 +237,9 @@ class _InBucket(Lock):
         super().__init__(folder, new)
         if storage.create(self.path, self._text()):
             return
-        found = Owner.named_by(self.path)
-        silent = time.time() - found.refreshed if found else 0.0
-        self.check_free(found, silent, free=False)
+        owner = Owner.named_by(self.path)
+        silent = time.time() - owner.refreshed if owner else 0.0
+        self.check_free(owner, silent, free=False)
         storage.write_whole(self.path, self._text())
         self.settle()
 
@@ -262,11 +261,11 @@ class _InBucket(Lock):
 
 _held: weakref.WeakSet[_Local] = weakref.WeakSet()
 _tokens: set[str] = set()
-"""Those of all owners that this process is."""
+"""Tokens of the locks that this process holds."""
 
 
 def _close_copies() -> None:
-    """In a copy of this process: what it inherited would keep the lock when this one is gone."""
+    """Closes the locked files in a fork, which would keep the locks after this process ends."""
     for lock in [*_held]:
         if lock.file >= 0:
             os.close(lock.file)
@@ -278,13 +277,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def _flock(file: int) -> bool | None:
-    """Locks a file; False if another process has, None where there is no such lock."""
+    """Locks a file; returns False if another process has, None without kernel locks."""
     if fcntl is None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # The file system knows no locks.
+    except OSError:  # The file system has no locks.
         return None
     return True

@@ -1,4 +1,4 @@
-"""A process that owns something, as a file names it, and whether it is still there."""
+"""A process that owns a folder, as a file names it, and a check that it still runs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Owner:
     """A process that owns a run directory.
 
     Attributes:
-      host: its name.
-      process: its number.
-      since: when it became the owner, in UTC.
-      command: what was started.
-      machine: which machine, until it is started again; containers on it share that.
-      namespace: where the number of the process means something.
-      born: when the process was started, in ticks of that machine; None if unknown.
-      token: of this start alone.
-      refreshed: when it was known to be there, in seconds since 1970, by its own clock.
+      host: Name of the host.
+      process: Process id.
+      since: Time when it became the owner, in UTC.
+      command: Command line.
+      machine: Id of the machine until its next boot; containers on it share the id.
+      namespace: Namespace of the process id.
+      born: Time when the process was started, in ticks of that machine; None if unknown.
+      token: Id of this start alone.
+      refreshed: Time of its last sign, in seconds since 1970, by its own clock.
     """
 
     host: str
@@ -45,7 +45,7 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> Owner:
-        """The one that this is."""
+        """Owner that this process is."""
         now = datetime.datetime.now(datetime.UTC)
         return cls(
             host=socket.gethostname(),
@@ -61,7 +61,7 @@ class Owner:
 
     @classmethod
     def named_by(cls, path: AnyPath) -> Owner | None:
-        """The owner that a file names; None without one, or if it is damaged."""
+        """Owner that a file names; None without a file, or if it is damaged."""
         try:
             values = json.loads(path.read_text())
             return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
@@ -69,24 +69,25 @@ class Owner:
             return None
 
     def to_text(self, **changes: Any) -> str:
-        """What a file that names the owner holds."""
+        """Content of a file that names the owner."""
         return json.dumps(dataclasses.asdict(self) | changes, indent=2) + "\n"
 
-    def has_ended(self, asks: Owner) -> bool | None:
-        """Whether the process has ended, by what `asks` sees; None if it can't see it."""
-        if (self.machine, self.namespace) != (asks.machine, asks.namespace) or os.name != "posix":
+    def has_ended(self, observer: Owner) -> bool | None:
+        """Returns True if the process has ended, None if the observer can't see it."""
+        here = (observer.machine, observer.namespace)
+        if (self.machine, self.namespace) != here or os.name != "posix":
             return None
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
             return True
         except OSError:
-            pass  # It is another user's.
+            pass  # The process is another user's.
         if self.born is None:
             return False
-        found = _state(self.process)
-        # Another process may have the number by now, or its parent has yet to ask how it ended.
-        return None if found is None else found[0] in "ZX" or found[1] != self.born
+        state = _state(self.process)
+        # Another process may have the id by now, or the parent has yet to collect its status.
+        return None if state is None else state[0] in "ZX" or state[1] != self.born
 
 
 def _read(path: str) -> str:
@@ -102,7 +103,7 @@ def _namespace() -> str:
 
 
 def _state(process: int) -> tuple[str, int] | None:
-    """A process's state and when it was started, as Linux tells; None if it doesn't."""
-    # What stands before is the name in parentheses, which may hold anything.
+    """State and start time of a process on Linux; None elsewhere."""
+    # Before them stands the name in parentheses, which may hold anything.
     fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
     return (fields[0], int(fields[19])) if len(fields) > 19 else None

@@ -1,7 +1,7 @@
 """One owner of a run directory at a time: a second start ends at once.
 
-The owner's `lock.json` says who it is (`sft_jax.runs.locks`), and is refreshed in the
-background. Of several processes of one job the first is the owner.
+The owner's `lock.json` names it (`sft_jax.runs.locks`), and is refreshed in the background. The
+first of several processes of a job is the owner.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ REFRESH_SECONDS = 30.0
 
 @contextlib.contextmanager
 def owned(workdir: AnyPath, *folders: AnyPath) -> Iterator[Ownership]:
-    """Within, this process owns run directories; of one job of several processes the first does.
+    """Context in which this process, or the first of a job of several, owns run directories.
 
     Args:
-      workdir: a run directory, or a folder of several. Made if it is not there.
-      *folders: those in it that are owned as well.
+      workdir: Run directory, or a folder of several. Made unless it exists.
+      *folders: Folders in it that are owned as well.
 
     Raises:
-      RunDirectoryError: if one has another owner, saying which, or can't be written to.
+      RunDirectoryError: If one has another owner, which the error names, or can't be written to.
     """
     ownership = Ownership()
     try:
@@ -48,7 +48,7 @@ class Ownership:
     """The locks that this process holds, which it refreshes in the background."""
 
     def __init__(self) -> None:
-        """Nothing is owned yet."""
+        """Owns nothing yet."""
         self._process, self._locks = os.getpid(), list[locks.Lock]()
         self._lost: list[AnyPath] = []
         self._end = threading.Event()
@@ -73,14 +73,14 @@ class Ownership:
         if self._lost:
             raise RunDirectoryError(
                 f"{self._lost[0]} is no longer this process's: there was no sign of it for"
-                f" {locks.STALE_SECONDS:.0f} s, and another took it. Training ends, so that two do"
-                " not write to one run directory"
+                f" {locks.STALE_SECONDS:.0f} s, and another took it. Training ends, so that two"
+                " processes do not write to one run directory"
             )
 
     def close(self) -> None:
         """Ends being the owner."""
         if os.getpid() != self._process:
-            return  # A copy of the process that owns it.
+            return  # This is a fork of the owner.
         self._end.set()
         if self._thread:
             self._thread.join(timeout=REFRESH_SECONDS)
@@ -88,7 +88,7 @@ class Ownership:
             lock = self._locks.pop()
             try:
                 lock.release()
-            except Exception as error:  # What a bucket's client raises is of many kinds.
+            except Exception as error:  # A bucket's client raises errors of many kinds.
                 _logger.warning("%s was not removed: %s", lock.path, error)
 
     def _refresh(self) -> None:
@@ -98,5 +98,5 @@ class Ownership:
                     if not lock.refresh():
                         self._lost.append(lock.path.parent)
                 except Exception as error:
-                    # The next time may do; it is stale after several.
+                    # The next time may succeed; the lock is stale after several failures.
                     _logger.warning("%s was not refreshed: %s", lock.path, error)

@@ -1,7 +1,7 @@
 """Files of a run directory, which is a local folder or one in a bucket (`gs://bucket/run`).
 
-An object in a bucket is written whole or not at all; there is no adding to it, and renaming it is
-copying it.
+An object in a bucket is written whole or not at all. Nothing can be added to it, and renaming it
+means copying it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from etils import epath
 AnyPath: TypeAlias = pathlib.Path | epath.Path
 
 
-def as_path(given: str | os.PathLike[str]) -> AnyPath:
-    """The path that a user means; nothing is looked up, local or not.
+def as_path(path: str | os.PathLike[str]) -> AnyPath:
+    """Path of a user's text, local or in a bucket; nothing is looked up.
 
     Raises:
-      ValueError: for a URL of another kind than `gs://BUCKET/...`.
-      ModuleNotFoundError: for such a one, if what reaches buckets is not installed.
+      ValueError: For a URL of another kind than `gs://BUCKET/...`.
+      ModuleNotFoundError: For a bucket, if the package that reaches buckets is not installed.
     """
-    text = os.fspath(given)
+    text = os.fspath(path)
     scheme, separator, rest = text.partition("://")
     if not separator:
-        # As pathlib writes a URL, which it takes for a local path.
+        # pathlib takes a URL for a local path, and drops a slash.
         if text.startswith("gs:/"):
             raise ValueError(f"{text}: expected gs://BUCKET/FOLDER; pathlib.Path can't hold it")
         return epath.Path(text)
@@ -41,22 +41,22 @@ def as_path(given: str | os.PathLike[str]) -> AnyPath:
         raise ModuleNotFoundError(
             f"{text}: to reach a bucket, install the extra: pip install 'sft_jax[gcs]'"
         )
-    # Arrays are written by TensorStore, other files by other processes: of those, lists of files
-    # that gcsfs had before know nothing.
+    # TensorStore writes the arrays, and other processes write other files. A listing that gcsfs
+    # has cached would lack them.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     return epath.Path(text)
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is in a bucket."""
+    """Returns True for a path in a bucket."""
     return os.fspath(path).startswith("gs://")
 
 
 def probe(folder: AnyPath) -> None:
-    """Makes a folder, if it is not there, and sees whether it can be written to.
+    """Makes a folder unless it exists, and checks that it can be written to.
 
     Raises:
-      OSError: if not.
+      OSError: If it can't.
     """
     if not in_bucket(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,17 +67,17 @@ def probe(folder: AnyPath) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text("")
         path.unlink()
-    except Exception as error:  # What a bucket's client raises is of many kinds.
+    except Exception as error:  # A bucket's client raises errors of many kinds.
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def prepare_file(path: AnyPath) -> None:
-    """Makes the folder of a file to be written later, and sees whether it can be.
+    """Makes the folder of a file, and checks that the file can be written later.
 
-    To be called before the work whose result goes there. What the file holds is left alone.
+    Call it before the work whose result goes there. The content of the file is left alone.
 
     Raises:
-      OSError: naming the file and what is in the way.
+      OSError: If it can't be written; names the file and the reason.
     """
     try:
         if not in_bucket(path) and path.is_dir():
@@ -88,12 +88,12 @@ def prepare_file(path: AnyPath) -> None:
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
-    """Writes a file that is either whole or as it was, whatever happens meanwhile."""
+    """Writes a file that is either whole or as it was, even if the process is killed."""
     data = content.encode() if isinstance(content, str) else content
     if in_bucket(path):
         path.write_bytes(data)
         return
-    # Of a name of its own, as two processes may write the same file.
+    # The name is unique, as two processes may write the same file.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.write_bytes(data)
@@ -103,23 +103,23 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
 
 
 def create(path: AnyPath, content: str) -> bool:
-    """Writes an object of a bucket, unless there is one of that name.
+    """Writes an object of a bucket, unless one of that name exists.
 
     Returns:
-      Whether it was written. Of several processes that try, it is for one of them.
+      True if it was written. Of several processes that try, one gets True.
     """
     try:
-        # What Google's storage itself decides (ifGenerationMatch=0).
+        # Google's storage itself decides (ifGenerationMatch=0).
         fsspec.filesystem("gcs").pipe_file(os.fspath(path), content.encode(), mode="create")
     except FileExistsError:
         return False
-    except Exception as error:  # What a bucket's client raises is of many kinds.
+    except Exception as error:  # A bucket's client raises errors of many kinds.
         raise OSError(f"{type(error).__name__}: {error}") from error
     return True
 
 
 def append(path: AnyPath, text: str) -> None:
-    """Adds to a text file, which is made if it is not there; one in a bucket is written anew."""
+    """Adds to a text file, which is made unless it exists; in a bucket it is written anew."""
     if in_bucket(path):
         before = path.read_text() if path.exists() else ""
         write_whole(path, before + text)
@@ -129,7 +129,7 @@ def append(path: AnyPath, text: str) -> None:
 
 
 def copy_files(folder: pathlib.Path, target: AnyPath) -> None:
-    """Copies the files of a local folder, and of the folders in it, over those of another."""
+    """Copies all files of a local folder over those of another folder."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             copy = target / path.relative_to(folder).as_posix()
@@ -138,35 +138,36 @@ def copy_files(folder: pathlib.Path, target: AnyPath) -> None:
 
 
 class Staged:
-    """A local folder whose files end up in another, which may be in a bucket.
+    """A local folder whose files end up in a target, which may be in a bucket.
 
-    Where the other is local they are one; else it is temporary, and copied by `upload`.
+    A local target is the folder itself. Otherwise the folder is temporary, and `upload` copies
+    it.
 
     Attributes:
-      folder: where to write.
+      folder: Folder to write to.
     """
 
     def __init__(self, target: AnyPath) -> None:
-        """Makes the temporary folder, if need be."""
+        """Makes the temporary folder, for a target in a bucket."""
         self._target = target
         self._temporary = tempfile.TemporaryDirectory() if in_bucket(target) else None
         self.folder = pathlib.Path(self._temporary.name if self._temporary else target)
 
     def upload(self) -> None:
-        """Copies all files that have been written."""
+        """Copies all files to a target in a bucket."""
         if self._temporary:
             copy_files(self.folder, self._target)
 
     def close(self) -> None:
-        """Uploads, and removes what was temporary."""
+        """Uploads, and removes the temporary folder."""
         self.upload()
         if self._temporary:
             self._temporary.cleanup()
 
 
 def files(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-    """Names, from the folder on, and paths of the files in it and in its folders."""
-    # What `walk` of epath yields in a bucket lacks its gs://.
+    """Yields the names, relative to the folder, and paths of all files in it."""
+    # In a bucket, `walk` of epath yields paths without gs://.
     for path in folder.iterdir():
         if path.is_dir():
             yield from ((f"{path.name}/{name}", file) for name, file in files(path))
@@ -175,7 +176,7 @@ def files(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
 
 
 def move(folder: epath.Path, target: epath.Path) -> None:
-    """Moves a folder to a place where none is; in a bucket all is copied before it is removed."""
+    """Moves a folder to a new place; in a bucket all is copied before it is removed."""
     if in_bucket(folder):
         for name, path in list(files(folder)):
             path.copy(target / name)

@@ -1,33 +1,36 @@
-"""From a config and a model to all that training is made of."""
+"""Everything that training needs, made from a config and a model."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-import jax
 import optax
 from jax.sharding import Mesh
 
 from sft_jax.config import ExperimentConfig, check_heads
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
-from sft_jax.parallel import sharding
 from sft_jax.structs import ModalitySpec
 from sft_jax.training import optim
-from sft_jax.training.state import TrainState, compile_create_state
+from sft_jax.training.state import TrainState, compile_make_state, state_shapes
 from sft_jax.training.step import compile_train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How many steps there are, after which of them to evaluate, and which is the first mixed.
+    """Number of steps, steps to evaluate after, and first step that mixes examples.
 
     Steps are counted in fractions: a product of floats may be rounded up to one too many.
+
+    Attributes:
+      steps_per_epoch: Steps of an epoch.
+      total_steps: Steps of the run.
+      evaluate_at: Steps, counted from 1, that an evaluation follows.
+      mixup_from: First step, counted from 0, that mixes examples.
     """
 
     steps_per_epoch: Fraction
@@ -36,8 +39,8 @@ class Plan:
     mixup_from: int
 
     @classmethod
-    def of(cls, config: ExperimentConfig, num_examples: int) -> Plan:
-        """The plan for `num_examples` training examples in an epoch."""
+    def from_config(cls, config: ExperimentConfig, num_examples: int) -> Plan:
+        """Plan for `num_examples` training examples in an epoch."""
         per_epoch = Fraction(num_examples, config.train.batch_size)
         total = math.ceil(config.train.epochs * per_epoch)
         every = config.train.evaluate_every_epochs
@@ -49,26 +52,23 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Assembled:
-    """What a config makes of a model, but for its seed, of which nothing here knows.
+    """Everything needed to train a model, compiled and independent of the seed.
 
     Attributes:
-      model: the module.
-      plan: how long it is trained.
-      schedule: learning rate by step.
-      optimizer: with that schedule.
-      observe: the jitted function from the state of the plateau schedule, and `value`, a loss
-        of validation, to nothing and the next state.
-      new_state: makes the state before the first step, from a seed.
-      like: Shapes, types and shardings of a state.
-      step: the jitted function from a state, whose memory it takes over, a batch and a seed to
-        the next state and the metrics; compiled when it is first called.
+      model: Module.
+      plan: Number of steps, and steps to evaluate after.
+      schedule: Learning rate by step.
+      optimizer: Optimiser with that schedule.
+      new_state: Function from a seed to the state before the first step.
+      like: Shapes, dtypes and shardings of a state.
+      step: Jitted function from a state, a batch and a seed to the next state and the metrics.
+        It takes over the memory of the state, and is compiled when it is first called.
     """
 
     model: Any
     plan: Plan
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    observe: Any
     new_state: Callable[[int], TrainState]
     like: TrainState
     step: Any
@@ -80,15 +80,15 @@ def build(
     num_classes: int,
     mesh: Mesh,
 ) -> MultimodalClassifier:
-    """Builds the model of a config for a mesh, which decides what the config leaves open.
+    """Builds the model of a config for a mesh, which settles what the config leaves open.
 
     With `model.parts=0` a single CPU device works through long sequences one example at a time,
-    which saves memory and costs no time there. All other meshes take a batch at once.
+    which saves memory at no cost in time. All other meshes take a batch at once.
 
     Args:
       config: Experiment.
       modalities: Shape of each modality by name.
-      num_classes: Outputs of the model.
+      num_classes: Number of outputs of the model.
       mesh: Devices that the model is for.
     """
     platforms = {device.platform for device in mesh.devices.flat}
@@ -105,55 +105,49 @@ def assemble_model(
     num_examples: int,
     mesh: Mesh,
 ) -> Assembled:
-    """Builds the model of a config, and what it is trained with.
+    """Builds the model of a config, and everything that training it needs.
 
     Args:
-      config: of the experiment.
-      modalities: name to shape of each.
-      num_classes: outputs of the model.
-      num_examples: training examples in an epoch.
-      mesh: the devices.
+      config: Experiment.
+      modalities: Shape of each modality by name.
+      num_classes: Number of outputs of the model.
+      num_examples: Number of training examples in an epoch, over all processes.
+      mesh: Devices.
 
     Raises:
-      ValueError: as `assemble`, or if the model is not one for such modalities.
+      ValueError: As `assemble` says, or if the model does not fit the modalities.
     """
     model = build(config, modalities, num_classes, mesh)
     return assemble(config, model, num_examples=num_examples, mesh=mesh)
 
 
 def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: Mesh) -> Assembled:
-    """Makes all that it takes to train a model.
+    """Makes everything that training a model needs.
 
     Args:
-      config: of the experiment.
-      model: a module as `sft_jax.modules.factory.build_model` makes it.
-      num_examples: training examples in an epoch, over all processes.
-      mesh: the devices.
+      config: Experiment.
+      model: Module, such as `sft_jax.modules.factory.build_model` makes.
+      num_examples: Number of training examples in an epoch, over all processes.
+      mesh: Devices.
 
     Raises:
-      ValueError: if the `model` axis of the mesh does not divide the heads, the optimiser's options
-        don't fit it, or the warm-up is as long as the run.
+      ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
+        long as the run. Also for options that the optimiser does not take.
     """
     check_heads(model.num_heads, mesh.shape["model"])
-    plan = Plan.of(config, num_examples)
+    plan = Plan.from_config(config, num_examples)
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
-    plateau = optim.make_plateau(config.optim)
-    new_state, like = compile_create_state(
-        model, optimizer, plateau, ema=config.train.ema_decay > 0, mesh=mesh
-    )
+    like = state_shapes(model, optimizer, ema=config.train.ema_decay > 0, mesh=mesh)
     train_step = compile_train_step(
-        model, optimizer, config, mesh, like, mixup_from=plan.mixup_from
+        model, optimizer, config.train, config.mixup, mesh, like, mixup_from=plan.mixup_from
     )
     return Assembled(
         model=model,
         plan=plan,
         schedule=schedule,
         optimizer=optimizer,
-        observe=jax.jit(
-            functools.partial(plateau.update, {}), out_shardings=sharding.replicated(mesh)
-        ),
-        new_state=new_state,
+        new_state=compile_make_state(model, optimizer, like, mesh),
         like=like,
         step=train_step,
     )

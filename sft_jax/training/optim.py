@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sft_jax.config import OptimConfig
 
 _MASKED_DECAY = ("adamaxw", "adamw", "adan", "lamb", "lion", "nadamw")
-"""Their own weight decay takes a mask of what it reaches; it is part of their equations."""
+"""Optimisers with a weight decay of their own, part of their equations, that takes a mask."""
 
 _OTHERS = (
     "adabelief",
@@ -44,24 +47,25 @@ OPTIMIZERS: Sequence[str] = tuple(
 )
 """The optimisers of optax that a config may name; tests take a step with each.
 
-The others of optax can't be used: they take no schedule (rprop, sm3, optimistic_adam), need the
-value of the loss along a search (lbfgs, the Polyak step), or a random key (noisy_sgd); or they
-shrink all parameters, biases and norms among them (fromage).
+The others of optax can't be used. Some take no schedule (rprop, sm3, optimistic_adam). Some need
+the value of the loss along a search (lbfgs, the Polyak step), or a random key (noisy_sgd). And
+fromage shrinks all parameters, biases and norms among them.
 """
 
 
 def make_schedule(
     config: OptimConfig, steps_per_epoch: Fraction | float, total_steps: int
 ) -> optax.Schedule:
-    """The learning rate at each step, before what a plateau takes off it.
+    """Learning rate at each step, before the plateau schedule lowers it.
 
     Args:
-      config: of the optimiser.
-      steps_per_epoch: exact as a fraction, as `sft_jax.training.assembly.Plan` has it.
-      total_steps: of the run.
+      config: Section of the optimiser.
+      steps_per_epoch: Steps of an epoch, exact as a fraction; see
+        `sft_jax.training.assembly.Plan`.
+      total_steps: Steps of the run.
 
     Raises:
-      ValueError: if the warm-up is as long as the run or longer.
+      ValueError: If the warm-up is as long as the run or longer.
     """
     warmup = round(exact(config.warmup_epochs) * exact(steps_per_epoch))
     if warmup >= total_steps:
@@ -83,14 +87,15 @@ def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.Gradi
 
     Weight decay reaches the parameters named "kernel" alone. It is decoupled: after the update of
     the optimiser `rate * weight_decay * kernel` is subtracted (Loshchilov and Hutter 2019, arXiv
-    1711.05101). Optimisers of which it is a part, as of LAMB's trust ratio, apply their own.
+    1711.05101). Optimisers whose equations contain it, as LAMB's trust ratio does, apply their
+    own.
 
     Args:
-      config: of the optimiser.
-      schedule: learning rate by step.
+      config: Section of the optimiser.
+      schedule: Learning rate by step.
 
     Raises:
-      ValueError: if `config.name` is not one of `OPTIMIZERS`, or it does not take an option given.
+      ValueError: If `config.name` is not one of `OPTIMIZERS`, or does not take an option.
     """
     if config.name not in OPTIMIZERS:
         raise ValueError(
@@ -126,7 +131,7 @@ def _decay_kernels(decay: float, schedule: optax.Schedule) -> optax.GradientTran
 
 
 def _check_options(config: OptimConfig, build: Callable[..., Any]) -> None:
-    """Raises ValueError for an option that is not the optimiser's, or has a field of its own."""
+    """Raises ValueError for an option that the optimiser lacks, or that has its own field."""
     accepted = set(inspect.signature(build).parameters) - {"learning_rate"}
     own = {name for name in accepted if name == "mask" or name.startswith("weight_decay")}
     if decay := sorted(set(config.options) & own):
@@ -141,19 +146,50 @@ def _check_options(config: OptimConfig, build: Callable[..., Any]) -> None:
 
 
 def exact(number: Fraction | float) -> Fraction:
-    """The number as it is written: 0.1 as one tenth, which the nearest float is not."""
+    """Exact value of a number's decimal form: one tenth for 0.1, unlike the nearest float."""
     return number if isinstance(number, Fraction) else Fraction(str(number))
 
 
-def make_plateau(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
-    """Scales updates by a factor that falls when the validation loss has stopped falling.
+def init_plateau(params: Any) -> optax.OptState:
+    """State of the plateau schedule before the first step; other schedules keep it as it is.
 
-    Its `update` is called once an evaluation, with no updates and `value` the loss; the
-    training step multiplies its updates by the `scale` of its state.
+    It is apart from the optimiser's state, as it follows evaluations in place of steps.
     """
-    return optax.contrib.reduce_on_plateau(
-        factor=config.plateau_factor, patience=config.plateau_patience
-    )
+    return optax.contrib.reduce_on_plateau().init(params)
+
+
+def observe(config: OptimConfig, plateau: Any, loss: float) -> Any:
+    """State of the plateau schedule after an evaluation.
+
+    The learning rate falls once the validation loss has stopped falling. A loss that is NaN or
+    infinite tells nothing.
+
+    Args:
+      config: Section of the optimiser.
+      plateau: State before, on any devices. A new one is on the same.
+      loss: Mean validation loss.
+    """
+    if config.schedule != "plateau" or not math.isfinite(loss):
+        return plateau
+    place = plateau.scale.sharding
+    update = _compiled_update(config.plateau_factor, config.plateau_patience, place)
+    return update(plateau, value=np.float32(loss))[1]
+
+
+def scale_updates(updates: Any, plateau: Any) -> Any:
+    """Updates of the optimiser, at the learning rate that the plateau schedule has come to."""
+    return optax.tree.scale(plateau.scale, updates)
+
+
+def learning_rate(schedule: optax.Schedule, step: int, plateau: Any) -> float:
+    """Learning rate of a step, counted from 0."""
+    return float(schedule(step)) * float(plateau.scale)
+
+
+@functools.cache
+def _compiled_update(factor: float, patience: int, place: jax.sharding.Sharding) -> Any:
+    update = optax.contrib.reduce_on_plateau(factor=factor, patience=patience).update
+    return jax.jit(functools.partial(update, {}), out_shardings=place)
 
 
 def _are_kernels(params: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, JSON lines and TensorBoard events."""
+"""Reports of a run: a progress bar, JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from sft_jax.runs import storage
+from sft_jax.runs.directory import RunDirectory
 from sft_jax.runs.storage import AnyPath
 
 
@@ -18,33 +19,32 @@ class Reporter:
     """Reports one run, from the step it starts or goes on at.
 
     `metrics.jsonl` has one JSON object a line, with `step` and scalars by name; the same
-    scalars are in `tensorboard/`. What an earlier start wrote of steps after the first one
-    here is dropped, so that each step is reported once.
+    scalars are in `tensorboard/`. Reports of an earlier start about later steps are dropped, so
+    that each step is reported once.
 
-    Of a run directory in a bucket both are kept in a temporary folder, and are written there
-    whole at each `flush` and at the end.
+    For a run directory in a bucket both are kept in a temporary folder. They are copied to the
+    bucket at each `flush` and at the end.
     """
 
     def __init__(
-        self, workdir: AnyPath, first_step: int, total_steps: int, *, evaluated: bool = True
+        self, run: RunDirectory, first_step: int, total_steps: int, *, evaluated: bool = True
     ) -> None:
         """Starts reporting.
 
         Args:
-          workdir: the run directory.
-          first_step: steps taken before.
-          total_steps: steps of the whole run.
-          evaluated: False if the first step here is to be evaluated (again): what was written
-            of its evaluation is dropped as well.
+          run: Run directory.
+          first_step: Number of steps taken before.
+          total_steps: Number of steps of the whole run.
+          evaluated: False if the first step is evaluated (again) by this start. Reports of its
+            evaluation are dropped as well.
         """
-        self._staged = storage.Staged(workdir)
-        folder = self._staged.folder
-        kept = _up_to(workdir / "metrics.jsonl", first_step, evaluated)
-        path = folder / "metrics.jsonl"
-        storage.write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._lines = path.open("a")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + evaluated)
-        if not evaluated:  # TensorBoard can but forget the whole step.
+        self._staged = storage.Staged(run.path)
+        local = RunDirectory(self._staged.folder)
+        kept = _up_to(run.metrics_file, first_step, evaluated)
+        storage.write_whole(local.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        self._lines = local.metrics_file.open("a")
+        self._events = SummaryWriter(str(local.events), purge_step=first_step + evaluated)
+        if not evaluated:  # TensorBoard can only drop the whole step.
             for line in kept:
                 if line["step"] == first_step:
                     self._add_events(line)
@@ -84,7 +84,7 @@ class Reporter:
         self._staged.upload()
 
     def note(self, text: str) -> None:
-        """Shows a few words beside the bar."""
+        """Shows a short text beside the bar."""
         self._progress.update(self._task, note=text)
 
     def say(self, text: str) -> None:
@@ -100,13 +100,13 @@ class Reporter:
 
 
 class Silent(Reporter):
-    """Reports nothing, for all processes but the first."""
+    """Reports nothing, in all processes except the first."""
 
     def __init__(self) -> None:
         pass
 
     def advance(self, step: int) -> None:
-        """Does nothing, as all methods."""
+        """Does nothing."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Does nothing."""

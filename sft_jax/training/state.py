@@ -1,8 +1,9 @@
-"""Everything that training changes."""
+"""State of training, and its random streams, which need no state."""
 
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,21 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key
 
 from sft_jax.parallel import sharding
-from sft_jax.training import rngs
+from sft_jax.training import optim
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What a checkpoint holds of the model and the optimiser.
+    """State of the model and the optimiser, as a checkpoint holds it.
 
     Attributes:
-      step: optimiser steps taken.
-      params: the parameters.
-      opt_state: of the optimiser.
-      plateau: state of the plateau schedule; its `scale` multiplies every update.
-      ema_params: running mean of the parameters, or None without one.
+      step: Number of optimiser steps taken.
+      params: Parameters.
+      opt_state: State of the optimiser.
+      plateau: State of the plateau schedule; see `sft_jax.training.optim`.
+      ema_params: Running mean of the parameters, or None without one.
     """
 
     step: Int[Array, ""]
@@ -38,26 +39,32 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def eval_params(self) -> Any:
-        """The parameters to evaluate."""
+        """Parameters to evaluate."""
         return self.params if self.ema_params is None else self.ema_params
 
     @property
     def evaluated(self) -> Literal["ema", "trained"]:
-        """Which parameters `eval_params` are: the running mean, or those of the last step."""
+        """Kind of `eval_params`: the running mean, or the parameters of the last step."""
         return "trained" if self.ema_params is None else "ema"
 
 
+def stream(seed: int | Int[Array, ""], name: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
+    """Key of the random stream `name` at `step`, a pure function of its arguments."""
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return jax.random.fold_in(key, step)
+
+
 def update_ema(ema_params: Any, params: Any, decay: float, step: Int[Array, ""]) -> Any:
-    """The running mean after one more step.
+    """Running mean of the parameters after one more step.
 
     The decay begins at 0.1 and rises with the steps, as `min(decay, (1 + step) / (10 + step))`:
     the mean forgets the parameters' random start within some ten steps, however large `decay` is.
 
     Args:
-      ema_params: the running mean so far.
-      params: the parameters after the step.
-      decay: what the decay rises to.
-      step: steps taken before.
+      ema_params: Running mean so far.
+      params: Parameters after the step.
+      decay: Decay that is approached.
+      step: Number of steps taken before.
     """
     rising = jnp.minimum(decay, (1 + step) / (10 + step))
     return optax.incremental_update(params, ema_params, 1 - rising)
@@ -66,64 +73,67 @@ def update_ema(ema_params: Any, params: Any, decay: float, step: Int[Array, ""])
 def make_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    plateau: optax.GradientTransformation,
     seed: int | Int[Array, ""],
     *,
     ema: bool,
 ) -> TrainState:
-    """The state before the first step, as a pure function of the seed.
+    """State before the first step, a pure function of the seed.
 
     Args:
-      model: whose parameters are drawn; it has a method `example_inputs`.
-      optimizer: whose state is made.
-      plateau: see `sft_jax.training.optim.make_plateau`.
-      seed: of the parameters.
-      ema: whether to keep a running mean of the parameters.
+      model: Module with a method `example_inputs`.
+      optimizer: Optimiser.
+      seed: Seed of the parameters.
+      ema: Whether to keep a running mean of the parameters.
     """
-    params = model.init(rngs.stream(seed, "params"), model.example_inputs())["params"]
+    params = model.init(stream(seed, "params"), model.example_inputs())["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        plateau=plateau.init(params),
+        plateau=optim.init_plateau(params),
         # A copy: a donated buffer may stand in the state only once.
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
     )
 
 
-def compile_create_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    plateau: optax.GradientTransformation,
-    *,
-    ema: bool,
-    mesh: Mesh,
-) -> tuple[Callable[[int], TrainState], TrainState]:
-    """The function from a seed to the state of `make_state`, and what it returns without values.
-
-    The function is compiled once for all seeds, when it is first called. Each part of the state
-    is created where it will live: nowhere is all of it.
+def state_shapes(
+    model: nn.Module, optimizer: optax.GradientTransformation, *, ema: bool, mesh: Mesh
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state of `make_state`, as restoring needs them.
 
     Args:
-      model: see `make_state`, as for `optimizer`, `plateau` and `ema`.
-      optimizer: whose state is made.
-      plateau: of the plateau schedule.
-      ema: whether to keep a running mean of the parameters.
-      mesh: the devices.
-
-    Returns:
-      The function, and shapes, types and shardings of the state, as restoring needs them.
+      model: Module.
+      optimizer: Optimiser.
+      ema: Whether there is a running mean of the parameters.
+      mesh: Devices.
     """
-    make = functools.partial(make_state, model, optimizer, plateau, ema=ema)
+    make = functools.partial(make_state, model, optimizer, ema=ema)
     shapes = jax.eval_shape(make, np.int32(0))
-    shardings = sharding.place(shapes, mesh)
+    return jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        shapes,
+        sharding.place(shapes, mesh),
+    )
+
+
+def compile_make_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, shapes: TrainState, mesh: Mesh
+) -> Callable[[int], TrainState]:
+    """Function from a seed to the state of `make_state`.
+
+    It is compiled once for all seeds, when it is first called. Each part of the state is created
+    where it will live: no device holds all of it.
+
+    Args:
+      model: Module.
+      optimizer: Optimiser.
+      shapes: Result of `state_shapes` for that mesh.
+      mesh: Devices.
+    """
+    make = functools.partial(make_state, model, optimizer, ema=shapes.ema_params is not None)
+    shardings = jax.tree.map(lambda array: array.sharding, shapes)
     # A CPU takes longer to compile it than to run it as it stands; it runs once.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
     compiled = jax.jit(make, out_shardings=shardings, compiler_options=options)
-    like = jax.tree.map(
-        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-    return lambda seed: compiled(np.int32(seed)), like
+    return lambda seed: compiled(np.int32(seed))

@@ -1,9 +1,9 @@
-"""One step of training and one of evaluation, as pure functions to be compiled."""
+"""Loss, training step and evaluation step, as pure functions to be compiled."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -11,29 +11,29 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from sft_jax.config import ExperimentConfig, MixupConfig
+from sft_jax.config import MixupConfig, TrainConfig
 from sft_jax.ops.losses import example_losses, example_scores
 from sft_jax.ops.mixup import Mixup, draw_mixup
 from sft_jax.ops.modalities import drop_modalities, is_present
 from sft_jax.parallel import sharding
 from sft_jax.structs import Batch
-from sft_jax.training import rngs
-from sft_jax.training.state import TrainState, update_ema
+from sft_jax.training import optim
+from sft_jax.training.state import TrainState, stream, update_ema
 
 STREAMS = ("dropout", "pool", "mixup", "modality_dropout")
-"""The random streams of training; a model draws from the first two."""
+"""Random streams of training; a model draws from the first two."""
 
 
 class StepMetrics(flax.struct.PyTreeNode):
-    """What a training step reports.
+    """Metrics of a training step.
 
     Attributes:
-      loss: mean over the examples of the batch.
-      score: mean over them of `sft_jax.ops.losses.example_scores`.
-      gradient_norm: global 2-norm before clipping.
-      example_loss: loss of each example.
+      loss: Mean over the examples of the batch.
+      score: Mean over them of `sft_jax.ops.losses.example_scores`.
+      gradient_norm: Global 2-norm before clipping.
+      example_loss: Loss of each example.
       finite: False where the norm of a parameter group's gradient is NaN or infinite; by the
         name of the group, the first component of its path.
     """
@@ -46,12 +46,12 @@ class StepMetrics(flax.struct.PyTreeNode):
 
 
 class Outputs(flax.struct.PyTreeNode):
-    """What an evaluation step gives for each example of its batch.
+    """Outputs of an evaluation step for each example of its batch.
 
     Attributes:
-      logits: of the model.
-      loss: of each example.
-      positions: which example of the split it is. Devices may be in any order, and their
+      logits: Logits of the model.
+      loss: Loss of each example.
+      positions: Position of each example in the split. Devices may be in any order, and their
         examples with them.
     """
 
@@ -63,10 +63,66 @@ class Outputs(flax.struct.PyTreeNode):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
+def loss_fn(
+    params: Any,
+    model: Any,
+    batch: Batch,
+    keys: Mapping[str, Key[Array, ""]],
+    train: TrainConfig,
+    mixup: MixupConfig,
+    *,
+    mixing: bool | Bool[Array, ""] = True,
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """Training loss and score of each example, with modality dropout and mixup.
+
+    Args:
+      params: Parameters.
+      model: Module that they belong to.
+      batch: Batch of examples.
+      keys: Random key of each of `STREAMS`.
+      train: Section of training. Loss, label smoothing and modality dropout are read.
+      mixup: Section of mixup.
+      mixing: False before the step that mixup begins with.
+
+    Returns:
+      Losses, and `sft_jax.ops.losses.example_scores`. Examples that fill up the batch, whose
+      weight is 0, are included.
+    """
+    masks = {name: jnp.asarray(mask) for name, mask in batch.masks.items()}
+    if train.modality_dropout:
+        used = {name: masks[name] for name in model.mixed_modalities}
+        dropped = drop_modalities(keys["modality_dropout"], used, train.modality_dropout)
+        masks = {**masks, **dropped}
+    mixed = None
+    if mixup.layers != "none":
+        mixed = _draw(model, mixup, keys["mixup"], len(batch.weights))
+        mixed = mixed.replace(layer=jnp.where(mixing, mixed.layer, -1))
+    logits = model.apply(
+        {"params": params},
+        batch.inputs,
+        masks,
+        train=True,
+        mixup=mixed,
+        rngs={name: keys[name] for name in ("dropout", "pool")},
+    )
+
+    def losses(labels: Any) -> Float[Array, " b"]:
+        return example_losses(model.task, logits, labels, train.label_smoothing, train.loss)
+
+    loss = losses(batch.labels)
+    if mixed is not None:
+        present = {name: is_present(masks[name]) for name in model.mixed_modalities}
+        share = mixed.label_share(present)
+        partners = losses(mixed.from_partner(jnp.asarray(batch.labels)))
+        loss = share * loss + (1 - share) * partners
+    return loss, example_scores(model.task, logits, batch.labels)
+
+
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    config: ExperimentConfig,
+    train: TrainConfig,
+    mixup: MixupConfig,
     seed: int | Int[Array, ""],
     *,
     mixup_from: int = 0,
@@ -74,82 +130,56 @@ def make_train_step(
 ) -> TrainStep:
     """Builds the function that takes one optimiser step.
 
-    With `accumulate` the batch is worked through in as many parts, one after the other;
-    the gradient is that of the whole batch either way, but for what is drawn at random, and
-    that mixup finds partners within a part. A step whose loss or gradient is not finite
+    With `train.accumulate` the batch is processed in as many micro-batches, one after the other.
+    The gradient is that of the whole batch either way, except that random numbers differ, and
+    that mixup finds partners within a micro-batch. A step whose loss or gradient is not finite
     leaves the state as it was, the step count included.
 
     Args:
-      model: whose parameters are trained.
-      optimizer: of the state that the step is given.
-      config: of the experiment.
-      seed: of what is drawn at random.
-      mixup_from: the first step, counted from 0, that mixes examples if `config.mixup` does.
+      model: Module whose parameters are trained.
+      optimizer: Optimiser of the states that the step gets.
+      train: Section of training.
+      mixup: Section of mixup.
+      seed: Seed of the random streams.
+      mixup_from: First step, counted from 0, that mixes examples if `mixup` does.
       gather: Function that the parameters pass before they are used.
     """
-    parts = config.train.accumulate
 
     def summed_loss(
         params: Any, batch: Batch, keys: dict[str, Array], step: Int[Array, ""], count: Array
     ) -> tuple[Array, tuple[Array, Array]]:
-        masks = {name: jnp.asarray(mask) for name, mask in batch.masks.items()}
-        if rate := config.train.modality_dropout:
-            used = {name: masks[name] for name in model.mixed_modalities}
-            masks = {**masks, **drop_modalities(keys["modality_dropout"], used, rate)}
-        mixup = None
-        if config.mixup.layers != "none":
-            mixup = _draw(model, config.mixup, keys["mixup"], len(batch.weights))
-            mixup = mixup.replace(layer=jnp.where(step >= mixup_from, mixup.layer, -1))
-        logits = model.apply(
-            {"params": gather(params)},
-            batch.inputs,
-            masks,
-            train=True,
-            mixup=mixup,
-            rngs={name: keys[name] for name in ("dropout", "pool")},
-        )
-        smoothing = config.train.label_smoothing
-        name = config.train.loss
-        loss = example_losses(model.task, logits, batch.labels, smoothing, name)
-        if mixup is not None:
-            share = mixup.label_share(
-                {name: is_present(masks[name]) for name in model.mixed_modalities}
-            )
-            labels = mixup.from_partner(jnp.asarray(batch.labels))
-            other = example_losses(model.task, logits, labels, smoothing, name)
-            loss = share * loss + (1 - share) * other
-        score = example_scores(model.task, logits, batch.labels) * batch.weights
-        return jnp.sum(loss * batch.weights) / count, (loss, score)
+        mixing = step >= mixup_from
+        loss, score = loss_fn(gather(params), model, batch, keys, train, mixup, mixing=mixing)
+        return jnp.sum(loss * batch.weights) / count, (loss, score * batch.weights)
 
     def accumulate(params: Any, batch: Batch, step: Int[Array, ""], count: Array) -> Any:
-        # Every part takes each parts-th example, so that it stays spread over the devices.
+        parts = train.accumulate
+        # Each micro-batch takes every parts-th example, so it stays spread over the devices.
         split = jax.tree.map(
             lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch
         )
 
-        def part(total: Any, part: tuple[Array, Batch]) -> tuple[Any, Any]:
+        def add_part(total: Any, part: tuple[Array, Batch]) -> tuple[Any, Any]:
             index, batch = part
-            keys = {
-                name: jax.random.fold_in(rngs.stream(seed, name, step), index) for name in STREAMS
-            }
+            keys = {name: jax.random.fold_in(stream(seed, name, step), index) for name in STREAMS}
             (_, aux), gradient = jax.value_and_grad(summed_loss, has_aux=True)(
                 params, batch, keys, step, count
             )
             return jax.tree.map(jnp.add, total, gradient), aux
 
         zeros = jax.tree.map(jnp.zeros_like, params)
-        gradient, aux = jax.lax.scan(part, zeros, (jnp.arange(parts), split))
+        gradient, aux = jax.lax.scan(add_part, zeros, (jnp.arange(parts), split))
         return gradient, jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1), aux)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         count = jnp.maximum(batch.weights.sum(), 1)
         gradient, (example_loss, score) = accumulate(state.params, batch, state.step, count)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        updates = optax.tree.scale(state.plateau.scale, updates)
+        updates = optim.scale_updates(updates, state.plateau)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema_params
         if ema is not None:
-            ema = update_ema(ema, params, config.train.ema_decay, state.step)
+            ema = update_ema(ema, params, train.ema_decay, state.step)
         metrics = StepMetrics(
             loss=jnp.sum(example_loss * batch.weights) / count,
             score=score.sum() / count,
@@ -167,7 +197,7 @@ def make_train_step(
 
 
 def _draw(model: Any, config: MixupConfig, key: Array, batch_size: int) -> Mixup:
-    """Draws who is mixed with whom, in what shares and after which layer."""
+    """Draws partners, their shares and the layer to mix after."""
     depth = model.n_pre + model.n_post
     layers = {"within": (0, model.n_pre), "fused": (model.n_pre, depth), "any": (0, depth)}
     return draw_mixup(
@@ -186,23 +216,25 @@ def _draw(model: Any, config: MixupConfig, key: Array, batch_size: int) -> Mixup
 def compile_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    config: ExperimentConfig,
+    train: TrainConfig,
+    mixup: MixupConfig,
     mesh: Mesh,
     like: TrainState,
     *,
     mixup_from: int = 0,
 ) -> Any:
-    """The step of `make_train_step`, jitted over a mesh; it takes over the old state's memory.
+    """Step of `make_train_step`, jitted over a mesh; it takes over the old state's memory.
 
-    The seed is its third argument, a scalar of int32, so that one program does for any.
+    The seed is its third argument, a scalar of int32, so that all seeds share one program.
 
     Args:
-      model: see `make_train_step`, as for `optimizer`, `config` and `mixup_from`.
-      optimizer: whose state is that of `like`.
-      config: of the experiment.
-      mesh: the devices.
-      like: a state, or its shapes, where the new state is to be.
-      mixup_from: the first step that mixes examples.
+      model: Module whose parameters are trained.
+      optimizer: Optimiser of the states that the step gets.
+      train: Section of training.
+      mixup: Section of mixup.
+      mesh: Devices.
+      like: State, or its shapes, with the shardings of the new state.
+      mixup_from: First step, counted from 0, that mixes examples.
     """
     whole: Any = sharding.replicated(mesh)
     split: Any = sharding.split_by_example(mesh)
@@ -213,7 +245,7 @@ def compile_train_step(
     ) -> tuple[TrainState, StepMetrics]:
         gather = functools.partial(sharding.gather, mesh=mesh)
         take_step = make_train_step(
-            model, optimizer, config, seed, mixup_from=mixup_from, gather=gather
+            model, optimizer, train, mixup, seed, mixup_from=mixup_from, gather=gather
         )
         return take_step(state, batch)
 
@@ -225,7 +257,7 @@ def compile_train_step(
 
 
 def compile_eval_step(model: Any, mesh: Mesh, loss: str = "auto") -> Any:
-    """The jitted function of parameters, a batch and its positions to all outputs.
+    """Jitted function from parameters, a batch and its positions to `Outputs`.
 
     Every process gets the outputs of all.
 

@@ -1,4 +1,4 @@
-"""What a device does in some steps of training, for TensorBoard's profiler or Perfetto."""
+"""Profiles of the devices in some steps of training, for TensorBoard's profiler or Perfetto."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import jax
 
 from sft_jax.config import SystemConfig
 from sft_jax.runs import storage
+from sft_jax.runs.directory import RunDirectory
 
 
 class Trace:
     """Records the steps that a config names, in `trace/` of the run directory.
 
-    One process writes what its own devices do, each into a file of its own; on the way to a
-    bucket it is in a temporary folder until recording ends.
+    Each process records its own devices, in a file of its own. On the way to a bucket the file
+    is in a temporary folder until recording ends.
     """
 
-    def __init__(self, config: SystemConfig, workdir: storage.AnyPath) -> None:
-        """Nothing is recorded yet.
+    def __init__(self, config: SystemConfig, run: RunDirectory) -> None:
+        """Records nothing yet.
 
         Args:
-          config: whose `trace_from` and `trace_steps` say which steps.
-          workdir: the run directory.
+          config: Section with the steps to record, `trace_from` and `trace_steps`.
+          run: Run directory.
         """
         self._from, self._to = config.trace_from, config.trace_from + config.trace_steps
-        self._folder = workdir / "trace"
+        self._folder = run.trace
         self._running: storage.Staged | None = None
 
     def before(self, step: int) -> None:
@@ -35,13 +36,13 @@ class Trace:
             jax.profiler.start_trace(self._running.folder)
 
     def after(self, step: int, results: Any) -> None:
-        """Ends recording if it was the last, when its results are there."""
+        """Ends recording after the last step, once its results are computed."""
         if self._running and step + 1 == self._to:
             jax.block_until_ready(results)
             self.close()
 
     def close(self) -> None:
-        """Ends recording, if it has not ended."""
+        """Ends recording, unless it has ended."""
         if self._running:
             jax.profiler.stop_trace()
             self._running.close()

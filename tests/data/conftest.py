@@ -5,7 +5,8 @@ import importlib.metadata
 import numpy as np
 import pytest
 
-from sft_jax.data import builder, watch
+from sft_jax.data import registry
+from sft_jax.data.sets.watch.entry import WatchData
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +14,7 @@ def data_dir(tmp_path_factory, worker_id):
     """Windows of 4 s every 1 s; test workers share them, whichever prepares them first."""
     base = tmp_path_factory.getbasetemp()
     directory = str((base if worker_id == "master" else base.parent) / "prepared")
-    builder.prepare(watch.Watch, watch.raw_config(4.0, 1.0), directory)
+    registry.prepare_dataset(WatchData(data_dir=directory))
     return directory
 
 

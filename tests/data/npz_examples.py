@@ -58,8 +58,8 @@ def write_manifest(folder, rows, header=("file", "split", "label")):
 def write_labels(folder, labels, **description):
     """Examples of one modality with the labels of each split, and dataset.json if described."""
     rows = []
-    for split, of in labels.items():
-        for label in of:
+    for split, split_labels in labels.items():
+        for label in split_labels:
             rows.append([f"{len(rows)}.npz", split, label])
             write_example(folder, rows[-1][0], x=np.ones((2, 3)))
     write_manifest(folder, rows)

@@ -5,7 +5,7 @@ import pytest
 
 from sft_jax.data import pipeline
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.datasets import DatasetInfo
+from sft_jax.data.dataset import DatasetInfo
 
 RNG = np.random.default_rng(0)
 LENGTHS = (3, 1, 4)
@@ -96,7 +96,7 @@ def test_labels_of_each_task_get_into_batches(task, labels):
 @pytest.mark.parametrize(
     ("policy", "expected"), [("zero", [[0, 1]]), ("mean", [[4, 1]]), ("drop", [])]
 )
-def test_what_is_not_finite_is_treated_as_asked(policy, expected):
+def test_numbers_that_are_not_finite_follow_the_policy(policy, expected):
     values = [np.array([[3.0, 1.0], [5.0, 1.0]]), np.array([[np.nan, 1.0]])]
     dataset = _dataset({"x": values}, labels=[0, 1], not_finite=policy)
     example = dataset.source("valid")[1]
@@ -107,13 +107,13 @@ def test_what_is_not_finite_is_treated_as_asked(policy, expected):
 
 def _changed(split, **values):
     """Arguments in which something of a split is another."""
-    given = {
+    original = {
         "inputs": {"train": {"way": WAYS}, "valid": {"way": WAYS}},
         "labels": {"train": [0, 1, 0], "valid": [0, 1, 0]},
     }
     for field, value in values.items():
-        given[field][split] = value
-    return given
+        original[field][split] = value
+    return original
 
 
 @pytest.mark.parametrize(

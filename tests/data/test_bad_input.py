@@ -14,7 +14,10 @@ import pytest
 import vggsound_hdf5
 
 from sft_jax.data import registry
-from sft_jax.data_config import AvMnistData, FolderData, SentimentData, VggSoundData
+from sft_jax.data.sets.av_mnist.entry import AvMnistData
+from sft_jax.data.sets.npz_folder.entry import FolderData
+from sft_jax.data.sets.sentiment.entry import MosiData
+from sft_jax.data.sets.vggsound.entry import VggSoundData
 
 
 def _sentiments(folder, **changes):
@@ -34,7 +37,7 @@ def _sentiments(folder, **changes):
         content[split][key] = value
     path = folder / "raw" / "mosi_data_noalign.pkl"
     path.write_bytes(pickle.dumps(content, 4))
-    return SentimentData(name="mosi", data_dir=str(folder / "data"), manual_dir=str(folder / "raw"))
+    return MosiData(data_dir=str(folder / "data"), manual_dir=str(folder / "raw"))
 
 
 def _clips(folder, train=8, test=2):
@@ -136,7 +139,7 @@ def test_sentiments_that_are_not_finite_and_refused(tmp_path):
     audio = np.ones((2, 5, 2))
     audio[1, 2, 0] = -np.inf
     config = _sentiments(tmp_path, valid_audio=audio)
-    refusing = SentimentData(
+    refusing = MosiData(
         name="mosi", data_dir=config.data_dir, manual_dir=config.manual_dir, not_finite="error"
     )
     _assert_refused(tmp_path, refusing, "example 'valid1': audio holds 1 -inf; .* set not_finite")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sft_jax.data.card import Card, clean_records, read_card
+from sft_jax.data.card import Card, clean_records
 from sft_jax.data.card_report import print_card, print_summary
 from sft_jax.data.records import RawData
 
@@ -27,7 +27,7 @@ def _raw(splits=SPLITS, task="single_label", files=(), **changes):
             "shapes": {"x": (4, 2), "y": (2, 1)},
             "class_names": ("low", "middle", "high"),
             "task": task,
-            "num_examples": {split: len(of) for split, of in splits.items()},
+            "num_examples": {split: len(examples) for split, examples in splits.items()},
             "read": lambda split: iter(splits[split]),
             **changes,
         }
@@ -37,7 +37,7 @@ def _raw(splits=SPLITS, task="single_label", files=(), **changes):
 def test_a_card_counts_what_is_there(tmp_path):
     file = tmp_path / "data.bin"
     file.write_bytes(b"some bytes")
-    card = read_card("mine", _raw(files=(file,)), "zero")
+    card = Card.count("mine", _raw(files=(file,)), "zero")
     train, valid = card.splits["train"], card.splits["valid"]
     assert (train.n_examples, valid.n_examples) == (2, 1)
     assert (train.labels, valid.labels) == ({"low": 1, "high": 1}, {"low": 1})
@@ -58,23 +58,23 @@ def test_a_card_counts_what_is_there(tmp_path):
 def test_counts_are_compared_with_known_releases():
     known = {"first": {"train": 2, "valid": 1}}
     assert not any(
-        "known" in w for w in read_card("m", _raw(known_releases=known), "zero").warnings()
+        "known" in w for w in Card.count("m", _raw(known_releases=known), "zero").warnings()
     )
     known = {"second": {"train": 2, "valid": 7}}
     (warning,) = (
-        w for w in read_card("m", _raw(known_releases=known), "zero").warnings() if "known" in w
+        w for w in Card.count("m", _raw(known_releases=known), "zero").warnings() if "known" in w
     )
     assert "{'train': 2, 'valid': 1}, is that of no known release (second: " in warning
 
 
 def test_cards_survive_json_exactly():
-    card = read_card("mine", _raw(padding={"x": "left"}), "zero")
+    card = Card.count("mine", _raw(padding={"x": "left"}), "zero")
     text = json.dumps(card.to_json())
     assert Card.from_json(json.loads(text)).to_json() == card.to_json()
 
 
 def test_splits_add_up():
-    both = read_card("mine", _raw(), "zero").split(["train", "valid"])
+    both = Card.count("mine", _raw(), "zero").split(["train", "valid"])
     assert both.n_examples == 3
     assert both.labels == {"low": 2, "high": 1}
     assert both.lengths == {"x": {3: 1, 1: 1, 2: 1}, "y": {2: 2, 0: 1}}
@@ -97,7 +97,7 @@ def test_labels_of_other_tasks(task, labels, expected):
     examples = [
         {"id": str(i), "inputs": {}, "label": np.array(label)} for i, label in enumerate(labels)
     ]
-    card = read_card("mine", _raw({"train": examples}, task=task), "error")
+    card = Card.count("mine", _raw({"train": examples}, task=task), "error")
     assert card.splits["train"].labels == expected
     if task == "regression":
         assert card.splits["train"].rounded["low"] == {2: 1, -2: 1}
@@ -125,29 +125,29 @@ def test_records_are_cleaned_on_the_way():
         ({"inputs": {"x": np.full((1, 2), np.inf)}}, "example 'b': x holds 2 inf; .* not_finite"),
     ],
 )
-def test_what_is_wrong_with_an_example_is_named(example, message):
+def test_faults_of_an_example_are_named(example, message):
     good = SPLITS["train"][0]
     bad = {"id": "b", "inputs": {}, "label": 0} | example
     with pytest.raises(ValueError, match=message):
-        read_card("mine", _raw({"train": [good, bad]}), "error")
+        Card.count("mine", _raw({"train": [good, bad]}), "error")
 
 
 def test_an_empty_split_is_named():
     with pytest.raises(ValueError, match="split 'valid' has no examples"):
-        read_card("mine", _raw({"train": SPLITS["train"], "valid": []}), "zero")
+        Card.count("mine", _raw({"train": SPLITS["train"], "valid": []}), "zero")
 
 
 def test_a_card_is_printed_whole(tmp_path):
     file = tmp_path / "data.bin"
     file.write_bytes(b"some bytes")
     out = Console(file=io.StringIO(), width=200)
-    print_card(out, read_card("mine", _raw(files=(file,)), "zero"))
+    print_card(out, Card.count("mine", _raw(files=(file,)), "zero"))
     text = out.file.getvalue()
     for part in ("mine, small: single_label", "middle", "4 x 2", "2 nan", "data.bin", "warning: "):
         assert part in text
 
 
-def test_of_many_splits_and_classes_the_outermost_are_printed():
+def test_many_splits_and_classes_are_abridged():
     names = tuple(f"class [{i}]" for i in range(100))
     splits = {f"part {i}": [] for i in range(6)}
     for i in range(100):
@@ -155,7 +155,7 @@ def test_of_many_splits_and_classes_the_outermost_are_printed():
             example = {"id": f"{i}, {j}", "inputs": {"x": np.ones((1, 2))}, "label": i}
             splits[f"part {i % 6}"].append(example)
     out = Console(file=io.StringIO(), width=80)
-    print_card(out, read_card("mine", _raw(splits, class_names=names), "error"))
+    print_card(out, Card.count("mine", _raw(splits, class_names=names), "error"))
     text = out.file.getvalue()
     assert "5,050 examples in 6 splits" in text
     first, last = text.index("class [99]  "), text.index("class [0]  ")
@@ -166,7 +166,7 @@ def test_of_many_splits_and_classes_the_outermost_are_printed():
 
 def test_a_summary_is_a_few_lines():
     out = Console(file=io.StringIO(), width=80)
-    print_summary(out, read_card("mine", _raw(), "zero"), "run/data_card.json")
+    print_summary(out, Card.count("mine", _raw(), "zero"), "run/data_card.json")
     assert out.file.getvalue().splitlines() == [
         "data: mine, small: 2 train, 1 valid examples, 4 warnings",
         "warning: train: no example of middle",

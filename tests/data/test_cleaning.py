@@ -44,10 +44,10 @@ def test_finite_numbers_are_cast_only(dtype):
 @pytest.mark.parametrize("values", [[2**24, 2**24 + 1], [1.0, 0.1], [1e-60, 1.0], [np.nan, 0.1]])
 @pytest.mark.parametrize("dtype", ["f8", ">f8", "i8", "u4", "longdouble"])
 def test_what_float32_does_not_hold_is_kept_in_float64(dtype, values):
-    given = np.nan_to_num(np.array([values])).astype(dtype) + np.array(2**30 + 1, dtype)
-    cleaned = clean(given, "error").values
+    original = np.nan_to_num(np.array([values])).astype(dtype) + np.array(2**30 + 1, dtype)
+    cleaned = clean(original, "error").values
     assert cleaned.dtype == np.float64
-    np.testing.assert_array_equal(cleaned, given.astype(float))
+    np.testing.assert_array_equal(cleaned, original.astype(float))
 
 
 def test_means_are_over_what_is_finite_of_each_feature():

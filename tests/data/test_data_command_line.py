@@ -12,7 +12,7 @@ import sentiment_pickles
 import vggsound_hdf5
 
 from sft_jax.data.__main__ import main
-from sft_jax.data.card import load_card
+from sft_jax.data.card import Card
 
 COUNTS = {"train": 4, "valid": 2, "test": 2}
 FEW_PAIRS = ["train_pairs=20", "valid_pairs=2", "test_pairs=5"]
@@ -54,7 +54,7 @@ def _assert_readable(text):
     assert "…" not in text
 
 
-def test_known_datasets_are_listed_with_all_of_their_addresses(capsys):
+def test_datasets_are_listed_with_whole_addresses(capsys):
     text = _output(capsys, "list")
     _assert_readable(text)
     for part in (
@@ -69,7 +69,7 @@ def test_known_datasets_are_listed_with_all_of_their_addresses(capsys):
 
 def test_the_fields_of_a_dataset_are_explained(capsys):
     text = _output(capsys, "list", "vggsound")
-    assert "valid_share: share of the training file that is validated on" in text
+    assert "valid_share: Share of the training file for validation" in text
 
 
 @pytest.mark.parametrize("command", ["list", "prepare", "inspect", "validate"])
@@ -106,20 +106,20 @@ def test_raw_files_are_inspected(raw, capsys, path, arguments, parts):
         assert part in text
 
 
-def test_a_prepared_dataset_is_inspected_and_its_card_saved_as_json(raw, tmp_path, capsys):
+def test_a_prepared_dataset_is_inspected_and_saved_as_json(raw, tmp_path, capsys):
     fields = [f"manual_dir={raw / 'cmu-mosi'}", f"data_dir={tmp_path}", "variant=mult_aligned"]
     # A field of the config is also understood as error messages call it.
     text = _output(capsys, "prepare", "mosi", "data.modalities=text,audio", *fields)
     assert f"prepared in {tmp_path}" in text
     file = tmp_path / "new" / "card.json"
     assert _output(capsys, "inspect", "mosi", *fields, "--json", file) in text
-    assert load_card(file).dataset == "cmu_mosi"
+    assert Card.load(file).dataset == "cmu_mosi"
     assert _output(capsys, "inspect", file) in text
     printed = json.loads(_output(capsys, "inspect", file, "--json", "-"))
     assert printed == json.loads(file.read_text())
 
 
-def test_what_is_not_finite_is_a_warning(raw, tmp_path, capsys):
+def test_numbers_that_are_not_finite_are_a_warning(raw, tmp_path, capsys):
     values = pickle.loads((raw / "cmu-mosi" / "mosi_data.pkl").read_bytes())
     values["valid"]["vision"][0, -1, 0] = np.nan
     file = tmp_path / "mosi.pkl"
@@ -146,7 +146,7 @@ class _Hostile:
         return (open, (self.path, "w"))
 
 
-def test_a_file_that_can_not_be_read_is_an_error_that_says_why(raw, tmp_path):
+def test_an_unreadable_file_is_explained(raw, tmp_path):
     good = (raw / "cmu-mosi" / "mosi_data.pkl").read_bytes()
     file = tmp_path / "mosi_data.pkl"
     file.write_bytes(good[: len(good) // 2])
@@ -170,7 +170,7 @@ def test_a_file_that_can_not_be_read_is_an_error_that_says_why(raw, tmp_path):
     assert f"{train} is damaged, cut short or no HDF5 file" in _error("validate", tmp_path / "vgg")
 
 
-def test_what_is_wrong_with_a_folder_is_listed(tmp_path):
+def test_faults_of_a_folder_are_listed(tmp_path):
     npz_examples.write(tmp_path, train=4, valid=3, test=3)
     (tmp_path / "train" / "000.npz").write_bytes(b"no zip file")
     manifest = tmp_path / "manifest.csv"
@@ -180,8 +180,8 @@ def test_what_is_wrong_with_a_folder_is_listed(tmp_path):
     assert "(valid): label 'comet' is not one of circle, square, star" in message
 
 
-def test_a_fault_that_shows_late_names_the_file(tmp_path):
-    """What is found by reading the values, not by the reader, does not know of files."""
+def test_a_late_fault_names_the_file(tmp_path):
+    """A fault that shows when values are read does not know of files."""
     npz_examples.write(tmp_path, train=4, valid=3, test=3)
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
     rows = [f"{line},{i // 2}" for i, line in enumerate(lines[1:])]
@@ -217,7 +217,7 @@ def test_wrong_arguments_are_one_clear_message(raw, arguments, message):
     assert len(error.splitlines()) <= 2
 
 
-def test_a_tfds_dataset_that_is_not_there_is_named_without_all_others(tmp_path):
+def test_a_missing_tfds_dataset_is_named_without_others(tmp_path):
     arguments = ["builder=no_such", "modalities=image", f"data_dir={tmp_path}"]
     message = _error("prepare", "tfds", *arguments)
     assert "'no_such' can't be opened" in message

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from sft_jax.data import builder, datasets, fingerprint, registry
+from sft_jax.data import dataset as dataset_module
+from sft_jax.data import fingerprint, prepared, registry
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.datasets import (
+from sft_jax.data.dataset import (
     Dataset,
     DatasetInfo,
     Standardisation,
@@ -17,7 +18,7 @@ from sft_jax.data.datasets import (
 )
 from sft_jax.data.outline import Outline, outline
 from sft_jax.data.registry import open_dataset
-from sft_jax.data_config import WatchData
+from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.structs import ModalitySpec
 
 
@@ -61,7 +62,7 @@ def test_no_person_is_in_two_splits(dataset):
         "valid": {7},
         "test": {8, 9, 10},
     }
-    assert dataset.info.num_examples == {split: len(of) for split, of in splits.items()}
+    assert dataset.info.num_examples == {split: len(people) for split, people in splits.items()}
     ids = [example["id"] for examples in splits.values() for example in examples]
     assert len(set(ids)) == len(ids) == 4397
 
@@ -87,44 +88,43 @@ def test_training_inputs_are_standardised(dataset):
 
 def test_statistics_are_of_the_training_people_alone(config, dataset):
     steps = {name: [] for name in dataset.info.modalities}
-    for record in builder.PreparedSplit(
-        registry.prepare_dataset(config), [f"person_{person:02d}" for person in range(1, 7)]
-    ):
+    people = [f"person_{person:02d}" for person in range(1, 7)]
+    for record in registry.prepare_dataset(config).records(people):
         for name, values in record["inputs"].items():
             steps[name].append(values)
-    for name, of in steps.items():
-        values = np.concatenate(of).astype(np.float64)
-        found = dataset.info.statistics[name]
-        np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(found.std, values.std(0), rtol=1e-6)
+    for name, windows in steps.items():
+        values = np.concatenate(windows).astype(np.float64)
+        actual = dataset.info.statistics[name]
+        np.testing.assert_allclose(actual.mean, values.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(actual.std, values.std(0), rtol=1e-6)
     others = dataclasses.replace(config, train_people=(1, 2))
     assert open_dataset(others).info.statistics != dataset.info.statistics
 
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Which splits are decoded."""
-    calls, read = [], builder.PreparedSplit.__init__
+    """Splits that are opened."""
+    calls, read = [], prepared.PreparedData.records
     monkeypatch.setattr(
-        builder.PreparedSplit,
-        "__init__",
-        lambda self, of, splits: calls.append(list(splits)) or read(self, of, splits),
+        prepared.PreparedData,
+        "records",
+        lambda self, splits, *options: calls.append([*splits]) or read(self, splits, *options),
     )
     return calls
 
 
 def test_given_statistics_are_used(config, reads):
-    raw = builder.PreparedSplit(registry.prepare_dataset(config), ["person_07"])[0]
-    given = {
+    raw = registry.prepare_dataset(config).records(["person_07"])[0]
+    original = {
         name: Standardisation(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
         for name in ("accelerometer", "gyroscope")
     }
     reads.clear()
-    dataset = open_dataset(config, given)
+    dataset = open_dataset(config, original)
     example = dataset.source("valid")[0]
     dataset.source("valid")
     assert reads == [["person_07"]]
-    assert dataset.info.statistics == given
+    assert dataset.info.statistics == original
     for name, values in raw["inputs"].items():
         expected = (values - np.array([1, 2, 3])) / np.array([2, 4, 8])
         np.testing.assert_array_equal(example["inputs"][name], np.float32(expected))
@@ -138,10 +138,10 @@ def test_a_split_is_decoded_once(config, reads):
     assert reads == [["person_07"]]
 
 
-def test_a_split_that_does_not_fit_into_memory_is_decoded_as_it_is_used(config, monkeypatch):
+def test_a_large_split_is_decoded_when_used(config, monkeypatch):
     held = open_dataset(config).source("valid")
     assert isinstance(held, tuple)
-    monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(dataset_module, "IN_MEMORY_BYTES", 1000)
     source = open_dataset(config).source("valid")
     assert not isinstance(source, tuple)
     assert len(source) == len(held)
@@ -308,7 +308,7 @@ def test_the_task_is_saved_and_was_once_single_label():
         ("regression", 1, ("sentiment",)),
     ],
 )
-def test_the_metrics_asked_for_are_saved_but_do_not_make_the_data_another(task, count, metrics):
+def test_metrics_are_saved_but_not_compared(task, count, metrics):
     info = dataclasses.replace(
         _dataset([_example(0)]).info, task=task, class_names=tuple("abcdefg"[:count])
     )
@@ -348,7 +348,7 @@ def test_metrics_that_are_not_of_such_labels_are_refused(task, count, metrics, m
         dataclasses.replace(info, task=task, class_names=names, metrics=metrics)
 
 
-def test_a_dataset_is_given_to_a_model_like_the_one_it_learned_from():
+def test_a_dataset_takes_the_form_of_another():
     learned = _dataset([_example(0)]).info
     learned = dataclasses.replace(
         learned,
@@ -397,14 +397,14 @@ def test_sentiment_is_from_minus_3_to_3():
 
 def test_a_model_must_fit_the_task():
     one_class = {"single_label", "ordinal"}
-    for of_data in (*one_class, "multi_label", "regression"):
-        info = _dataset([_example(0)], task=of_data).info
-        allowed = one_class if of_data in one_class else {of_data}
+    for data_task in (*one_class, "multi_label", "regression"):
+        info = _dataset([_example(0)], task=data_task).info
+        allowed = one_class if data_task in one_class else {data_task}
         for task in (*one_class, "multi_label", "regression"):
             if task in allowed:
                 info.check_task(task)
                 continue
-            with pytest.raises(ValueError, match=f"model.task='{task}' does not fit .*{of_data}"):
+            with pytest.raises(ValueError, match=f"model.task='{task}' does not fit .*{data_task}"):
                 info.check_task(task)
 
 
@@ -432,8 +432,9 @@ def test_a_patch_must_fit_the_window(config):
         open_dataset(dataclasses.replace(config, patch_size=201))
 
 
+@pytest.mark.process
 def test_importing_is_cheap_and_quiet():
-    program = "import sys, sft_jax.data.datasets; sys.exit('tensorflow_datasets' in sys.modules)"
+    program = "import sys, sft_jax.data.dataset; sys.exit('tensorflow_datasets' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=pathlib.Path(__file__).parents[2],
@@ -447,22 +448,26 @@ def test_a_fingerprint_is_of_all_that_a_model_is_given():
     inputs = {"x": np.arange(60.0).reshape(6, 5, 2), "y": np.ones((6, 3, 1))}
     labels, before = np.arange(6) % 2, dict(inputs)
 
-    def of(inputs=inputs, labels=labels, names=("a", "b")):
+    def digest(inputs=inputs, labels=labels, names=("a", "b")):
         splits = ("train", "valid", "test")
-        given = {split: inputs if split == "test" else before for split in splits}
-        told = {split: labels if split == "test" else np.arange(6) % 2 for split in splits}
-        return from_arrays(given, told, names).fingerprint("test")
+        original = {split: inputs if split == "test" else before for split in splits}
+        reported = {split: labels if split == "test" else np.arange(6) % 2 for split in splits}
+        return from_arrays(original, reported, names).fingerprint("test")
 
     same = {name: values.astype(np.float32) for name, values in inputs.items()}
-    assert of() == of(same) == of(names=("c", "d"))
+    assert digest() == digest(same) == digest(names=("c", "d"))
     changed = np.copy(inputs["x"])
     changed[3, 2, 1] += 1
     missing = [*inputs["y"][:5], None]
-    others = {of(inputs | {"x": changed}), of(inputs | {"y": missing}), of(labels=1 - labels)}
-    assert len(others | {of()}) == 4
+    others = {
+        digest(inputs | {"x": changed}),
+        digest(inputs | {"y": missing}),
+        digest(labels=1 - labels),
+    }
+    assert len(others | {digest()}) == 4
 
 
-def test_of_a_large_split_some_examples_are_looked_at(monkeypatch):
+def test_a_large_split_is_sampled(monkeypatch):
     monkeypatch.setattr(fingerprint, "MOST_EXAMPLES", 3)
     seen = []
 

@@ -26,8 +26,8 @@ SMALL = {
 def quick_to_compile(monkeypatch):
     """On one device: sharding has tests of its own; and by keys of a kind that compiles quickly."""
     make = sharding.make_mesh
-    of_one = functools.partial(make, devices=jax.devices()[:1])
-    monkeypatch.setattr(sharding, "make_mesh", of_one)
+    one_device = functools.partial(make, devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", one_device)
     with jax.default_prng_impl("rbg"):
         yield
 
@@ -35,8 +35,8 @@ def quick_to_compile(monkeypatch):
 def _train_and_evaluate(folder, name, arg=None, data=None, **changes):
     """Trains by a config file, made small, and evaluates on the test split."""
     values = importlib.import_module(f"configs.{name}").get_config(arg).to_dict()
-    for section, of in (SMALL | changes).items():
-        values[section] |= SMALL.get(section, {}) | of
+    for section, fields in (SMALL | changes).items():
+        values[section] |= SMALL.get(section, {}) | fields
     values["data"] |= {"data_dir": str(folder / "data"), "manual_dir": str(folder / "raw")}
     values["data"] |= data or {}
     config = config_io.from_mapping(values)

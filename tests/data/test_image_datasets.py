@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sft_jax.data import pipeline
-from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, compute_statistics
+from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation, compute_statistics
 from sft_jax.structs import ModalitySpec
 
 SPEC = ModalitySpec((3, 4), 2, patch_size=2)
@@ -19,8 +19,8 @@ def _examples():
         mask = random.random((3, 4)) < 0.5
         mask[2, 1] = True
         values = np.where(mask[..., None], random.normal(3, 2, (3, 4, 2)), np.nan)
-        of_image = {"inputs": {"a": values.astype(np.float32)}, "masks": {"a": mask}}
-        examples.append({"id": f"no{number}", "label": 0, **of_image})
+        image = {"inputs": {"a": values.astype(np.float32)}, "masks": {"a": mask}}
+        examples.append({"id": f"no{number}", "label": 0, **image})
     return examples
 
 
@@ -78,13 +78,16 @@ def _broken(change):
         (lambda e: e["masks"].update(a=np.ones((3, 4), int)), "mask of a is int"),
     ],
 )
-def test_what_is_wrong_with_an_image_is_named(change, message):
-    for load in (compute_statistics, lambda of: _dataset(of, NO_CHANGE).source("train")):
+def test_faults_of_an_image_are_named(change, message):
+    for load in (
+        compute_statistics,
+        lambda examples: _dataset(examples, NO_CHANGE).source("train"),
+    ):
         with pytest.raises(ValueError, match=f"example 'no1': .*{message}"):
             load(_broken(change))
 
 
-def test_an_image_may_be_smaller_along_any_axis_and_no_larger():
+def test_an_image_may_be_smaller_along_any_axis():
     small = _broken(lambda e: e["inputs"].update(a=e["inputs"]["a"][:2, :3]))
     small[1]["masks"]["a"] = small[1]["masks"]["a"][:2, :3]
     prepared = _dataset(small, NO_CHANGE).source("train")[1]

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
+from pydantic.dataclasses import dataclass
 
-from sft_jax.data import builder, registry
+from sft_jax.data import registry
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.card import read_card
-from sft_jax.data.datasets import Dataset, compute_statistics
+from sft_jax.data.card import Card
+from sft_jax.data.dataset import Dataset, compute_statistics
 from sft_jax.data.records import RawData
-from sft_jax.data_config import FolderData
+from sft_jax.data.sets.base import DatasetEntry
+from sft_jax.data_config import STRICT
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(3, 2, (8, 5, 2))
@@ -65,7 +66,7 @@ def _assert_gaps(dataset, values=VALUES, real=REAL):
     ],
     ids=["masked", "list", "rows", "mask", "nan", "inf", "beyond", "both"],
 )
-def test_steps_that_are_missing_are_masked_and_not_in_the_statistics(values, masks):
+def test_missing_steps_are_masked_and_not_in_the_statistics(values, masks):
     _assert_gaps(_dataset(values, masks))
 
 
@@ -130,7 +131,7 @@ def test_a_masked_number_beside_others_is_treated_as_not_finite():
     assert _dataset(integers, not_finite="zero").card.splits["train"].not_finite["x"] == {"nan": 1}
 
 
-def test_what_is_dropped_takes_its_mask_along():
+def test_dropped_steps_take_their_mask_along():
     values = _filled()
     values[0, 0, 0] = np.nan
     dataset = _dataset(values, REAL, not_finite="drop")
@@ -139,7 +140,7 @@ def test_what_is_dropped_takes_its_mask_along():
     assert dataset.card.splits["train"].moments["x"].count == REAL.sum() - 1
 
 
-def test_a_masked_array_without_a_masked_number_is_as_any_other():
+def test_a_masked_array_may_mask_nothing():
     _assert_gaps(_dataset(np.ma.array(VALUES)), real=np.ones((8, 5), bool))
 
 
@@ -185,7 +186,7 @@ def test_masked_labels_are_refused(task, labels):
         _dataset(VALUES, labels=labels, task=task)
 
 
-def test_labels_of_a_masked_array_without_a_masked_one_are_taken():
+def test_labels_of_a_masked_array_may_mask_nothing():
     dataset = _dataset(VALUES, labels=np.ma.array(LABELS, mask=False))
     assert [example["label"] for example in dataset.source("train")] == LABELS.tolist()
     numbers = np.ma.array(VALUES[:, 0])
@@ -194,7 +195,7 @@ def test_labels_of_a_masked_array_without_a_masked_one_are_taken():
 
 
 class Table:
-    """As a table of another library: an index of its own, and its rows by position as an array."""
+    """A table of another library: an index of its own, and its rows by position as an array."""
 
     def __init__(self, values):
         self.values = values
@@ -212,7 +213,7 @@ class Table:
         return np.asarray(self.values, dtype)
 
 
-def test_what_converts_to_an_array_is_taken_in_its_order():
+def test_tables_are_taken_in_their_order():
     dataset = _dataset(Table(VALUES), Table(REAL), Table(LABELS), Table(np.array(["a", "b"])))
     _assert_gaps(dataset)
     assert [example["label"] for example in dataset.source("train")] == LABELS.tolist()
@@ -232,23 +233,26 @@ def _records():
     return [{"id": str(i), "inputs": {"x": values}, "label": label} for i, (values, label) in pairs]
 
 
-def test_masked_arrays_of_readers_are_stored_with_their_masks(tmp_path, monkeypatch):
+def test_masked_arrays_of_readers_are_stored_with_their_masks(tmp_path):
     raw = RawData("small", (), {"x": (5, 2)}, ("a", "b"), "single_label", {"train": 8},
         lambda _: iter(_records()))  # fmt: skip
 
-    class Small(builder.RawBuilder, skip_registration=True):
-        """A small one."""
+    @dataclass(frozen=True, config=STRICT)
+    class Small(DatasetEntry):
+        """Eight examples, to train and to validate on."""
 
-        VERSION = tfds.core.Version("1.0.0")
+        def read(self, folder):
+            return raw
 
-    config = builder.RawConfig(name="a", read=lambda _: raw, ranks={"x": 2}, needs_files=False)
-    prepared = builder.prepare(Small, config, str(tmp_path))
+        def split_names(self, card):
+            return {"train": ["train"], "valid": ["train"]}
+
+    config = Small(data_dir=str(tmp_path))
     info = _dataset(VALUES, REAL).info
-    _assert_gaps(Dataset(info, lambda split: builder.PreparedSplit(prepared, [split])))
-    monkeypatch.setattr(registry, "prepare_dataset", lambda _: prepared)
-    monkeypatch.setattr(registry, "_splits", lambda *_: {"train": ["train"], "valid": ["train"]})
-    _assert_gaps(registry.open_dataset(FolderData()))
-    moments = read_card("small", raw, "error").splits["train"].moments["x"]
+    records = registry.prepare_dataset(config).records
+    _assert_gaps(Dataset(info, lambda split: records([split])))
+    _assert_gaps(registry.open_dataset(config))
+    moments = Card.count("small", raw, "error").splits["train"].moments["x"]
     np.testing.assert_allclose(moments.mean, VALUES[REAL].mean(0))
 
 

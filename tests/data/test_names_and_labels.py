@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sft_jax.data.arrays import from_arrays
-from sft_jax.data.card import read_card
-from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation
-from sft_jax.data.readers.npz_folder import read_npz_folder
+from sft_jax.data.card import Card
+from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation
 from sft_jax.data.records import RawData
+from sft_jax.data.sets.npz_folder.files import read_npz_folder
 from sft_jax.structs import ModalitySpec
 
 VALUES = np.random.default_rng(0).normal(size=(8, 5, 2))
@@ -69,9 +69,9 @@ def _arrays(names, task="single_label", labels=INDICES):
     ids=str,
 )
 def test_names_become_text_where_that_is_unambiguous(names, expected):
-    for made in (_info(names), _raw(names), _arrays(names).info):
-        assert made.class_names == expected
-        assert {type(name) for name in made.class_names} == {str}
+    for named in (_info(names), _raw(names), _arrays(names).info):
+        assert named.class_names == expected
+        assert {type(name) for name in named.class_names} == {str}
     info = _arrays(names).info
     assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
     json.dumps(_arrays(names).card.to_json())
@@ -184,7 +184,7 @@ def test_messages_say_which_numbers_are_wanted(task, labels, message):
         _arrays(("a", "b"), task, labels)
 
 
-def test_labels_that_are_the_integers_of_the_names_are_not_taken_for_indices():
+def test_integer_names_are_not_taken_for_indices():
     labels = np.array([3, 7] * 4)
     with pytest.raises(ValueError, match=r"label 3 is not one of the 2 .*; of '3' it is 0"):
         _arrays(np.unique(labels), labels=labels)
@@ -195,12 +195,12 @@ def test_labels_are_checked_by_every_way_in():
     message = "example 'no0': label 'b' is not one of the 2 classes: .* integer .* of 'b' it is 1"
     raw = dataclasses.replace(_raw(("a", "b")), read=lambda _: iter(records))
     with pytest.raises(ValueError, match=message):
-        read_card("mine", raw, "error")
+        Card.count("mine", raw, "error")
     with pytest.raises(ValueError, match=message):
         Dataset(_info(("a", "b")), lambda _: records).source("train")
 
 
-def test_a_folder_of_one_class_and_of_a_class_twice_is_refused(tmp_path):
+def test_a_folder_needs_two_different_classes(tmp_path):
     one = {split: ["only"] for split in ("train", "valid", "test")}
     with pytest.raises(ValueError, match="single_label needs at least 2"):
         read_npz_folder(npz_examples.write_labels(tmp_path / "one", one))

@@ -12,13 +12,16 @@ import sentiment_pickles
 import tensorflow_datasets as tfds
 import vggsound_hdf5
 
-from sft_jax.data import builder, registry
+from sft_jax.data import prepared, registry
 from sft_jax.data.arrays import from_arrays
 from sft_jax.data.card import Card
-from sft_jax.data.datasets import Dataset, DatasetInfo, Standardisation, compute_statistics
+from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation, compute_statistics
 from sft_jax.data.moments import Moments
 from sft_jax.data.precision import faults
-from sft_jax.data_config import FolderData, SentimentData, TfdsData, VggSoundData
+from sft_jax.data.sets.npz_folder.entry import FolderData
+from sft_jax.data.sets.sentiment.entry import MoseiData
+from sft_jax.data.sets.tfds.entry import TfdsData
+from sft_jax.data.sets.vggsound.entry import VggSoundData
 from sft_jax.structs import ModalitySpec
 
 SECONDS = np.arange(32)[:, None] * 0.5 + np.arange(10) * 0.05
@@ -27,7 +30,7 @@ NOISE = np.random.default_rng(0).normal(size=(32, 10))
 
 
 def _seen(column, **options):
-    """What a model sees of a column, `[n, steps]`."""
+    """Inputs of a model made of a column, `[n, steps]`."""
     labels, splits = np.arange(len(column)) % 2, ("train", "valid")
     inputs = {"x": column[..., None]}
     dataset = from_arrays(
@@ -38,14 +41,14 @@ def _seen(column, **options):
     ), dataset
 
 
-def _assert_kept(seen, given):
+def _assert_kept(seen, original):
     """Mean 0, deviation 1, and as many values as were given."""
     assert seen.dtype == np.float32
-    given = np.asarray(given, np.longdouble)
+    original = np.asarray(original, np.longdouble)
     np.testing.assert_allclose(seen.mean(dtype=np.float64), 0, atol=2e-4)
     np.testing.assert_allclose(seen.std(dtype=np.float64), 1, atol=1e-5)
-    assert len(np.unique(seen)) == len(np.unique(given))
-    expected = (given - given.mean()) / given.std()
+    assert len(np.unique(seen)) == len(np.unique(original))
+    expected = (original - original.mean()) / original.std()
     np.testing.assert_allclose(seen, expected.astype(float), atol=2e-4)
 
 
@@ -82,7 +85,7 @@ def test_columns_with_an_offset_keep_their_values(column):
         (NOISE.astype(object), "x is object, expected numbers"),
     ],
 )
-def test_what_float64_does_not_hold_is_refused(column, message):
+def test_integers_beyond_float64_are_refused(column, message):
     with pytest.raises(ValueError, match=message):
         _seen(column)
 
@@ -102,7 +105,7 @@ def test_numbers_beyond_float32_are_still_not_finite():
 # By every reader.
 
 
-def _of_a_folder(tmp_path, column):
+def _folder(tmp_path, column):
     rows = []
     for i, values in enumerate(column):
         for split in ("train", "valid", "test") if i < 2 else ("train",):
@@ -139,12 +142,12 @@ class Times(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield i, {"x": x, "count": count, "label": i % 2}
 
 
-def _of_tfds(tmp_path, modality):
-    made = Times(data_dir=tmp_path)
-    with builder.quiet():
-        made.download_and_prepare(file_format="array_record")
+def _times(tmp_path, modality):
+    builder = Times(data_dir=tmp_path)
+    with prepared.quiet():
+        builder.download_and_prepare(file_format="array_record")
     return TfdsData(
-        builder=f"times:{made.version}",
+        builder=f"times:{builder.version}",
         data_dir=str(tmp_path),
         modalities=(modality,),
         splits={"train": "train", "valid": "train[:2]", "test": "train[2:4]"},
@@ -152,7 +155,7 @@ def _of_tfds(tmp_path, modality):
 
 
 def _assert_read(config, name):
-    """What a model sees is what the reader gives, standardised by its own mean and deviation."""
+    """A model sees the values of the reader, standardised by their own mean and deviation."""
     raw = [record["inputs"].get(name) for record in registry.read_raw(config).read("train")]
     examples = registry.open_dataset(config).source("train")
     assert len(raw) == len(examples) > 1
@@ -164,16 +167,16 @@ def _assert_read(config, name):
 
 @pytest.mark.parametrize("column", [1.7e9 + SECONDS, 1_700_000_000 + COUNT], ids=["f8", "i8"])
 def test_a_folder_of_files_keeps_them(tmp_path, column):
-    config = _of_a_folder(tmp_path, column)
+    config = _folder(tmp_path, column)
     _assert_read(config, "x")
-    stored = builder.PreparedSplit(registry.prepare_dataset(config), ["train"])[0]["inputs"]["x"]
+    stored = registry.prepare_dataset(config).records(["train"])[0]["inputs"]["x"]
     assert stored.dtype == np.float64
     np.testing.assert_array_equal(stored[:, 0], column[0])
 
 
 @pytest.mark.parametrize("modality", ["x", "count"])
 def test_tfds_keeps_them(tmp_path, modality):
-    _assert_read(_of_tfds(tmp_path, modality), modality)
+    _assert_read(_times(tmp_path, modality), modality)
 
 
 def test_sentiments_keep_them(tmp_path):
@@ -185,7 +188,7 @@ def test_sentiments_keep_them(tmp_path):
         content[split]["vision"][content[split]["vision"].any(axis=-1)] += 1.7e9
     path.write_bytes(pickle.dumps(content))
     folders = {"data_dir": str(tmp_path / "data"), "manual_dir": str(tmp_path)}
-    config = SentimentData(name="mosei", variant="mult_noalign", not_finite="zero", **folders)
+    config = MoseiData(variant="mult_noalign", not_finite="zero", **folders)
     config = dataclasses.replace(config, file=path.name)
     _assert_read(config, "vision")
 
@@ -241,7 +244,7 @@ def test_given_examples_are_standardised_in_float64():
     _assert_kept(seen[..., 0], 1.7e9 + SECONDS)
 
 
-def test_what_is_beyond_float32_once_it_is_standardised_is_named():
+def test_numbers_beyond_float32_once_standardised_are_named():
     examples = [{"id": "far", "inputs": {"x": np.full((2, 1), 1e30)}, "label": 0}]
     info = DatasetInfo(
         modalities={"x": ModalitySpec(2, 1)},
@@ -255,9 +258,9 @@ def test_what_is_beyond_float32_once_it_is_standardised_is_named():
 
 @pytest.mark.parametrize("value", [0.1, 1e6 / 3, -1.7e9, 2.0**52])
 def test_a_feature_that_never_changes_stays_so_over_many_parts(value):
-    total = Moments.of(np.zeros((0, 1)))
+    total = Moments.from_values(np.zeros((0, 1)))
     for count in (1000, 1, 3333):
-        total += Moments.of(np.full((count, 1), value))
+        total += Moments.from_values(np.full((count, 1), value))
     assert (total.mean[0], total.squares[0], total.std[0]) == (value, 0.0, 1.0)
     assert faults(total, {"float64": 3}) == []
 
@@ -300,7 +303,7 @@ def test_the_card_does_not_warn_of_what_is_kept(column):
 def test_features_that_are_lost_are_listed():
     values = np.float32(1e6 + 0.1 * np.random.default_rng(0).normal(size=(50, 8)))
     values[:, 3] = 1.0
-    (fault,) = faults(Moments.of(values), {"float32": 1})
+    (fault,) = faults(Moments.from_values(values), {"float32": 1})
     assert fault.startswith(", features 0, 1, 2, 4, 5 and 2 more: read as float32")
 
 

@@ -1,4 +1,4 @@
-"""The runs of several seeds are evaluated together, by the function and by eval.py."""
+"""Evaluation of the runs of several seeds together, by the function and by eval.py."""
 
 import dataclasses
 import json
@@ -13,22 +13,21 @@ from absl import flags
 from absl.testing import flagsaver
 
 from sft_jax.data.arrays import from_arrays
-from sft_jax.evaluation import run
+from sft_jax.evaluation import restored, run
 from sft_jax.evaluation.seeds import evaluate_seeds, summarise
 from sft_jax.parallel import sharding
-from sft_jax.runs import directory, seeds
 from sft_jax.runs.checkpoint import Checkpoints, NoCheckpointError
-from sft_jax.runs.directory import RunDirectoryError
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory, write_json
 from sft_jax.training import assembly
 
 EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
 CONFIG = dataclasses.replace(synthetic.config(), seeds=(10, 2))
-TOTAL = assembly.Plan.of(CONFIG, 50).total_steps
+TOTAL = assembly.Plan.from_config(CONFIG, 50).total_steps
 
 
 @pytest.fixture(autouse=True)
 def _dataset(monkeypatch):
-    monkeypatch.setattr(run, "open_dataset", lambda *_: synthetic.dataset())
+    monkeypatch.setattr(restored, "open_dataset", lambda *_: synthetic.dataset())
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +35,15 @@ def trained(tmp_path_factory):
     """Seed 10 at its end and seed 2 at step 7, of normal parameters; training would take longer."""
     workdir = tmp_path_factory.mktemp("seeds")
     info = synthetic.dataset().info
-    seeds.prepare(workdir, CONFIG)
-    made = assembly.assemble_model(
+    SeedsDirectory.open(workdir, CONFIG)
+    assembled = assembly.assemble_model(
         CONFIG,
         info.modalities,
         len(info.class_names),
         num_examples=50,
         mesh=sharding.make_mesh(),
     )
-    state = made.new_state(0)
+    state = assembled.new_state(0)
     for seed, step in ((10, TOTAL), (2, 7)):
         random = np.random.default_rng(seed)
         normal = jax.tree.map(
@@ -72,9 +71,11 @@ def _eval(*arguments):
 
 def test_each_metric_has_its_values_mean_and_deviation(trained, capsys, monkeypatch):
     evaluators = []
-    make = run.Restored.evaluator
+    make = restored.OpenedRun.evaluator
     monkeypatch.setattr(
-        run.Restored, "evaluator", lambda *given: evaluators.append(make(*given)) or evaluators[-1]
+        restored.OpenedRun,
+        "evaluator",
+        lambda *args: evaluators.append(make(*args)) or evaluators[-1],
     )
     _eval(f"--workdir={trained}", "--split=valid")
     output = capsys.readouterr().out
@@ -88,20 +89,20 @@ def test_each_metric_has_its_values_mean_and_deviation(trained, capsys, monkeypa
 
     alone = [run.evaluate_run(trained / f"seed_{seed}", "valid", "best")[0] for seed in (2, 10)]
     assert set(result["metrics"]) == {"accuracy", "balanced_accuracy", "macro_f1", "loss"}
-    for name, of in result["metrics"].items():
-        values = [found[name] for found in alone]
-        assert of["values"] == values
+    for name, summary in result["metrics"].items():
+        values = [one[name] for one in alone]
+        assert summary["values"] == values
         assert values[0] != values[1]
-        assert of["mean"] == pytest.approx(np.mean(values))
-        assert of["std"] == pytest.approx(np.std(values, ddof=1))
+        assert summary["mean"] == pytest.approx(np.mean(values))
+        assert summary["std"] == pytest.approx(np.std(values, ddof=1))
         for value in values:
             assert f"{value:.4f}" in output
-        assert f"{of['mean']:.4f} ± {of['std']:.4f}" in output
+        assert f"{summary['mean']:.4f} ± {summary['std']:.4f}" in output
     files = {path.name for path in (trained / "seed_2" / "eval").iterdir()}
     assert files == {"valid.json", "valid_confusion_matrix.png"}
 
 
-def test_what_can_be_asked_of_one_run_can_be_asked_of_all(trained):
+def test_split_checkpoint_and_modalities_apply_to_all_runs(trained):
     result = evaluate_seeds(str(trained), "train", "latest", ["sound"])
     assert (result["checkpoint"], result["left_out"]) == ("latest", ["sight"])
     assert json.loads((trained / "eval" / "train-sound@latest.json").read_text()) == result
@@ -110,7 +111,7 @@ def test_what_can_be_asked_of_one_run_can_be_asked_of_all(trained):
 
 
 @pytest.mark.parametrize("option", ["--every_subset", "--predictions=p.csv"])
-def test_what_is_of_one_run_alone_is_refused(trained, option):
+def test_options_for_one_run_alone_are_refused(trained, option):
     with pytest.raises(
         ValueError, match=r"are of one run, and .* give one of them, such as --work"
     ):
@@ -124,10 +125,10 @@ def test_a_folder_of_seeds_is_no_run(trained, tmp_path):
         evaluate_seeds(tmp_path, "valid", "best")
 
 
-def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
-    seeds.prepare(tmp_path, CONFIG)
+def test_runs_with_other_settings_are_not_averaged(tmp_path):
+    SeedsDirectory.open(tmp_path, CONFIG)
     other = synthetic.config(seed=3, optim__lr=0.5)
-    directory.prepare(tmp_path / "seed_3", other)
+    RunDirectory.open(tmp_path / "seed_3", other)
     with pytest.raises(RunDirectoryError, match=r"seed_3 was made by another"):
         evaluate_seeds(tmp_path, "valid", "best")
 
@@ -136,12 +137,12 @@ def test_the_card_of_the_data_is_shown(trained, capsys):
     labels = {split: np.zeros(3, int) for split in ("train", "valid")}
     inputs = {split: {"x": np.full((3, 2, 2), np.nan)} for split in labels}
     card = from_arrays(inputs, labels, ("no", "yes"), not_finite="zero").card
-    directory.write_json(trained / "seed_2" / "data_card.json", card.to_json())
+    write_json(trained / "seed_2" / "data_card.json", card.to_json())
     _eval(f"--workdir={trained}", "--split=valid")
     assert "data: arrays, arrays: 3 train, 3 valid examples" in capsys.readouterr().out
 
 
-def test_what_has_no_value_has_no_mean_and_one_seed_no_deviation():
+def test_undefined_metrics_and_one_seed_have_no_spread():
     first = {"split": "test", "loss": 1.0, "kappa": None, "ranking": {"top1": 0.5, "names": ["a"]}}
     second = {"split": "test", "loss": 2.0, "kappa": 0.5, "ranking": {"top1": 0.5, "names": ["a"]}}
     assert summarise([first, second]) == {

@@ -22,7 +22,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def apply(params):
-    """Gives the logits of all examples in one batch, without an evaluator, some masked."""
+    """Computes the logits of all examples in one batch, with some modalities masked."""
     compiled = jax.jit(MODEL.apply)
     inputs, masks = (
         {name: np.stack([e[part][name] for e in SOURCE]) for name in synthetic.MODALITIES}
@@ -30,8 +30,8 @@ def apply(params):
     )
 
     def run(masked=()):
-        given = {name: mask & (name not in masked) for name, mask in masks.items()}
-        return np.asarray(compiled({"params": params}, inputs, given))
+        left = {name: mask & (name not in masked) for name, mask in masks.items()}
+        return np.asarray(compiled({"params": params}, inputs, left))
 
     return run
 
@@ -62,17 +62,17 @@ def test_it_compiles_once_and_follows_the_parameters(params, expected):
     changed = evaluate(jax.tree.map(lambda a: 2 * a, params))
     assert changed["loss"] != pytest.approx(first["loss"], rel=1e-3)
     assert evaluate(params) == first
-    # Of which no checkpoint becomes the best, whichever of them it is chosen by.
+    # NaN, so that such a checkpoint is never the best by either metric.
     nothing = evaluate(jax.tree.map(lambda a: a * np.nan, params))
     assert np.isnan([nothing["loss"], nothing["accuracy"]]).all()
     assert evaluate.compiles == 1
 
 
-@pytest.mark.parametrize(("given", "other"), [("sight", "sound"), ("sound", "sight")])
-def test_one_modality_is_as_good_as_the_other_masked(params, apply, expected, given, other):
-    evaluator = Evaluator(MODEL, SOURCE, 5, MESHES[1], [given])
+@pytest.mark.parametrize(("name", "other"), [("sight", "sound"), ("sound", "sight")])
+def test_one_modality_equals_the_other_masked(params, apply, expected, name, other):
+    evaluator = Evaluator(MODEL, SOURCE, 5, MESHES[1], [name])
     predictions = evaluator.predict(params)
-    assert evaluator.modalities == (given,)
+    assert evaluator.modalities == (name,)
     assert predictions.ids.tolist() == [example["id"] for example in SOURCE]
     np.testing.assert_allclose(predictions.logits, apply([other]), rtol=1e-4, atol=1e-5)
     assert np.abs(predictions.logits - expected).max() > 0.1

@@ -1,4 +1,4 @@
-"""Pictures of any names and any number of classes are drawn, and cost no more than themselves."""
+"""Pictures of any names and any number of classes are drawn; an error costs only the picture."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import pytest
 from matplotlib import image
 from matplotlib.text import Text
 
-from sft_jax.evaluation import pictures, report
+from sft_jax.evaluation import pictures, plots
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.profile import tables
@@ -22,15 +22,15 @@ MARKUP = ("$5", "$10_$x", r"\frac{a}^_", "_hidden", "a\tb\nc", "\udc80", "%", "[
 
 @pytest.fixture
 def written(monkeypatch):
-    """The texts of all pictures, as they are written."""
+    """Texts of all pictures, recorded as they are drawn."""
     texts = []
     draw = Text.draw
 
-    def drawing(self, *given):
+    def drawing(self, *args):
         assert not self.get_parse_math()
         assert not self.get_usetex()
         texts.append(self.get_text())
-        return draw(self, *given)
+        return draw(self, *args)
 
     monkeypatch.setattr(Text, "draw", drawing)
     return texts
@@ -38,15 +38,12 @@ def written(monkeypatch):
 
 def matrix(path, names, title="test"):
     counts = np.eye(len(names), dtype=int)
-    report.draw_confusion_matrix(path, counts.tolist(), names, title)
+    plots.draw_confusion_matrix(path, counts.tolist(), names, title)
 
 
 def scatter(path, names, title="test", examples=3):
     values = np.random.default_rng(0).normal(size=(examples, len(names)))
-    ids = np.arange(examples).astype(str)
-    report.draw_scatter(
-        path, Predictions(ids, values, values, values[:, 0], "regression"), names, title
-    )
+    plots.draw_scatter(path, values, values, names, title)
 
 
 def costs(path, names, title="test"):
@@ -66,12 +63,12 @@ def test_text_is_drawn_as_it_is(tmp_path, written, draw, usetex):
 
 
 @pytest.mark.parametrize("draw", [matrix, scatter])
-def test_what_no_font_can_have_is_replaced(tmp_path, written, draw):
+def test_unprintable_characters_are_replaced(tmp_path, written, draw):
     draw(tmp_path / "p.png", MARKUP[4:])
     assert {"a b c", "\N{REPLACEMENT CHARACTER}", "%", "[b]", "{}"} <= set(written)
 
 
-def test_boxes_and_numbers_stand_for_what_no_font_has(tmp_path, written, monkeypatch, caplog):
+def test_missing_characters_become_boxes_and_numbers(tmp_path, written, monkeypatch, caplog):
     pictures._families.cache_clear()
     monkeypatch.setattr(pictures, "_fonts", list)
     matrix(tmp_path / "p.png", ("否定", "中立", "b"))
@@ -80,10 +77,10 @@ def test_boxes_and_numbers_stand_for_what_no_font_has(tmp_path, written, monkeyp
     pictures._families.cache_clear()
 
 
-def test_a_font_that_has_the_characters_is_found(monkeypatch):
-    has = {"DejaVuSans.ttf": {ord("a")}, "STIXGeneral.ttf": {ord("否")}}
+def test_a_font_with_the_characters_is_found(monkeypatch):
+    characters = {"DejaVuSans.ttf": {ord("a")}, "STIXGeneral.ttf": {ord("否")}}
     monkeypatch.setattr(
-        pictures, "_characters", lambda path: has.get(os.path.basename(path), set())
+        pictures, "_characters", lambda path: characters.get(os.path.basename(path), set())
     )
     pictures._families.cache_clear()
     families, lacking = pictures._families(frozenset("a否立 "))
@@ -109,7 +106,7 @@ def test_a_matrix_of_many_classes_names_some(tmp_path, written):
     names = [f"c{i}" for i in range(2010)]
     matrix(tmp_path / "p.png", names)
     named = {text for text in written if text[1:].isdecimal()}
-    assert len(named) <= report.MOST_NAMED
+    assert len(named) <= plots.MAX_NAMED
     assert len(written) < 1_000
     assert {"c0", "c2009"} - named <= {"c2009"}
     pixels = image.imread(tmp_path / "p.png")[..., :3]
@@ -118,21 +115,22 @@ def test_a_matrix_of_many_classes_names_some(tmp_path, written):
     assert (pixels.mean(axis=-1) < 0.5).any(axis=1).mean() > 0.6
 
 
-def test_of_many_numbers_and_examples_some_are_drawn(tmp_path, written, monkeypatch):
-    monkeypatch.setattr(report, "MOST_PANELS", 6)
+def test_only_some_of_many_numbers_and_examples_are_drawn(tmp_path, written, monkeypatch):
+    monkeypatch.setattr(plots, "MAX_PANELS", 6)
     scatter(tmp_path / "p.png", [f"n{i}" for i in range(100)], examples=3)
-    scatter(tmp_path / "q.png", ["n"], examples=report.MOST_POINTS + 1)
+    scatter(tmp_path / "q.png", ["n"], examples=plots.MAX_POINTS + 1)
     assert "test; the first 6 of 100 numbers" in written
     assert any("one of 2 examples" in text.replace("\n", " ") for text in written)
     assert max(image.imread(tmp_path / "p.png").shape) < 2600
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_picture_of_many_classes_takes_little_memory(tmp_path):
     program = """
 import pathlib, resource, sys
 import numpy as np
-from sft_jax.evaluation.report import draw_confusion_matrix
+from sft_jax.evaluation.plots import draw_confusion_matrix
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 draw_confusion_matrix(pathlib.Path(sys.argv[1]), np.eye(400, dtype=int), ["c"] * 400, "test")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
@@ -149,7 +147,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 @pytest.mark.parametrize("task", ["single_label", "regression"])
-def test_an_error_while_drawing_is_reported_and_costs_no_more(tmp_path, monkeypatch, caplog, task):
+def test_an_error_while_drawing_becomes_a_warning(tmp_path, monkeypatch, caplog, task):
     labels = np.array([0, 1]) if task == "single_label" else np.ones((2, 2), np.float32)
     predictions = Predictions(
         np.array(["x", "y"]), labels, np.eye(2, dtype=np.float32), np.ones(2), task
@@ -160,7 +158,7 @@ def test_an_error_while_drawing_is_reported_and_costs_no_more(tmp_path, monkeypa
         raise MemoryError("no room\nfor it")
 
     monkeypatch.setattr(pictures.Figure, "savefig", failing)
-    report.draw(tmp_path, "test", result, predictions)
+    plots.draw(tmp_path, "test", result, predictions)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert f"picture {tmp_path}/test_" in record.getMessage()

@@ -1,4 +1,4 @@
-"""Tables, pictures and files of predictions hold what they were given."""
+"""Tables, pictures and files of predictions hold the values of the result."""
 
 import csv
 import dataclasses
@@ -10,9 +10,10 @@ import scipy.special
 from matplotlib import image
 from rich.console import Console
 
-from sft_jax.evaluation import report
+from sft_jax.evaluation import plots, report
 from sft_jax.evaluation.evaluator import Predictions
-from sft_jax.evaluation.metrics import classification_metrics, task_metrics
+from sft_jax.evaluation.metrics import task_metrics
+from sft_jax.evaluation.tasks import classification_metrics
 
 NAMES = ("lift", 'pull, "hard"', "[none]")
 PREDICTIONS = Predictions(
@@ -41,10 +42,10 @@ def test_predictions_survive_their_file(tmp_path):
 @pytest.mark.parametrize("classes", [2, 12])
 def test_the_confusion_matrix_is_drawn(tmp_path, classes):
     path = tmp_path / "matrix.png"
-    matrix = np.zeros((classes, classes), int)  # One class without examples, too.
+    matrix = np.zeros((classes, classes), int)  # Class 1 and later ones have no examples.
     matrix[0] = np.arange(classes)
     names = [f"a class with the number {i}" for i in range(classes)]
-    report.draw_confusion_matrix(path, matrix.tolist(), names, "test: accuracy 0.5 of 3")
+    plots.draw_confusion_matrix(path, matrix.tolist(), names, "test: accuracy 0.5 of 3")
     assert path.read_bytes().startswith(b"\x89PNG")
     height, width, _ = image.imread(path).shape
     assert 300 < height < 2000
@@ -93,13 +94,13 @@ def test_each_family_of_metrics_has_its_table():
     assert "top5" not in {row[0] for row in rows if row}
 
 
-def test_tables_say_what_a_model_was_given_if_not_all():
+def test_tables_name_the_modalities_if_some_are_left_out():
     metrics = classification_metrics(PREDICTIONS, NAMES)
     result = {"split": "test", "step": 120, "checkpoint": "best", **metrics}
     console = Console(file=io.StringIO(), width=80)
     for left_out in ([], ["touch"]):
-        given = {"modalities": ["sight", "sound"], "left_out": left_out}
-        report.print_tables(console, result | given)
+        modalities = {"modalities": ["sight", "sound"], "left_out": left_out}
+        report.print_tables(console, result | modalities)
     lines = [line for line in console.file.getvalue().splitlines() if "step" in line]
     assert [line.partition("step 120")[2].strip() for line in lines] == ["", ", sight, sound alone"]
 
@@ -125,7 +126,7 @@ def test_the_table_of_subsets_shows_the_numbers():
 
 
 NUMBERS = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], np.float32)
-OF_TASK = {
+PREDICTIONS_BY_TASK = {
     "single_label": PREDICTIONS,
     "ordinal": dataclasses.replace(PREDICTIONS, task="ordinal"),
     "multi_label": dataclasses.replace(PREDICTIONS, labels=NUMBERS, task="multi_label"),
@@ -133,20 +134,20 @@ OF_TASK = {
 }
 
 
-@pytest.mark.parametrize(("task", "what"), [("multi_label", "p"), ("regression", "predicted")])
-def test_labels_and_numbers_survive_their_file(tmp_path, task, what):
+@pytest.mark.parametrize(("task", "kind"), [("multi_label", "p"), ("regression", "predicted")])
+def test_labels_and_numbers_survive_their_file(tmp_path, task, kind):
     path = tmp_path / "predictions.csv"
-    report.write_predictions(path, OF_TASK[task], NAMES)
+    report.write_predictions(path, PREDICTIONS_BY_TASK[task], NAMES)
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == PREDICTIONS.ids.tolist()
     true = [[float(row[f"true({name})"]) for name in NAMES] for row in rows]
     np.testing.assert_array_equal(true, NUMBERS)
-    found = [[float(row[f"{what}({name})"]) for name in NAMES] for row in rows]
+    predicted = [[float(row[f"{kind}({name})"]) for name in NAMES] for row in rows]
     expected = (
-        PREDICTIONS.logits if what == "predicted" else scipy.special.expit(PREDICTIONS.logits)
+        PREDICTIONS.logits if kind == "predicted" else scipy.special.expit(PREDICTIONS.logits)
     )
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(predicted, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -159,19 +160,20 @@ def test_labels_and_numbers_survive_their_file(tmp_path, task, what):
     ],
 )
 def test_each_task_has_its_picture(tmp_path, task, files):
-    report.draw(tmp_path, "test", task_metrics(OF_TASK[task], NAMES), OF_TASK[task])
+    plots.draw(
+        tmp_path, "test", task_metrics(PREDICTIONS_BY_TASK[task], NAMES), PREDICTIONS_BY_TASK[task]
+    )
     assert [path.name for path in tmp_path.iterdir()] == files
 
 
 @pytest.mark.parametrize("count", [1, 6])
 def test_every_number_has_its_panel(tmp_path, count):
     labels = np.random.default_rng(0).normal(size=(20, count))
-    predictions = Predictions(np.arange(20).astype(str), labels, labels, labels[:, 0], "regression")
     names = [f"target{i}" for i in range(count)]
-    report.draw_scatter(tmp_path / "scatter.png", predictions, names, "test: mae 0")
+    plots.draw_scatter(tmp_path / "scatter.png", labels, labels, names, "test: mae 0")
     pixels = image.imread(tmp_path / "scatter.png")[..., :3]
     assert (pixels < 0.9).any(axis=-1).mean() > 0.01, "nothing is drawn"
-    # Two rows, the second of two panels and room for two more.
+    # Six panels take two rows, and the second has room for two more.
     half = pixels[pixels.shape[0] // 2 + 20 :, pixels.shape[1] // 2 + 20 :]
     assert (half == 1).all() == (count == 6)
 
@@ -194,8 +196,8 @@ def test_every_number_has_its_panel(tmp_path, count):
         ),
     ],
 )
-def test_tables_are_those_of_the_task(task, expected):
-    metrics = task_metrics(OF_TASK[task], NAMES)
+def test_tables_hold_the_metrics_of_the_task(task, expected):
+    metrics = task_metrics(PREDICTIONS_BY_TASK[task], NAMES)
     result = {"split": "test", "step": 120, "checkpoint": "best", **metrics}
     console = Console(file=io.StringIO(), width=80)
     report.print_tables(console, result)
@@ -203,3 +205,29 @@ def test_tables_are_those_of_the_task(task, expected):
     rows = [line.translate(str.maketrans("│┃", "  ")).split() for line in lines]
     for row in expected:
         assert row in rows
+
+
+@pytest.mark.parametrize(("left_out", "stem"), [([], "test"), (["touch"], "test-sight-sound")])
+def test_files_are_named_after_the_modalities(left_out, stem):
+    result = {"split": "test", "modalities": ["sight", "sound"], "left_out": left_out}
+    assert report.file_stem(result) == stem
+
+
+def test_different_results_have_different_names():
+    def stem(split="test", modalities=(), **others):
+        return report.file_stem(
+            {"split": split, "modalities": [*modalities], "left_out": [*modalities], **others}
+        )
+
+    assert stem(checkpoint="best", data="own") == "test"
+    assert stem(checkpoint="latest") == "test@latest"
+    assert (
+        stem(checkpoint="120", data="a" * 64, modalities=["x", "y"]) == "test-x-y@120+" + "a" * 12
+    )
+    names = [stem(), stem("test-x"), stem(modalities=["x"]), stem("test@1"), stem(checkpoint="1")]
+    names += [stem("../test"), stem("a/b"), stem("ä"), stem("."), stem("a+b"), stem("a", data="b")]
+    assert len(set(names)) == len(names)
+    assert not any(mark in name for name in names for mark in "/.")
+    long = [f"modality_{i}" for i in range(40)]
+    assert len(stem(modalities=long)) < 100
+    assert stem(modalities=long) != stem(modalities=long[1:])

@@ -1,4 +1,4 @@
-"""A run is evaluated with any of its modalities, by the functions and by eval.py."""
+"""Evaluation of a run with any of its modalities, by the functions and by eval.py."""
 
 import dataclasses
 import json
@@ -16,13 +16,13 @@ from absl.testing import flagsaver
 from sklearn import metrics
 
 from sft_jax.data.arrays import from_arrays
-from sft_jax.evaluation import own_data, run
+from sft_jax.evaluation import own_data, restored, run
 from sft_jax.modules.factory import build_model
 from sft_jax.parallel import sharding
-from sft_jax.runs import directory
 from sft_jax.runs.checkpoint import Checkpoints
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError, write_json
 from sft_jax.training import optim
-from sft_jax.training.state import compile_create_state
+from sft_jax.training.state import state_shapes
 
 EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
 
@@ -37,18 +37,17 @@ def trained(tmp_path_factory):
 
 def _save_normal(workdir, info, **description):
     experiment = synthetic.config()
-    directory.prepare(workdir, experiment)
+    RunDirectory.open(workdir, experiment)
     model = build_model(experiment.model, info.modalities, len(info.class_names))
-    _, state = compile_create_state(
+    shapes = state_shapes(
         model,
         optim.make_optimizer(experiment.optim, optax.constant_schedule(0.1)),
-        optim.make_plateau(experiment.optim),
         ema=False,
         mesh=sharding.make_mesh(),
     )
     random = np.random.default_rng(0)
     values = jax.tree.map(
-        lambda a: jax.device_put(random.normal(size=a.shape).astype(a.dtype), a.sharding), state
+        lambda a: jax.device_put(random.normal(size=a.shape).astype(a.dtype), a.sharding), shapes
     )
     checkpoints = Checkpoints(workdir)
     checkpoints.save("best", values, {"dataset": info.to_json(), **description})
@@ -57,7 +56,7 @@ def _save_normal(workdir, info, **description):
 
 @pytest.fixture(autouse=True)
 def _dataset(monkeypatch):
-    monkeypatch.setattr(run, "open_dataset", lambda *_: synthetic.dataset())
+    monkeypatch.setattr(restored, "open_dataset", lambda *_: synthetic.dataset())
 
 
 def _eval(*arguments):
@@ -71,7 +70,7 @@ def _results(workdir):
     return {p.name: json.loads(p.read_text()) for p in (workdir / "eval").glob("*.json")}
 
 
-def test_what_is_left_out_makes_a_difference_and_has_its_own_files(trained, capsys):
+def test_results_of_some_modalities_have_their_own_files(trained, capsys):
     result, predictions = run.evaluate_run(trained, "valid", "best")
     alone, other = run.evaluate_run(trained, "valid", "best", ["sound"])
     assert (result["modalities"], result["left_out"]) == (["sight", "sound"], [])
@@ -96,44 +95,42 @@ def test_what_is_left_out_makes_a_difference_and_has_its_own_files(trained, caps
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
 
-def test_eval_writes_and_prints_the_metrics_that_the_dataset_asks_for(
-    tmp_path, monkeypatch, capsys
-):
+def test_eval_reports_the_metrics_that_the_dataset_requests(tmp_path, monkeypatch, capsys):
     # Of the seven classes the data has the first three, and no batch is of 20 examples.
     names = ("-3", "-2", "-1", "0", "1", "2", "[3]")
     data = synthetic.dataset()
     data.info = dataclasses.replace(data.info, class_names=names)
     _save_normal(tmp_path, data.info)
-    # What is asked for may change after training, unlike the data.
+    # The requested metrics may change after training, unlike the data.
     data.info = dataclasses.replace(data.info, metrics=("ranking", "sentiment"))
-    monkeypatch.setattr(run, "open_dataset", lambda *_: data)
+    monkeypatch.setattr(restored, "open_dataset", lambda *_: data)
     seen = []
-    monkeypatch.setattr(run.report, "draw", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(run.plots, "draw", lambda *args: seen.append(args[-1]))
     _eval(f"--workdir={tmp_path}", "--split=valid")
-    found, output = _results(tmp_path)["valid.json"], capsys.readouterr().out
+    result, output = _results(tmp_path)["valid.json"], capsys.readouterr().out
 
     examples = len(data.source("valid"))
-    assert found["n_examples"] == data.info.num_examples["valid"] == examples == 20
-    assert np.sum(found["confusion_matrix"]) == examples
+    assert result["n_examples"] == data.info.num_examples["valid"] == examples == 20
+    assert np.sum(result["confusion_matrix"]) == examples
     (predictions,) = seen
     labels = predictions.labels
     probabilities = scipy.special.softmax(predictions.logits.astype(np.float64), axis=1)
     assert len(labels) == len(probabilities) == examples
     ranked = np.argsort(-probabilities, axis=1)
-    assert found["ranking"]["top1"] == np.mean(ranked[:, 0] == labels) == found["accuracy"]
-    assert found["ranking"]["top5"] == np.mean((ranked[:, :5] == labels[:, None]).any(axis=1))
+    assert result["ranking"]["top1"] == np.mean(ranked[:, 0] == labels) == result["accuracy"]
+    assert result["ranking"]["top5"] == np.mean((ranked[:, :5] == labels[:, None]).any(axis=1))
     areas = [metrics.roc_auc_score(labels == i, probabilities[:, i]) for i in range(3)]
-    assert found["ranking"]["mAUC"] == pytest.approx(np.mean(areas))
-    assert found["ranking"]["absent_classes"] == [*names[3:]]
-    assert found["sentiment"]["truth"] == "rounded"
-    assert found["sentiment"]["n_non0"] == examples
+    assert result["ranking"]["mAUC"] == pytest.approx(np.mean(areas))
+    assert result["ranking"]["absent_classes"] == [*names[3:]]
+    assert result["sentiment"]["truth"] == "rounded"
+    assert result["sentiment"]["n_non0"] == examples
     upper, lower = probabilities[:, 4:].sum(axis=1), probabilities[:, :3].sum(axis=1)
-    assert found["sentiment"]["acc2_non0"] == np.mean(lower >= upper)
+    assert result["sentiment"]["acc2_non0"] == np.mean(lower >= upper)
     errors = np.abs(probabilities @ np.arange(-3, 4) - (labels - 3))
-    assert found["sentiment"]["mae"] == pytest.approx(errors.mean())
+    assert result["sentiment"]["mae"] == pytest.approx(errors.mean())
     assert f"valid: {examples} examples" in output
     for family in ("ranking", "sentiment"):
-        for name, value in found[family].items():
+        for name, value in result[family].items():
             if isinstance(value, float):
                 assert f"{name} " in output
                 assert f"{value:.4f}" in output
@@ -166,15 +163,15 @@ def test_wrong_flags(trained, arguments, message):
 
 
 @pytest.mark.slow
-def test_the_card_of_the_data_is_shown_if_the_run_has_one(tmp_path, capsys):
+def test_the_data_card_of_a_run_is_shown(tmp_path, capsys):
     info = synthetic.dataset().info
     _save_normal(tmp_path, info)
-    _eval(f"--workdir={tmp_path}", "--split=valid")  # As runs were once, without.
+    _eval(f"--workdir={tmp_path}", "--split=valid")  # Old runs have none.
     assert "data: " not in capsys.readouterr().out
     labels = {split: np.zeros(3, int) for split in ("train", "valid")}
     inputs = {split: {"x": np.full((3, 2, 2), np.nan)} for split in labels}
     card = from_arrays(inputs, labels, ("no", "yes"), not_finite="zero").card
-    directory.write_json(tmp_path / "data_card.json", card.to_json())
+    write_json(tmp_path / "data_card.json", card.to_json())
     for option in ("--every_subset", "--noevery_subset"):
         _eval(f"--workdir={tmp_path}", "--split=valid", option)
         output = capsys.readouterr().out
@@ -186,14 +183,14 @@ def test_the_card_of_the_data_is_shown_if_the_run_has_one(tmp_path, capsys):
         _eval(f"--workdir={tmp_path}", "--split=valid")
 
 
-def test_a_run_on_a_dataset_of_its_own_is_evaluated_on_a_given_one(trained, tmp_path):
+def test_a_run_on_its_own_dataset_needs_a_dataset(trained, tmp_path):
     info = synthetic.dataset().info
     shifted = {
-        name: dataclasses.replace(of, mean=tuple(m + 1 for m in of.mean))
-        for name, of in info.statistics.items()
+        name: dataclasses.replace(moments, mean=tuple(m + 1 for m in moments.mean))
+        for name, moments in info.statistics.items()
     }
     _save_normal(tmp_path, info, own_dataset=True)
-    with pytest.raises(directory.RunDirectoryError, match="that its config does not name"):
+    with pytest.raises(RunDirectoryError, match="that its config does not name"):
         run.evaluate_run(tmp_path, "valid", "best")
     own = synthetic.dataset(valid=9)
     own.info = dataclasses.replace(own.info, statistics=shifted)
@@ -207,11 +204,11 @@ def test_a_run_on_a_dataset_of_its_own_is_evaluated_on_a_given_one(trained, tmp_
     assert table["subsets"][0]["loss"] == pytest.approx(result["loss"], rel=1e-6)
 
 
-def test_results_of_other_things_never_replace_the_runs_own(tmp_path, monkeypatch):
+def test_other_results_never_replace_those_of_the_run(tmp_path, monkeypatch):
     own, other = synthetic.dataset(), synthetic.dataset(valid=9)
     _save_normal(tmp_path, own.info, own_dataset=True)
     fingerprints = {split: own.fingerprint(split) for split in own.info.num_examples}
-    directory.write_json(tmp_path / "dataset.json", {"fingerprints": fingerprints})
+    write_json(tmp_path / "dataset.json", {"fingerprints": fingerprints})
     first, _ = run.evaluate_run(tmp_path, "valid", "best", dataset=own)
     assert first["data"] == "own"
     kept = {path.name: path.read_bytes() for path in (tmp_path / "eval").iterdir()}
@@ -222,51 +219,53 @@ def test_results_of_other_things_never_replace_the_runs_own(tmp_path, monkeypatc
     assert {path: (tmp_path / "eval" / path).read_bytes() for path in kept} == kept
     digest = other.fingerprint("valid")
     assert result["data"] == table["data"] == digest
-    found = _results(tmp_path)
-    assert found[f"valid+{digest[:12]}.json"] == result
-    assert found["valid@0.json"] == by_number == {**first, "checkpoint": "0"}
-    assert found[f"valid+{digest[:12]}_subsets.json"] == table
+    results = _results(tmp_path)
+    assert results[f"valid+{digest[:12]}.json"] == result
+    assert results["valid@0.json"] == by_number == {**first, "checkpoint": "0"}
+    assert results[f"valid+{digest[:12]}_subsets.json"] == table
     assert (tmp_path / "eval" / f"valid+{digest[:12]}_confusion_matrix.png").exists()
-    # What a run of data that its config names is given is another; of one that kept no
-    # fingerprints all else that is known has to do.
-    assert own_data.fingerprints(tmp_path, {"own_dataset": False}, equal=True) == {}
-    assert own_data.fingerprints(tmp_path, {"own_dataset": True}, equal=True) == fingerprints
-    for equal, found in ((True, None), (False, {})):
-        assert own_data.fingerprints(tmp_path / "old", {"own_dataset": True}, equal) == found
+    # A dataset given to a run whose config names its data is another. For a run that kept no
+    # fingerprints, everything else that is known has to be equal.
+    mine, old = RunDirectory(tmp_path), RunDirectory(tmp_path / "old")
+    assert own_data.fingerprints(mine, {"own_dataset": False}, equal=True) == {}
+    assert own_data.fingerprints(mine, {"own_dataset": True}, equal=True) == fingerprints
+    for equal, expected in ((True, None), (False, {})):
+        assert own_data.fingerprints(old, {"own_dataset": True}, equal) == expected
 
 
-def test_a_run_whose_data_is_elsewhere_says_what_to_pass(tmp_path, monkeypatch, capsys):
-    asked, now = [], tmp_path / "now"
+def test_moved_data_is_found_by_its_present_folder(tmp_path, monkeypatch, capsys):
+    requests, now = [], tmp_path / "now"
     now.mkdir()
 
     def gone(config, statistics, prepared):
-        asked.append((config, prepared))
+        requests.append((config, prepared))
         if config.data_dir != str(now):
             raise FileNotFoundError("no such folder")
         return synthetic.dataset()
 
-    monkeypatch.setattr(run, "open_dataset", gone)
+    monkeypatch.setattr(restored, "open_dataset", gone)
     _save_normal(tmp_path, synthetic.dataset().info, prepared={"data_dir": "/then"})
-    with pytest.raises(directory.RunDirectoryError) as error:
+    with pytest.raises(RunDirectoryError) as error:
         run.evaluate_run(tmp_path, "valid", "best")
     for part in (f"data of {tmp_path}", "no such folder", "--data_dir=FOLDER", "data_folders"):
         assert part in str(error.value)
     _eval(f"--workdir={tmp_path}", "--split=valid", f"--data_dir={now}")
-    assert asked[-1] == (dataclasses.replace(asked[0][0], data_dir=str(now)), {"data_dir": "/then"})
+    moved = dataclasses.replace(requests[0][0], data_dir=str(now))
+    assert requests[-1] == (moved, {"data_dir": "/then"})
     with pytest.raises(ValueError, match="watch has no manual_dir; allowed are data_dir"):
         run.evaluate_run(tmp_path, "valid", "best", data_folders={"manual_dir": str(now)})
     with pytest.raises(ValueError, match="--data_dir=/nowhere: there is no such folder"):
         _eval(f"--workdir={tmp_path}", "--split=valid", "--data_dir=/nowhere")
 
 
-def test_numbers_come_first_and_files_are_looked_at_before(trained, tmp_path, monkeypatch, capsys):
+def test_numbers_come_first_and_files_are_checked_before(trained, tmp_path, monkeypatch, capsys):
     file = tmp_path / "new" / "folder" / "p.csv"
 
     def killed(*_):
         raise SystemExit("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.report, "draw_confusion_matrix", killed)
+        patch.setattr(run.plots, "draw_confusion_matrix", killed)
         with pytest.raises(SystemExit, match="killed"):
             _eval(f"--workdir={trained}", "--split=train", f"--predictions={file}")
     assert "accuracy" in capsys.readouterr().out
@@ -279,13 +278,13 @@ def test_numbers_come_first_and_files_are_looked_at_before(trained, tmp_path, mo
             _eval(f"--workdir={trained}", "--split=train", f"--predictions={wrong}")
 
 
-def test_outputs_that_are_not_finite_are_told_with_the_checkpoint(trained, monkeypatch):
+def test_outputs_that_are_not_finite_name_the_checkpoint(trained, monkeypatch):
     restore = run.restore
 
-    def damaged(*given, **options):
-        restored = restore(*given, **options)
-        params = jax.tree.map(lambda a: a * np.nan, restored.params)
-        return dataclasses.replace(restored, params=params)
+    def damaged(*args, **options):
+        checkpoint = restore(*args, **options)
+        params = jax.tree.map(lambda a: a * np.nan, checkpoint.params)
+        return dataclasses.replace(checkpoint, params=params)
 
     monkeypatch.setattr(run, "restore", damaged)
     message = r"run0, best checkpoint, step \d+: logits: NaN or infinite for 20 of 20 examples"
@@ -294,8 +293,8 @@ def test_outputs_that_are_not_finite_are_told_with_the_checkpoint(trained, monke
             evaluate(trained, "valid", "best")
 
 
-def test_data_that_has_changed_is_named(trained, monkeypatch):
-    monkeypatch.setattr(run, "open_dataset", lambda *_: synthetic.dataset(valid=9))
+def test_changed_data_is_named(trained, monkeypatch):
+    monkeypatch.setattr(restored, "open_dataset", lambda *_: synthetic.dataset(valid=9))
     message = "num_examples was {'train': 50, 'valid': 20}, is {'train': 50, 'valid': 9}$"
-    with pytest.raises(directory.RunDirectoryError, match=message):
+    with pytest.raises(RunDirectoryError, match=message):
         run.evaluate_run(trained, "valid", "best")

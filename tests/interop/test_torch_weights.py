@@ -1,6 +1,6 @@
-"""The authors' checkpoints become parameters of our models, or an error says why not.
+"""The authors' checkpoints become parameters of our models, or an error names the reason.
 
-That the parameters are the right ones, the golden tests of the models show.
+The golden tests of the models show that the parameters are the right ones.
 """
 
 import pickle
@@ -43,14 +43,14 @@ SHAPES = {
 
 
 def tiny(module=LateFusion, names=("rgb", "spec"), **attributes):
-    """A model without blocks, for which `state` is."""
+    """Model without blocks, which the tensors of `state` fit."""
     specs = (ModalitySpec(2, 5), ModalitySpec(3, 6), ModalitySpec(4, 7))
     defaults = {"num_classes": 3, "modalities": dict(zip(names, specs, strict=False))}
     return module(**defaults | {"width": 4, "num_heads": 2, "n_pre": 0, "n_post": 0} | attributes)
 
 
 def state(**changed):
-    """The tensors for `tiny`; None removes one."""
+    """Tensors for `tiny`; None removes a tensor."""
     random = np.random.default_rng(0)
     arrays = {name: random.normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
     arrays |= {name.replace("__", "."): array for name, array in changed.items()}
@@ -58,7 +58,7 @@ def state(**changed):
 
 
 def golden(name):
-    """Our model and the authors' parameters of a file."""
+    """Our model of a golden file, and the authors' parameters in it."""
     arrays, config = reference.load(name)
     make = reference.sft_model if name.startswith("sft") else reference_baselines.model
     return make(config), reference.under(arrays, "param/")
@@ -77,21 +77,21 @@ def golden(name):
         ("unimodal_text_ks", ["rgb_tokenizer.", "spec_tokenizer."]),
     ],
 )
-def test_checkpoints_of_all_models_load_to_the_last_tensor(name, unused, tmp_path):
+def test_checkpoints_of_all_models_load_completely(name, unused, tmp_path):
     model, arrays = golden(name)
     np.savez(tmp_path / "weights.npz", **arrays)
     params, report = load_torch_weights(tmp_path / "weights.npz", model)
     assert report.missing == report.misshapen == report.unexpected == ()
-    without_use = {row.tensors[0] for row in report.unused}
-    assert without_use == {name for name in arrays if name.startswith(tuple(unused))}
+    unused_tensors = {row.tensors[0] for row in report.unused}
+    assert unused_tensors == {name for name in arrays if name.startswith(tuple(unused))}
     loaded = {tensor for row in report.loaded for tensor in row.tensors}
-    assert loaded == set(arrays) - without_use
+    assert loaded == set(arrays) - unused_tensors
     assert len(report.loaded) == len(jax.tree.leaves(params))
     chex.assert_type(jax.tree.leaves(params), np.float32)
     assert all(name in str(report) for name in arrays)
 
 
-def test_modules_that_the_authors_never_call_are_no_error():
+def test_tensors_that_the_authors_never_use_are_accepted():
     model, arrays = golden("sft_kspad_max")
     extra = {
         "network.fusion_attn.0.in_proj_weight": np.zeros((60, 20)),
@@ -99,12 +99,12 @@ def test_modules_that_the_authors_never_call_are_no_error():
     }
     _, report = load_torch_weights(arrays | extra, model)
     assert {row.tensors[0] for row in report.unused} == set(extra)
-    assert "unused: never called; for the rest" in str(report)
+    assert "unused: never called; reference_fusion_layer" in str(report)
     with pytest.raises(WeightsError, match="2 unexpected"):
         load_torch_weights(state(**extra), tiny())
 
 
-def test_slots_take_the_names_of_our_modalities():
+def test_slots_map_to_our_modality_names():
     model, arrays = golden("sft_kspad_max")
     names = {"rgb": "vision", "spec": "audio", "text": "words"}
     renamed = {names[slot]: spec for slot, spec in model.modalities.items()}
@@ -157,12 +157,12 @@ def test_mult_in_the_authors_order_needs_no_permutation():
         ),
     ],
 )
-def test_names_of_modalities_that_do_not_fit(model, names, message):
+def test_modality_names_that_do_not_fit_are_refused(model, names, message):
     with pytest.raises(WeightsError, match=message):
         load_torch_weights(state(), model, modality_names=names)
 
 
-def test_all_that_does_not_fit_is_an_error_with_a_table():
+def test_everything_that_does_not_fit_is_tabulated():
     arrays = state(
         network__classifier__1__weight=np.zeros((2, 4)),
         spec_tokenizer__cls_token=None,
@@ -202,7 +202,7 @@ def test_a_parameter_of_several_tensors_needs_them_all():
     ]
 
 
-def test_without_strict_the_given_parameters_stay_where_none_are_loaded():
+def test_without_strict_missing_parameters_are_kept():
     ours, _ = load_torch_weights(state(), tiny())
     changed = {
         "network__classifier__1__weight": np.zeros((2, 4)),
@@ -219,13 +219,13 @@ def test_without_strict_the_given_parameters_stay_where_none_are_loaded():
             load_torch_weights(arrays, tiny(), strict=False, params=unfit)
 
 
-def test_without_strict_unexpected_tensors_are_left_out():
+def test_without_strict_unexpected_tensors_are_ignored():
     params, report = load_torch_weights(state(other=np.zeros(2)), tiny(), strict=False)
     chex.assert_trees_all_equal(params, load_torch_weights(state(), tiny())[0])
     assert [row.tensors for row in report.unexpected] == [("other",)]
 
 
-def test_tensors_of_modalities_that_the_model_lacks_are_unexpected():
+def test_tensors_of_other_modalities_are_unexpected():
     with pytest.raises(WeightsError, match=r"\n(spec_tokenizer\S+ .* unexpected\n?){4}$"):
         load_torch_weights(state(), tiny(names=["rgb"]))
 
@@ -246,7 +246,7 @@ def test_a_model_that_the_authors_lack_is_an_error():
         load_torch_weights(state(), tiny(Other))
 
 
-def test_the_prefix_of_dataparallel_is_taken_off():
+def test_the_prefix_of_dataparallel_is_removed():
     prefixed = {f"module.{name}": array for name, array in state().items()}
     params, _ = load_torch_weights(prefixed, tiny())
     chex.assert_trees_all_equal(params, load_torch_weights(state(), tiny())[0])
@@ -286,7 +286,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
             load_torch_weights(path, tiny())
 
 
-def test_a_pth_file_is_read_without_running_code_of_it(monkeypatch, tmp_path):
+def test_a_pth_file_is_read_without_running_its_code(monkeypatch, tmp_path):
     path = _damaged(tmp_path / "weights.pth", b"")
     tensors = {name: fake_torch.Tensor(array) for name, array in state().items()}
     half = fake_torch.Tensor(state()["rgb_tokenizer.proj.bias"], "bfloat16")
@@ -310,14 +310,14 @@ def test_a_pth_file_is_read_without_running_code_of_it(monkeypatch, tmp_path):
         ),
     ],
 )
-def test_a_pth_file_of_anything_else_is_an_error(loaded, message, monkeypatch, tmp_path):
+def test_other_contents_of_a_pth_file_are_errors(loaded, message, monkeypatch, tmp_path):
     path = _damaged(tmp_path / "weights.pth", b"")
     fake_torch.install(monkeypatch, loaded)
     with pytest.raises(WeightsError, match=rf"weights\.pth .*{message}"):
         read_state_dict(path)
 
 
-def test_without_torch_the_error_says_how_to_install_it(monkeypatch, tmp_path):
+def test_without_torch_the_error_tells_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ModuleNotFoundError, match=r"needs torch: pip install 'sft_jax\[torch\]'"):
         read_state_dict(_damaged(tmp_path / "weights.pt", b""))

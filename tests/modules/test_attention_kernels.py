@@ -24,8 +24,9 @@ from sft_jax.ops.attention import kernels, tiled
 
 MODELS = slow_but(("sft", *tiny_baselines.RIGHT), "sft")
 POOLS = {"poolk": "attn_topk", "ks": "attn", "kspad": "max"}
-FILES = ["sft_poolk_attn_topk", "MulT_1_0"]
+FILES = ["sft_poolk_attn_topk"]
 MORE = [
+    "MulT_1_0",
     "MulT_2_2",
     *(f"sft_{case}_{pool}" for case in POOLS for pool in POOLS.values()),
     *(f"{model}_poolk" for model in ("mbt", "latefuse", "concat", "unimodal_rgb")),

@@ -1,4 +1,4 @@
-"""What holds for every baseline, in the faithful mode too: what must not change the logits."""
+"""Invariants of every baseline; in the faithful mode those of padding and of wrong input."""
 
 import functools
 
@@ -30,8 +30,8 @@ def test_masked_steps_have_no_effect(name):
     run, inputs, masks = tiny_baselines.compiled(name), tiny_sft.inputs(), tiny_sft.masks()
     logits, gradients = run(inputs, masks, COTANGENT)
     assert _all_finite((logits, gradients))
-    for modality, of_inputs in gradients[1].items():
-        assert (of_inputs[~masks[modality]] == 0).all()
+    for modality, gradient in gradients[1].items():
+        assert (gradient[~masks[modality]] == 0).all()
     for garbage in (np.nan, np.inf, -3e38, 0.0):
         spoiled = {
             modality: np.where(masks[modality][..., None], values, np.float32(garbage))
@@ -40,7 +40,7 @@ def test_masked_steps_have_no_effect(name):
         chex.assert_trees_all_equal(run(spoiled, masks, COTANGENT), (logits, gradients))
 
 
-@every_model
+@every_right_model
 def test_other_examples_have_no_effect(name):
     run, inputs, masks = tiny_baselines.compiled(name), tiny_sft.inputs(), tiny_sft.masks()
     cotangent = COTANGENT * np.float32([[0], [1], [0]])
@@ -50,10 +50,10 @@ def test_other_examples_have_no_effect(name):
     for modality in others:
         others[modality][1] = inputs[modality][1]
         other_masks[modality][1] = masks[modality][1]
-    again, of_others = run(others, other_masks, cotangent)
+    again, other_gradients = run(others, other_masks, cotangent)
     np.testing.assert_array_equal(again[1], logits[1])
     assert (again[[0, 2]] != logits[[0, 2]]).all()
-    chex.assert_trees_all_close(of_others, gradients, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(other_gradients, gradients, rtol=1e-5, atol=1e-6)
 
 
 @every_model
@@ -67,23 +67,23 @@ def test_absent_is_as_if_left_out_and_padding_as_if_cut_off(name, kept):
     assert _all_finite((logits, gradients))
     # The first example alone: what stands beside it in the batch has no effect either.
     model = tiny_baselines.make(name)
-    found = jax.jit(model.apply)(tiny_baselines.variables(model), {kept: inputs[kept][:1, :4]})
-    np.testing.assert_allclose(found, logits[:1], rtol=1e-4, atol=1e-5)
+    alone = jax.jit(model.apply)(tiny_baselines.variables(model), {kept: inputs[kept][:1, :4]})
+    np.testing.assert_allclose(alone, logits[:1], rtol=1e-4, atol=1e-5)
 
 
-@every_model
+@every_right_model
 def test_a_modality_absent_everywhere_is_not_trained(name):
     inputs, masks = tiny_sft.inputs(), tiny_sft.masks()
     masks["sound"][:] = False
-    _, (of_parameters, _) = tiny_baselines.compiled(name)(inputs, masks, COTANGENT)
-    gradients = flax.traverse_util.flatten_dict(of_parameters["params"], sep="/")
+    _, (gradients, _) = tiny_baselines.compiled(name)(inputs, masks, COTANGENT)
+    gradients = flax.traverse_util.flatten_dict(gradients["params"], sep="/")
     sound = {path: g for path, g in gradients.items() if path.startswith("tokenizer_sound")}
     sound |= {path: g for path, g in gradients.items() if path.startswith("unimodal_sound")}
     assert sound or "unimodal" in name
     assert all((leaf == 0).all() for leaf in sound.values())
 
 
-@every_model
+@every_right_model
 def test_an_example_without_any_modality_is_finite(name):
     inputs, masks = tiny_sft.inputs(), tiny_sft.masks()
     for mask in masks.values():
@@ -100,11 +100,11 @@ def test_an_example_without_any_modality_is_finite(name):
 def test_every_real_step_and_every_parameter_has_an_effect(name):
     masks = {modality: np.ones_like(mask) for modality, mask in tiny_sft.masks().items()}
     run = tiny_baselines.compiled(name)
-    _, (of_parameters, of_inputs) = run(tiny_sft.inputs(), masks, COTANGENT)
+    _, (param_gradients, input_gradients) = run(tiny_sft.inputs(), masks, COTANGENT)
     if name == "unimodal":
-        assert (of_inputs.pop("sound") == 0).all()
-    assert all((gradient != 0).all() for gradient in of_inputs.values())
-    for path, gradient in flax.traverse_util.flatten_dict(of_parameters).items():
+        assert (input_gradients.pop("sound") == 0).all()
+    assert all((gradient != 0).all() for gradient in input_gradients.values())
+    for path, gradient in flax.traverse_util.flatten_dict(param_gradients).items():
         # To add the same to every key changes no softmax.
         assert path[-2:] == ("key", "bias") or (gradient != 0).any(), path
 
@@ -120,15 +120,14 @@ def test_the_order_of_the_modalities_does_not_change_the_program(name):
         shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
         chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)
         # Not an argument of the compiled function: JAX would sort it.
-        given = [{modality: of[modality] for modality in modalities} for of in (drawn, masks)]
-        lowered = jax.jit(lambda variables: model.apply(variables, *given)).lower(variables)
-        return lowered.as_text()
+        ordered = [{modality: a[modality] for modality in modalities} for a in (drawn, masks)]
+        return str(jax.make_jaxpr(lambda variables: model.apply(variables, *ordered))(variables))
 
     assert program(THREE) == program(dict(reversed(THREE.items())))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-@every_model
+@pytest.mark.parametrize("count", [1, 3])
+@every_right_model
 def test_any_number_of_modalities(name, count):
     modalities = dict(list(THREE.items())[:count])
     model = tiny_baselines.make(name, modalities=modalities)
@@ -141,7 +140,7 @@ def test_any_number_of_modalities(name, count):
     assert (logits.shape, logits.dtype) == ((tiny_sft.BATCH, 4), np.float32)
 
 
-@every_model
+@every_right_model
 def test_bfloat16_logits_are_float32(name):
     model = tiny_baselines.make(name, dtype=jnp.bfloat16)
     variables = tiny_baselines.variables(model)
@@ -152,17 +151,14 @@ def test_bfloat16_logits_are_float32(name):
     assert {cls.dtype for cls in state["intermediates"]["cls"]} == {jnp.dtype(jnp.bfloat16)}
 
 
-@every_model
+@every_right_model
 def test_dropout_is_for_training_alone(name):
-    inputs = tiny_sft.inputs()
-    model, without = tiny_baselines.make(name, dropout=0.5), tiny_baselines.make(name)
-    variables = tiny_baselines.variables(model)
-    programs = [jax.jit(m.apply).lower(variables, inputs).as_text() for m in (model, without)]
-    assert programs[0] == programs[1]
-    train = functools.partial(model.apply, variables, inputs, train=True)
+    model = tiny_baselines.make(name, dropout=0.5)
+    run = functools.partial(model.apply, tiny_baselines.variables(model), tiny_sft.inputs())
+    jax.eval_shape(run)  # Without a key, Flax would refuse to draw.
     with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
-        jax.eval_shape(train)
-    jax.eval_shape(lambda: train(rngs={"dropout": jax.random.key(0)}))
+        jax.eval_shape(functools.partial(run, train=True))
+    jax.eval_shape(lambda: run(train=True, rngs={"dropout": jax.random.key(0)}))
 
 
 @pytest.mark.parametrize(

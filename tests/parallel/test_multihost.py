@@ -169,6 +169,7 @@ def _start(port, process, *flags):
     return subprocess.Popen(command, cwd=ROOT, env=environ, text=True, **pipes)
 
 
+@pytest.mark.process
 def test_two_processes_become_one_computation(port):
     started = [_start(port, process) for process in (0, 1)]
     try:
@@ -185,6 +186,7 @@ def test_two_processes_become_one_computation(port):
             of.kill()
 
 
+@pytest.mark.process
 def test_a_process_left_alone_ends_with_an_error(port):
     alone = _start(port, 0, "--init_timeout=2")
     try:

@@ -50,6 +50,7 @@ def take_steps(length, pool, parts, devices):
     return made.model.parts, np.asarray(found), np.concatenate([leaf.ravel() for leaf in leaves])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("length", "pool"),
     slow_but([(200, "random"), (200, "attn_random"), (600, "strided_random")], (200, "random")),

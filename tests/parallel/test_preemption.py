@@ -58,6 +58,7 @@ def test_another_thread_leaves_signals_alone():
     assert found == [signal.default_int_handler, False]
 
 
+@pytest.mark.process
 def test_a_loop_that_goes_on_after_errors_ends_with_the_status_of_the_signal():
     program = """
 from sft_jax.parallel.preemption import PreemptedError

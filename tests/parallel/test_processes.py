@@ -73,6 +73,7 @@ def alone(tmp_path_factory):
     return _run_alone(tmp_path_factory.mktemp("alone"))
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "axes", [{}, {"fsdp": 8}, {"model": 2}, {"data": 2, "fsdp": 2, "model": 2}]
@@ -90,6 +91,7 @@ def test_two_processes_of_four_devices_are_as_one_of_one(alone, tmp_path, axes):
 
 
 # The same of a mesh whose parameters both hold a part of, in fewer steps.
+@pytest.mark.process
 def test_one_process_goes_on_bit_for_bit_where_two_ended(alone, tmp_path, monkeypatch):
     told = []
     for process in _start(tmp_path, {"fsdp": 8}, 5):

@@ -75,7 +75,7 @@ def test_a_softmax():
         (lambda x: jnp.pad(x, 1).astype(np.int32)[:3], 0),
         (lambda x: x.at[jnp.arange(2)].set(1.0, wrap_negative_indices=False), 0),
         (lambda x: x.at[jnp.arange(2)].add(1.0, wrap_negative_indices=False), 2 * N),
-        (jax.nn.relu, N * N),  # A function with a derivative of its own.
+        (jax.nn.relu, N * N),  # A function with a custom derivative.
         (jax.jit(jax.nn.relu), N * N),
     ],
 )
@@ -142,14 +142,14 @@ def test_recomputation_counts():
     assert both.matmul_flops == (2 + 1 + 4) * PRODUCT
 
 
-def test_a_function_with_a_backward_pass_of_its_own():
+def test_a_custom_gradient_counts_as_written():
     function = jax.custom_vjp(product)
     function.defvjp(lambda x, y: (x @ y, y), lambda y, g: (g @ y.T, g))
     assert count(function, X, X).matmul_flops == PRODUCT
     assert count(lambda x, y: jax.vjp(function, x, y)[1](x)[0], X, X).matmul_flops == PRODUCT
 
 
-def test_what_nothing_depends_on_does_not_count():
+def test_unused_operations_do_not_count():
     def body(carry, _):
         used, unused = carry
         return (used + 1, unused @ unused), unused @ used
@@ -167,7 +167,7 @@ def test_the_largest_array_may_be_inside_a_call():
     assert count(lambda x: x, X) == Cost()
 
 
-def test_an_unknown_primitive_is_an_error_that_names_it():
+def test_an_unknown_primitive_is_named():
     with pytest.raises(NotImplementedError, match="'cholesky'"):
         count(jnp.linalg.cholesky, X)
 
@@ -198,7 +198,7 @@ def sft_matmuls(model, pool_matmuls):
     d = model.width
     fused = 1 + len(model.modalities) * model.k
     total = block_matmuls(fused, d) * (model.n_post - 1)
-    # Of the last block only CLS: its query, attention, output and MLP, and all keys and values.
+    # The last block needs all keys and values, but query, attention, output and MLP of CLS only.
     total += 2 * d**2 + 4 * fused * d**2 + 4 * fused * d + 2 * d**2 + 4 * d**2
     for spec in model.modalities.values():
         n = 1 + spec.num_tokens
@@ -212,7 +212,7 @@ def sft_matmuls(model, pool_matmuls):
     ("pool", "pool_matmuls"),
     [
         ("max", lambda n: 0),
-        # The heads are added up first.
+        # The weights of the heads are summed first.
         ("attn_topk", lambda n: 2 * n**2),
     ],
 )
@@ -272,7 +272,7 @@ def scoped(name, function):
         ("", "other"),
     ],
 )
-def test_the_stage_is_told_by_the_outermost_name_that_tells(scope, stage):
+def test_the_outermost_known_name_decides_the_stage(scope, stage):
     function = product
     for name in filter(None, reversed(scope.split("/"))):
         function = scoped(name, function)
@@ -280,7 +280,7 @@ def test_the_stage_is_told_by_the_outermost_name_that_tells(scope, stage):
     assert costs == dict.fromkeys(STAGES, Cost()) | {stage: Cost(PRODUCT, 0, 4 * N * N)}
 
 
-def test_calls_loops_and_gradients_are_of_the_stage_that_they_are_in():
+def test_calls_loops_and_gradients_keep_their_stage():
     forward, backward = jax.custom_vjp(product), scoped("reducer", lambda y, g: (g @ y.T, g))
     forward.defvjp(lambda x, y: (x @ y, y), backward)
 
@@ -297,7 +297,7 @@ def test_calls_loops_and_gradients_are_of_the_stage_that_they_are_in():
     assert flops == {"pooling": 3 * PRODUCT, "pre_pooling": 2 * PRODUCT, "head": PRODUCT}
     gradient = by_stage(jax.value_and_grad(lambda x: run(x).sum()), X)
     flops = {stage: cost.matmul_flops for stage, cost in gradient.items() if cost.matmul_flops}
-    # Three for one, but one for the function whose derivative, a reducer, is its own.
+    # Forward and backward are three products; the custom gradient, in the reducer, is one.
     assert flops == {
         "pooling": (3 * 3 + 1) * PRODUCT,
         "pre_pooling": (3 + 1) * PRODUCT,
@@ -306,7 +306,7 @@ def test_calls_loops_and_gradients_are_of_the_stage_that_they_are_in():
 
 
 @pytest.mark.parametrize("name", ["sft", "late", "concat", "unimodal", "bottleneck", "crossmodal"])
-def test_the_stages_of_a_model_are_all_of_it(name):
+def test_stages_cover_the_whole_model(name):
     model = (
         tiny_sft.sft(pool="attn_topk", n_pre=2, n_post=3)
         if name == "sft"
@@ -333,8 +333,8 @@ def test_the_stages_of_a_model_are_all_of_it(name):
     assert {stage for stage, cost in stages.items() if cost.matmul_flops} == expected[name]
 
 
-# Measured on the authors' code: millions of operations of the matrix products of an example.
-OF_THE_AUTHORS = {
+# Millions of operations in matrix products for one example, measured on the authors' code.
+AUTHORS_SFT = {
     "vggsound": (
         {"tokenizer": 18.5, "unimodal": 255.8, "pre_pooling": 247.6, "fused": 5.2},
         527.2,
@@ -352,27 +352,27 @@ OF_THE_AUTHORS = {
 }
 
 
-@pytest.mark.parametrize("name", OF_THE_AUTHORS)
-def test_the_papers_model_costs_no_more_than_the_authors_code(name):
-    expected, most, modalities, file = OF_THE_AUTHORS[name]
+@pytest.mark.parametrize("name", AUTHORS_SFT)
+def test_the_papers_model_costs_no_more_than_theirs(name):
+    expected, most, modalities, file = AUTHORS_SFT[name]
     config = config_io.from_mapping(file.get_config())
     stages = forward_stages(build_model(config.model, modalities, 10 if name == "vggsound" else 7))
     for stage, millions in expected.items():
-        # Of the last fused block only CLS is computed.
+        # The last fused block computes only CLS.
         least = 0.9 if stage == "fused" else 0.99
         assert least * millions <= stages[stage].matmul_flops / 1e6 <= 1.01 * millions
     assert sum(stages[stage].matmul_flops for stage in set(STAGES) - set(expected)) < 1e4
     assert total(stages).matmul_flops <= 1e6 * most
 
 
-# The authors' MBT, in millions, and how many times less windowed attention takes.
-OF_THEIR_MBT = {"vggsound": (3107.2, 30), "mosei": (1232.9, 15)}
+# Millions of operations of the authors' MBT, and the factor that windowed attention saves.
+AUTHORS_MBT = {"vggsound": (3107.2, 30), "mosei": (1232.9, 15)}
 
 
-@pytest.mark.parametrize("name", OF_THEIR_MBT)
-def test_with_windows_the_papers_model_costs_a_small_part_of_the_authors_bottlenecks(name):
-    *_, modalities, file = OF_THE_AUTHORS[name]
-    millions, times = OF_THEIR_MBT[name]
+@pytest.mark.parametrize("name", AUTHORS_MBT)
+def test_windowed_attention_costs_a_fraction_of_their_mbt(name):
+    *_, modalities, file = AUTHORS_SFT[name]
+    millions, times = AUTHORS_MBT[name]
     changed = file.get_config()
     changed.model.unimodal_attention = changed.model.pre_pooling_attention = "windowed"
     model = build_model(config_io.from_mapping(changed).model, modalities, 10)

@@ -1,10 +1,9 @@
-"""Costs of models: counted, measured once in a process of its own, printed and drawn."""
+"""Costs of models: counted, measured in a process of their own, printed and drawn."""
 
 import dataclasses
 import io
 import json
 import math
-import subprocess
 
 import jax
 import numpy as np
@@ -17,7 +16,6 @@ from sft_jax.data.outline import Outline
 from sft_jax.parallel import sharding
 from sft_jax.profile import measure, process_memory, tables
 from sft_jax.profile.flops import STAGES
-from sft_jax.training import assembly
 
 OUTLINE = Outline(synthetic.MODALITIES, len(synthetic.CLASSES), "single_label")
 CONFIG = synthetic.config()
@@ -32,15 +30,15 @@ def _counted(*names):
     }
 
 
-def test_what_is_counted_adds_up():
-    for of in _counted("sft", "mbt").values():
-        assert [*of["stage_flops"]] == [*of["stage_elementwise_flops"]] == [*STAGES]
-        assert sum(of["stage_flops"].values()) == of["forward_flops"] > 0
-        assert sum(of["stage_elementwise_flops"].values()) == of["forward_elementwise_flops"] > 0
-        assert json.loads(json.dumps(of)) == of
+def test_counts_of_stages_add_up():
+    for row in _counted("sft", "mbt").values():
+        assert [*row["stage_flops"]] == [*row["stage_elementwise_flops"]] == [*STAGES]
+        assert sum(row["stage_flops"].values()) == row["forward_flops"] > 0
+        assert sum(row["stage_elementwise_flops"].values()) == row["forward_elementwise_flops"] > 0
+        assert json.loads(json.dumps(row)) == row
 
 
-def test_a_model_that_does_not_fit_the_data_can_not_be_counted():
+def test_a_model_that_does_not_fit_the_data_is_refused():
     config = dataclasses.replace(CONFIG, model=ModelConfig(name="sft", k=13))
     with pytest.raises(ValueError, match="k=13 for modality 'sight', which has 6 tokens"):
         measure.count(config, OUTLINE)
@@ -51,6 +49,7 @@ def measured():
     return measure.measure(CONFIG, OUTLINE, batch_sizes=[3], steps=2)
 
 
+@pytest.mark.process
 def test_a_model_is_measured(measured):
     assert tuple(measured) == measure.MEASURED
     assert json.loads(json.dumps(measured)) == measured
@@ -66,22 +65,24 @@ def test_a_model_is_measured(measured):
     assert rate == pytest.approx(1)
 
 
-def test_a_process_that_fails_is_an_error_that_names_the_model(monkeypatch):
-    ended = subprocess.CompletedProcess([], -9, "")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
-    with pytest.raises(ChildProcessError, match=r"measuring sft ended with status -9.* memory"):
+def test_the_error_of_a_failed_process_names_the_model(monkeypatch):
+    def fail(*_, **__):
+        raise ChildProcessError("ended with status -9")
+
+    monkeypatch.setattr(measure, "run_isolated", fail)
+    with pytest.raises(ChildProcessError, match="measuring sft: ended with status -9"):
         measure.measure(CONFIG, OUTLINE, batch_sizes=[], steps=1)
 
 
-def test_the_peak_of_memory_can_be_taken():
-    process_memory.settle()
-    if not process_memory.reset_peak():
+def test_the_peak_of_memory_is_measured():
+    with process_memory.growth() as idle:
+        pass
+    if idle.peak_bytes is None:
         pytest.skip("this system can't reset the peak")
-    before, peak = process_memory.resident_bytes(), process_memory.peak_bytes()
-    # What is counted apart for each core differs a little.
-    assert peak == pytest.approx(before, abs=4 * 2**20)
-    np.ones(2**25 // 8).sum()
-    assert process_memory.peak_bytes() > before + 0.8 * 2**25
+    assert idle.peak_bytes < 4 * 2**20  # The kernel's counters differ a little between cores.
+    with process_memory.growth() as memory:
+        np.ones(2**25 // 8).sum()
+    assert memory.peak_bytes > 0.8 * 2**25
     process_memory.settle()
     assert process_memory.resident_bytes() < process_memory.peak_bytes() - 0.5 * 2**25
 
@@ -89,33 +90,25 @@ def test_the_peak_of_memory_can_be_taken():
 @pytest.mark.parametrize("task", ["single_label", "ordinal", "multi_label", "regression"])
 def test_examples_fit_every_task(task):
     outline = OUTLINE._replace(task=task)
-    batch = measure._batch(outline, 4, sharding.make_mesh(devices=jax.devices()[:1]))
+    batch = measure.random_batch(outline, 4, sharding.make_mesh(devices=jax.devices()[:1]))
     one_class = task in ("single_label", "ordinal")
     assert batch.labels.shape == ((4,) if one_class else (4, 3))
     assert np.issubdtype(batch.labels.dtype, np.integer if one_class else np.floating)
     assert all(mask.all() for mask in batch.masks.values())
 
 
-def test_one_function_makes_model_and_training():
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    made = assembly.assemble_model(
-        CONFIG, OUTLINE.modalities, OUTLINE.num_outputs, num_examples=80, mesh=mesh
-    )
-    assert (made.plan.total_steps, made.model.num_classes) == (20, 3)
-    assert made.model.modalities == synthetic.MODALITIES
-
-
-def test_a_table_has_a_column_for_each_model_and_a_row_for_each_figure(measured):
-    models = {name: of | measured for name, of in _counted("sft", "late").items()}
+@pytest.mark.process
+def test_the_table_has_a_column_for_each_model(measured):
+    models = {name: row | measured for name, row in _counted("sft", "late").items()}
     lines = _printed(models)
     assert next(line.split() for line in lines if line.strip()) == ["sft", "late"]
     (row,) = [line for line in lines if "unimodal" in line]
-    flops = [f"{of['stage_flops']['unimodal'] / 1e6:.2f}" for of in models.values()]
+    flops = [f"{costs['stage_flops']['unimodal'] / 1e6:.2f}" for costs in models.values()]
     assert row.split()[1:] == flops
     assert len([line for line in lines if "pre_pooling" in line]) == 1
     assert any("compiling s" in line for line in lines)
     assert not any("device MiB" in line for line in lines)
-    # Without measurements, what was counted alone.
+    # Models that were only counted have no rows of measurements.
     assert not any("compiling" in line for line in _printed(_counted("sft")))
 
 

@@ -128,7 +128,7 @@ def _largest_of_normal(n):
     return [statistics.NormalDist().inv_cdf(1 - chance / 2) for chance in chances]
 
 
-@pytest.mark.parametrize("name", slow_but(list(MODELS), "sft", "mbt", "concat"))
+@pytest.mark.parametrize("name", slow_but(list(MODELS), "sft", "mbt"))
 def test_golden_names_and_shapes(name):
     expected = {path: value.shape for path, value in _expected(name)["mean"].items()}
     found = {path: values.shape[1:] for path, values in _drawn(name).items()}
@@ -137,7 +137,7 @@ def test_golden_names_and_shapes(name):
     assert only_ours == ({"bottleneck": (1, 4, 40)} if name == "mbt" else {})
 
 
-@pytest.mark.parametrize("name", slow_but(list(MODELS), "sft", "mbt", "concat"))
+@pytest.mark.parametrize("name", slow_but(list(MODELS), "sft", "mbt"))
 def test_golden_initial_parameters(name):
     expected = _expected(name)
     for path, mean in expected["mean"].items():

@@ -46,9 +46,9 @@ test_a_whole_share_changes_nothing_and_none_gives_the_partner` |
 | 22 | `evaluation/test_ranking.py::test_22_a_class_without_examples_changes_nothing` |
 | 23 | `evaluation/test_ranking.py::\
 test_23_a_constant_added_to_the_logits_of_an_example_changes_nothing` |
-| 24 | `data/readers/test_vggsound_files.py::test_classes_are_chosen_by_name` |
-| 24 | `data/readers/test_vggsound_files.py::test_a_test_file_without_a_class_shifts_no_other` |
-| 24 | `data/readers/test_vggsound_files.py::test_the_authors_split_needs_five_clips` |
+| 24 | `data/sets/test_vggsound_files.py::test_classes_are_chosen_by_name` |
+| 24 | `data/sets/test_vggsound_files.py::test_a_test_file_without_a_class_shifts_no_other` |
+| 24 | `data/sets/test_vggsound_files.py::test_the_authors_split_needs_five_clips` |
 | 25 | `reference/test_sft_defects.py::test_25_the_global_generator_of_numpy_is_not_used` |
 | 25 | `data/test_pipeline.py::test_the_seed_alone_decides_the_order` |
 | 26 | `reference/test_sft_defects.py::test_26_their_experiments_are_run_in_full` |
@@ -105,7 +105,7 @@ def _train_step(model, **mixup):
     state = synthetic.first_state(params, optimizer)
     one_class = np.full(tiny_sft.BATCH, 2), np.ones(tiny_sft.BATCH, np.float32)
     batch = Batch(tiny_sft.inputs(), tiny_sft.masks(), *one_class)
-    return make_train_step(module, optimizer, config, config.seed), state, batch
+    return make_train_step(module, optimizer, config.train, config.mixup, config.seed), state, batch
 
 
 def _intermediates(model, inputs, masks=None):
@@ -197,7 +197,9 @@ def test_8_padding_is_never_selected(right):
     assert all(position >= 0 for slot in drawn for position in slot) == right
 
 
-@pytest.mark.parametrize("pool", ["max", "attn_topk", *tiny_sft.LEARNED_POOLS])
+@pytest.mark.parametrize(
+    "pool", slow_but(["max", "attn_topk", *tiny_sft.LEARNED_POOLS], "attn_topk", "perceiver")
+)
 def test_10_every_parameter_has_an_effect(pool):
     masks = {modality: np.ones_like(mask) for modality, mask in tiny_sft.masks().items()}
     cotangent = np.random.default_rng(9).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)
@@ -268,7 +270,7 @@ def test_26_their_experiments_are_run_in_full(file):
     config = config_io.from_mapping(file.get_config())
     assert (config.train.epochs, config.mixup.warmup_epochs, config.model.n_post) == (20, 5, 11)
     size, source = config.train.batch_size, synthetic.dataset(train=312, valid=1).source("train")
-    plan = Plan.of(config, len(source))
+    plan = Plan.from_config(config, len(source))
     assert plan.total_steps * size == 20 * len(source)
     assert sorted(plan.evaluate_at) == [13 * epoch for epoch in range(1, 21)]
     batches = pipeline.train_iterator(source, size, config.seed)

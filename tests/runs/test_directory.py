@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,16 +7,25 @@ import synthetic
 
 from sft_jax import version
 from sft_jax.data.standardisation import same_statistics
-from sft_jax.runs import directory
-from sft_jax.runs.directory import RunDirectoryError
+from sft_jax.runs.directory import (
+    RunDirectory,
+    RunDirectoryError,
+    SeedsDirectory,
+    check_equal,
+    write_json,
+)
 from sft_jax.training.reporting import Reporter
 
 
-def test_a_run_directory_tells_how_it_was_made(tmp_path):
+def _lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_starts_are_recorded(tmp_path):
     for _ in range(2):
-        directory.prepare(tmp_path, synthetic.config())
-    assert directory.read_config(tmp_path) == synthetic.config()
-    starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
+        run = RunDirectory.open(tmp_path, synthetic.config())
+    assert run.read_config() == synthetic.config()
+    starts = _lines(tmp_path / "starts.jsonl")
     assert len(starts) == 2
     assert starts[0]["versions"]["jax"]
     assert starts[0]["code"] == version.code()
@@ -25,116 +35,131 @@ def test_a_run_directory_tells_how_it_was_made(tmp_path):
 @pytest.fixture
 def begun(tmp_path):
     """A run that has a checkpoint to lose."""
-    directory.prepare(tmp_path, synthetic.config())
+    run = RunDirectory.open(tmp_path, synthetic.config())
     (tmp_path / "checkpoints" / "latest" / "7").mkdir(parents=True)
-    return tmp_path
+    return run
 
 
 def test_another_config_is_refused_with_the_differences(begun):
     other = synthetic.config(optim__lr=0.5, model__k=3)
     with pytest.raises(RunDirectoryError) as error:
-        directory.prepare(begun, other)
+        RunDirectory.open(begun.path, other)
     assert str(error.value).splitlines()[1:] == ["  model.k: 2 -> 3", "  optim.lr: 0.01 -> 0.5"]
-    assert directory.read_config(begun) == synthetic.config()
+    assert begun.read_config() == synthetic.config()
 
 
-def test_what_no_result_depends_on_may_change_and_is_told(begun):
+def test_fields_without_effect_on_results_may_change(begun):
     other = synthetic.config(train__keep_latest=7, data__data_dir="/data", mesh__fsdp=2)
-    directory.prepare(begun, other)
-    assert directory.read_config(begun) == other
-    starts = [json.loads(line) for line in (begun / "starts.jsonl").read_text().splitlines()]
-    assert [start["changed"] for start in starts] == [
+    RunDirectory.open(begun.path, other)
+    assert begun.read_config() == other
+    assert [start["changed"] for start in _lines(begun.starts_file)] == [
         [],
         ["data.data_dir: '' -> '/data'", "mesh.fsdp: 1 -> 2", "train.keep_latest: 2 -> 7"],
     ]
     with pytest.raises(RunDirectoryError) as error:
-        directory.prepare(begun, synthetic.config(train__label_smoothing=0.1))
+        RunDirectory.open(begun.path, synthetic.config(train__label_smoothing=0.1))
     changes = ["  train.label_smoothing: 0.0 -> 0.1"]
     assert str(error.value).splitlines()[1:] == changes
-    assert directory.read_config(begun) == other
+    assert begun.read_config() == other
 
 
 def test_a_run_without_a_checkpoint_may_be_changed(tmp_path):
     # A first start that failed, on a k too large, say, must not lock its directory.
-    directory.prepare(tmp_path, synthetic.config())
-    directory.prepare(tmp_path, synthetic.config(model__k=3))
-    assert directory.read_config(tmp_path) == synthetic.config(model__k=3)
+    RunDirectory.open(tmp_path, synthetic.config())
+    run = RunDirectory.open(tmp_path, synthetic.config(model__k=3))
+    assert run.read_config() == synthetic.config(model__k=3)
 
 
-def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+def test_a_workdir_without_write_access_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match=r"can't write to workdir .*file/run"):
-        directory.prepare(tmp_path / "file" / "run", synthetic.config())
+        RunDirectory.open(tmp_path / "file" / "run", synthetic.config())
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"not a run directory: it has no config\.json"):
-        directory.read_config(tmp_path)
+        RunDirectory(tmp_path).read_config()
 
 
 def test_a_damaged_config_is_named(begun):
-    path = begun / "config.json"
-    path.write_text(path.read_text()[:-20])
+    begun.config_file.write_text(begun.config_file.read_text()[:-20])
     with pytest.raises(RunDirectoryError, match=r"config\.json is damaged"):
-        directory.prepare(begun, synthetic.config())
+        RunDirectory.open(begun.path, synthetic.config())
 
 
-def test_metrics_of_steps_to_be_taken_again_are_dropped(tmp_path):
-    first = Reporter(tmp_path, 0, 10)
+def test_reports_of_repeated_steps_are_dropped(tmp_path):
+    run = RunDirectory(tmp_path)
+    first = Reporter(run, 0, 10)
     for step in range(1, 6):
         first.scalars(step, {"loss": step})
     first.close()
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 6, "lo')  # Killed while writing.
-    Reporter(tmp_path, 3, 10).close()
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    Reporter(run, 3, 10).close()
+    assert [line["step"] for line in _lines(path)] == [1, 2, 3]
 
 
-def test_an_evaluation_to_be_done_again_is_dropped(tmp_path):
-    first = Reporter(tmp_path, 0, 10)
+def test_reports_of_a_repeated_evaluation_are_dropped(tmp_path):
+    run = RunDirectory(tmp_path)
+    first = Reporter(run, 0, 10)
     for step in (1, 2):
         first.scalars(step, {"train/loss": step})
         first.scalars(step, {"valid/loss": 2 * step})
     first.close()
-    Reporter(tmp_path, 2, 10, evaluated=False).close()
-    written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert written == [
+    Reporter(run, 2, 10, evaluated=False).close()
+    assert _lines(run.metrics_file) == [
         {"step": 1, "train/loss": 1},
         {"step": 1, "valid/loss": 2},
         {"step": 2, "train/loss": 2},
     ]
 
 
-def test_a_run_whose_statistics_were_saved_as_float32_goes_on(tmp_path):
+def test_a_run_whose_statistics_were_saved_as_float32_goes_on(begun):
     info = synthetic.dataset().info.to_json()
-    (tmp_path / "checkpoints/latest/10").mkdir(parents=True)
     rounded = json.loads(json.dumps(info), parse_float=lambda text: float(np.float32(text)))
     assert rounded["statistics"] != info["statistics"]
-    directory.write_json(tmp_path / "dataset.json", rounded)
-    directory.keep_dataset(tmp_path, info, same_statistics)
-    assert json.loads((tmp_path / "dataset.json").read_text()) == info
+    write_json(begun.dataset_file, rounded)
+    begun.record_dataset(info, None, same_statistics)
+    assert json.loads((begun.path / "dataset.json").read_text()) == info
     for name in ("mean", "std"):
         other = json.loads(json.dumps(info))
         other["statistics"]["sight"][name][0] *= 1.001
-        with pytest.raises(directory.RunDirectoryError, match="other data: statistics differ"):
-            directory.keep_dataset(tmp_path, other, same_statistics)
+        with pytest.raises(RunDirectoryError, match="other data: statistics differ"):
+            begun.record_dataset(other, None, same_statistics)
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    run = RunDirectory(tmp_path)
     info = {"num_examples": {"train": 3}, "statistics": {"a": 1.0}, "metrics": []}
-    directory.keep_dataset(tmp_path, info)
+    run.record_dataset(info)
     other = {**info, "statistics": {"a": 2.0}}
-    directory.keep_dataset(tmp_path, other)  # Nothing has been trained yet.
+    run.record_dataset(other, {"a card": 1})  # Nothing has been trained yet.
+    assert json.loads((tmp_path / "data_card.json").read_text()) == {"a card": 1}
     (tmp_path / "checkpoints/latest/10").mkdir(parents=True)
-    directory.keep_dataset(tmp_path, {**other, "metrics": ["ranking"]})
-    with pytest.raises(directory.RunDirectoryError, match="other data: statistics differ"):
-        directory.keep_dataset(tmp_path, info)
+    run.record_dataset({**other, "metrics": ["ranking"]})
+    with pytest.raises(RunDirectoryError, match="other data: statistics differ"):
+        run.record_dataset(info)
     assert json.loads((tmp_path / "dataset.json").read_text())["statistics"] == {"a": 2.0}
 
 
 def test_a_half_written_description_of_the_data_is_named(begun):
-    path = begun / "dataset.json"
-    directory.write_json(path, {"class_names": ["a", "b"]})
-    path.write_text(path.read_text()[:12])
+    write_json(begun.dataset_file, {"class_names": ["a", "b"]})
+    begun.dataset_file.write_text(begun.dataset_file.read_text()[:12])
     with pytest.raises(RunDirectoryError, match=r"dataset\.json is damaged"):
-        directory.keep_dataset(begun, {"class_names": ["a", "b"]})
+        begun.record_dataset({"class_names": ["a", "b"]})
+
+
+def test_a_folder_of_seeds_holds_one_run_for_each(tmp_path):
+    config = dataclasses.replace(synthetic.config(), seeds=(10, 2))
+    folder = SeedsDirectory.open(tmp_path, config)
+    assert folder.read_config() == config
+    (tmp_path / "seed_x").mkdir()
+    (tmp_path / "seed_3").mkdir()  # Of a start that failed.
+    runs = SeedsDirectory.existing(tmp_path).runs
+    assert {seed: run.path.name for seed, run in runs.items()} == {2: "seed_2", 10: "seed_10"}
+    assert [*runs] == [2, 10]
+    assert runs[10].read_config() == synthetic.config(seed=10)
+    folder.record_dataset({"statistics": 1}, {"a card": 1})
+    assert all(run.dataset_file.exists() and run.card_file.exists() for run in runs.values())
+    with pytest.raises(RunDirectoryError, match=r"seed_2 was made by another[\s\S]*k: 2 -> 3"):
+        check_equal(synthetic.config(model__k=3), runs.values())

@@ -1,4 +1,4 @@
-"""A run directory has one owner; what a dead one has left keeps nobody out."""
+"""A run directory has one owner; the lock of a dead owner keeps nobody out."""
 
 import dataclasses
 import json
@@ -45,22 +45,22 @@ def _folder(request, tmp_path, monkeypatch):
 
 @pytest.fixture(params=["kernel", "file", "bucket"])
 def folder(request, tmp_path, monkeypatch):
-    """A folder whose lock is the kernel's, a file alone, or an object."""
+    """Folder whose lock is the kernel's, a file alone, or an object."""
     return _folder(request, tmp_path, monkeypatch)
 
 
 @pytest.fixture(params=["file", "bucket"])
 def unlocked(request, tmp_path, monkeypatch):
-    """The same, where the kernel does not tell who is there."""
+    """Folder whose lock is a file alone, or an object."""
     return _folder(request, tmp_path, monkeypatch)
 
 
 def left(folder, seconds=0.0, **changes):
-    """What an owner left behind that was last there so many seconds ago."""
+    """Leaves the lock of an owner whose last sign is some seconds old."""
     folder.mkdir(parents=True, exist_ok=True)
     then = time.time() - seconds
     owner = dataclasses.replace(Owner.this_process(), refreshed=then, **changes)
-    path = folder / locks.LOCK
+    path = folder / "lock.json"
     path.write_text(owner.to_text())
     if isinstance(folder, pathlib.PosixPath):
         os.utime(path, (then, then))
@@ -69,27 +69,27 @@ def left(folder, seconds=0.0, **changes):
 
 def taken(folder):
     with owned(folder):
-        return Owner.named_by(folder / locks.LOCK).token
+        return Owner.named_by(folder / "lock.json").token
 
 
-def test_a_second_start_is_refused_and_told_by_whom(folder):
+def test_a_second_start_is_refused_and_the_owner_named(folder):
     with owned(folder):
-        said = json.loads((folder / locks.LOCK).read_text())
+        lock = json.loads((folder / "lock.json").read_text())
         with (
             pytest.raises(RunDirectoryError, match="is in use by process") as error,
             owned(folder),
         ):
             pass
-        who = f"by process {os.getpid()} on host {socket.gethostname()}, since {said['since']}"
+        who = f"by process {os.getpid()} on host {socket.gethostname()}, since {lock['since']}"
         assert who in str(error.value)
         assert str(folder) in str(error.value)
-        assert json.loads((folder / locks.LOCK).read_text()) == said
-    assert not (folder / locks.LOCK).exists()
+        assert json.loads((folder / "lock.json").read_text()) == lock
+    assert not (folder / "lock.json").exists()
     assert taken(folder)
 
 
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt, SystemExit])
-def test_no_lock_survives_what_is_raised(tmp_path, raised):
+def test_no_lock_survives_an_error(tmp_path, raised):
     def train():
         with owned(tmp_path / "a", tmp_path / "a/seed_0", tmp_path / "b"):
             (tmp_path / "b" / "kept").touch()
@@ -101,7 +101,8 @@ def test_no_lock_survives_what_is_raised(tmp_path, raised):
     assert [*tmp_path.rglob("*")] == [tmp_path / "b", tmp_path / "b" / "kept"]
 
 
-def test_a_killed_owner_keeps_nobody_out_and_neither_do_its_copies(tmp_path):
+@pytest.mark.process
+def test_a_killed_owner_and_its_forks_keep_nobody_out(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     first = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path), str(tmp_path / "seed_1")],
@@ -126,9 +127,10 @@ def test_a_killed_owner_keeps_nobody_out_and_neither_do_its_copies(tmp_path):
         first.communicate()
 
 
+@pytest.mark.process
 def test_a_dead_process_is_known_by_its_number_and_start(unlocked):
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    assert Owner.named_by(unlocked / locks.LOCK) is None
+    assert Owner.named_by(unlocked / "lock.json") is None
     left(unlocked, process=ended.pid)
     ended.wait()
     assert taken(unlocked)
@@ -141,7 +143,7 @@ def test_a_dead_process_is_known_by_its_number_and_start(unlocked):
 
 
 @pytest.mark.parametrize("where", ["machine", "namespace"])
-def test_one_that_can_not_be_seen_is_there_as_long_as_it_says_so(unlocked, where):
+def test_an_invisible_owner_holds_its_lock_until_it_lapses(unlocked, where):
     left(unlocked, seconds=60, host="far", process=1, **{where: "another"})
     message = r"by process 1 on host far, since .* lapses in 1[12]\d s, 180 s after the last sign"
     with pytest.raises(RunDirectoryError, match=message):
@@ -150,20 +152,20 @@ def test_one_that_can_not_be_seen_is_there_as_long_as_it_says_so(unlocked, where
     assert taken(unlocked)
 
 
-def test_the_kernel_knows_of_containers_on_its_machine_but_not_of_others(tmp_path):
+def test_the_kernel_knows_containers_on_its_machine_alone(tmp_path):
     left(tmp_path, process=1, host="container", namespace="another")
     assert taken(tmp_path)
     left(tmp_path, process=1, host="far", machine="another")
     with pytest.raises(RunDirectoryError, match="by process 1 on host far, since"):
         taken(tmp_path)
-    (tmp_path / locks.LOCK).write_text('{"host": "cut sh')  # By a kill.
+    (tmp_path / "lock.json").write_text('{"host": "cut sh')  # By a kill.
     assert taken(tmp_path)
 
 
-def test_an_owner_shows_that_it_is_there(folder, monkeypatch):
+def test_an_owner_refreshes_its_lock(folder, monkeypatch):
     monkeypatch.setattr(ownership, "REFRESH_SECONDS", 0.01)
     with owned(folder) as mine:
-        path = folder / locks.LOCK
+        path = folder / "lock.json"
         before = _sign(path)
         while _sign(path) == before:
             time.sleep(0.01)
@@ -179,7 +181,7 @@ def _sign(path):
     return os.stat(path).st_mtime_ns if local else Owner.named_by(path)
 
 
-def test_an_owner_that_another_has_replaced_ends(folder, monkeypatch):
+def test_a_replaced_owner_ends(folder, monkeypatch):
     monkeypatch.setattr(ownership, "REFRESH_SECONDS", 0.01)
     with owned(folder) as mine:
         other = left(folder, host="far", machine="another")
@@ -187,10 +189,10 @@ def test_an_owner_that_another_has_replaced_ends(folder, monkeypatch):
             time.sleep(0.01)
         with pytest.raises(RunDirectoryError, match="another took it"):
             mine.check()
-    assert Owner.named_by(folder / locks.LOCK) == other
+    assert Owner.named_by(folder / "lock.json") == other
 
 
-def test_of_several_processes_the_first_is_the_owner(tmp_path, monkeypatch):
+def test_the_first_of_several_processes_is_the_owner(tmp_path, monkeypatch):
     with owned(tmp_path):
         monkeypatch.setattr(jax, "process_index", lambda: 1)
         with owned(tmp_path) as other:
@@ -217,7 +219,7 @@ def test_seeds_and_the_folders_of_seeds_have_one_owner(tmp_path):
         pass
 
 
-def test_a_folder_that_can_not_be_written_is_named(tmp_path):
+def test_a_folder_without_write_access_is_named(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(RunDirectoryError, match=r"can't write to workdir .*file/run: Not a dir"),

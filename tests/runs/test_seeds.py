@@ -1,4 +1,4 @@
-"""Many seeds in one start: each is the run that it would have been alone, compiled once for all."""
+"""Several seeds in one start: each run equals one alone, and all share one compilation."""
 
 import dataclasses
 import json
@@ -14,9 +14,8 @@ from ml_collections import config_flags
 
 from sft_jax import config_io, experiment
 from sft_jax.parallel import preemption
-from sft_jax.runs import seeds
 from sft_jax.runs.checkpoint import Checkpoints
-from sft_jax.runs.directory import RunDirectoryError, read_config
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory
 
 
 def config(*numbers, **changes):
@@ -33,15 +32,19 @@ def data():
 
 
 def lines(folder):
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/input_wait"} for line in found]
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "train/input_wait"} for line in read]
+
+
+def read_config(folder):
+    return RunDirectory(folder).read_config()
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, data):
-    """Seeds 3, 1 and 0, told to end in the last evaluation of the second; and what they share."""
-    workdir, seen, opened = tmp_path_factory.mktemp("seeds"), [], []
-    open_all = experiment._open
+    """Seeds 3, 1 and 0, told to end in the last evaluation of the second; and their programs."""
+    workdir, seen, shared = tmp_path_factory.mktemp("seeds"), [], []
+    assemble = experiment._assemble
     evaluate = experiment.Evaluator.__call__
 
     def signalling(evaluator, params):
@@ -54,12 +57,14 @@ def stopped(tmp_path_factory, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment.Evaluator, "__call__", signalling)
         patch.setattr(
-            experiment, "_open", lambda *given: opened.append(open_all(*given)) or opened[0]
+            experiment,
+            "_assemble",
+            lambda *args, **options: shared.append(assemble(*args, **options)) or shared[0],
         )
         with pytest.raises(preemption.PreemptedError) as error:
             experiment.train_seeds(config(3, 1, 0), workdir, data)
     assert len(set(map(id, seen))) == 1
-    return workdir, str(error.value), sorted(seeds.found(workdir)), opened[0]
+    return workdir, str(error.value), [*SeedsDirectory.existing(workdir).runs], shared[0]
 
 
 @pytest.fixture(scope="module")
@@ -71,24 +76,25 @@ def trained(stopped, data):
 def test_a_signal_at_the_end_of_a_seed_ends_the_process(stopped):
     workdir, message, folders, _ = stopped
     assert not [*workdir.rglob("lock.json")]
-    assert message.startswith("stopped after seed 1, 2 of 3, all of which is saved in ")
+    assert message.startswith("stopped after seed 1, 2 of 3, which are saved in ")
     assert folders == [0, 1, 3]
 
 
-def test_one_program_does_for_all_seeds(stopped, trained):
+def test_all_seeds_share_one_program(stopped, trained):
     _, results = trained
-    assert {seed: of.train_compiles for seed, of in results.items()} == {3: 0, 1: 0, 0: 1}
-    *_, opened = stopped
-    assert (opened.made.step._cache_size(), opened.validate.compiles) == (1, 1)
+    compiles = {seed: result.train_compiles for seed, result in results.items()}
+    assert compiles == {3: 0, 1: 0, 0: 1}
+    *_, shared = stopped
+    assert (shared.assembled.step._cache_size(), shared.validate.compiles) == (1, 1)
 
 
-def test_each_seed_is_the_run_that_it_would_be_alone(trained, tmp_path, data):
+def test_each_seed_equals_a_run_alone(trained, tmp_path, data):
     workdir, results = trained
     alone = experiment.train(dataclasses.replace(config(), seed=1), tmp_path, data)
-    of_seed, folder = results[1], workdir / "seed_1"
-    assert of_seed.workdir == folder
-    assert of_seed.steps == int(alone.state.step)
-    assert (of_seed.best_step, of_seed.best_value) == (alone.best_step, alone.best_value)
+    result, folder = results[1], workdir / "seed_1"
+    assert result.workdir == folder
+    assert result.steps == int(alone.state.step)
+    assert (result.best_step, result.best_value) == (alone.best_step, alone.best_value)
     assert lines(folder) == lines(tmp_path)
     assert lines(folder) != lines(workdir / "seed_0")
     assert read_config(folder) == read_config(tmp_path)
@@ -102,25 +108,25 @@ def test_each_seed_is_the_run_that_it_would_be_alone(trained, tmp_path, data):
     assert again.train_compiles == 0
 
 
-def test_more_seeds_may_be_added_but_with_no_other_setting(trained, data):
+def test_more_seeds_need_the_same_settings(trained, data):
     workdir, _ = trained
     with pytest.raises(
         RunDirectoryError, match=r"seed_0 was made by another[\s\S]*model.k: 2 -> 3"
     ):
-        seeds.prepare(workdir, config(2, model__k=3))
+        SeedsDirectory.open(workdir, config(2, model__k=3))
     assert not (workdir / "seed_2").exists()
     with pytest.raises(
         RunDirectoryError, match=r"seed_3 was made by another[\s\S]*model.k: 2 -> 3"
     ):
-        seeds.prepare(workdir, config(3, 1, 0, model__k=3))
+        SeedsDirectory.open(workdir, config(3, 1, 0, model__k=3))
     assert read_config(workdir) == config(3, 1, 0)
 
 
 def test_runs_with_and_without_seeds_do_not_share_a_folder(tmp_path, data):
-    seeds.prepare(tmp_path / "many", config(0, 1))
+    SeedsDirectory.open(tmp_path / "many", config(0, 1))
     with pytest.raises(RunDirectoryError, match=r"many holds the runs of seeds=\(0, 1\)"):
         experiment.train(config(), tmp_path / "many", data)
-    seeds.prepare(tmp_path / "one", config())
+    RunDirectory.open(tmp_path / "one", config())
     with pytest.raises(RunDirectoryError, match="one holds a run without seeds"):
         experiment.train_seeds(config(0), tmp_path / "one", data)
     with pytest.raises(ValueError, match=r"seeds=\(0,\): train trains one run"):

@@ -1,4 +1,4 @@
-"""Run directories in a bucket, which here is a dictionary that epath takes for one."""
+"""Run directories in a bucket, for which epath takes a dictionary here."""
 
 import json
 import pathlib
@@ -16,8 +16,8 @@ from sft_jax.config import SystemConfig
 from sft_jax.evaluation import report
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.parallel import preflight
-from sft_jax.runs import directory, integrity, storage
-from sft_jax.runs.directory import RunDirectoryError
+from sft_jax.runs import integrity, storage
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.training.reporting import Reporter
 from sft_jax.training.tracing import Trace
 
@@ -65,13 +65,13 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_what_a_user_gives_is_a_local_path_or_one_in_a_bucket(run, tmp_path):
+def test_paths_are_local_or_in_a_bucket(run, tmp_path):
     assert str(run) == "gs://bucket/run"
     assert storage.as_path(run) == run
     assert storage.in_bucket(run / "metrics.jsonl")
-    for given in ("runs/a", tmp_path, str(tmp_path)):
-        path = storage.as_path(given)
-        assert str(path) == str(given)
+    for local in ("runs/a", tmp_path, str(tmp_path)):
+        path = storage.as_path(local)
+        assert str(path) == str(local)
         assert not storage.in_bucket(path)
 
 
@@ -83,29 +83,29 @@ def test_other_urls_are_refused(run, wrong):
         storage.as_path(wrong)
 
 
-def test_what_has_to_be_installed_is_named(monkeypatch):
+def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'sft_jax\[gcs\]'"):
         storage.as_path("gs://bucket/run")
     assert "sft_jax[gcs]" in preflight.shared_workdir("gs://bucket/run").problem
 
 
-def test_a_run_in_a_bucket_tells_how_it_was_made(run):
+def test_a_run_in_a_bucket_records_its_starts(run):
     for _ in range(2):
-        directory.prepare(run, synthetic.config())
+        opened = RunDirectory.open(run, synthetic.config())
     assert names() == ["/bucket/run/config.json", "/bucket/run/starts.jsonl"]
     assert len(lines(run / "starts.jsonl")) == 2
-    directory.keep_dataset(run, {"statistics": 1})
+    opened.record_dataset({"statistics": 1})
     (run / "checkpoints/latest/7/state").write_text("")
     with pytest.raises(RunDirectoryError, match=r"optim\.lr"):
-        directory.prepare(run, synthetic.config(optim__lr=0.5))
+        RunDirectory.open(run, synthetic.config(optim__lr=0.5))
     with pytest.raises(RunDirectoryError, match="other data: statistics"):
-        directory.keep_dataset(run, {"statistics": 2})
+        opened.record_dataset({"statistics": 2})
 
 
-def test_a_bucket_that_can_not_be_written_to_is_named(run):
+def test_a_bucket_without_write_access_is_named(run):
     with pytest.raises(RunDirectoryError, match="gs://bucket/locked: RuntimeError: 403: Forb"):
-        directory.prepare(storage.as_path("gs://bucket/locked"), synthetic.config())
+        RunDirectory.open(storage.as_path("gs://bucket/locked"), synthetic.config())
     problem = preflight.shared_workdir("gs://bucket/locked").problem
     assert problem == "can't write to workdir gs://bucket/locked: RuntimeError: 403: Forbidden"
 
@@ -116,14 +116,14 @@ def test_doctor_writes_to_a_bucket_and_leaves_nothing(run):
 
 
 def test_metrics_are_in_the_bucket_after_each_flush(run):
-    first = Reporter(run, 0, 10)
+    first = Reporter(RunDirectory(run), 0, 10)
     for step in (1, 2):
         first.scalars(step, {"loss": step})
         first.flush()
         assert [line["step"] for line in lines(run / "metrics.jsonl")] == [*range(1, step + 1)]
     first.scalars(3, {"loss": 3})
     first.close()
-    Reporter(run, 2, 10).close()
+    Reporter(RunDirectory(run), 2, 10).close()
     assert lines(run / "metrics.jsonl") == [{"step": 1, "loss": 1}, {"step": 2, "loss": 2}]
     events = [name for name in names() if "/tensorboard/" in name]
     assert events
@@ -142,7 +142,7 @@ def test_a_trace_is_in_the_bucket_when_it_ends(run, monkeypatch):
     monkeypatch.setattr(
         jax.profiler, "stop_trace", lambda: (written[0] / "a.pb").write_bytes(b"12")
     )
-    trace = Trace(SystemConfig(trace_from=1, trace_steps=1), run)
+    trace = Trace(SystemConfig(trace_from=1, trace_steps=1), RunDirectory(run))
     trace.before(1)
     trace.after(1, None)
     assert (run / "trace/plugins/profile/a.pb").read_bytes() == b"12"

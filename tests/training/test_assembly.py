@@ -9,7 +9,7 @@ from sft_jax.training.assembly import Plan
 
 @pytest.mark.parametrize(
     ("examples", "batch", "epochs", "every"),
-    # All but the last end an epoch's batches exactly; in floats each takes one step too many.
+    # All except the last end an epoch's batches exactly; floats would take one step too many.
     [(100, 24, 30, 30), (776, 24, 30, 10), (16326, 30, 15, 5), (49, 20, 100, 20), (50, 8, 3, 2)],
 )
 def test_steps_are_counted_in_integers(examples, batch, epochs, every):
@@ -20,7 +20,7 @@ def test_steps_are_counted_in_integers(examples, batch, epochs, every):
         mixup__layers="any",
         mixup__warmup_epochs=float(epochs),
     )
-    plan = Plan.of(config, examples)
+    plan = Plan.from_config(config, examples)
     ends = {-(-epoch * examples // batch) for epoch in (*range(every, epochs + 1, every), epochs)}
     assert plan.steps_per_epoch == Fraction(examples, batch)
     assert (plan.total_steps, plan.mixup_from) == (max(ends), max(ends))
@@ -30,7 +30,7 @@ def test_steps_are_counted_in_integers(examples, batch, epochs, every):
 def test_a_tenth_of_an_epoch_is_a_tenth():
     # In floats 0.1 * 30 is 3 and 1.1 * 10 is 11 and one bit.
     for epochs, steps in ((0.1, 3), (1.1, 33), (0.7, 21), (1 / 3, 10)):
-        plan = Plan.of(
+        plan = Plan.from_config(
             synthetic.config(train__batch_size=1, mixup__warmup_epochs=epochs), num_examples=30
         )
         assert plan.mixup_from == steps, math.ceil(epochs * 30)

@@ -8,7 +8,7 @@ import pytest
 import synthetic
 
 from sft_jax import ModalitySpec
-from sft_jax.data.datasets import Dataset, DatasetInfo, compute_statistics
+from sft_jax.data.dataset import Dataset, DatasetInfo, compute_statistics
 
 IMAGE = ModalitySpec((5, 6), 2, patch_size=(2, 3))
 

@@ -25,7 +25,7 @@ def lines(workdir):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A run without dropout, on one device and in one part."""
+    """A run without dropout, on one device and without accumulation."""
     workdir = tmp_path_factory.mktemp("plain")
     return workdir, *synthetic.run(workdir, synthetic.config(**PLAIN))
 
@@ -147,17 +147,17 @@ def test_a_plateau_lowers_the_learning_rate(tmp_path):
     np.testing.assert_allclose(rates, [1e-2] * 19 + [1e-3] * 6, rtol=1e-6)
 
 
-def test_the_running_mean_is_what_is_evaluated(tmp_path):
-    given = []
+def test_the_running_mean_is_evaluated(tmp_path):
+    evaluated = []
     result, _ = synthetic.run(
         tmp_path,
         synthetic.config(train__epochs=1, train__ema_decay=0.9),
-        validate=lambda params: given.append(jax.device_get(params)) or {"loss": 1.0},
+        validate=lambda params: evaluated.append(jax.device_get(params)) or {"loss": 1.0},
     )
-    chex.assert_trees_all_equal(given[-1], jax.device_get(result.state.ema_params))
+    chex.assert_trees_all_equal(evaluated[-1], jax.device_get(result.state.ema_params))
     assert result.state.evaluated == "ema"
     with pytest.raises(AssertionError):
-        chex.assert_trees_all_close(given[-1], jax.device_get(result.state.params), rtol=1e-3)
+        chex.assert_trees_all_close(evaluated[-1], jax.device_get(result.state.params), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_running_mean_is_what_is_evaluated(tmp_path):
         ("optim", {"warmup_epochs": 3.0}, "warm-up"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, section, changes, message):
+def test_settings_that_do_not_fit_are_named(tmp_path, section, changes, message):
     experiment = synthetic.config()
     part = dataclasses.replace(getattr(experiment, section), **changes)
     experiment = dataclasses.replace(experiment, **{section: part})
@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_named(tmp_path, section, changes, message):
         synthetic.run(tmp_path, experiment, devices=jax.devices())
 
 
-def test_the_steps_that_a_config_names_are_traced(tmp_path):
+def test_the_steps_of_the_config_are_traced(tmp_path):
     experiment = synthetic.config(train__epochs=1, system__trace_from=3, system__trace_steps=2)
     synthetic.run(tmp_path, experiment)
     (trace,) = (tmp_path / "trace").rglob("*.xplane.pb")

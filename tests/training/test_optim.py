@@ -36,8 +36,8 @@ def test_the_rate_rises_then_follows_half_a_cosine():
 @pytest.mark.parametrize("schedule", ["constant", "plateau"])
 def test_the_rate_stays(schedule):
     config = OptimConfig(lr=1.0, warmup_epochs=0.0, schedule=schedule)
-    made = optim.make_schedule(config, 5, 100)
-    assert [float(made(i)) for i in (0, 1, 99)] == [1, 1, 1]
+    rate = optim.make_schedule(config, 5, 100)
+    assert [float(rate(i)) for i in (0, 1, 99)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_the_rate_stays(schedule):
     # In floats 1.1 * 15 is 16.5 and one bit; to even it is 16 steps.
     [(1.1, Fraction(15), 16), (0.1, Fraction(1000, 24), 4), (2.5, Fraction(1), 2)],
 )
-def test_the_steps_of_the_warmup_are_counted_without_rounding_before(epochs, per_epoch, steps):
+def test_steps_of_the_warmup_are_counted_exactly(epochs, per_epoch, steps):
     config = OptimConfig(lr=1.0, warmup_epochs=epochs, schedule="constant")
-    made = optim.make_schedule(config, per_epoch, 100)
-    np.testing.assert_allclose(made(0), 1 / (steps + 1), rtol=1e-6)
+    schedule = optim.make_schedule(config, per_epoch, 100)
+    np.testing.assert_allclose(schedule(0), 1 / (steps + 1), rtol=1e-6)
 
 
-def test_what_is_offered_takes_a_step_jitted_and_sharded():
+def test_every_optimiser_takes_a_step_jitted_and_sharded():
     def step(params):
         return {name: step_with(name, params) for name in optim.OPTIMIZERS}
 
@@ -72,7 +72,7 @@ def test_what_is_offered_takes_a_step_jitted_and_sharded():
         chex.assert_trees_all_close((params, state), alone[name], rtol=1e-5)
 
 
-def test_what_is_not_offered_is_refused_by_naming_what_is():
+def test_other_names_are_refused():
     for name in (
         "rprop",
         "sm3",
@@ -99,11 +99,11 @@ def test_kernels_alone_decay_and_nothing_unless_asked():
         moved = jax.tree.map(lambda a, b: np.asarray(a - b), decayed, plain)
         for layer in ("layer", "qkv"):
             kernel = moved[layer].pop("kernel")
-            # LAMB makes what it subtracts as long as the kernel, times the rate.
+            # LAMB scales its decay to the length of the kernel, times the rate.
             expected = (-0.1 if name == "lamb" else -0.05) * PARAMS[layer]["kernel"]
             np.testing.assert_allclose(kernel, expected, rtol=1e-5, err_msg=name)
         assert all(np.all(array == 0) for array in jax.tree.leaves(moved)), name
-        if name != "yogi":  # Which moves parameters without a gradient, at first.
+        if name != "yogi":  # At first it moves parameters without a gradient.
             assert all(jnp.all(array == 0) for array in jax.tree.leaves(plain)), name
 
 
@@ -126,7 +126,7 @@ def test_decay_follows_the_schedule():
         ("sgd", {"momentun": 0.1}, "it takes .*'momentum'"),
     ],
 )
-def test_options_that_are_not_taken(name, options, message):
+def test_wrong_options_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         optim.make_optimizer(OptimConfig(name=name, options=options), SCHEDULE)
 
@@ -136,3 +136,21 @@ def test_gradients_are_clipped_by_their_global_norm():
     gradients = {**ZEROS, "layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}
     updates = _step(config, gradients, lambda _: 1.0)
     np.testing.assert_allclose(updates["layer"]["kernel"], -0.8 / np.sqrt(4), rtol=1e-6)
+
+
+def test_only_the_plateau_schedule_follows_the_validation_loss():
+    def scales(schedule, losses):
+        config = OptimConfig(schedule=schedule, plateau_patience=2, plateau_factor=0.5)
+        plateau = optim.init_plateau(PARAMS)
+        for loss in losses:
+            plateau = optim.observe(config, plateau, loss)
+            yield optim.learning_rate(SCHEDULE, 0, plateau) / 0.1
+
+    # A loss that is not finite is no evidence.
+    losses = [2.0, 1.0, 1.0, float("nan"), 1.0, 0.5]
+    np.testing.assert_allclose([*scales("plateau", losses)], [1, 1, 1, 1, 0.5, 0.5], rtol=1e-6)
+    assert [*scales("cosine", losses)] == [*scales("constant", losses)]
+    np.testing.assert_allclose([*scales("constant", losses)], [1] * 6, rtol=1e-6)
+    plateau = optim.init_plateau(PARAMS)._replace(scale=jnp.float32(0.5))
+    updates = optim.scale_updates(PARAMS, plateau)
+    np.testing.assert_allclose(updates["cls"], 0.5 * PARAMS["cls"])

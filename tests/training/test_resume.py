@@ -22,8 +22,8 @@ PROGRAM = """
 import os, pathlib, signal, sys, time
 import conftest, synthetic
 from sft_jax import command_line
-from sft_jax.evaluation import subsets
-from sft_jax.training import integrity
+from sft_jax.evaluation import evaluator as evaluators
+from sft_jax.runs import integrity
 from test_resume import fingerprint
 
 workdir, signal_name, during, end_at = sys.argv[1:]
@@ -37,13 +37,13 @@ def count(what):
 def look(number, batch, ids):
     count("step")
     return batch, ids
-def restrict(*args, do=subsets.restrict):
+def restrict(*args, do=evaluators.restrict):
     count("evaluation")  # A batch of it, of three.
     return do(*args)
 def sign(*args, do=integrity.sign):
     count("save")
     do(*args)
-subsets.restrict, integrity.sign = restrict, sign
+evaluators.restrict, integrity.sign = restrict, sign
 
 def main():
     result, evaluator = synthetic.run(
@@ -94,6 +94,7 @@ def unbroken(tmp_path_factory):
 
 
 # While the checkpoint of step 13 is being written; before there is one.
+@pytest.mark.process
 @pytest.mark.parametrize("kill_at", slow_but([14, 3], 14))
 def test_a_killed_run_goes_on_bit_for_bit(unbroken, tmp_path, kill_at):
     killed = start(tmp_path, end_at=kill_at)
@@ -111,7 +112,8 @@ def valid_steps(workdir):
     return [line["step"] for line in metrics(workdir) if "valid/loss" in line]
 
 
-def test_a_run_that_is_told_to_end_goes_on_bit_for_bit(unbroken, tmp_path):
+@pytest.mark.process
+def test_a_preempted_run_goes_on_bit_for_bit(unbroken, tmp_path):
     def ended(during, end_at):
         done = start(tmp_path, "SIGTERM", during, end_at)
         assert done.returncode == 143, done.stderr
@@ -140,6 +142,7 @@ def test_a_run_that_is_told_to_end_goes_on_bit_for_bit(unbroken, tmp_path):
     assert not list(tmp_path.glob("checkpoints/stopped/*"))
 
 
+@pytest.mark.process
 def test_a_finished_run_does_nothing_more(unbroken, tmp_path):
     workdir, output = unbroken
     shutil.copytree(workdir, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The random streams that a training step hands to the model."""
+"""The loss and the training step, and the random streams that they hand to the model."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ import optax
 import pytest
 import synthetic
 
-from sft_jax.config import ExperimentConfig, TrainConfig
+from sft_jax.config import MixupConfig, TrainConfig
+from sft_jax.ops.losses import example_losses
 from sft_jax.structs import Batch
-from sft_jax.training.state import update_ema
-from sft_jax.training.step import make_train_step
+from sft_jax.training.step import STREAMS, loss_fn, make_train_step
 
 
 class Noise:
@@ -28,18 +28,23 @@ class Noise:
         return variables["params"]["scale"] * drawn
 
 
+BATCH = Batch({"x": jnp.zeros((4, 1, 1))}, {}, jnp.zeros(4, int), jnp.ones(4))
+PARAMS = {"scale": jnp.ones(())}
+
+
+def _step(state, train, stream="dropout", seed=0):
+    train_step = make_train_step(Noise(stream), optax.sgd(0.1), train, MixupConfig(), seed)
+    return jax.jit(train_step)(state, BATCH)
+
+
 def _example_losses(stream, step, accumulate=1, seed=0):
-    params, optimizer = {"scale": jnp.ones(())}, optax.sgd(0.1)
-    state = synthetic.first_state(params, optimizer, step=step)
-    batch = Batch({"x": jnp.zeros((4, 1, 1))}, {}, jnp.zeros(4, int), jnp.ones(4))
-    config = ExperimentConfig(train=TrainConfig(accumulate=accumulate))
-    train_step = make_train_step(Noise(stream), optimizer, config, seed)
-    _, metrics = jax.jit(train_step)(state, batch)
+    state = synthetic.first_state(PARAMS, optax.sgd(0.1), step=step)
+    _, metrics = _step(state, TrainConfig(accumulate=accumulate), stream, seed)
     return np.asarray(metrics.example_loss)
 
 
 @pytest.mark.parametrize("stream", ["dropout", "pool"])
-def test_a_stream_differs_by_step_seed_and_part_and_can_be_had_again(stream):
+def test_streams_differ_by_step_seed_and_micro_batch(stream):
     losses = _example_losses(stream, step=3)
     np.testing.assert_array_equal(_example_losses(stream, step=3), losses)
     assert (_example_losses(stream, step=4) != losses).all()
@@ -47,30 +52,22 @@ def test_a_stream_differs_by_step_seed_and_part_and_can_be_had_again(stream):
     assert len(set(_example_losses(stream, step=3, accumulate=2).tolist())) == 4
 
 
-def test_the_streams_are_independent():
+def test_streams_are_independent():
     assert (_example_losses("dropout", step=3) != _example_losses("pool", step=3)).all()
 
 
-@pytest.mark.parametrize("decay", [0.3, 0.999])
-def test_the_running_mean_forgets_its_start(decay):
-    params = {"scale": jnp.float32(2)}
-    mean, expected = {"scale": jnp.float32(1000)}, 1000.0
-    for step in range(12):
-        share = min(decay, (1 + step) / (10 + step))
-        mean, expected = (
-            update_ema(mean, params, decay, jnp.int32(step)),
-            (share * expected + (1 - share) * 2),
-        )
-        np.testing.assert_allclose(mean["scale"], expected, rtol=1e-5)
-    # Without a rule for the start 988 of 1000 would be left of it after 12 steps at 0.999.
-    np.testing.assert_allclose(mean["scale"], 2, rtol=0.01)
-
-
 def test_training_warms_the_running_mean_up():
-    params, optimizer = {"scale": jnp.ones(())}, optax.sgd(0.1)
-    state = synthetic.first_state(params, optimizer, ema_params={"scale": jnp.float32(5)})
-    batch = Batch({"x": jnp.zeros((4, 1, 1))}, {}, jnp.zeros(4, int), jnp.ones(4))
-    config = ExperimentConfig(train=TrainConfig(ema_decay=0.999))
-    new, _ = jax.jit(make_train_step(Noise("dropout"), optimizer, config, 0))(state, batch)
+    state = synthetic.first_state(PARAMS, optax.sgd(0.1), ema_params={"scale": jnp.float32(5)})
+    new, _ = _step(state, TrainConfig(ema_decay=0.999))
     expected = 0.9 * new.params["scale"] + 0.1 * 5
     np.testing.assert_allclose(new.ema_params["scale"], expected, rtol=1e-6)
+
+
+def test_loss_needs_no_experiment_and_smooths_labels():
+    keys = {name: jax.random.key(i) for i, name in enumerate(STREAMS)}
+    logits = jax.random.normal(keys["dropout"], (4, 2))
+    train = TrainConfig(label_smoothing=0.2)
+    loss, score = loss_fn(PARAMS, Noise("dropout"), BATCH, keys, train, MixupConfig())
+    expected = example_losses("single_label", logits, BATCH.labels, 0.2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_array_equal(score, logits.argmax(axis=1) == 0)

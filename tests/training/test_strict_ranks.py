@@ -1,4 +1,4 @@
-"""Training steps of all models where JAX is told to refuse arrays of different ranks."""
+"""Training steps of all models, with JAX refusing to combine arrays of different ranks."""
 
 import jax
 import numpy as np
@@ -31,13 +31,13 @@ def test_a_training_step_promotes_no_rank(case):
     )
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with jax.numpy_rank_promotion("raise"):
-        made = assembly.assemble_model(config, SPECS, 4, num_examples=40, mesh=mesh)
+        assembled = assembly.assemble_model(config, SPECS, 4, num_examples=40, mesh=mesh)
         batch = Batch(
             inputs={n: np.zeros((4, *s.shape), np.float32) for n, s in SPECS.items()},
             masks={n: np.ones((4, *s.lengths), bool) for n, s in SPECS.items()},
             labels=np.arange(4),
             weights=np.ones(4, np.float32),
         )
-        state, metrics = jax.eval_shape(made.step, made.like, batch, np.int32(0))
+        state, metrics = jax.eval_shape(assembled.step, assembled.like, batch, np.int32(0))
     assert metrics.example_loss.shape == (4,)
-    assert jax.tree.structure(state) == jax.tree.structure(made.like)
+    assert jax.tree.structure(state) == jax.tree.structure(assembled.like)

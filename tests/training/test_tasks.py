@@ -1,4 +1,4 @@
-"""Every task but single_label, which all other tests are of, from training to evaluation."""
+"""Every task except single_label, the subject of the other tests, from training to evaluation."""
 
 import json
 
@@ -6,9 +6,9 @@ import pytest
 import synthetic
 from sparing import slow_but
 
-from sft_jax.evaluation import run
+from sft_jax.evaluation import restored, run
 
-# The model, the range of some metrics after training, and what is drawn.
+# Model, ranges of metrics after training, and picture.
 CASES = {
     # Averages the heads of both modalities.
     "ordinal": (
@@ -47,7 +47,7 @@ def test_a_task_is_learnt_saved_and_evaluated(tmp_path, monkeypatch, task):
         "valid/loss", f"valid/{score}",
     }  # fmt: skip
 
-    monkeypatch.setattr(run, "open_dataset", lambda *_: synthetic.dataset(task=task))
+    monkeypatch.setattr(restored, "open_dataset", lambda *_: synthetic.dataset(task=task))
     metrics, predictions = run.evaluate_run(tmp_path, "valid", "best")
     assert predictions.task == task
     assert metrics["loss"] == pytest.approx(result.best_value, rel=1e-5)

@@ -1,0 +1,186 @@
+"""Named lists of experiments, one list for each table of accuracies."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from configs import watch
+from sft_jax import config_io
+from sft_jax.config import ExperimentConfig
+from sft_jax.modules.reducer import POOLS
+from sft_jax.modules.sft import READOUTS
+
+
+class Variant(NamedTuple):
+    """An experiment.
+
+    Attributes:
+      config: Name of a file in `configs/`.
+      argument: Argument of its `get_config`.
+      changes: Changed fields by their dotted name, such as `train.epochs`.
+    """
+
+    config: str
+    argument: str = ""
+    changes: Mapping[str, Any] = {}
+
+    def experiment(self, data_folder: str = "") -> ExperimentConfig:
+        """Makes the config.
+
+        Args:
+          data_folder: Folder with the raw files of AV-MNIST.
+        """
+        values = importlib.import_module(f"configs.{self.config}").get_config(self.argument)
+        if self.config == "av_mnist":
+            values.data.manual_dir = data_folder
+        values.update_from_flattened_dict(dict(self.changes))
+        return config_io.from_mapping(values)
+
+
+class Suite(NamedTuple):
+    """A table of accuracies.
+
+    Attributes:
+      rows: Experiments of each row by its name. A row of several takes their runs together.
+      seeds: Seeds that each experiment is trained with.
+      classical: Adds classical models, trained and tested on the data of the first row.
+      step_seconds: Adds the seconds of a training step.
+      differences: Pairs of rows by name; the second's accuracies minus the first's are reported
+        seed by seed.
+    """
+
+    rows: Mapping[str, Sequence[Variant]]
+    seeds: Sequence[int] = (0, 1, 2)
+    classical: bool = False
+    step_seconds: bool = False
+    differences: Mapping[str, tuple[str, str]] = {}
+
+
+def _rows(config: str, arguments: Iterable[str]) -> dict[str, list[Variant]]:
+    return {argument or "default": [Variant(config, argument)] for argument in arguments}
+
+
+_MODELS = (
+    "model=late",
+    "model=concat",
+    "model=unimodal,modality=accelerometer",
+    "model=unimodal,modality=gyroscope",
+    "model=mbt",
+    "model=mult",
+)
+_SELECTING_POOLS = (
+    "max",
+    "attn_topk",
+    "tome",
+    "evit",
+    "avg",
+    "attn",
+    "attn_wkmedoids",
+    "perceiver",
+    "token_learner",
+    "channel_topk",
+    "random",
+    "attn_random",
+    "strided_random",
+)
+# Settings are selected by leaving out these people in turn; people 8 to 10 are for the tables.
+_SELECTED_ON = (2, 4, 5, 7)
+_READOUT_CHOICES = (
+    *(f"readout={name}" for name in ("sum_cls", "fresh_cls", "modality_cls", "mean", "attention")),
+    "mixup=within",
+    "mixup=any",
+)
+_AV_MNIST = (
+    "model=unimodal,modality=image",
+    "model=unimodal,modality=sound",
+    "model=late",
+    "model=concat",
+    "model=mbt",
+    "k=1",
+    "k=4",
+    "k=16",
+    "k=0",
+    "n_pre=1,n_post=3,k=4",
+)
+
+
+def _pools(k: int) -> Suite:
+    return Suite(_rows("watch", (f"pool={pool},k={k}" for pool in _SELECTING_POOLS)))
+
+
+def _long_sequences(attention: str) -> dict[str, list[Variant]]:
+    """Windows of 10 s with every sample a token, and digits in finer patches."""
+    kernels = {"model.unimodal_attention": attention, "model.pre_pooling_attention": attention}
+    every_sample = {"data.window_seconds": 10.0, "data.patch_size": 1, "train.epochs": 8}
+    fine_patches = {
+        "data.valid_pairs": 500,
+        "data.test_pairs": 5000,
+        "data.patch_size": {"image": (2, 2), "sound": (2, 4)},
+        "train.epochs": 10,
+    }
+    digits = Variant("av_mnist", "train_pairs=4000,n_pre=1,n_post=3", fine_patches | kernels)
+    return {
+        f"watch/{attention}": [Variant("watch", "", every_sample | kernels)],
+        f"av_mnist/{attention}": [digits],
+    }
+
+
+SUITES: Mapping[str, Suite] = {
+    "watch_accuracy": Suite(_rows("watch", [""]), classical=True),
+    "watch_five_seeds": Suite(_rows("watch", [""]), seeds=(0, 1, 2, 3, 4)),
+    "watch_leave_one_out": Suite(
+        {"default": [Variant("watch", f"leave_out={person}") for person in watch.PEOPLE]},
+        seeds=(0,),
+        classical=True,
+    ),
+    # Every pool, and CLS alone; every other model, readout and kind of mixup.
+    "watch_ablation": Suite(
+        _rows(
+            "watch",
+            [
+                *(f"pool={pool}" for pool in POOLS),
+                "k=0",
+                *_MODELS,
+                *(f"readout={readout}" for readout in READOUTS if readout != "sum_cls"),
+                *(f"mixup={layers}" for layers in ("within", "fused", "any")),
+            ],
+        ),
+        classical=True,
+    ),
+    "watch_pools_k1": _pools(1),
+    "watch_pools_k16": _pools(16),
+    "watch_fresh_cls": Suite(
+        _rows(
+            "watch",
+            (
+                f"readout=fresh_cls,pool={pool},k={k}"
+                for k in (4, 1, 16)
+                for pool in ("attn_topk", "max", "evit")
+            ),
+        )
+    ),
+    "watch_readout_choice": Suite(
+        _rows(
+            "watch",
+            (
+                f"{choice},leave_out={person}"
+                for choice in _READOUT_CHOICES
+                for person in _SELECTED_ON
+            ),
+        ),
+        seeds=(0, 1),
+    ),
+    "av_mnist": Suite(_rows("av_mnist", _AV_MNIST), seeds=(0, 1, 2, 3, 4), step_seconds=True),
+    "av_mnist_fresh_cls": Suite(
+        _rows("av_mnist", ["readout=fresh_cls,k=4"]), seeds=(0, 1, 2, 3, 4), step_seconds=True
+    ),
+    "sparse_accuracy": Suite(
+        _long_sequences("dense") | _long_sequences("windowed"),
+        seeds=(0, 1, 2, 3, 4),
+        differences={data: (f"{data}/dense", f"{data}/windowed") for data in ("watch", "av_mnist")},
+    ),
+    # One epoch, to see that it works.
+    "quick": Suite({"one epoch": [Variant("watch", "", {"train.epochs": 1})]}, seeds=(0,)),
+}

@@ -1,0 +1,108 @@
+"""Arguments, environment and files of results, shared by all benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import jax
+
+from sft_jax import version
+from sft_jax.runs import storage
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def parser(
+    description: str | None, *, seeds: Sequence[int] = (), only: Collection[str] = ()
+) -> argparse.ArgumentParser:
+    """Makes a parser with the arguments that benchmarks share.
+
+    Args:
+      description: Docstring of the benchmark, shown by `--help`.
+      seeds: Default of `--seeds`, a comma-separated list; without seeds there is no such argument.
+      only: Names that `--only` may choose from, repeatedly; without names there is no such
+        argument. Its default is all of them.
+    """
+    arguments = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--json", type=pathlib.Path, required=True, help="file for the result")
+    if seeds:
+        text = ",".join(map(str, seeds))
+        arguments.add_argument(
+            "--seeds", type=numbers, default=list(seeds), help=f"comma-separated; default {text}"
+        )
+    if only:
+        arguments.add_argument(
+            "--only",
+            action="append",
+            choices=list(only),
+            metavar="NAME",
+            help=f"one of {', '.join(only)}; may be repeated; default all",
+        )
+    return arguments
+
+
+def numbers(text: str) -> list[int]:
+    """Reads a comma-separated list of whole numbers."""
+    return [int(number) for number in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    """Reads a comma-separated list of names."""
+    return text.split(",")
+
+
+def environment() -> dict[str, Any]:
+    """Command, machine, code and versions of a run; see `sft_jax.version.environment`."""
+    return {
+        "command": command(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
+        **version.environment(),
+    }
+
+
+def command() -> str:
+    """The command of this process, from the root of the repository on."""
+    path = pathlib.Path(sys.argv[0]).absolute()
+    if path.is_relative_to(ROOT):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+        return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return shlex.join([path.name, *sys.argv[1:]])
+
+
+def summary(accuracies: Sequence[float], n_examples: Sequence[int]) -> dict[str, Any]:
+    """Mean and sample deviation of accuracies.
+
+    Args:
+      accuracies: Accuracy of each run.
+      n_examples: Number of examples that each accuracy was measured on.
+    """
+    return {
+        "accuracy_mean": statistics.fmean(accuracies),
+        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "accuracies": list(accuracies),
+        "n_examples": list(n_examples),
+    }
+
+
+def write(path: pathlib.Path, result: dict[str, Any]) -> None:
+    """Writes a result as JSON; the file is either whole or as it was.
+
+    Raises:
+      ValueError: If the result does not name the code that made it.
+    """
+    if "digest" not in result.get("code", {}):
+        raise ValueError(f"{path}: a result needs `code`, as `environment` has it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_whole(path, json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,248 @@
+"""Parts of the pages that are made from the code and from files of results, when mkdocs builds.
+
+A page asks for one by a line such as `<!-- generated: config -->`. The name of the part may be
+followed by arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import pathlib
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from sft_jax import config as configs
+from sft_jax.data_config import DATA_CONFIGS
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+_MARKER = re.compile(r"<!-- generated: (\w+)((?: [\w.=,-]+)*) -->")
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_TYPES = {int: "integer", float: "number", str: "text", bool: "`True` or `False`", Any: "any value"}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fills in the generated parts of a page; mkdocs calls it for each."""
+    return _MARKER.sub(lambda match: PARTS[match[1]](*match[2].split()), markdown)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a vertical bar in a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        f"| {' | '.join(str(c).replace('|', '&#124;') for c in line)} |" for line in lines
+    )
+
+
+def descriptions(kind: type) -> dict[str, str]:
+    """The entries of the section `Attributes` of a Google-style docstring, by name.
+
+    Raises:
+      ValueError: If a field of the dataclass has no entry.
+    """
+    _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    section = section.partition("\n\n")[0]
+    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, re.MULTILINE)
+    texts = {name: " ".join(text.split()) for name, text in entries}
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "name"]
+    if lacking := [name for name in names if name not in texts]:
+        raise ValueError(f"the docstring of {kind.__name__} lacks {', '.join(lacking)}")
+    return texts
+
+
+def type_text(hint: Any) -> str:
+    """The values that a type hint with pydantic's bounds allows, in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        base, *extras = arguments
+        bounds = [
+            f"{word} {getattr(limit, name):,}"
+            for extra in extras
+            for limit in (extra.metadata if isinstance(extra, FieldInfo) else [])
+            for name, word in _BOUNDS.items()
+            if hasattr(limit, name)
+        ]
+        return " and ".join([type_text(base), *bounds]).replace(" and ", " ", 1)
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return "; or ".join(map(type_text, arguments))
+    if origin is dict:
+        return f"mapping from {type_text(arguments[0])} to {type_text(arguments[1])}"
+    if origin is tuple:
+        inner = [type_text(a) for a in arguments if a is not Ellipsis]
+        return f"tuple of {inner[0]}" if ... in arguments else f"({', '.join(inner)})"
+    return _TYPES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def default_text(field: dataclasses.Field[Any]) -> str:
+    """The default of a field as Python code; nothing for a field that must be set."""
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    if isinstance(value, FieldInfo):
+        value = value.get_default(call_default_factory=True)
+    if value is dataclasses.MISSING:
+        return ""
+    if value in ("", (), {}):
+        return "empty"
+    return f"`{value}`"
+
+
+def fields_table(kind: type, prefix: str) -> str:
+    """The fields of a config class: flag, allowed values, default and description."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    texts = descriptions(kind)
+    rows = []
+    for field in dataclasses.fields(kind):
+        is_section = dataclasses.is_dataclass(hints[field.name]) or field.name == "data"
+        if (not prefix and is_section) or f"{prefix}{field.name}" == "data.name":
+            continue
+        text = texts[field.name]
+        may_change = " May change when a run resumes." if field.metadata.get("may_change") else ""
+        text = f"{text[0].upper()}{text[1:]}{may_change}"
+        name = f"`{prefix}{field.name}`"
+        rows.append([name, type_text(hints[field.name]), default_text(field), text])
+    return table(["field", "allowed", "default", "meaning"], rows)
+
+
+def sections() -> Iterator[tuple[str, type]]:
+    """The sections of an experiment's config except `data`, by name."""
+    hints = typing.get_type_hints(configs.ExperimentConfig)
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint):
+            yield name, hint
+
+
+def config() -> str:
+    """The reference of every field of a config."""
+    text = ["## Top level\n", fields_table(configs.ExperimentConfig, "")]
+    for name, kind in sections():
+        summary = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+        text += [f"\n## {name}\n", f"{summary}\n", fields_table(kind, f"{name}.")]
+    return "\n".join(text)
+
+
+def data() -> str:
+    """The reference of every field of every dataset."""
+    names: dict[type, list[str]] = {}
+    for name, kind in DATA_CONFIGS.items():
+        names.setdefault(kind, []).append(name)
+    text = []
+    for kind, of_kind in names.items():
+        summary = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+        title = ", ".join(f"data.name={name}" for name in of_kind)
+        text += [f"### {title}\n", f"{summary}\n", fields_table(kind, "data."), ""]
+    return "\n".join(text)
+
+
+def load_result(file: str) -> Any:
+    """A file of `benchmarks/results` as JSON values."""
+    return json.loads((RESULTS / file).read_text())
+
+
+def score(model: dict[str, Any], digits: int = 3) -> str:
+    """Mean accuracy of a model over its seeds, with the sample standard deviation."""
+    return f"{model['accuracy_mean']:.{digits}f} ± {model['accuracy_std']:.{digits}f}"
+
+
+def accuracies(file: str) -> str:
+    """Test accuracy, parameters and MFLOPs of every model of an ablation."""
+    models = load_result(file)["models"]
+    timed = any("train_step_seconds" in model for model in models.values())
+    header = ["model", "test accuracy", "parameters", "MFLOPs"]
+    rows = []
+    for name, model in models.items():
+        row = [f"`{name}`", score(model)]
+        row += [f"{model[key]:,}" for key in ("parameters",) if key in model] or ["—"]
+        row += [f"{model[key] / 1e6:.2f}" for key in ("forward_flops",) if key in model] or ["—"]
+        if timed:
+            seconds = model.get("train_step_seconds")
+            row.append(f"{seconds * 1e3:.0f}" if seconds else "—")
+        rows.append(row)
+    return table([*header, *(["ms per training step"] if timed else [])], rows)
+
+
+def costs(file: str) -> str:
+    """Cost of the models of a file of `python -m sft_jax.profile`."""
+    names = {"sft": "SFT", "mbt": "MBT", "late": "late fusion"}
+    rows = [
+        [names[name], *cost_cells(model), f"{model['latency_seconds'] * 1e3:.0f}"]
+        for name, model in load_result(file)["models"].items()
+    ]
+    header = ["model", "MFLOPs", "ms per training step", "MiB of training", "ms per example"]
+    return table(header, rows)
+
+
+def growth() -> str:
+    """Exponents by which time and memory of one self-attention grow with the sequence."""
+    names = {"exact": "exact, in tiles", "sparse": "windows", "plain": "exact, `plain`"}
+    rows = []
+    for kind, measured in load_result("growth.json")["kinds"].items():
+        slope = measured["slopes"][-1]
+        shortest, longest = slope["lengths"]
+        figures = [f"{slope[key]:.2f}" for key in ("cpu_seconds", "temporary_bytes")]
+        rows.append([names[kind], f"{shortest:,} to {longest:,}", *figures])
+    return table(["attention", "tokens", "time", "memory"], rows)
+
+
+def cost_cells(model: dict[str, Any]) -> list[str]:
+    """MFLOPs of one example, ms of a training step, MiB that training adds to the process."""
+    return [
+        f"{model['forward_flops'] / 1e6:,.0f}",
+        f"{model['train_step_seconds'] * 1e3:,.0f}",
+        f"{model['train_peak_rss_bytes'] / 2**20:,.0f}",
+    ]
+
+
+def comparison() -> str:
+    """SFT beside MBT, in accuracy and cost: the table of the README."""
+    watch = load_result("watch_ablation.json")["models"]
+    digits = load_result("av_mnist.json")["models"]
+    rows = []
+    for title, models, ours in (
+        ("Smartwatch", watch, "pool=attn_topk"),
+        ("AV-MNIST", digits, "k=4"),
+    ):
+        for name, label in ((ours, "SFT"), ("model=mbt", "MBT")):
+            model = models[name]
+            step = model.get("train_step_seconds")
+            cells = [score(model), f"{model['forward_flops'] / 1e6:.2f}"]
+            rows.append([title, label, *cells, f"{step * 1e3:.0f}" if step else "—", "—"])
+    for title, file in (("VGGSound", "vggsound"), ("CMU-MOSEI", "mosei")):
+        models = load_result(f"profile_{file}.json")["models"]
+        for name in ("sft", "mbt"):
+            rows.append([title, name.upper(), "—", *cost_cells(models[name])])
+    header = ["data", "model", "test accuracy", "MFLOPs", "ms per training step", "MiB of training"]
+    return table(header, rows)
+
+
+def provenance() -> str:
+    """The command and the commit of every file of results."""
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text())
+        command = result.get("command", "")
+        command = command if isinstance(command, str) else " ".join(command)
+        commit = (result.get("code") or {}).get("commit", "")[:7]
+        rows.append([f"`{path.name}`", f"`{command}`" if command else "—", commit or "—"])
+    return table(["file", "command", "commit"], rows)
+
+
+PARTS: dict[str, Callable[..., str]] = {
+    "config": config,
+    "data": data,
+    "accuracies": accuracies,
+    "costs": costs,
+    "growth": growth,
+    "comparison": comparison,
+    "provenance": provenance,
+}

@@ -1,0 +1,292 @@
+"""Datasets: their description, and their splits as sequences of standardised examples.
+
+`sft_jax.data.registry.open_dataset` opens the dataset that a config names, and
+`sft_jax.data.arrays` makes one of your own arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict, get_args
+
+import numpy as np
+
+from sft_jax import plugins
+from sft_jax.data.card import Card
+from sft_jax.data.checks import check_label, check_shapes, checked_names
+from sft_jax.data.fingerprint import fingerprint
+from sft_jax.data.metric_families import check_family, load_family
+from sft_jax.data.standardisation import (
+    Standardisation,
+    agree,
+    compute_statistics,
+    finite_steps,
+    standardisations,
+    statistics_from_json,
+)
+from sft_jax.data.view import View
+from sft_jax.structs import CLASS_TASKS, ModalitySpec, Task
+
+__all__ = [
+    "IN_MEMORY_BYTES",
+    "Dataset",
+    "DatasetInfo",
+    "Example",
+    "Standardisation",
+    "check_task",
+    "compute_statistics",
+    "standardisations",
+]
+
+IN_MEMORY_BYTES = 2**30
+"""Largest size of a split that is held in memory."""
+
+
+class Example(TypedDict):
+    """One example.
+
+    Attributes:
+      id: Readable name, unique within the dataset.
+      inputs: Modality name to `[*lengths, features]` float32.
+      masks: Modality name to `[*lengths]` booleans; False marks padding. A mask that is False
+        throughout stands for an example without that modality.
+      label: Class index, for the tasks single_label and ordinal. For multi_label `[c]` numbers,
+        1 where the example has the label and 0 where not. For regression the `[c]` numbers
+        to predict, which are not standardised and are best of a size of about 1.
+    """
+
+    id: str
+    inputs: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray]
+    label: int | np.ndarray
+
+
+def check_task(model_task: Task, data_task: Task) -> None:
+    """Raises ValueError unless a model of one task can learn labels of the other.
+
+    Classes may be predicted with their order or without it.
+    """
+    allowed = CLASS_TASKS if data_task in CLASS_TASKS else (data_task,)
+    if model_task not in allowed:
+        raise ValueError(
+            f"model.task={model_task!r} does not fit the dataset, whose task is {data_task!r};"
+            f" allowed here: {', '.join(allowed)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """Description of a dataset, as far as a model and its evaluation need it.
+
+    Attributes:
+      modalities: Shape of each modality.
+      class_names: Names of the classes, labels or numbers to predict, in the order of the
+        labels; integers become text.
+      statistics: Statistics that each modality is standardised by.
+      num_examples: Number of examples of each split.
+      task: Kind of the labels; ordinal if the order of the classes means something.
+      metrics: Families of metrics that an evaluation computes besides those of the task: names
+        or import paths, as in `sft_jax.data.metric_families.load_family`. They do not describe
+        the data: infos that differ in them alone are equal.
+
+    Raises:
+      ValueError: If the statistics do not fit the modalities, the task is unknown, or the metrics
+        are unknown or do not fit the labels. Also for names as in `checked_names`.
+    """
+
+    modalities: dict[str, ModalitySpec]
+    class_names: tuple[str, ...]
+    statistics: dict[str, Standardisation]
+    num_examples: dict[str, int]
+    task: Task = "single_label"
+    metrics: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        expected = {name: spec.features for name, spec in self.modalities.items()}
+        features = {name: len(own.mean) for name, own in self.statistics.items()}
+        if features != expected:
+            raise ValueError(
+                f"statistics are given for features {features}, but the modalities have {expected}"
+            )
+        if self.task not in get_args(Task):
+            raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
+        for name in self.modalities:
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"a modality has the name {name!r}; expected text")
+        object.__setattr__(self, "class_names", checked_names(self.class_names, self.task))
+        counts = {split: int(count) for split, count in self.num_examples.items()}
+        object.__setattr__(self, "num_examples", counts)
+        for family in self.metrics:
+            # The info of a run is also read where the packages of its metrics are missing.
+            if not plugins.is_import_path(family):
+                check_family(family, self.task, len(self.class_names))
+
+    @property
+    def example_bytes(self) -> int:
+        """Size of the inputs and masks of one example in memory."""
+        shapes = [spec.shape for spec in self.modalities.values()]
+        return sum(4 * math.prod(shape) + math.prod(shape[:-1]) for shape in shapes)
+
+    def differences(self, other: DatasetInfo) -> list[str]:
+        """Names the fields in which infos differ by more than earlier rounding."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if field.compare
+            and getattr(self, field.name) != getattr(other, field.name)
+            and not (field.name == "statistics" and agree(self.statistics, other.statistics))
+        ]
+
+    def check_task(self, task: Task) -> None:
+        """Raises ValueError unless a model of this task can learn the labels (`check_task`)."""
+        check_task(task, self.task)
+
+    def to_json(self) -> dict[str, Any]:
+        """Dicts, lists, strings and numbers, as `json.load` gives them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DatasetInfo:
+        """The exact inverse of `to_json`.
+
+        Earlier versions saved no task, which was single_label, and no metrics.
+        """
+        return cls(
+            modalities={k: ModalitySpec(**v) for k, v in values["modalities"].items()},
+            class_names=tuple(values["class_names"]),
+            statistics=statistics_from_json(values["statistics"]),
+            num_examples=dict(values["num_examples"]),
+            task=values.get("task", "single_label"),
+            metrics=tuple(values.get("metrics", ())),
+        )
+
+
+class Dataset:
+    """Splits of standardised examples of equal shapes.
+
+    Attributes:
+      info: Description of the dataset.
+      card: Data card, if the dataset was read from files.
+      prepared: Place and form of the prepared data as JSON values, if it was read from such.
+    """
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        read: Callable[[str], Sequence[Mapping[str, Any]]],
+        card: Card | None = None,
+        prepared: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Makes a dataset without reading it.
+
+        Args:
+          info: Description of the dataset.
+          read: Function from a split to its examples, not standardised. It is called once per
+            split, and once more for the fingerprint. Examples may be shorter than `info` says
+            and lack modalities (`sft_jax.data.records.Record`), or have `masks`.
+          card: Data card of the files.
+          prepared: Description of prepared data (`sft_jax.data.prepared`).
+
+        Raises:
+          ValueError: If a family of metrics in `info` does not exist or is not for such labels.
+        """
+        for family in info.metrics:
+            check_family(family, info.task, len(info.class_names))
+        self.info = info
+        self.card = card
+        self.prepared = prepared
+        self._read = read
+        self._sources: dict[str, Sequence[Example]] = {}
+
+    def like(self, info: DatasetInfo) -> Dataset:
+        """Makes a dataset of the same examples, padded and standardised like another dataset.
+
+        A model must be given examples in the form of those that it learned from.
+
+        Args:
+          info: Description of the other dataset. Shapes, patches and statistics are taken from
+            it; metrics are not.
+
+        Raises:
+          ValueError: If `info` has other modalities, numbers of axes or features, another task
+            or other class_names. An example that is longer than `info` says is refused when it
+            is read.
+        """
+        for field, own, expected in (
+            ("modalities, as (axes, features),", _form(self.info), _form(info)),
+            ("task", self.info.task, info.task),
+            ("class_names", self.info.class_names, info.class_names),
+        ):
+            if own != expected:
+                raise ValueError(f"{field} of the dataset: {own}, expected {expected}")
+        changed = dataclasses.replace(
+            info, num_examples=self.info.num_examples, metrics=self.info.metrics
+        )
+        return Dataset(changed, self._read, self.card)
+
+    def fingerprint(self, split: str) -> str:
+        """Digest of the examples of a split as they were read (`fingerprint`)."""
+        return fingerprint(self._read(split))
+
+    def source(self, split: str) -> Sequence[Example]:
+        """Examples of a split, padded and standardised.
+
+        A split that takes up to `IN_MEMORY_BYTES` is read, checked and held in memory on its
+        first use; examples of a larger one are made anew whenever they are asked for.
+        Inputs are 0 where the mask is False.
+
+        Raises:
+          ValueError: If there is no such split, or it is empty. Also if an example does not have
+            the shapes and labels of `info`, or holds a number that is not finite.
+        """
+        if split not in self.info.num_examples:
+            raise ValueError(f"no split {split!r}: there are {', '.join(self.info.num_examples)}")
+        if split not in self._sources:
+            records = self._read(split)
+            examples = View(len(records), lambda i: padded_example(self.info, records[i]))
+            if not examples:
+                raise ValueError(f"split {split!r} has no examples")
+            fits = len(examples) * self.info.example_bytes <= IN_MEMORY_BYTES
+            self._sources[split] = tuple(examples) if fits else examples
+        return self._sources[split]
+
+
+def _form(info: DatasetInfo) -> dict[str, tuple[int, int]]:
+    return {name: (len(spec.lengths), spec.features) for name, spec in info.modalities.items()}
+
+
+def padded_example(info: DatasetInfo, record: Mapping[str, Any]) -> Example:
+    """Checks a record, pads it to the shapes of a dataset, and standardises it.
+
+    Args:
+      info: Description of the dataset.
+      record: Example that is not standardised; see `Dataset`.
+
+    Raises:
+      ValueError: If it does not have the shapes and labels of `info`, or holds a number that is
+        not finite.
+    """
+    identity, shapes = record["id"], {name: spec.shape for name, spec in info.modalities.items()}
+    largest = min((load_family(name).largest for name in info.metrics), default=math.inf)
+    check_label(identity, record["label"], info.task, info.class_names, largest)
+    check_shapes(identity, record["inputs"], shapes)
+    example = Example(id=identity, inputs={}, masks={}, label=record["label"])
+    for name, shape in shapes.items():
+        values = np.zeros(shape, np.float32)
+        mask = np.zeros(shape[:-1], bool)
+        if name in record["inputs"]:
+            raw, real = finite_steps(record, name)
+            within = tuple(slice(length) for length in raw.shape[:-1])
+            values[within] = info.statistics[name].apply(raw)
+            mask[within] = real
+            if not real.all():
+                values[~mask] = 0
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"example {identity!r}: {name} is beyond float32 once it is standardised"
+                )
+        example["inputs"][name], example["masks"][name] = values, mask
+    return example

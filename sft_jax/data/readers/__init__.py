@@ -1,1 +1,0 @@
-"""Readers of raw files: each gives `sft_jax.data.records.RawData`."""

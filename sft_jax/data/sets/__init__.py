@@ -1,0 +1,1 @@
+"""Datasets, one entry each: settings, reader, labels, splits and metrics."""

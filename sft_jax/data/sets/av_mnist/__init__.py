@@ -1,0 +1,1 @@
+"""AV-MNIST: a handwritten and a spoken digit."""

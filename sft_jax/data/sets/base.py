@@ -1,0 +1,240 @@
+"""The base class of all datasets: fields for the config, and methods with defaults."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import hashlib
+import inspect
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from sft_jax.data.card import Card
+from sft_jax.data.records import RawData
+from sft_jax.data_config import STRICT, PatchSizes, folder_field
+from sft_jax.structs import ModalitySpec, NotFinite, Task
+
+SPLITS = ("train", "valid", "test")
+
+
+class Outline(NamedTuple):
+    """Inputs and outputs of a model.
+
+    Attributes:
+      modalities: Shape of each modality.
+      num_outputs: Number of classes, labels or numbers to predict.
+      task: Kind of the outputs.
+    """
+
+    modalities: dict[str, ModalitySpec]
+    num_outputs: int
+    task: Task
+
+
+class StoredForm(NamedTuple):
+    """Name and form of prepared data, known before any of it is read.
+
+    Attributes:
+      name: Folder of the prepared data within that of the dataset. Settings that change the
+        records must change it.
+      ranks: Modality name to the number of axes of `[length, ..., features]`.
+      task: Kind of the stored labels.
+    """
+
+    name: str
+    ranks: Mapping[str, int]
+    task: Task
+
+
+class Outputs(NamedTuple):
+    """Labels that a model learns.
+
+    Attributes:
+      class_names: Names of the classes, labels or numbers, in the order of the labels.
+      task: Kind of the labels.
+    """
+
+    class_names: tuple[str, ...]
+    task: Task
+
+
+@dataclass(frozen=True, config=STRICT)
+class DatasetEntry(abc.ABC):
+    """One dataset: its fields are the section `data` of a config, its methods do the rest.
+
+    A subclass is decorated like this class and defines `read`. It may add fields, and replace
+    any other method or class variable. `docs/extending/dataset.md` has a complete example.
+    Two field names have a meaning: `manual_dir`, the folder of raw files, and `not_finite`,
+    the treatment of NaN and infinite numbers (`sft_jax.structs.NotFinite`).
+
+    Attributes:
+      name: Dataset: a name that `python -m sft_jax.data list` prints, or the import path
+        `package.module:Class` of a subclass of `sft_jax.data.sets.base.DatasetEntry`.
+      data_dir: Folder of prepared data; empty for the default of TensorFlow Datasets
+        (`TFDS_DATA_DIR`, or `tensorflow_datasets` in the home directory).
+      modalities: Names of the modalities to use; all by default.
+      patch_size: Modality name to the number of steps that make one token, or to the size of
+        its patches along every axis except the last; 1 by default.
+    """
+
+    name: str = ""
+    data_dir: str = folder_field()
+    modalities: tuple[str, ...] = ()
+    patch_size: PatchSizes = field(default_factory=dict)
+
+    needs: ClassVar[str] = ""
+    """Sentence that says which files the dataset is read from and where they come from."""
+    store: ClassVar[str] = ""
+    """Folder of its prepared data within `data_dir`; by default made of module and class."""
+    version: ClassVar[str] = "1.1.0"
+    """Version of the prepared data. Raise it whenever `read` gives other records than before."""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """Metric families to report besides the metrics of the task
+    (`sft_jax.data.metric_families`)."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", f"{type(self).__module__}:{type(self).__qualname__}")
+
+    @abc.abstractmethod
+    def read(self, folder: pathlib.Path) -> RawData:
+        """Finds out what the dataset holds; the examples are read later, one by one.
+
+        Args:
+          folder: Folder of the raw files, for a dataset that has the field `manual_dir`.
+
+        Raises:
+          DataFileError: If the files are not what they should be.
+        """
+
+    def stored_form(self, folder: pathlib.Path) -> StoredForm:
+        """Name and form of the prepared data; by default a digest of the fields, and `read`."""
+        self.require_files(folder)
+        raw = self.read(folder)
+        ranks = {name: len(shape) for name, shape in raw.shapes.items()}
+        fields = dataclasses.asdict(self)
+        name = digest({key: fields[key] for key in fields.keys() - _NOT_STORED})
+        return StoredForm(name, ranks, raw.task)
+
+    def outline(self) -> Outline | None:
+        """Inputs and outputs where the format fixes them; None if only the data can tell."""
+        return None
+
+    def split_names(self, card: Card) -> dict[str, Sequence[str]]:
+        """Split to the stored splits that make it.
+
+        Raises:
+          ValueError: If the data lacks a split.
+        """
+        if missing := [split for split in SPLITS if split not in card.splits]:
+            raise ValueError(f"the data has no split {missing}: it has {sorted(card.splits)}")
+        return {split: [split] for split in SPLITS}
+
+    def outputs(self, card: Card) -> Outputs:
+        """Labels that a model learns; by default those of the raw data."""
+        return Outputs(card.class_names, card.task)
+
+    def encode_label(self, label: int | np.ndarray) -> int | np.ndarray:
+        """Turns a stored label into one of `outputs`."""
+        return label
+
+    def read_for_inspection(self, folder: pathlib.Path) -> RawData:
+        """Like `read`, also for files of another variant than the fields say."""
+        return self.read(folder)
+
+    @classmethod
+    def recognises(cls, path: pathlib.Path) -> bool:
+        """Tells if a raw file or folder is one of this dataset, as its name tells."""
+        return False
+
+    @classmethod
+    def fields_of_path(cls, path: pathlib.Path) -> dict[str, Any]:
+        """Fields by which a raw file or folder is read.
+
+        Raises:
+          ValueError: If the path does not tell.
+        """
+        return {"manual_dir": str(path if path.is_dir() else path.parent)}
+
+    # The methods below serve every dataset as they are.
+
+    @classmethod
+    def store_name(cls) -> str:
+        """Folder of the prepared data within `data_dir`."""
+        words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", f"{cls.__module__}_{cls.__qualname__}")
+        return cls.store or re.sub(r"\W+", "_", words).lower()
+
+    @classmethod
+    def has_files(cls) -> bool:
+        """Tells if there is a folder of raw files."""
+        return "manual_dir" in {entry_field.name for entry_field in dataclasses.fields(cls)}
+
+    @property
+    def policy(self) -> NotFinite:
+        """Treatment of numbers that are not finite."""
+        return getattr(self, "not_finite", "error")
+
+    def require_files(self, folder: pathlib.Path) -> None:
+        """Raises FileNotFoundError unless the folder of raw files has something in it."""
+        if self.has_files() and (not folder.is_dir() or not any(folder.iterdir())):
+            raise FileNotFoundError(
+                f"no folder {folder} with the raw files of {self.store_name()}; name it with"
+                f" data.manual_dir=FOLDER. {self.needs}"
+            )
+
+    def modality_specs(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, ModalitySpec]:
+        """Modalities that are used, with their patches.
+
+        Args:
+          shapes: Modality name to the shape of its examples, for all modalities.
+
+        Raises:
+          ValueError: If the fields name other modalities, or a patch does not fit.
+        """
+        chosen = self.modalities or tuple(shapes)
+        patches: Any = self.patch_size
+        if not isinstance(patches, Mapping):
+            patches = dict.fromkeys(chosen, patches)
+        for key, names in (("modalities", chosen), ("patch_size", patches)):
+            if unknown := sorted(set(names) - set(shapes)):
+                raise ValueError(f"data.{key}: unknown modality {unknown}, known: {[*shapes]}")
+        return {
+            name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1)) for name in chosen
+        }
+
+
+_NOT_STORED = {"name", "data_dir", "manual_dir", "modalities", "patch_size"}
+"""Fields on which the stored records do not depend."""
+
+
+def digest(values: object) -> str:
+    """Twelve hexadecimal digits that other JSON values do not have."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def file_names(path: pathlib.Path) -> list[str]:
+    """Name of a file, or sorted names of what is in a folder."""
+    return [path.name] if path.is_file() else sorted(entry.name for entry in path.iterdir())
+
+
+def title(kind: type[DatasetEntry]) -> str:
+    """First line of the docstring of a dataset."""
+    return (inspect.getdoc(kind) or kind.__name__).splitlines()[0]
+
+
+def explain_fields(kind: type[DatasetEntry]) -> str:
+    """Docstring of a dataset, with the fields of its base classes."""
+    classes = [cls for cls in reversed(kind.__mro__) if issubclass(cls, DatasetEntry)]
+    fields: dict[str, str] = {}
+    for cls in classes:
+        summary, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+        for text in re.findall(r"^  \w.*(?:\n    .*)*", attributes, re.MULTILINE):
+            fields[text.partition(":")[0]] = text
+    return "\n".join([summary.rstrip(), "", "Attributes:", *fields.values()])

@@ -1,0 +1,1 @@
+"""Your own data: a folder of `.npz` files."""

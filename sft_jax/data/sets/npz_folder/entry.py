@@ -1,0 +1,53 @@
+"""A folder of `.npz` files as a dataset."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from sft_jax.data.records import DataFileError, RawData
+from sft_jax.data.sets.base import DatasetEntry, StoredForm, file_names
+from sft_jax.data.sets.npz_folder.files import MANIFEST, content_sha256, read_npz_folder
+from sft_jax.data_config import STRICT, folder_field
+from sft_jax.structs import NotFinite
+
+
+@dataclass(frozen=True, config=STRICT)
+class FolderData(DatasetEntry):
+    """Your own data, from a folder of .npz files with a manifest.
+
+    Attributes:
+      manual_dir: Folder with `manifest.csv`; see `sft_jax.data.sets.npz_folder.files`.
+      not_finite: Treatment of NaN and infinite numbers (`sft_jax.structs.NotFinite`).
+    """
+
+    name: Literal["npz_folder"] = "npz_folder"
+    manual_dir: str = folder_field()
+    not_finite: NotFinite = "error"
+
+    needs: ClassVar[str] = f"It takes a folder with {MANIFEST}"
+    store: ClassVar[str] = "npz_folder"
+
+    def read(self, folder: pathlib.Path) -> RawData:
+        """Finds the examples of the manifest; see `read_npz_folder`."""
+        return read_npz_folder(folder)
+
+    def stored_form(self, folder: pathlib.Path) -> StoredForm:
+        """Form of the arrays, named after the folder and what is in it now."""
+        folder = pathlib.Path(os.path.expanduser(self.manual_dir))
+        if not self.manual_dir or not folder.is_dir():
+            raise DataFileError(
+                f"data.manual_dir={self.manual_dir!r} is not a folder: name the one with {MANIFEST}"
+            )
+        raw = read_npz_folder(folder)
+        name = f"{folder.resolve().name}_{content_sha256(folder)[:12]}_{self.not_finite}"
+        ranks = {modality: len(shape) for modality, shape in raw.shapes.items()}
+        return StoredForm(name, ranks, raw.task)
+
+    @classmethod
+    def recognises(cls, path: pathlib.Path) -> bool:
+        """Tells if there is a manifest."""
+        return MANIFEST in file_names(path)

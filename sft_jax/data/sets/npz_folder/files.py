@@ -1,0 +1,336 @@
+"""Your own data: a folder of one `.npz` file per example, and a manifest of them.
+
+`manifest.csv`, in the folder, has a line for each example:
+
+    file,split,label
+    clips/a.npz,train,dog
+    clips/b.npz,valid,cat
+
+`file` is relative to the folder and stays inside it. `split` is train, valid or test, and each
+must have an example. A column `id` gives examples names other than those of their files.
+Further columns are ignored.
+
+A `.npz` file, as `np.savez` writes it, holds an array for each modality, under the modality's
+name: `[length, ..., features]` integers or floats, or `[length]` for `[length, 1]`. Examples
+may differ in length alone. A modality that an example lacks is left out, or has length 0.
+
+`dataset.json`, beside the manifest, may say more. `{"task": ..., "class_names": [...]}`:
+
+    | task         | label column                    | class_names                          |
+    | single_label | a name                          | by default the sorted names in train |
+    | ordinal      | a name                          | needed, in their order               |
+    | multi_label  | names joined by "|", or nothing | by default the sorted names in train |
+    | regression   | numbers joined by "|"           | by default target_0, target_1, ...   |
+
+Without it the task is single_label. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sft_jax.data.records import DataFileError, RawData, Record
+from sft_jax.data.sets.npz_folder.labels import Labels, read_labels
+
+SPLITS = ("train", "valid", "test")
+MANIFEST, DESCRIPTION = "manifest.csv", "dataset.json"
+
+_COLUMNS = ("file", "split", "label")
+_NOT_MODALITIES = ("id", "label", "labels")
+_MOST_PROBLEMS = 10
+
+
+class _Row(NamedTuple):
+    """A line of the manifest."""
+
+    line: int
+    file: str
+    split: str
+    label: str
+    id: str
+
+
+class _Array(NamedTuple):
+    """Header of an array of a `.npz` file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    checksum: int
+
+
+def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
+    """Finds the contents of a folder from the headers of its files; `read` then reads the values.
+
+    The format stands at the top of this module. `files` of the result are the manifest and, if
+    there is one, dataset.json; `content_sha256` tells if the data has changed.
+
+    Args:
+      folder: Folder of the manifest.
+
+    Raises:
+      DataFileError: If the manifest is missing, or any file is not as it should be. The message
+        lists the first ten problems and counts the others. Also from `read`, if a file is
+        damaged further on, or has changed.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    manifest = folder / MANIFEST
+    rows = _read_manifest(manifest)
+    problems = _row_problems(rows)
+    labels = read_labels(
+        folder / DESCRIPTION,
+        [(f"line {row.line}", row.split, row.label) for row in rows],
+        problems,
+    )
+    shapes = _shapes(folder, [row for row in rows if _is_inside(row.file)], problems)
+    _raise(manifest, problems)
+    return RawData(
+        variant="npz_folder",
+        files=tuple(path for path in (manifest, folder / DESCRIPTION) if path.exists()),
+        shapes=shapes,
+        class_names=labels.class_names,
+        task=labels.task,
+        num_examples={split: sum(row.split == split for row in rows) for split in SPLITS},
+        read=functools.partial(_read, folder, tuple(rows), labels, shapes),
+    )
+
+
+def content_sha256(folder: str | os.PathLike[str]) -> str:
+    """Computes a sha256 of the data of `read_npz_folder`, without reading the values.
+
+    It is made from the manifest, dataset.json and name, shape, type and CRC-32 of each array; a
+    `.npz` file holds the CRC-32 anyway. Compression and time of writing make no difference.
+    A change of values that keeps their CRC-32 goes unnoticed: one in 4e9 does by chance, and
+    any that was made to.
+
+    Args:
+      folder: Folder that `read_npz_folder` accepts.
+
+    Raises:
+      DataFileError: If the manifest or a file is missing or cannot be read.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    rows = _read_manifest(folder / MANIFEST)
+    _raise(folder / MANIFEST, _row_problems(rows))
+    digest = hashlib.sha256()
+    for path in (folder / MANIFEST, folder / DESCRIPTION):
+        digest.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
+    for row in rows:
+        try:
+            arrays = _arrays(folder / row.file)
+        except DataFileError as error:
+            raise DataFileError(f"{folder / row.file}: {error}") from error
+        for key, (shape, dtype, checksum) in sorted(arrays.items()):
+            digest.update(f"{row.file}\0{key}\0{shape}\0{dtype.str}\0{checksum}\0".encode())
+    return digest.hexdigest()
+
+
+def _raise(manifest: pathlib.Path, problems: Sequence[str]) -> None:
+    if problems:
+        more = len(problems) - _MOST_PROBLEMS
+        printed = [f"{manifest}:", *problems[:_MOST_PROBLEMS]]
+        raise DataFileError("\n".join(printed + ([f"and {more} more problems"] * (more > 0))))
+
+
+def _read_manifest(manifest: pathlib.Path) -> list[_Row]:
+    """Reads the lines, without spaces around their values."""
+    if not manifest.is_file():
+        raise DataFileError(
+            f"there is no {manifest}; expected a table with the columns {', '.join(_COLUMNS)}"
+        )
+    try:
+        with open(manifest, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            missing = [name for name in _COLUMNS if name not in columns]
+            if missing or len(set(columns)) < len(columns):
+                raise DataFileError(
+                    f"{manifest} has the columns {', '.join(columns) or '(none)'}; expected "
+                    f"{', '.join(_COLUMNS)} and maybe id, each once"
+                )
+            return [_row(manifest, reader.line_num, fields) for fields in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataFileError(f"{manifest} is no CSV file in UTF-8: {error}") from error
+
+
+def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | None]) -> _Row:
+    if None in fields or None in fields.values():
+        raise DataFileError(
+            f"{manifest} line {line} has more or fewer values than there are columns; a value "
+            'with a comma in it is written in double quotes, as in "a, b"'
+        )
+    values = {name: (value or "").strip() for name, value in fields.items()}
+    file = values["file"]
+    example_id = values.get("id") or file.removesuffix(".npz")
+    return _Row(line, file, values["split"], values["label"], example_id)
+
+
+def _is_inside(file: str) -> bool:
+    path = pathlib.PurePosixPath(file)
+    return (
+        bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
+    )
+
+
+def _row_problems(rows: Sequence[_Row]) -> list[str]:
+    problems = []
+    files: dict[pathlib.PurePosixPath, int] = {}  # To their lines.
+    ids: dict[str, int] = {}
+    for row in rows:
+        if row.split not in SPLITS:
+            problems.append(
+                f"line {row.line}: split {row.split!r} is not one of {', '.join(SPLITS)}"
+            )
+        if not _is_inside(row.file):
+            problems.append(f"line {row.line}: file {row.file!r} is no path inside the folder")
+        first = files.setdefault(pathlib.PurePosixPath(row.file), row.line)
+        if first != row.line:
+            problems.append(f"line {row.line}: file {row.file!r} is that of line {first}, too")
+        elif ids.setdefault(row.id, row.line) != row.line:
+            problems.append(f"line {row.line}: id {row.id!r} is that of line {ids[row.id]}, too")
+    empty = [split for split in SPLITS if not any(row.split == split for row in rows)]
+    if empty:
+        problems.append(
+            f"no example of split {' and of split '.join(map(repr, empty))}: {', '.join(SPLITS)} "
+            "are all required"
+        )
+    return problems
+
+
+# Errors of zipfile, zlib and numpy for files that are not as they should be.
+_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def _arrays(path: pathlib.Path) -> dict[str, _Array]:
+    """Reads the header of the array of each modality.
+
+    Raises:
+      DataFileError: If the file is missing or not as `np.savez` writes it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                info.filename.removesuffix(".npy"): _array(archive, info)
+                for info in archive.infolist()
+            }
+    except FileNotFoundError as error:
+        raise DataFileError("there is no such file") from error
+    except _DAMAGE as error:
+        raise DataFileError(f"it cannot be read as a .npz file: {error}") from error
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"{info.filename} has version {version} of the npy format")
+        if not dtype.hasobject:
+            size = file.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
+            if size != info.file_size:
+                raise ValueError(f"{info.filename} has {info.file_size} bytes, expected {size}")
+    return _Array(shape, dtype, info.CRC)
+
+
+def _shapes(
+    folder: pathlib.Path, rows: Sequence[_Row], problems: list[str]
+) -> dict[str, tuple[int, ...]]:
+    """Finds the largest `[length, ..., features]` of each modality; adds faults of files."""
+    lengths: dict[str, int] = {}
+    steps: dict[str, dict[tuple[int, ...], list[str]]] = {}  # Their shapes, and in which files.
+    in_train: set[str] = set()
+    for row in rows:
+        try:
+            arrays = _arrays(folder / row.file)
+        except DataFileError as error:
+            problems.append(f"{row.file}: {error}")
+            continue
+        faults = {key: _array_problem(key, array) for key, array in arrays.items()}
+        problems += [f"{row.file}: {fault}" for fault in faults.values() if fault]
+        present = {key for key, fault in faults.items() if not fault and arrays[key].shape[0]}
+        if not present and not any(faults.values()):
+            problems.append(f"{row.file}: it has no array, or none of any length")
+        for key in present:
+            length, *step = arrays[key].shape
+            lengths[key] = max(lengths.get(key, 0), length)
+            steps.setdefault(key, {}).setdefault(tuple(step) or (1,), []).append(row.file)
+        in_train |= present if row.split == "train" else set()
+    if in_train:
+        problems += [
+            f"{next(iter(steps[key].values()))[0]}: {key!r} is in no file of the split train"
+            for key in sorted(steps.keys() - in_train)
+        ]
+    expected = {key: _most_frequent(key, shapes, problems) for key, shapes in sorted(steps.items())}
+    return {key: (lengths[key], *step) for key, step in expected.items()}
+
+
+def _array_problem(key: str, array: _Array) -> str:
+    if key in _NOT_MODALITIES:
+        return f"{key!r} is an array; ids and labels belong into the manifest"
+    if not key.isidentifier():
+        return f"{key!r} is no name for a modality, which has letters, digits and _ alone"
+    if array.dtype.kind not in "iuf":
+        return f"{key} holds {array.dtype}, expected integers or floats"
+    if not array.shape or (array.shape[0] and 0 in array.shape):
+        return f"{key} has shape {array.shape}, expected [length, ..., features], none of them 0"
+    return ""
+
+
+def _most_frequent(
+    key: str, steps: Mapping[tuple[int, ...], Sequence[str]], problems: list[str]
+) -> tuple[int, ...]:
+    """Finds the shape of a step that most files have; adds files with another to the problems."""
+    expected, *others = sorted(steps, key=lambda step: -len(steps[step]))
+    for other in others:
+        problems += [
+            f"{file}: a step of {key} has shape {other}, expected {expected} as in "
+            f"{steps[expected][0]}"
+            for file in steps[other]
+        ]
+    return expected
+
+
+def _read(
+    folder: pathlib.Path,
+    rows: Sequence[_Row],
+    labels: Labels,
+    shapes: Mapping[str, tuple[int, ...]],
+    split: str,
+) -> Iterator[Record]:
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}: there are {', '.join(SPLITS)}")
+    for row in rows:
+        if row.split == split:
+            inputs = _values(folder / row.file, shapes)
+            yield {"id": row.id, "inputs": inputs, "label": labels.encode(row.label)}
+
+
+def _values(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = {key: arrays[key] for key in arrays.files}
+    except _DAMAGE as error:
+        raise DataFileError(f"{path} is damaged or gone: {error}") from error
+    inputs = {
+        key: array[:, None] if array.ndim == 1 else array
+        for key, array in values.items()
+        if array.size
+    }
+    for key, array in inputs.items():
+        length, *step = shapes.get(key, (0,))
+        if array.shape[1:] != tuple(step) or len(array) > length:
+            raise DataFileError(f"{path} has changed: now {key} has shape {array.shape}")
+    return inputs

@@ -1,0 +1,1 @@
+"""CMU-MOSEI and CMU-MOSI: sentiment of utterances."""

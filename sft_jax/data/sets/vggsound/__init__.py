@@ -1,0 +1,1 @@
+"""VGGSound: features of clips."""

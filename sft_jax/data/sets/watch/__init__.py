@@ -1,0 +1,1 @@
+"""The smartwatch shoulder exercises."""

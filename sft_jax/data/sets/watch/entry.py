@@ -1,0 +1,186 @@
+"""The smartwatch shoulder exercises: windows of the recordings, one stored split per person."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from sft_jax.data.card import Card
+from sft_jax.data.records import RawData, Record
+from sft_jax.data.sets.base import DatasetEntry, Outline, StoredForm
+from sft_jax.data.sets.watch.recordings import (
+    EXERCISES,
+    MODALITIES,
+    PEOPLE,
+    SAMPLE_RATE,
+    SIDES,
+    Recording,
+    read_recordings,
+    window_shapes,
+)
+from sft_jax.data_config import STRICT, Count, Positive
+
+People = tuple[Annotated[int, Field(ge=1, le=10)], ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class WatchData(DatasetEntry):
+    """Smartwatch exercises (Burns et al. 2018): windows of the recordings, split by person.
+
+    A window never crosses from one recording into another, and the rest at the end of a
+    recording is dropped. Every person is a stored split, so any split by person is a sum of
+    stored splits, such as `person_01+person_02`, and no other needs preparing.
+
+    Attributes:
+      window_seconds: Length of a window.
+      stride_seconds: Time from the start of one window to the start of the next.
+      patch_size: Number of consecutive samples (at 50 Hz) that make one token.
+      train_people: People to train on, whose recordings also give the statistics.
+      valid_people: People whose recordings select the checkpoint.
+      test_people: People whose recordings the result is reported on.
+    """
+
+    name: Literal["watch"] = "watch"
+    window_seconds: Positive = 4.0
+    stride_seconds: Positive = 1.0
+    # One number, since both modalities have the same steps.
+    patch_size: Count = 10  # type: ignore[assignment]
+    train_people: People = (1, 2, 3, 4, 5, 6)
+    valid_people: People = (7,)
+    test_people: People = (8, 9, 10)
+
+    needs: ClassVar[str] = (
+        "No files: the recordings come in the package seglearn, the extra [watch]"
+    )
+    store: ClassVar[str] = "watch"
+    version: ClassVar[str] = "1.2.0"  # Since 1.2.0, numbers that float32 lacks are float64.
+
+    def __post_init__(self) -> None:
+        splits = {f"{split}_people": people for split, people in self._people().items()}
+        people = [person for split in splits.values() for person in split]
+        empty = [name for name, split in splits.items() if not split]
+        if empty:
+            raise ValueError(
+                f"empty split: {', '.join(empty)} must name at least one person (1-10)"
+            )
+        repeated = sorted({person for person in people if people.count(person) > 1})
+        if repeated:
+            raise ValueError(
+                f"people {repeated} are in more than one split; a person may be in one only"
+            )
+
+    def _people(self) -> dict[str, People]:
+        return {"train": self.train_people, "valid": self.valid_people, "test": self.test_people}
+
+    def _windows(self) -> tuple[int, int]:
+        """Length of a window and stride, in samples."""
+        return (
+            whole_samples("window_seconds", self.window_seconds),
+            whole_samples("stride_seconds", self.stride_seconds),
+        )
+
+    def read(self, folder: pathlib.Path) -> RawData:
+        """Cuts the recordings into windows; see `read_watch`."""
+        return read_watch(*self._windows())
+
+    def stored_form(self, folder: pathlib.Path) -> StoredForm:
+        """Form of two sequences, named after the windows."""
+        return StoredForm(
+            _variant(*self._windows()), dict.fromkeys(MODALITIES, 2), task="single_label"
+        )
+
+    def outline(self) -> Outline:
+        """Shapes of a window, and the exercises."""
+        window, _ = self._windows()
+        specs = self.modality_specs(window_shapes(window))
+        return Outline(specs, len(EXERCISES), "single_label")
+
+    def split_names(self, card: Card) -> dict[str, Sequence[str]]:
+        """Splits made of those of people."""
+        return {split: [*map(split_name, people)] for split, people in self._people().items()}
+
+
+def split_name(person: int) -> str:
+    """Stored split of all windows of a person, such as `person_03`."""
+    return f"person_{person:02d}"
+
+
+def whole_samples(field: str, seconds: float) -> int:
+    """Turns a duration into a number of samples.
+
+    Args:
+      field: Name of the duration in an error.
+      seconds: Duration.
+
+    Raises:
+      ValueError: If the duration is not a whole, positive number of samples.
+    """
+    samples = round(seconds * SAMPLE_RATE)
+    if samples < 1 or abs(samples - seconds * SAMPLE_RATE) > 1e-6:
+        raise ValueError(
+            f"{field}={seconds:g} is not a whole number of samples at {SAMPLE_RATE} Hz: "
+            f"it must be a positive multiple of {1 / SAMPLE_RATE:g} s"
+        )
+    return samples
+
+
+def read_watch(window: int, stride: int) -> RawData:
+    """Cuts the recordings into windows.
+
+    Args:
+      window: Length of a window in samples.
+      stride: Number of samples from the start of a window to the start of the next.
+
+    Raises:
+      ValueError: If a window is longer than every recording of some person.
+      ModuleNotFoundError, FileNotFoundError: As `read_recordings` says.
+    """
+    recordings: dict[int, list[Recording]] = {person: [] for person in PEOPLE}
+    for recording in read_recordings():
+        recordings[recording.person].append(recording)
+    longest = {person: max(len(r.values) for r in own) for person, own in recordings.items()}
+    without = [person for person in PEOPLE if longest[person] < window]
+    if without:
+        raise ValueError(
+            f"a window of {window / SAMPLE_RATE:g} s is longer than every recording of people"
+            f" {without}; window_seconds must be at most {min(longest.values()) / SAMPLE_RATE:g}"
+        )
+    splits = {split_name(person): own for person, own in recordings.items()}
+
+    def starts(recording: Recording) -> range:
+        return range(0, len(recording.values) - window + 1, stride)
+
+    def read(split: str) -> Iterator[Record]:
+        for recording in splits[split]:
+            for start in starts(recording):
+                yield _record(recording, start, window)
+
+    return RawData(
+        variant=_variant(window, stride),
+        files=(),
+        shapes=window_shapes(window),
+        class_names=EXERCISES,
+        task="single_label",
+        num_examples={
+            split: sum(len(starts(recording)) for recording in own) for split, own in splits.items()
+        },
+        read=read,
+    )
+
+
+def _variant(window: int, stride: int) -> str:
+    return f"window_{window / SAMPLE_RATE:g}s_stride_{stride / SAMPLE_RATE:g}s"
+
+
+def _record(recording: Recording, start: int, window: int) -> Record:
+    side, exercise = SIDES[recording.side], EXERCISES[recording.exercise]
+    values = recording.values[start : start + window]
+    return Record(
+        id=f"person{recording.person:02d}/{side}/{exercise}/@{start}",
+        inputs={modality: values[:, columns] for modality, columns in MODALITIES.items()},
+        label=recording.exercise,
+    )

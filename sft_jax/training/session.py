@@ -1,0 +1,210 @@
+"""A run in training: where it starts, and what is evaluated, saved and reported on its way."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from sft_jax import config_io
+from sft_jax.config import ExperimentConfig
+from sft_jax.parallel import preemption
+from sft_jax.parallel.preemption import PreemptedError
+from sft_jax.runs.checkpoint import Checkpoints
+from sft_jax.runs.directory import RunDirectory
+from sft_jax.structs import Batch
+from sft_jax.training import optim
+from sft_jax.training.assembly import Assembled
+from sft_jax.training.reporting import Reporter, Silent
+from sft_jax.training.state import TrainState
+
+_logger = logging.getLogger(__name__)
+
+Validate = Callable[[Any], Mapping[str, float]]
+"""Computes named metrics, `loss` among them, from parameters."""
+
+
+class BatchIterator(Protocol):
+    """An endless iterator of batches and the ids of their examples, whose state can be saved."""
+
+    def __next__(self) -> tuple[Batch, np.ndarray]:
+        """The next batch."""
+
+    def get_state(self) -> Any:
+        """Position in the batches, as JSON values."""
+
+    def set_state(self, state: Any) -> None:
+        """Goes to a position of `get_state`."""
+
+
+class Session:
+    """One start of a run.
+
+    Attributes:
+      state: State that this start begins with: a new one, or that of the latest checkpoint.
+      first: First step to take, counted from 1.
+      unevaluated: True if the evaluation after the step before was interrupted.
+      checkpoints: Checkpoints of the run.
+      reporter: Reports of the run, silent in all processes except the first.
+      best: The best evaluation so far.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        assembled: Assembled,
+        batches: BatchIterator,
+        validate: Validate,
+        *,
+        run: RunDirectory,
+        description: Mapping[str, Any],
+    ) -> None:
+        """Goes to where the latest checkpoint was saved, if there is one.
+
+        Args:
+          config: Experiment.
+          assembled: Model and optimiser of the config.
+          batches: Training batches, which are set to the position of the checkpoint.
+          validate: Function that evaluates parameters.
+          run: Run directory.
+          description: Values to save with each checkpoint beside the config and metrics.
+
+        Raises:
+          DamagedCheckpointError: If there are checkpoints but none is whole.
+        """
+        self._config, self._plan, self._validate = config, assembled.plan, validate
+        self._batches, self._run, self._description = batches, run, description
+        self.checkpoints = Checkpoints(run.path, config.train.keep_latest)
+        new = assembled.new_state(config.seed)
+        resumed = self.checkpoints.resume(new)
+        self.best = Best.read(self.checkpoints, config.train.best_metric)
+        self.state, saved = resumed or (new, {"metrics": {}})
+        self.first = int(self.state.step) + 1
+        self.unevaluated = saved["metrics"] is None and self.first - 1 in self._plan.evaluate_at
+        if resumed:
+            self._batches.set_state(saved["iterator"])
+            if saved["metrics"] is not None:
+                # It may have been restored from the best, where the latest was damaged.
+                self.checkpoints.save("latest", self.state, saved)
+                # Both are saved at once, the latest first: a kill may have left the best unsaved.
+                if self.best.update(self.first - 1, saved["metrics"]):
+                    self.checkpoints.save("best", self.state, saved)
+        self.reporter: Reporter = Silent()
+        if jax.process_index() == 0:
+            self.reporter = Reporter(
+                run, self.first - 1, self._plan.total_steps, evaluated=not self.unevaluated
+            )
+        if self.first > 1:
+            self.reporter.say(f"going on from step {self.first - 1} of {self._plan.total_steps}")
+
+    def catch_up(self) -> TrainState:
+        """Evaluates the step before `first`, whose evaluation was interrupted.
+
+        Raises:
+          PreemptedError: If the process is told to end meanwhile.
+        """
+        with preemption.watch() as notice:
+            state = self.evaluate(self.first - 1, self.state, 0.0)
+            if notice.reached():
+                raise self.stop(self.first - 1, state)
+        return state
+
+    def evaluate(self, step: int, state: TrainState, input_wait: float) -> TrainState:
+        """Evaluates a step, and saves and reports it.
+
+        Args:
+          step: Step.
+          state: State after it.
+          input_wait: Share of the time since the last evaluation spent waiting for input.
+
+        Returns:
+          The state, in which the schedule has seen the validation loss.
+
+        Raises:
+          PreemptedError: If the process is told to end meanwhile, after saving the step.
+        """
+        try:
+            values = dict(self._validate(state.eval_params))
+        except preemption.GivenUpError:
+            raise self.stop(step, state) from None
+        plateau = optim.observe(self._config.optim, state.plateau, values["loss"])
+        state = state.replace(plateau=plateau)
+        saved = self._describe(values)
+        # Before the checkpoint, as a later start reports nothing from before its checkpoint.
+        self.reporter.scalars(step, {f"valid/{name}": value for name, value in values.items()})
+        self.reporter.flush()
+        self.checkpoints.save("latest", state, saved)
+        improved = self.best.update(step, values)
+        if improved:
+            self.checkpoints.save("best", state, saved)
+        self.reporter.say(
+            f"epoch {float(step / self._plan.steps_per_epoch):5.1f}  step {step:6d}  "
+            + "  ".join(f"valid {name} {value:.4g}" for name, value in values.items())
+            + f"  {input_wait:.1%} waiting for input"
+            + ("  (best so far)" if improved else "")
+        )
+        return state
+
+    def stop(self, step: int, state: TrainState) -> PreemptedError:
+        """Saves a step, as the process is told to end, and makes the error to raise."""
+        _logger.warning("told to end by SIGTERM: saving step %d in %s", step, self._run)
+        self.reporter.flush()  # Before the checkpoint, as in `evaluate`.
+        self.checkpoints.save("stopped", state, self._describe(None))
+        self.checkpoints.wait()
+        return PreemptedError(
+            f"stopped at step {step} of {self._plan.total_steps}, which is saved in {self._run}:"
+            " run the same command again to go on from there"
+        )
+
+    def close(self) -> None:
+        """Ends reporting, and waits for what is being saved."""
+        try:
+            self.reporter.close()
+        finally:
+            self.checkpoints.close()
+
+    def _describe(self, metrics: Mapping[str, float] | None) -> dict[str, Any]:
+        return {
+            **self._description,
+            "config": config_io.to_json(self._config),
+            "metrics": metrics,
+            "iterator": self._batches.get_state(),
+        }
+
+
+@dataclasses.dataclass
+class Best:
+    """The best validation metric so far; NaN is never better than anything.
+
+    Attributes:
+      metric: Name of the metric.
+      step: Step of its best value; None if no evaluation gave a finite one.
+      value: Its best value.
+    """
+
+    metric: str
+    step: int | None = None
+    value: float | None = None
+
+    @classmethod
+    def read(cls, checkpoints: Checkpoints, metric: str) -> Best:
+        """Reads the best value from the best checkpoint, if there is one."""
+        best = cls(metric)
+        if checkpoints.steps("best"):
+            best.step = checkpoints.steps("best")[-1]
+            best.value = checkpoints.description("best")["metrics"][metric]
+        return best
+
+    def update(self, step: int, values: Mapping[str, float]) -> bool:
+        """Takes the metrics of a step; returns True if it is the best so far."""
+        new = values[self.metric]
+        sign = -1 if self.metric == "loss" else 1
+        if not math.isfinite(new) or (self.value is not None and sign * new <= sign * self.value):
+            return False
+        self.step, self.value = step, new
+        return True

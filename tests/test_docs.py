@@ -1,0 +1,312 @@
+"""README and docs: examples run, commands are understood, tables and messages equal the code."""
+
+import ast
+import configparser
+import functools
+import importlib.util
+import pathlib
+import re
+import sys
+import typing
+
+import fake_torch
+import numpy as np
+import pages
+import pytest
+import reference
+from absl import flags
+from ml_collections import config_flags
+
+import sft_jax
+from sft_jax import command_line, config, config_io
+from sft_jax.profile import __main__ as profile
+
+ROOT = pages.ROOT
+DOCS = ROOT / "docs"
+
+
+def _load(path):
+    """A Python file as a module, whatever its folder."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_docs", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generated = _load(DOCS / "generated.py")
+
+
+# Examples.
+
+
+def _examples():
+    for page in pages.pages():
+        blocks = [block for block in pages.blocks(page) if block.language == "python"]
+        if any(block.mark != "skip" for block in blocks):
+            slow = [pytest.mark.slow] * any(block.mark == "slow" for block in blocks)
+            yield pytest.param(page, id=pages.identifier(page), marks=slow)
+
+
+@pytest.mark.parametrize("page", [*_examples()])
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pages.run(page)
+    for run in (tmp_path / "runs").glob("*"):
+        assert {path.name for path in run.iterdir()} == _listed_files() - {"lock.json"}
+
+
+def _listed_files():
+    """The files of a run directory in the table of the quickstart."""
+    text = (DOCS / "quickstart.md").read_text()
+    listed = re.findall(r"^\| `(.*?)` \|", text[text.index("| file |") :], re.MULTILINE)
+    return {name.split("/")[0] for name in listed}
+
+
+@pytest.mark.slow
+def test_checkpoint_example_gives_the_authors_logits(monkeypatch, tmp_path):
+    arrays, golden = reference.load("sft_kspad_max")
+    slots = {"rgb": "vision", "spec": "audio", "text": "text"}
+    model = reference.sft_model(golden)
+    names = {
+        "model": model.clone(
+            modalities={slots[slot]: spec for slot, spec in model.modalities.items()},
+            reference_windows={slots[slot]: w for slot, w in model.reference_windows.items()},
+        ),
+        "inputs": {name: arrays[f"in/{slot}"] for slot, name in slots.items()},
+    }
+    tensors = reference.under(arrays, "param/").items()
+    fake_torch.install(monkeypatch, {name: fake_torch.Tensor(array) for name, array in tensors})
+    (tmp_path / "sft.pth").touch()
+    monkeypatch.chdir(tmp_path)
+    names = pages.run(DOCS / "authors_checkpoints.md", names, skipped=True)
+    np.testing.assert_allclose(names["logits"], arrays["f64/logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_have_a_known_language():
+    """A misspelt language would leave an example out of all tests."""
+    for page in pages.pages():
+        languages = [block.language for block in pages.blocks(page)]
+        assert set(languages) <= set(pages.LANGUAGES), page
+        assert page.read_text().count("```") == 2 * len(languages), page
+
+
+# Commands.
+
+
+def _flag_values(program):
+    """The flags of train.py or eval.py, taken out of those of the process."""
+    before = set(flags.FLAGS)
+    _load(ROOT / program)
+    values = flags.FlagValues()
+    for name in set(flags.FLAGS) - before:
+        if name == "config":  # It defines flags for its overrides where it is defined itself.
+            config_flags.DEFINE_config_file(name, None, flag_values=values)
+        else:
+            values[name] = flags.FLAGS[name]
+        delattr(flags.FLAGS, name)
+    flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
+    command_line.define_distributed(values)
+    return values
+
+
+def _check_absl(values, arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])  # Read for overrides.
+    assert values(sys.argv) == ["program"]
+    if "config" in values and values.config:
+        config_io.from_mapping(values.config)
+
+
+def _check_benchmark(path, arguments):
+    """Compares names of flags alone, since importing a benchmark may change the process."""
+    known = set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', (ROOT / path).read_text()))
+    unknown = {argument.split("=")[0].lstrip("-") for argument in arguments} - known
+    assert not unknown, f"{path} has no flags {unknown}"
+
+
+def _check_module(name, arguments, patch):
+    """Parses by `parser()` or by the flags of `define_flags(values)` of a module or package."""
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{name}.__main__")
+    if hasattr(module, "parser"):
+        module.parser().parse_args(arguments)
+        return
+    values = flags.FlagValues()
+    module.define_flags(values)
+    _check_absl(values, arguments, patch)
+    if module is profile:
+        profile.models_of(config_io.from_mapping(values.config), values.models)
+        profile.batch_sizes(values.batch_sizes)
+        assert values.results is None or (ROOT / values.results).is_file()
+
+
+OURS = {
+    *("train.py", "eval.py"),
+    *("sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile"),
+}
+"""Programs that the pages must show."""
+OTHERS = ("git", "set", "tensorboard", "venv")
+"""Programs that are not ours."""
+
+
+@functools.cache
+def _extras():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return set(parser["options.extras_require"])
+
+
+def _check(words, patch):
+    """Raises unless a command line is one that its program understands."""
+    while "=" in words[0] or words[0] == "srun":
+        words = words[1:]
+    program, *arguments = words
+    program = pathlib.PurePath(program).name
+    if program in ("python", "python3"):
+        program, *arguments = arguments[arguments[0] == "-m" :]
+    if program == "pip":
+        for extra in re.findall(r"^\.\[(.*)\]$", "\n".join(arguments), re.MULTILINE):
+            assert set(extra.split(",")) <= _extras(), f"setup.cfg lacks an extra of {extra}"
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(arguments) <= set(targets), f"the Makefile lacks a target of {arguments}"
+    elif program.startswith("benchmarks/"):
+        _check_benchmark(program, arguments)
+    elif program.endswith(".py"):
+        _check_absl(_flag_values(program), arguments, patch)
+    elif program not in OTHERS:
+        _check_module(program, arguments, patch)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # By ml_collections.
+def test_commands_are_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    checked, problems = set(), []
+    for page in pages.pages():
+        for words in pages.commands(page):
+            try:
+                _check(words, monkeypatch)
+            except (Exception, SystemExit) as error:
+                problems.append(f"{pages.identifier(page)}: {' '.join(words)}: {error!r}")
+            checked |= set(words)
+    assert not problems, "\n".join(problems)
+    assert checked >= OURS
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["python", "train.py", "--config=configs/watch.py", "--workdir=w", "--config.model.kk=1"],
+        ["python", "train.py", "--config=configs/watch.py", "--workdir=w", "--config.model.k=-1"],
+        ["python", "eval.py", "--workdir=w", "--splits=test"],
+        ["python", "-m", "sft_jax.data", "prepare", "moseii"],
+        ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--model=sft"],
+        ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--models=sfd"],
+        ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--results=no.json"],
+        ["python", "benchmarks/watch_ablation.py", "--jsn=a.json"],
+        [".venv/bin/pip", "install", ".[trian]"],
+        ["make", "trian"],
+        ["pythom", "train.py"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_commands_are_noticed(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises((Exception, SystemExit)):
+        _check(words, monkeypatch)
+
+
+# Tables, links and messages.
+
+
+def _names(source):
+    """The names behind `MODULE:ATTRIBUTE`: keys, choices, or choices of a field of a class."""
+    module, _, path = source.partition(":")
+    attribute, _, field = path.partition(".")
+    value = getattr(importlib.import_module(module), attribute)
+    if field:
+        value = typing.get_type_hints(value)[field]
+    return list(typing.get_args(value) or value)
+
+
+def test_tables_have_every_name_of_the_code():
+    tables = [table for page in pages.pages() for table in pages.tables_of_names(page)]
+    assert tables
+    for source, listed in tables:
+        assert sorted(listed) == sorted(_names(source)), source
+
+
+def test_config_reference_has_every_field():
+    reference_text = generated.config() + generated.data()
+    for name, section in generated.sections():
+        assert f"\n## {name}\n" in reference_text
+        for field in section.__dataclass_fields__:
+            assert f"| `{name}.{field}` |" in reference_text
+    for field in ("seed", "seeds"):
+        assert f"| `{field}` | " in reference_text
+    assert "| `optim.lr` | number above 0 | `0.001` | " in reference_text
+    assert (
+        "| `seeds` | tuple of integer at least 0 and below 2,147,483,648 | empty |"
+        in reference_text
+    )
+
+
+def test_a_field_without_description_is_an_error():
+    with pytest.raises(ValueError, match="docstring of TrainConfig lacks keep_latest"):
+        generated.descriptions(_without_last_entry(config.TrainConfig))
+
+
+def _without_last_entry(kind):
+    """A config class whose docstring lacks its last field."""
+    text = kind.__doc__[: kind.__doc__.rindex("keep_latest:")]
+    return type(kind.__name__, (kind,), {"__doc__": text})
+
+
+def test_generated_parts_are_known():
+    for page in pages.pages():
+        assert "<!-- generated" not in generated.on_page_markdown(page.read_text())
+
+
+def test_readme_has_the_figures_of_the_results():
+    assert generated.comparison() in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(page):
+    """The build of the pages checks those of docs/."""
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text())
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_api_reference_has_every_public_name():
+    text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    documented = set(re.findall(r"^::: sft_jax\.(\w+)$", text, re.MULTILINE))
+    assert documented == {name for name in sft_jax.__all__ if name != "__version__"}
+
+
+def _texts():
+    """The texts of the package's code; a value in one is a zero character."""
+    for path in (ROOT / "sft_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (p.value if isinstance(p, ast.Constant) else "\0" for p in node.values)
+                yield "".join(parts)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_error_index_quotes_messages_of_the_code():
+    lines = re.findall(r"^\| `(.*?)` \|", (DOCS / "faq.md").read_text(), re.MULTILINE)
+    parts = [part.strip() for line in lines for part in line.split("…") if part.strip()]
+    texts = "\n".join(_texts())
+    assert parts
+    assert [part for part in parts if part not in texts] == []
+
+
+def test_pictures_are_drawn(tmp_path):
+    drawing = _load(DOCS / "draw_pictures.py")
+    drawing.draw(tmp_path)
+    drawn = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(drawn) == {path.name for path in (DOCS / "images").iterdir()}
+    assert all(size > 10_000 for size in drawn.values())
