@@ -6,12 +6,13 @@ import jax
 import numpy as np
 
 from sft_jax import ModalitySpec, SparseFusionTransformer
-from sft_jax.ops.pool import POOLS
+from sft_jax.ops import pool as pools
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
-LEARNED_POOLS = [name for name, pool in POOLS.items() if pool.module]
-SALIENT_POOLS = [name for name, pool in POOLS.items() if "saliency" in pool.needs]
-WINDOWED_POOLS = [name for name, pool in POOLS.items() if "windows" in pool.needs]
+POOLS = list(pools.POOLS)
+LEARNED_POOLS = [name for name, pool in pools.POOLS.items() if pool.module]
+SALIENT_POOLS = [name for name, pool in pools.POOLS.items() if "saliency" in pool.needs]
+WINDOWED_POOLS = [name for name, pool in pools.POOLS.items() if "windows" in pool.needs]
 K = 3
 BATCH = 3
 
