@@ -1,4 +1,4 @@
-"""Printed commands, and those of docs/launch.md, are ones that our programs understand."""
+"""Printed commands, and those of docs/scaling.md, are ones that our programs understand."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ from sft_jax import command_line, config_io, doctor, launch
 from sft_jax.parallel import multihost
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCUMENT = (ROOT / "docs" / "launch.md").read_text().replace("\\\n", " ")
+DOCUMENT = (ROOT / "docs" / "scaling.md").read_text().replace("\\\n", " ")
 BLOCKS = re.findall(r"```bash\n(.*?)```", DOCUMENT, re.DOTALL)
 SLICE = ["--accelerator=v5litepod-16", "--zone=us-west4-a", "--config=configs/watch.py"]
 
@@ -73,7 +73,7 @@ def test_values_that_google_refuses_are_named(capsys, wrong, message):
 
 
 def _arguments(*program):
-    """Arguments of a program in the commands of docs/launch.md, up to a redirection."""
+    """Arguments of a program in the commands of docs/scaling.md, up to a redirection."""
     arguments = []
     for words in (words for line in "".join(BLOCKS).splitlines() for words in _split(line)):
         for place in range(len(words)):
