@@ -104,7 +104,9 @@ def from_arrays(
     return Dataset(info, records.__getitem__, card)
 
 
-def _check_counts(split: str, arrays: _Examples, labels: Any, masks: _Examples) -> None:
+def _check_counts(
+    split: str, arrays: _Examples, labels: np.ndarray | Sequence[int], masks: _Examples
+) -> None:
     counts = {name: len(values) for name, values in arrays.items()} | {"labels": len(labels)}
     counts |= {f"mask of {name}": len(masked) for name, masked in masks.items()}
     if len(set(counts.values())) > 1:

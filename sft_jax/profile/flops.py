@@ -29,10 +29,10 @@ class Cost:
     Attributes:
       matmul_flops: Operations of matrix products and convolutions. A multiplication and an
         addition are two.
-      elementwise_flops: Operations of all other arithmetic, also on integers and booleans. An
-        elementwise function counts one per element that it returns, a reduction or cumulative
-        sum one per element that it reads, a scatter one per element that it combines. A sort or
-        top-k of `n` counts `log2(n)` per element. Moving, copying and converting count nothing.
+      elementwise_flops: Operations of all other arithmetic, also on integers and booleans: one
+        for each element that an elementwise function returns. A reduction, cumulative sum or
+        scatter counts one for each element that it combines. A sort or top-k of `n` counts
+        `log2(n)` for each. Moving, copying and converting count nothing.
       largest_bytes: Size of the largest array that any operation returns. A compiler may
         fuse operations and never hold it.
     """
@@ -78,7 +78,7 @@ def by_stage(function: Callable[..., Any], *args: Any, platform: str = "cpu") ->
     | unimodal | `unimodal_*`, blocks of one modality before fusion |
     | pooling | `reducer` in `pooling_*` |
     | pre_pooling | the rest of `pooling_*`: self-attention and saliency |
-    | fused | `fused*`, and `cross_*`, `self_*` and `mlp_*` of MulT |
+    | fused | `fused*`: blocks of several modalities |
     | head | `head`, `readout` |
     | other | none of these |
 
@@ -203,9 +203,6 @@ _STARTS = {
     "tokenizer_": "tokenizer",
     "unimodal_": "unimodal",
     "fused": "fused",
-    "cross_": "fused",
-    "self_": "fused",
-    "mlp_": "fused",
 }
 
 
