@@ -39,7 +39,9 @@ _TIMED_STEPS = 20
 def parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     arguments = harness.parser(__doc__)
-    arguments.add_argument("--suite", required=True, choices=SUITES)
+    arguments.add_argument(
+        "--suite", required=True, choices=SUITES, metavar="SUITE", help=f"of {', '.join(SUITES)}"
+    )
     arguments.add_argument(
         "--seeds", type=harness.numbers, help="comma-separated; default those of the suite"
     )
@@ -64,9 +66,8 @@ def train_and_evaluate(
       runs: Folder for the run directories.
 
     Returns:
-      JSON values: test accuracies with mean and sample deviation, validation accuracies with
-      their mean, the steps of the checkpoints, the number of parameters, tokens of each modality,
-      and operations of one example's forward pass.
+      JSON values: accuracies in test and validation, with means; steps of the checkpoints; and
+      the cost of one example, with its parameters, operations and tokens.
     """
     shapes = outline(configs[0].data)
     model = build_model(configs[0].model, shapes.modalities, shapes.num_outputs)
@@ -149,7 +150,7 @@ def measure_rows(
       suite: Suite of the rows.
       chosen: Names of the rows.
       options: Parsed arguments.
-      result: Result so far, which is added to.
+      result: Result so far; gets the new rows.
     """
     models, seeds = result["models"], result["seeds"]
     for name in chosen:

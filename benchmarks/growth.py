@@ -33,7 +33,7 @@ from sft_jax.profile.isolated import run_isolated
 from sft_jax.structs import Tokens
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
-    "exact": {"kernel": "blocked"},
+    "exact": {"kernel": "tiled"},
     "sparse": {"pattern": WindowPattern()},
     "plain": {"kernel": "plain"},
 }

@@ -188,7 +188,7 @@ def kill_until_done(
       chance: Source of the random moments.
 
     Returns:
-      Seconds that the run took to end after each signal, by its activity.
+      Seconds from each signal to the end of the run, by its activity.
     """
     seconds_to_end: dict[str, list[float]] = collections.defaultdict(list)
     for count in range(kills):

@@ -23,7 +23,8 @@ from benchmarks.mock_data import sentiment_pickles, vggsound_hdf5
 from configs import av_mnist, mosei, vggsound, watch
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
-from sft_jax.data import datasets, pipeline, registry
+from sft_jax.data import dataset as dataset_module
+from sft_jax.data import pipeline, registry
 from sft_jax.parallel import sharding
 from sft_jax.training import assembly
 
@@ -116,10 +117,10 @@ def main() -> None:
     print("| data | batches/s, pipeline | steps/s, training | waiting for input |")
     print("| --- | --- | --- | --- |")
     for name in options.only or DATA:
-        in_memory = 0 if name in _MADE_UP else datasets.IN_MEMORY_BYTES
+        in_memory = 0 if name in _MADE_UP else dataset_module.IN_MEMORY_BYTES
         with (
             tempfile.TemporaryDirectory() as folder,
-            mock.patch.object(datasets, "IN_MEMORY_BYTES", in_memory),
+            mock.patch.object(dataset_module, "IN_MEMORY_BYTES", in_memory),
         ):
             config = make_config(name, pathlib.Path(folder), options.manual_dir)
             row = result["data"][name] = measure(config, options.steps)

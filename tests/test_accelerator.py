@@ -50,7 +50,7 @@ def test_the_smallest_form_measures_every_section(tmp_path):
     assert "--xla_gpu_deterministic_ops=true" in resumed["xla_flags"]
     assert sections["equality"]["unimodal"]["equal"]
     assert sections["equality"]["draws"]["beta"]["equal"]
-    row = sections["roofline"]["attention, float32, batch 2, blocked, forward and backward"]
+    row = sections["roofline"]["attention, float32, batch 2, tiled, forward and backward"]
     assert row["flops"] == 7 * 2 * 2 * 5 * 21**2 * 8
     assert row["share_of_roofline"] > 0
 
@@ -123,7 +123,7 @@ def test_every_planned_request_is_valid(tmp_path):
 
 
 def test_flops_counted_by_hand_are_those_of_the_jaxpr():
-    works = attention_work.attention(2, 21, jax.numpy.dtype("float32"), ["plain", "blocked"])
+    works = attention_work.attention(2, 21, jax.numpy.dtype("float32"), ["plain", "tiled"])
     for backward in (False, True):
         works[f"dense {backward}"] = dense_work.dense(6, jax.numpy.float32, backward=backward)
     # The kernel that stores the weights need not compute them again.

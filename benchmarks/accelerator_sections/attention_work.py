@@ -81,10 +81,10 @@ def _kernels(mask: jax.Array) -> dict[str, Callable[..., Any]]:
 
     return {
         "plain": attend_plainly,
-        "blocked": lambda q, k, v: tiled.tiled_attention(q, k, v, mask),
+        "tiled": lambda q, k, v: tiled.tiled_attention(q, k, v, mask),
         "cudnn": lambda q, k, v: cudnn.cudnn_attention(q, k, v, mask),
         "plain, with saliency": with_saliency,
-        "blocked, with saliency": lambda q, k, v: tiled.tiled_self_attention(q, k, v, mask),
+        "tiled, with saliency": lambda q, k, v: tiled.tiled_self_attention(q, k, v, mask),
         "jax.nn, xla": by_jax_nn,
         "jax.nn, cudnn": by_jax_nn_cudnn,
     }

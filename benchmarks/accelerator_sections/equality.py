@@ -44,7 +44,7 @@ def cases() -> dict[str, dict[str, Any]]:
     """Fields of `ModelConfig` by name of the case, the most important first."""
     models: dict[str, dict[str, Any]] = {
         "sft, plain": {"attention_kernel": "plain"},
-        "sft, blocked": {"attention_kernel": "blocked"},
+        "sft, tiled": {"attention_kernel": "tiled"},
         "sft, windowed": {"unimodal_attention": "windowed", "pre_pooling_attention": "windowed"},
         "sft, block_sparse": {"unimodal_attention": "block_sparse"},
     }

@@ -28,7 +28,7 @@ def compare(request: dict[str, Any]) -> None:
     Args:
       request: `batch` size; `shapes`, pairs of numbers of queries and keys; names of `kernels`.
     """
-    kernels = {"blocked": tiled.tiled_attention, "cudnn": cudnn.cudnn_attention}
+    kernels = {"tiled": tiled.tiled_attention, "cudnn": cudnn.cudnn_attention}
     for kernel in request["kernels"]:
         for dtype, tolerance in TOLERANCE.items():
             for shape in request["shapes"]:

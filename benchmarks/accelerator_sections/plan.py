@@ -12,11 +12,11 @@ SECTIONS = ("equality", "kernels", "resume", "step_cost", "roofline")
 _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """Environment of processes that use the device at the same time as others."""
 _QUICK = {**_SHARED, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
-"""Environment without trying kernels out, which takes most of the time of compiling."""
+"""Environment without autotuning, which is most of the time of compiling."""
 _DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 _LANES = 3
-_KERNELS = (("bfloat16", "cudnn"), ("bfloat16", "blocked"), ("float32", "auto"))
+_KERNELS = (("bfloat16", "cudnn"), ("bfloat16", "tiled"), ("float32", "auto"))
 
 
 class Child(NamedTuple):
@@ -61,7 +61,7 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
             [
                 [
                     _equality(8, 9, 0, smallest=True),
-                    _kernels(2, [[5, 5]], ["blocked"]),
+                    _kernels(2, [[5, 5]], ["tiled"]),
                     _step_cost("vggsound", 2, "float32", "auto", tiny, 0.01),
                 ],
                 [_roofline(smallest=True), *_resume(folder, "float32", tiny, steps=2)],
@@ -72,7 +72,7 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
     per_lane = -(-len(equality.cases()) // _LANES)
     correct = [[_equality(i * per_lane, (i + 1) * per_lane, i)] for i in range(_LANES)]
     shapes = [[150, 150], [21, 21], [1, 21], [1201, 1201]]
-    correct.append([_kernels(4, shapes, ["cudnn", "blocked"])])
+    correct.append([_kernels(4, shapes, ["cudnn", "tiled"])])
     correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
     timed = [_step_cost("vggsound", 24, *kernel) for kernel in _KERNELS]
     timed += [_step_cost("vggsound", 1024, *kernel) for kernel in _KERNELS]
@@ -162,7 +162,7 @@ def _roofline(*, smallest: bool) -> Child:
         request |= {
             "tokens": 21,
             "dtypes": ["float32"],
-            "kernels": ["blocked"],
+            "kernels": ["tiled"],
             "batch_sizes": [2],
             "dense_batch_sizes": [],
             "megabytes": 0.01,

@@ -2,10 +2,10 @@
 
     write(path, "mosei", "mult_noalign", {"train": 16265, "valid": 1869, "test": 4643}, seed=0)
 
-The numbers are random. Everything else is as in the real files: keys, their order, shapes,
-dtypes, the side of the padding, -inf in the audio, zero steps in the middle, and some examples
-without vision. Only a few examples are in memory at once. `examples` yields the examples that a
-reader should return.
+The numbers are random; everything else is as in the real files. Keys, their order, shapes, dtypes
+and the side of the padding are theirs. So are -inf in the audio, zero steps in the middle, and some
+examples without vision. Only a few examples are in memory at once. `examples` yields the examples
+that a reader should return.
 """
 
 import functools

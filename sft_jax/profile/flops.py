@@ -29,10 +29,10 @@ class Cost:
     Attributes:
       matmul_flops: Operations of matrix products and convolutions. A multiplication and an
         addition are two.
-      elementwise_flops: Operations of all other arithmetic, also on integers and booleans. An
-        elementwise function counts one per element that it returns, a reduction or cumulative
-        sum one per element that it reads, a scatter one per element that it combines. A sort or
-        top-k of `n` counts `log2(n)` per element. Moving, copying and converting count nothing.
+      elementwise_flops: Operations of all other arithmetic, also on integers and booleans: one
+        for each element that an elementwise function returns. A reduction, cumulative sum or
+        scatter counts one for each element that it combines. A sort or top-k of `n` counts
+        `log2(n)` for each. Moving, copying and converting count nothing.
       largest_bytes: Size of the largest array that any operation returns. A compiler may
         fuse operations and never hold it.
     """

@@ -221,7 +221,7 @@ def _infer(
     return {
         "forward_bytes_accessed_xla": accessed[1],
         "latency_seconds": seconds[1],
-        "examples_per_second": {str(size): size / took for size, took in seconds.items()},
+        "examples_per_second": {str(size): size / each for size, each in seconds.items()},
     }
 
 

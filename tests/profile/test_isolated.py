@@ -6,6 +6,8 @@ import pytest
 
 from sft_jax.profile.isolated import IsolatedFunction, run_isolated
 
+pytestmark = pytest.mark.process
+
 MODULE = """
 import os, sys
 print("printed on import")

@@ -66,7 +66,7 @@ def _blocked(query, key, value, mask, sizes, *, salient):
 
 @functools.cache
 def _compiled(name, attention, on_cpu):
-    """Computes attention, and the gradients of query, key and value through all results.
+    """Output of attention, and the gradients of query, key and value through all of it.
 
     `on_cpu` is as `_run` patches it: each has a program of its own.
     """
