@@ -19,12 +19,24 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from sft_jax import config as configs
-from sft_jax.data_config import DATA_CONFIGS
+from sft_jax.data.registry import DATASETS
+from sft_jax.data.sets import base
+from sft_jax.modules import MODELS
+from sft_jax.ops.attention.kernels import AUTO, KERNELS
+from sft_jax.ops.losses import LOSSES
+from sft_jax.ops.pool import POOLS
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 _MARKER = re.compile(r"<!-- generated: (\w+)((?: [\w.=,-]+)*) -->")
+_TABLES = {
+    "model.name": [*MODELS],
+    "model.pool": [*POOLS],
+    "model.attention_kernel": [AUTO, *KERNELS],
+    "train.loss": [AUTO, *LOSSES],
+}
+"""Names that a field takes beside import paths, which its type does not tell."""
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _TYPES = {int: "integer", float: "number", str: "text", bool: "`True` or `False`", Any: "any value"}
 
@@ -45,13 +57,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def descriptions(kind: type) -> dict[str, str]:
     """The entries of the section `Attributes` of a Google-style docstring, by name.
 
+    Base classes describe the fields that they define.
+
     Raises:
       ValueError: If a field of the dataclass has no entry.
     """
-    _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
-    section = section.partition("\n\n")[0]
-    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, re.MULTILINE)
-    texts = {name: " ".join(text.split()) for name, text in entries}
+    texts: dict[str, str] = {}
+    for base_kind in reversed(kind.__mro__):
+        _, _, section = inspect.cleandoc(base_kind.__doc__ or "").partition("Attributes:\n")
+        section = section.partition("\n\n")[0]
+        entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, re.MULTILINE)
+        texts |= {name: " ".join(text.split()) for name, text in entries}
     names = [field.name for field in dataclasses.fields(kind) if field.name != "name"]
     if lacking := [name for name in names if name not in texts]:
         raise ValueError(f"the docstring of {kind.__name__} lacks {', '.join(lacking)}")
@@ -110,7 +126,10 @@ def fields_table(kind: type, prefix: str) -> str:
         may_change = " May change when a run resumes." if field.metadata.get("may_change") else ""
         text = f"{text[0].upper()}{text[1:]}{may_change}"
         name = f"`{prefix}{field.name}`"
-        rows.append([name, type_text(hints[field.name]), default_text(field), text])
+        allowed = type_text(hints[field.name])
+        if known := _TABLES.get(f"{prefix}{field.name}"):
+            allowed = f"{', '.join(f'`{option}`' for option in known)}; or an import path"
+        rows.append([name, allowed, default_text(field), text])
     return table(["field", "allowed", "default", "meaning"], rows)
 
 
@@ -118,7 +137,7 @@ def sections() -> Iterator[tuple[str, type]]:
     """The sections of an experiment's config except `data`, by name."""
     hints = typing.get_type_hints(configs.ExperimentConfig)
     for name, hint in hints.items():
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and name != "data":
             yield name, hint
 
 
@@ -131,16 +150,25 @@ def config() -> str:
     return "\n".join(text)
 
 
+def datasets() -> str:
+    """The table of the datasets of this library."""
+    rows = [
+        [f"`{name}`", base.title(kind), kind.needs, f"`configs/{name}.py`"]
+        for name, kind in DATASETS.items()
+    ]
+    return table(["`data.name`", "contents", "raw files, in `data.manual_dir`", "config"], rows)
+
+
 def data() -> str:
     """The reference of every field of every dataset."""
-    names: dict[type, list[str]] = {}
-    for name, kind in DATA_CONFIGS.items():
-        names.setdefault(kind, []).append(name)
     text = []
-    for kind, of_kind in names.items():
-        summary = (inspect.getdoc(kind) or "").partition("\n\n")[0]
-        title = ", ".join(f"data.name={name}" for name in of_kind)
-        text += [f"### {title}\n", f"{summary}\n", fields_table(kind, "data."), ""]
+    for name, kind in DATASETS.items():
+        text += [
+            f"### data.name={name}\n",
+            f"{base.title(kind)}\n",
+            fields_table(kind, "data."),
+            "",
+        ]
     return "\n".join(text)
 
 
@@ -240,6 +268,7 @@ def provenance() -> str:
 PARTS: dict[str, Callable[..., str]] = {
     "config": config,
     "data": data,
+    "datasets": datasets,
     "accuracies": accuracies,
     "costs": costs,
     "growth": growth,

@@ -108,8 +108,8 @@ class ModelConfig:
       dropout: Rate inside the blocks and the pre-pooling attention.
       embedding_std: Standard deviation that CLS and positions are initialised with.
       dtype: Type that the activations are computed in; parameters stay float32.
-      tokenizers: Import path of a tokenizer by modality, for modalities whose tokens are not made
-        of patches: a `flax.linen.Module`, or a class of one that needs no arguments
+      tokenizers: Import path of a tokenizer by modality, in place of patches: a
+        `flax.linen.Module`, or a class of one that needs no arguments
         (`sft_jax.modules.tokenizer.Tokenizer`).
     """
 
@@ -149,7 +149,7 @@ class OptimConfig:
         with any optimiser.
       options: Further keyword arguments of the optax optimiser.
       schedule: Learning rate after the warm-up: constant, cosine to 0, or plateau (the authors'
-        choice), which multiplies the rate by `plateau_factor` whenever the validation loss has
+        choice). The last multiplies the rate by `plateau_factor` whenever the validation loss has
         not fallen for `plateau_patience` evaluations.
       warmup_epochs: Epochs over which the rate rises linearly from 0.
       plateau_factor: See `schedule`.
@@ -177,8 +177,8 @@ class TrainConfig:
       batch_size: Examples per optimiser step, over all devices and hosts.
       accumulate: Micro-batches that a step is computed in, to save memory; must divide
         `batch_size`.
-      loss: Loss that is trained with and reported: auto for the usual one of the task, a name of
-        `sft_jax.ops.losses.LOSSES` that fits the task, or the import path of a function.
+      loss: Loss of training and validation: a name of `sft_jax.ops.losses.LOSSES` that fits the
+        task, or the import path of a function; auto for the usual loss of the task.
       label_smoothing: Mass spread evenly over the classes; with multi_label each label
         moves by half of it towards the other; with regression it must be 0.
       modality_dropout: Probability that a training example loses a modality; it never

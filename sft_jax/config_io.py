@@ -133,7 +133,7 @@ def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -
 def _dataset_name(values: Any) -> object:
     """Name of the dataset of a config that has a fault somewhere."""
     data = values.get("data", {}) if isinstance(values, dict) else {}
-    return data.get("name", "watch") if isinstance(data, dict) else None
+    return data.get("name", registry.DEFAULT) if isinstance(data, dict) else None
 
 
 def _describe(problem: Mapping[str, Any], dataset: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a name has the form `package.module:attribute`."""
+    """True for a name of the form `package.module:attribute`."""
     module, colon, attribute = name.partition(":")
     parts = [*module.split("."), *attribute.split(".")]
     return bool(colon) and all(part.isidentifier() for part in parts)

@@ -65,10 +65,10 @@ class Batch(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class ModalitySpec:
-    """The shape of one modality's examples: sequences, images, videos.
+    """Shape of the examples of one modality: sequences, images, videos.
 
-    `ModalitySpec(200, 3, patch_size=10)` is a sequence of up to 200 steps, ten of which make a
-    token; `ModalitySpec((28, 28), 1, patch_size=4)` an image of 28 x 28 grey pixels, whose
+    `ModalitySpec(200, 3, patch_size=10)` is a sequence of up to 200 steps, with ten steps a token;
+    `ModalitySpec((28, 28), 1, patch_size=4)` an image of 28 x 28 grey pixels, whose
     tokens are patches of 4 x 4.
 
     Attributes:

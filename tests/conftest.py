@@ -29,6 +29,9 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["sft_jax.ops", "sft_jax.modules"], "beartype.beartype")
 
+MOST_BYTES = 1200 * 2**20
+"""Memory that a process of the tests may keep from one file to the next."""
+
 _running = None
 """Name of the test that runs, if it is not marked `process`."""
 
@@ -43,10 +46,23 @@ sys.addaudithook(_refuse_processes)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
+def pytest_runtest_protocol(item, nextitem):
     global _running
     _running = None if item.get_closest_marker("process") else item.nodeid
     try:
         return (yield)
     finally:
         _running = None
+        if nextitem is None or nextitem.path != item.path:
+            _free_memory()
+
+
+def _free_memory():
+    """Drops compiled programs, unless they are few; other files hardly need them again."""
+    import jax
+
+    from sft_jax.profile import process_memory
+
+    if (process_memory.resident_bytes() or 0) > MOST_BYTES:
+        jax.clear_caches()
+        process_memory.settle()

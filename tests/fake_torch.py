@@ -1,4 +1,4 @@
-"""As much of torch as reading a checkpoint takes: the tests install no torch."""
+"""The part of torch that reads a checkpoint: the tests install no torch."""
 
 import sys
 import types
@@ -25,10 +25,10 @@ class Tensor:
 
 
 def install(monkeypatch, loaded):
-    """Has `import torch` find a module whose `load` gives `loaded`, or raises it.
+    """Makes `import torch` find a module whose `load` returns `loaded`, or raises it.
 
     Returns:
-      What `load` was called with, one entry for each call.
+      Arguments of the calls of `load`, in their order.
     """
     calls = []
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).parents[1]
 MODULE = "documented"
 """Name of the module that examples run in."""
-LANGUAGES = ("python", "bash", "console", "bibtex", "toml", "")
+LANGUAGES = ("python", "bash", "console", "bibtex", "toml", "text", "")
 """Languages of the blocks in the pages; one without a language is text."""
 
 _BLOCK = re.compile(
@@ -22,7 +22,7 @@ _BLOCK = re.compile(
     r"(?P<indent> *)```(?P<language>.*)\n(?P<code>(?:.*\n)*?)(?P=indent)```$",
     re.MULTILINE,
 )
-_NAMES = re.compile(r"<!-- names: (\S+) -->\n\n((?:\|.*\n)+)")
+_NAMES = re.compile(r"<!-- names: (.+) -->\n\n((?:\|.*\n)+)")
 
 
 class Block(NamedTuple):
@@ -82,11 +82,12 @@ def run(
 def commands(page: pathlib.Path) -> Iterator[list[str]]:
     """The command lines of a page as lists of words: those of its blocks, and of its sentences.
 
-    A command in a sentence begins with `python`.
+    A command in a sentence begins with `python` and has a flag. Blocks of the language `console`
+    are left out: they need files that the reader writes.
     """
     text = page.read_text()
-    lines = [block.code for block in blocks(page) if block.language in ("bash", "console")]
-    lines += re.findall(r"`(python [^`]+)`", _BLOCK.sub("", text))
+    lines = [block.code for block in blocks(page) if block.language == "bash"]
+    lines += re.findall(r"`(python [^`]* --[^`]+)`", _BLOCK.sub("", text))
     for code in lines:
         for line in code.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
@@ -94,10 +95,10 @@ def commands(page: pathlib.Path) -> Iterator[list[str]]:
 
 
 def tables_of_names(page: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
-    """Tables after a comment `<!-- names: MODULE:ATTRIBUTE -->`.
+    """Tables after a comment `<!-- names: SOURCES -->`.
 
     Yields:
-      `MODULE:ATTRIBUTE`, and the words in backticks of the first column.
+      The sources, and the words in backticks of the first column.
     """
     for source, table in _NAMES.findall(page.read_text()):
         rows = [row.split("|")[1] for row in table.splitlines()[2:]]

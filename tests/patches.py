@@ -1,4 +1,4 @@
-"""Patches cut one position at a time, to compare with."""
+"""Patches cut one position at a time, for comparison."""
 
 import itertools
 

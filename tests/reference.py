@@ -1,4 +1,4 @@
-"""The golden arrays: what the authors' code computed, and our models with its parameters."""
+"""Golden arrays of the authors' code, and our models with its parameters."""
 
 import json
 import os
@@ -16,7 +16,7 @@ MODALITIES = ("rgb", "spec", "text")
 
 
 def names(*patterns):
-    """The names of the files of arrays that the folder has, of all that fit a pattern."""
+    """Names of the files of arrays that fit a pattern."""
     return sorted(path.stem for pattern in patterns for path in FOLDER.glob(f"{pattern}.npz"))
 
 
@@ -69,14 +69,14 @@ def modality_specs(config):
 
 
 def run(model, params, inputs, loss_of, *, gradient):
-    """Computes intermediates and loss, compiled once, and the gradient if asked for.
+    """Computes intermediates, loss and, where asked, the gradient in one program.
 
     Args:
-      model: one of ours.
-      params: its parameters.
-      inputs: by modality.
-      loss_of: the loss, of logits.
-      gradient: whether to compute that of the parameters too.
+      model: Model of ours.
+      params: Parameters of the model.
+      inputs: Arrays by modality.
+      loss_of: Function of logits to the loss.
+      gradient: Whether to compute the gradient of the parameters too.
 
     Returns:
       Intermediates, loss, and the gradient or None, in float32 as the files store theirs.
@@ -91,12 +91,12 @@ def run(model, params, inputs, loss_of, *, gradient):
     if not gradient:
         value, intermediates = jax.jit(loss)(params)
         return intermediates, value, None
-    (value, intermediates), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return intermediates, value, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), found)
+    (value, intermediates), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return intermediates, value, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), gradients)
 
 
 def cross_entropy(labels):
-    """The mean cross-entropy, as a function of logits."""
+    """Mean cross-entropy with these labels, as a function of logits."""
     return lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 

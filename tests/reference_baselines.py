@@ -1,4 +1,4 @@
-"""The authors' baselines: our models that reproduce them, and what they compute."""
+"""The authors' baselines: our models that reproduce them, and their tensors."""
 
 import reference
 
@@ -38,7 +38,7 @@ def model(config):
 
 
 def tensors(intermediates, config):
-    """What our model computed, under the names and in the layout of the golden arrays."""
+    """Tensors of our model, under the names and in the layout of the golden arrays."""
     found = {"logits": intermediates["__call__"][0]}
     found |= {f"cls_final/{i}": cls for i, cls in enumerate(intermediates["cls"])}
     for name in intermediates:
@@ -59,7 +59,7 @@ def _reverse_parts(joined, width):
 
 
 def their_name(name, config):
-    """The golden name of what a submodule returns, None if the files don't hold it."""
+    """Golden name of the tokens that a submodule returns, None if the files lack them."""
     n_pre = config["n_layers_pre_fusion"]
     match config["model"], name.split("_"):
         case "unimodal", ["unimodal", _, i]:

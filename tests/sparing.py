@@ -1,4 +1,4 @@
-"""What is left to `make test-slow`: cases that take as long as others and say the same again."""
+"""Cases that `make test` leaves to `make test-slow`: they take time and repeat what others show."""
 
 import re
 
@@ -6,24 +6,27 @@ import pytest
 
 
 def slow_but(cases, *quick):
-    """Cases for a test, all of them slow but for some that `make test` runs too."""
+    """Cases for a test, marked slow unless they are among `quick`."""
     assert set(quick) <= set(cases)
     return [case if case in quick else slow(case) for case in cases]
 
 
 def slow(case):
-    """A value, or a tuple of values of several names."""
+    """A value, or a tuple of values for several names, marked slow."""
     return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
 
 
+LIKE_OTHERS = re.compile(
+    "_ks(_|$)|MulT_2_2|VARIANT_masked_sft_poolk_attn_topk|_pre2$"
+    "|unimodal_(spec|text)|sft_poolk_avg|kspad_(avg|attn|topk|attn_wkmedoids)$"
+)
+"""Golden files whose programs differ little from those of other files."""
+
+
 def files(names):
-    """Golden files, of which `make test` leaves out what others are like."""
-    like_others = (
-        "_ks(_|$)|MulT_2_2|VARIANT_masked_sft_poolk_attn_topk|_pre2$"
-        "|unimodal_(spec|text)|sft_poolk_avg|kspad_(avg|attn|topk|attn_wkmedoids)$"
-    )
-    return slow_but(names, *(name for name in names if not re.search(like_others, name)))
+    """Golden files, marked slow where they are like others."""
+    return slow_but(names, *(name for name in names if not LIKE_OTHERS.search(name)))
 
 
 PRECISIONS = [slow("f32"), "f64"]
-"""Of a comparison with golden arrays: float64 tells the same of a program as float32, and more."""
+"""Precisions of comparisons with golden arrays: float64 shows all that float32 does, and more."""

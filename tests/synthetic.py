@@ -1,12 +1,14 @@
 """A small learnable dataset of two padded, sometimes absent modalities, and runs on it."""
 
 import dataclasses
+import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sft_jax import ModalitySpec
+from sft_jax import ModalitySpec, config_io
 from sft_jax.config import (
     ExperimentConfig,
     MeshConfig,
@@ -102,6 +104,28 @@ def first_state(params, optimizer, *, step=0, ema_params=None):
     )
 
 
+def _prepare(experiment, data, devices):
+    """Dataset, mesh, model with its training step, and evaluator of the validation split."""
+    data = data or dataset(task=experiment.model.task)
+    data.info.check_task(experiment.model.task)
+    mesh = sharding.make_mesh(experiment.mesh, devices)
+    assembled = assembly.assemble_model(
+        experiment,
+        data.info.modalities,
+        len(data.info.class_names),
+        num_examples=data.info.num_examples["train"],
+        mesh=mesh,
+    )
+    size = experiment.train.batch_size
+    return data, mesh, assembled, Evaluator(assembled.model, data.source("valid"), size, mesh)
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared(config_json, devices):
+    """The same, compiled once for all runs of a config on the synthetic data."""
+    return _prepare(config_io.from_mapping(json.loads(config_json)), None, list(devices))
+
+
 def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=None):
     """Trains as train.py does.
 
@@ -116,26 +140,22 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
     Returns:
       The result, and the evaluator of the validation split.
     """
-    data = data or dataset(task=experiment.model.task)
-    data.info.check_task(experiment.model.task)
+    devices = devices or jax.devices()[:1]
+    if data is None:
+        # Neither changes a program.
+        same = dataclasses.replace(experiment, seed=0, system=SystemConfig())
+        same = json.dumps(config_io.to_json(same))
+        data, mesh, assembled, evaluator = _prepared(same, tuple(devices))
+    else:
+        data, mesh, assembled, evaluator = _prepare(experiment, data, devices)
     run = RunDirectory.open(workdir, experiment)
-    mesh = sharding.make_mesh(experiment.mesh, devices or jax.devices()[:1])
-    assembled = assembly.assemble_model(
-        experiment,
-        data.info.modalities,
-        len(data.info.class_names),
-        num_examples=data.info.num_examples["train"],
-        mesh=mesh,
-    )
-    size = experiment.train.batch_size
     batches = pipeline.train_iterator(
         data.source("train"),
-        size,
+        experiment.train.batch_size,
         experiment.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    evaluator = Evaluator(assembled.model, data.source("valid"), size, mesh)
     result = loop.fit(
         experiment,
         assembled,

@@ -84,7 +84,7 @@ def test_train_needs_a_workdir():
 
 
 @pytest.mark.process
-def test_train_names_a_workdir_that_it_can_not_write_to(tmp_path):
+def test_train_names_a_workdir_without_write_access(tmp_path):
     # Below a file: even root can't make a folder there.
     file = tmp_path / "file"
     file.touch()
@@ -123,7 +123,7 @@ def _run_cached(home):
 
 
 @pytest.mark.process
-def test_a_second_start_loads_what_the_first_compiled(tmp_path):
+def test_a_second_start_loads_the_compiled_programs(tmp_path):
     events, folder = _run_cached(tmp_path)
     assert folder.parent == tmp_path / ".cache" / "sft_jax"
     assert "cache_misses" in events
@@ -146,7 +146,7 @@ def cache_config(monkeypatch):
         jax.config.update(name, value)
 
 
-def test_the_folder_of_compiled_programs_is_the_first_that_is_named(cache_config, tmp_path):
+def test_the_first_named_cache_folder_is_used(cache_config, tmp_path):
     def chosen(flag):
         jax.config.update("jax_compilation_cache_dir", "before")
         command_line._keep_compiled(flag)
@@ -161,7 +161,7 @@ def test_the_folder_of_compiled_programs_is_the_first_that_is_named(cache_config
     cache_config.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert chosen(None) == str(tmp_path / "xdg" / "sft_jax" / cores)
     cache_config.setenv("JAX_COMPILATION_CACHE_DIR", "of JAX")
-    assert chosen(None) == "before"  # As JAX itself has read it.
+    assert chosen(None) == "before"  # JAX itself has read it.
     assert chosen(str(tmp_path / "flag")) == str(tmp_path / "flag" / cores)
     assert chosen("") is None
 
@@ -176,18 +176,17 @@ def test_the_folder_of_compiled_programs_is_the_first_that_is_named(cache_config
         (["--config.system.compilation_cache=config", "--compilation_cache="], ""),
     ],
 )
-def test_the_flag_of_compiled_programs_goes_before_the_config(monkeypatch, arguments, folder):
+def test_the_cache_flag_goes_before_the_config(monkeypatch, arguments, folder):
     values = flags.FlagValues()
     flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
     config_flags.DEFINE_config_file("config", flag_values=values)
-    monkeypatch.setattr(
-        sys, "argv", ["train.py", CONFIG, *arguments]
-    )  # Which ml_collections looks at.
+    # ml_collections finds overrides here.
+    monkeypatch.setattr(sys, "argv", ["train.py", CONFIG, *arguments])
     values(sys.argv)
     assert command_line._cache_folder(values) == folder
 
 
-def test_a_cache_that_can_not_be_written_is_done_without(cache_config, tmp_path, caplog):
+def test_a_cache_without_write_access_is_left_out(cache_config, tmp_path, caplog):
     (tmp_path / "file").touch()
     command_line._keep_compiled(str(tmp_path / "file" / "cache"))
     assert jax.config.jax_compilation_cache_dir is None

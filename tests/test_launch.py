@@ -1,4 +1,4 @@
-"""Printed commands, and those of docs/launch.md, are ones that our programs understand."""
+"""Printed commands, and those of docs/scaling.md, are ones that our programs understand."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ from sft_jax import command_line, config_io, doctor, launch
 from sft_jax.parallel import multihost
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCUMENT = (ROOT / "docs" / "launch.md").read_text().replace("\\\n", " ")
+DOCUMENT = (ROOT / "docs" / "scaling.md").read_text().replace("\\\n", " ")
 BLOCKS = re.findall(r"```bash\n(.*?)```", DOCUMENT, re.DOTALL)
 SLICE = ["--accelerator=v5litepod-16", "--zone=us-west4-a", "--config=configs/watch.py"]
 
@@ -22,12 +22,12 @@ def _commands(*flags_of_launch):
     return dict(launch.commands(launch.parser().parse_args(flags_of_launch)))
 
 
-def test_whatever_is_given_is_quoted():
+def test_values_are_quoted():
     config, workdir = "configs/watch.py:pool=max,k=1", "gs://bucket/a run's"
     override = "--config.data.patch_size={'image': (7, 7)}"
-    found = _commands(*SLICE[:2], f"--config={config}", f"--workdir={workdir}", "--", override)
+    commands = _commands(*SLICE[:2], f"--config={config}", f"--workdir={workdir}", "--", override)
     for name in ("check", "train, or go on"):
-        *gcloud, command = shlex.split(found[name])
+        *gcloud, command = shlex.split(commands[name])
         assert gcloud == [
             *["gcloud", "compute", "tpus", "tpu-vm", "ssh", "sft"],
             SLICE[1],
@@ -38,17 +38,17 @@ def test_whatever_is_given_is_quoted():
         assert f"--config={config}" in words
         assert f"--workdir={workdir}" in words
         assert override in words
-    assert ",gcs]" in shlex.split(shlex.split(found["install"])[-1])[-1]
+    assert ",gcs]" in shlex.split(shlex.split(commands["install"])[-1])[-1]
 
 
 def test_the_flags_of_a_slice_reach_gcloud():
-    found = _commands(*SLICE, "--workdir=/nfs/run", "--spot", "--project=mine", "--name=a-1")
-    assert shlex.split(found["create"])[4:] == [
+    commands = _commands(*SLICE, "--workdir=/nfs/run", "--spot", "--project=mine", "--name=a-1")
+    assert shlex.split(commands["create"])[4:] == [
         *("create", "a-1", "--zone=us-west4-a", "--project=mine"),
         *("--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot"),
     ]
-    assert "gcs]" not in found["install"]
-    for command in found.values():
+    assert "gcs]" not in commands["install"]
+    for command in commands.values():
         if command.startswith("gcloud"):
             assert {"a-1", "--project=mine"} <= {
                 word.split(":")[0] for word in shlex.split(command)
@@ -66,26 +66,26 @@ def test_the_flags_of_a_slice_reach_gcloud():
         ("--name=My_TPU", "expected lower-case letters, digits and hyphens"),
     ],
 )
-def test_what_google_would_refuse_is_named(capsys, wrong, message):
+def test_values_that_google_refuses_are_named(capsys, wrong, message):
     with pytest.raises(SystemExit):
         launch.parser().parse_args([*SLICE, "--workdir=gs://b/r", wrong])
     assert message in capsys.readouterr().err
 
 
 def _arguments(*program):
-    """What follows a program's name in the commands of docs/launch.md, up to a redirection."""
-    found = []
+    """Arguments of a program in the commands of docs/scaling.md, up to a redirection."""
+    arguments = []
     for words in (words for line in "".join(BLOCKS).splitlines() for words in _split(line)):
         for place in range(len(words)):
             if tuple(words[place : place + len(program)]) == program:
                 rest = words[place + len(program) :]
                 end = next((i for i, word in enumerate(rest) if word in (">>", "&")), len(rest))
-                found.append(rest[:end])
-    return found
+                arguments.append(rest[:end])
+    return arguments
 
 
 def _split(line):
-    """The words of a line, and of each command that gcloud is to run elsewhere."""
+    """Yields the words of a line, and of each command that gcloud runs elsewhere."""
     words = shlex.split(line, comments=True)
     yield words
     for word in words:
@@ -95,7 +95,7 @@ def _split(line):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # By ml_collections.
-def test_the_documented_commands_use_flags_that_there_are(monkeypatch):
+def test_the_documented_commands_use_existing_flags(monkeypatch):
     monkeypatch.chdir(ROOT)
 
     def define_train(values):
@@ -107,23 +107,25 @@ def test_the_documented_commands_use_flags_that_there_are(monkeypatch):
         (("train.py",), define_train, 5),
         (("-m", "sft_jax.doctor"), doctor.define_flags, 5),
     ]:
-        found = _arguments(*program)
-        assert len(found) >= least
-        for arguments in found:
+        all_arguments = _arguments(*program)
+        assert len(all_arguments) >= least
+        for arguments in all_arguments:
             values = flags.FlagValues()
             define(values)
             command_line.define_distributed(values)
-            monkeypatch.setattr(sys, "argv", ["program", *arguments])  # Where it finds overrides.
+            monkeypatch.setattr(
+                sys, "argv", ["program", *arguments]
+            )  # ml_collections finds overrides here.
             assert values(sys.argv) == ["program"]
             assert values.workdir
             if values.config:
                 config_io.from_mapping(values.config)
-            multihost.of_options(command_line._options(values))
+            multihost.job_from_options(command_line._options(values))
 
 
-def test_the_document_shows_what_is_printed(capsys):
-    of_slice, of_spot = _arguments("-m", "sft_jax.launch")
-    launch.main(of_slice)
+def test_the_document_shows_the_printed_commands(capsys):
+    on_slice, on_spot = _arguments("-m", "sft_jax.launch")
+    launch.main(on_slice)
     assert capsys.readouterr().out in BLOCKS
-    launch.main(of_spot)
+    launch.main(on_spot)
     assert "--config.seed=1" in capsys.readouterr().out

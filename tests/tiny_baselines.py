@@ -1,4 +1,4 @@
-"""Tiny baselines of two modalities, with parameters that need no compilation to make."""
+"""Tiny baselines of two modalities, with parameters that are made without compiling."""
 
 import functools
 
@@ -47,7 +47,7 @@ def variables(model):
 
 @functools.cache
 def compiled(name):
-    """As `tiny_sft.compiled`: inputs, masks and cotangent to logits and gradients."""
+    """Function of inputs, masks and cotangent to logits and gradients, as `tiny_sft.compiled`."""
     model = make(name)
     params = variables(model)
 

@@ -1,4 +1,4 @@
-"""A tiny SFT of two modalities, with parameters and inputs that need no compilation to make."""
+"""A tiny SFT of two modalities, with parameters and inputs that are made without compiling."""
 
 import functools
 
@@ -6,12 +6,13 @@ import jax
 import numpy as np
 
 from sft_jax import ModalitySpec, SparseFusionTransformer
-from sft_jax.ops.pool import POOLS
+from sft_jax.ops import pool as pools
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
-LEARNED_POOLS = [name for name, pool in POOLS.items() if pool.module]
-SALIENT_POOLS = [name for name, pool in POOLS.items() if "saliency" in pool.needs]
-WINDOWED_POOLS = [name for name, pool in POOLS.items() if "windows" in pool.needs]
+POOLS = list(pools.POOLS)
+LEARNED_POOLS = [name for name, pool in pools.POOLS.items() if pool.module]
+SALIENT_POOLS = [name for name, pool in pools.POOLS.items() if "saliency" in pool.needs]
+WINDOWED_POOLS = [name for name, pool in pools.POOLS.items() if "windows" in pool.needs]
 K = 3
 BATCH = 3
 
@@ -21,15 +22,13 @@ def sft(**attributes):
     return SparseFusionTransformer(**defaults | {"n_pre": 1, "n_post": 1} | attributes)
 
 
-def of_pool(pool):
-    """One model of each pool: with all kinds of blocks for one of them, and of the others with
-    none before pooling, where all are the same. Compiling takes most of the time.
-    """
+def with_pool(pool):
+    """Model of a pool; one of them has blocks before pooling, where all pools are the same."""
     return sft(pool=pool, n_pre=1 if pool == "attn_topk" else 0)
 
 
 def variables(model):
-    """Those of `normal_variables`, made once for all models whose parameters are the same."""
+    """Parameters of `normal_variables`, made once for all models that have the same."""
     own = {"pool": model.pool, "k": model.k} if model.pool in LEARNED_POOLS else {}
     modalities = tuple(model.modalities.items())
     return _variables(modalities, model.num_classes, model.n_pre, model.n_post, tuple(own.items()))
@@ -72,10 +71,10 @@ def compiled(pool):
     """Compiles the forward pass and gradients once for all tests of a process.
 
     Returns:
-      A function of inputs, masks and a cotangent `[b, c]` that gives the logits, and the
-      gradient of `sum(logits * cotangent)` in the parameters and the inputs.
+      Function of inputs, masks and a cotangent `[b, c]`. It gives the logits, and the
+      gradients of `sum(logits * cotangent)` in the parameters and the inputs.
     """
-    model = of_pool(pool)
+    model = with_pool(pool)
 
     def total(params, inputs, masks, cotangent):
         logits = model.apply(params, inputs, masks)

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         if name in ("list", "prepare"):
             optional: Any = {"nargs": "?"} if name == "list" else {}
             known = f"{', '.join(registry.known_datasets())}, or an import path"
-            command.add_argument("data", metavar="NAME", help=known, **optional)
+            command.add_argument("data", metavar="NAME", type=_dataset, help=known, **optional)
         else:
             _add_file(command, name)
         if name != "list":
@@ -77,6 +77,15 @@ def parser() -> argparse.ArgumentParser:
     return program
 
 
+def _dataset(name: str) -> str:
+    """Checks a name before anything else is done."""
+    try:
+        registry.find_dataset(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
 def _add_file(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument(
         "data",
@@ -87,6 +96,7 @@ def _add_file(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument(
         "--dataset",
         metavar="NAME",
+        type=_dataset,
         help=f"dataset of the file, if it doesn't show: {', '.join(registry.with_files())}, or an"
         " import path",
     )
@@ -113,7 +123,8 @@ def _list(options: argparse.Namespace) -> None:
     if options.data:
         print(f"{options.data}: fields, as FIELD=VALUE here and as --config.data.FIELD=VALUE for")
         print("train.py\n")
-        print(base.explain_fields(registry.find_dataset(options.data)))
+        kind = registry.find_dataset(options.data)
+        print(base.title(kind), "", *base.explain_fields(kind).values(), sep="\n")
         return
     for name, import_path in registry.known_datasets().items():
         kind = registry.find_dataset(name)

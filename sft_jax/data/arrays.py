@@ -70,12 +70,7 @@ def from_arrays(
     examples = {split: _examples(arrays, split) for split, arrays in inputs.items()}
     real = _masks(masks or {}, examples)
     for split, arrays in examples.items():
-        counts = {name: len(values) for name, values in arrays.items()} | {
-            "labels": len(labels[split])
-        }
-        counts |= {f"mask of {name}": len(masked) for name, masked in real[split].items()}
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"split {split!r}: the numbers of examples differ: {counts}")
+        _check_counts(split, arrays, labels[split], real[split])
     shapes, patches = _shapes(examples), patch_size or {}
     modalities = {name for arrays in examples.values() for name in arrays}
     if missing := sorted(modalities - set(shapes)):
@@ -107,6 +102,15 @@ def from_arrays(
         metrics=tuple(metrics),
     )
     return Dataset(info, records.__getitem__, card)
+
+
+def _check_counts(
+    split: str, arrays: _Examples, labels: np.ndarray | Sequence[int], masks: _Examples
+) -> None:
+    counts = {name: len(values) for name, values in arrays.items()} | {"labels": len(labels)}
+    counts |= {f"mask of {name}": len(masked) for name, masked in masks.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"split {split!r}: the numbers of examples differ: {counts}")
 
 
 def _examples(arrays: Arrays, split: str) -> _Examples:

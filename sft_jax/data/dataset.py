@@ -246,7 +246,9 @@ class Dataset:
             raise ValueError(f"no split {split!r}: there are {', '.join(self.info.num_examples)}")
         if split not in self._sources:
             records = self._read(split)
-            examples = View(len(records), lambda i: padded_example(self.info, records[i]))
+            families = [load_family(name) for name in self.info.metrics]
+            largest = min((family.largest for family in families), default=math.inf)
+            examples = View(len(records), lambda i: padded_example(self.info, records[i], largest))
             if not examples:
                 raise ValueError(f"split {split!r} has no examples")
             fits = len(examples) * self.info.example_bytes <= IN_MEMORY_BYTES
@@ -258,19 +260,21 @@ def _form(info: DatasetInfo) -> dict[str, tuple[int, int]]:
     return {name: (len(spec.lengths), spec.features) for name, spec in info.modalities.items()}
 
 
-def padded_example(info: DatasetInfo, record: Mapping[str, Any]) -> Example:
+def padded_example(
+    info: DatasetInfo, record: Mapping[str, Any], largest: float = math.inf
+) -> Example:
     """Checks a record, pads it to the shapes of a dataset, and standardises it.
 
     Args:
       info: Description of the dataset.
       record: Example that is not standardised; see `Dataset`.
+      largest: Largest absolute value that a number to predict may have.
 
     Raises:
       ValueError: If it does not have the shapes and labels of `info`, or holds a number that is
         not finite.
     """
     identity, shapes = record["id"], {name: spec.shape for name, spec in info.modalities.items()}
-    largest = min((load_family(name).largest for name in info.metrics), default=math.inf)
     check_label(identity, record["label"], info.task, info.class_names, largest)
     check_shapes(identity, record["inputs"], shapes)
     example = Example(id=identity, inputs={}, masks={}, label=record["label"])

@@ -56,7 +56,6 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     `sft_jax.data.stored_records` describes the form of a record.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {  # noqa: RUF012 (TFDS reads a plain dict)
         "1.0.0": "First release.",
         "1.1.0": "Numbers that float32 does not hold are float64.",
@@ -186,7 +185,7 @@ def prepare(entry: DatasetEntry) -> PreparedData:
     prepared = open_prepared(entry)
     folder = _manual_folder(entry)
     if prepared.data_path.exists():
-        if getattr(entry, "manual_dir", ""):
+        if entry.raw_folder:
             _check_same_files(prepared, folder)
         return prepared
     require_writable(prepared.data_path.parent, entry.data_dir)
@@ -302,7 +301,7 @@ def quiet() -> Iterator[None]:
 def _manual_folder(entry: DatasetEntry) -> Path:
     """Folder of the raw files: `manual_dir`, or `downloads/manual` in `data_dir`."""
     root = os.path.expanduser(entry.data_dir) or tfds.core.constants.DATA_DIR
-    named = os.path.expanduser(getattr(entry, "manual_dir", ""))
+    named = os.path.expanduser(entry.raw_folder)
     return Path(named or os.path.join(root, "downloads", "manual"))
 
 

@@ -42,6 +42,9 @@ DATASETS: Mapping[str, type[DatasetEntry]] = {
 }
 """Datasets of this library by name, as `data.name` has it."""
 
+DEFAULT = "watch"
+"""Dataset of a config that names none."""
+
 ENTRY_POINTS = "sft_jax.datasets"
 """Group of entry points by which other packages name their datasets."""
 
@@ -92,7 +95,7 @@ def parse(values: Any) -> DatasetEntry:
     """Dataset of the section `data` of a config.
 
     Args:
-      values: Mapping as from JSON, whose `name` is watch by default, or a dataset.
+      values: Mapping as from JSON, whose `name` is `DEFAULT` if left out, or a dataset.
 
     Raises:
       ValueError: If the name is unknown.
@@ -102,7 +105,7 @@ def parse(values: Any) -> DatasetEntry:
         return values
     if not isinstance(values, Mapping):
         raise PydanticCustomError("dataset_type", "Input should be an object")
-    kind = find_dataset(values.get("name", "watch"))
+    kind = find_dataset(values.get("name", DEFAULT))
     # Strict types of JSON: a list stands for a tuple, as in a config file.
     return pydantic.TypeAdapter(kind).validate_json(json.dumps(values))
 
@@ -211,7 +214,7 @@ def read_raw(config: DatasetEntry) -> RawData:
     Raises:
       OSError, ValueError, ModuleNotFoundError: As `DatasetEntry.read` says.
     """
-    return config.read_for_inspection(pathlib.Path(getattr(config, "manual_dir", "")))
+    return config.read_for_inspection(pathlib.Path(config.raw_folder))
 
 
 def config_of_path(path: pathlib.Path, name: str | None = None) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def evaluate_seeds(
     if not folder.runs:
         raise RunDirectoryError(f"{folder} holds no runs of seeds: there is no seed_N in it")
     first, *others = folder.runs.values()
-    directory.check_equal(first.read_config(), others)
+    directory.check_settings(first.read_config(), others)
     for place in (folder, *folder.runs.values()):
         place.make_results()
     like: OpenedRun | None = None

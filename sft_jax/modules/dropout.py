@@ -24,7 +24,7 @@ class Dropout(nn.Dropout):
 
         Args:
           inputs: Array with the examples first.
-          keys: One for each example; by default from the stream `rng_collection`.
+          keys: Key of each example; by default from the stream `rng_collection`.
         """
         if self.rate == 0 or self.deterministic:
             return inputs

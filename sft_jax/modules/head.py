@@ -1,4 +1,4 @@
-"""From a token to the outputs of a task."""
+"""Heads: from a token to the outputs of a task."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ClassifierHead(nn.Module):
     """Layer norm and a linear layer, from a token to logits or predicted numbers.
 
     Attributes:
-      num_classes: classes, labels or numbers.
-      dtype: of the computation.
+      num_classes: Number of classes, labels or targets.
+      dtype: Type of the computation.
     """
 
     num_classes: int
@@ -38,8 +38,8 @@ class OrdinalHead(nn.Module):
     `sigmoid(t_j - s)`. Initially a score of 0 makes all classes equally likely.
 
     Attributes:
-      num_classes: classes, at least 2.
-      dtype: of the score; the probabilities are computed in float32 at least.
+      num_classes: Number of classes, at least 2.
+      dtype: Type of the score; the probabilities are computed in float32 at least.
     """
 
     num_classes: int

@@ -18,15 +18,15 @@ from sft_jax.structs import Tokens
 
 
 class TokenLearner(nn.Module):
-    """`k` weighted means of the tokens (Ryoo et al. 2021, arXiv 2106.11297, version 1.1).
+    """Pool of `k` weighted means of the tokens (Ryoo et al. 2021, arXiv 2106.11297, version 1.1).
 
     An MLP gives each token `k` logits, `W2 gelu(W1 LN(x))`; each of the `k` maps becomes
     weights by softmax over the real tokens. The hidden layer is as wide as the tokens, like
     that of `Block`; in the authors' code it has 64 features whatever the width.
 
     Attributes:
-      k: slots.
-      dtype: of the computation; None for that of inputs and parameters.
+      k: Number of slots.
+      dtype: Type of the computation; None for that of inputs and parameters.
     """
 
     k: int
@@ -47,17 +47,17 @@ class TokenLearner(nn.Module):
 
 
 class PerceiverPool(nn.Module):
-    """`k` learned queries that attend to the tokens once.
+    """Pool of `k` learned queries that attend to the tokens once.
 
     With learned queries `q` and tokens `x`, `q + Attention(LN_q(q), LN_x(x), LN_x(x))`: the
     cross-attention of Perceiver (Jaegle et al. 2021, arXiv 2103.03206) and of Flamingo's
     resampler (Alayrac et al. 2022, arXiv 2204.14198), without the MLP that follows there.
-    Here what is pooled goes on to the fused blocks, which have theirs.
+    Here the pooled tokens go on to the fused blocks, which have MLPs.
 
     Attributes:
-      k: slots.
-      num_heads: attention heads; must divide the width of the tokens.
-      dtype: of the computation; None for that of inputs and parameters.
+      k: Number of slots.
+      num_heads: Number of attention heads; must divide the width of the tokens.
+      dtype: Type of the computation; None for that of inputs and parameters.
     """
 
     k: int

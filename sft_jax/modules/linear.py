@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 
 def bounded_uniform(bound: float) -> Initializer:
-    """Draws from U(-bound, bound)."""
+    """Makes an initialiser that draws from U(-bound, bound)."""
 
     def init(key, shape, dtype=float):  # type: ignore[no-untyped-def]
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -26,17 +26,17 @@ def flat_dot(
     precision: jax.lax.PrecisionLike = None,
     **keywords: Any,
 ) -> Float[Array, "*b f *g"]:
-    """`values kernel`, for `nn.Dense(dot_general=flat_dot)`, with all leading axes made one.
+    """Computes `values kernel` with all leading axes made one.
 
-    On a CPU the gradient of the kernel is one matrix product then, not one for each example:
-    1.5 to 3 times as fast.
+    It is for `nn.Dense(dot_general=flat_dot)`. On a CPU the gradient of the kernel is one matrix
+    product then, not one for each example: 1.5 to 3 times as fast.
 
     Args:
-      values: of any number of axes.
-      kernel: of a dense layer, of any number of axes for the features.
-      dimension_numbers: ignored; a dense layer's are those of the last axis.
-      precision: see `jax.lax.dot`.
-      **keywords: see `jax.lax.dot`.
+      values: Values with any number of leading axes.
+      kernel: Kernel of a dense layer, with any number of axes for the features.
+      dimension_numbers: Ignored; a dense layer contracts the last axis.
+      precision: See `jax.lax.dot`.
+      **keywords: See `jax.lax.dot`.
     """
     flat = values.reshape(-1, values.shape[-1])
     product = jax.lax.dot(
@@ -46,7 +46,7 @@ def flat_dot(
 
 
 def linear(fan_in: int, features: int, dtype: Dtype | None, name: str) -> nn.Dense:
-    """A dense layer with weights and biases from U(±1/sqrt(fan_in)), PyTorch's default."""
+    """Makes a dense layer with weights and biases from U(±1/sqrt(fan_in)), PyTorch's default."""
     init = bounded_uniform(fan_in**-0.5)
     return dense(features, dtype, name, kernel_init=init, bias_init=init)
 
@@ -59,7 +59,7 @@ def dense(
     kernel_init: Initializer,
     bias_init: Initializer = nn.initializers.zeros,
 ) -> nn.Dense:
-    """A dense layer that computes by `flat_dot`."""
+    """Makes a dense layer that computes by `flat_dot`."""
     return nn.Dense(
         features,
         dtype=dtype,
@@ -71,7 +71,7 @@ def dense(
 
 
 def layer_norm(dtype: Dtype | None, name: str, *, affine: bool = True) -> nn.LayerNorm:
-    """Layer norm with epsilon 1e-5, with or without a learned scale and bias."""
+    """Makes a layer norm with epsilon 1e-5, with or without a learned scale and bias."""
     return nn.LayerNorm(
         epsilon=1e-5,
         dtype=dtype,

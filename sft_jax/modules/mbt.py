@@ -16,7 +16,7 @@ from sft_jax.structs import Tokens
 
 
 class BottleneckTransformer(MultimodalClassifier):
-    """Modalities that exchange information through a few bottleneck tokens only.
+    """Transformer whose modalities exchange information through a few bottleneck tokens only.
 
     Each modality `m` has `n_pre + n_post` blocks of its own. In the last `n_post` it attends
     to its tokens `z_m` and the bottleneck `f` (equations 8 and 9 of the paper):
@@ -27,9 +27,8 @@ class BottleneckTransformer(MultimodalClassifier):
     over the modalities that an example has. One head, shared, classifies the CLS of each
     modality, and the logits are averaged, again over the modalities that an example has.
 
-    Nothing that a mask marks as padding has any effect. A modality that is masked
-    throughout an example and one that is left out of `inputs` give the same logits; without
-    any modality, they are 0.
+    Padding has no effect. A modality that is masked throughout an example and one that is left out
+    of `inputs` give the same logits. Without any modality, they are 0.
 
     Attributes:
       num_bottlenecks: Number of bottleneck tokens, learned, drawn from N(0, 0.02²) as in the
@@ -51,15 +50,16 @@ class BottleneckTransformer(MultimodalClassifier):
             problems.append(f"num_bottlenecks={self.num_bottlenecks} must be at least 1")
         return problems
 
-    def _logits(
+    def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
+        """Computes the logits; see `MultimodalClassifier`."""
         like = next(iter(streams.values())).values
         first_fused = self.n_pre + 1 if self.faithful else self.n_pre
         bottleneck = None
         for i in range(self.n_pre + self.n_post):
             if i < first_fused:
-                streams = self._unimodal_blocks(i, streams, train=train)
+                streams = self.unimodal_blocks(i, streams, train=train)
             else:
                 if bottleneck is None:
                     bottleneck = self._bottleneck(like)
@@ -95,7 +95,7 @@ class BottleneckTransformer(MultimodalClassifier):
         real = jnp.ones(bottleneck.shape[:2], bool)
         updated, updates = {}, []
         for name, tokens in streams.items():
-            block = self._block(f"unimodal_{name}_{i}")
+            block = self.make_block(f"unimodal_{name}_{i}")
             joined = block(join(tokens, Tokens(bottleneck, real)), train=train)
             length = tokens.mask.shape[1]
             updated[name] = tokens.replace(values=joined.values[:, :length])

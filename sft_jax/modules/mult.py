@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
@@ -63,7 +64,7 @@ class CrossmodalLayer(nn.Module):
 
 
 class CrossmodalTransformer(MultimodalClassifier):
-    """Modalities that attend to each other, in a stack of layers for every ordered pair.
+    """Transformer with a stack of cross-attention for every ordered pair of modalities.
 
     In stack `x_with_y` the tokens of modality `x` pass through `n_pre` layers. Their keys and
     values are the tokens of `y` as the tokenizer made them, whatever the layer. For `m`
@@ -71,15 +72,15 @@ class CrossmodalTransformer(MultimodalClassifier):
     features. They pass through `n_post` layers of self-attention of that width. The normed
     CLS tokens of all modalities, joined, pass through a residual MLP to the head.
 
-    As in the code of Ding et al. 2021, and unlike in that of Tsai et al., positions are
-    learned, CLS rather than the last token is classified, the output norms are shared, and
-    no convolution comes first; its unused sinusoidal positions are left out.
+    This follows the code of Ding et al. 2021, without its unused sinusoidal positions. It differs
+    from that of Tsai et al. Positions are learned, CLS rather than the last token is classified,
+    the output norms are shared, and no convolution comes first.
 
     Padding has no effect. A modality that is masked throughout an example and one that is left
     out of `inputs` give the same logits. As a target it is replaced by 0, as a source it is not
     attended to.
 
-    Attributes: see `MultimodalClassifier`; at least two modalities, and `n_pre` at least 1.
+    Attributes: See `MultimodalClassifier`; at least two modalities, and `n_pre` at least 1.
     """
 
     def _problems(self) -> list[str]:
@@ -90,9 +91,20 @@ class CrossmodalTransformer(MultimodalClassifier):
             problems.append("n_pre=0 must be at least 1: no modality would attend to another")
         return problems
 
-    def _logits(
+    def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
+        """Computes the logits; see `MultimodalClassifier`."""
+        # The name tells the costs of these layers from those of the tokenizers and the head.
+        with jax.named_scope("fused"):
+            token = self._fuse(streams, train=train, mixup=mixup)
+        self.sow("intermediates", "cls", token)
+        return self.make_head()(token)
+
+    def _fuse(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
+    ) -> Float[Array, "b d"]:
+        """Fuses the tokens of all modalities into the token that is classified."""
         like = next(iter(streams.values())).values
         streams = self._cross_stacks(streams, train=train, mixup=mixup)
         for i in range(self.n_post):
@@ -113,9 +125,7 @@ class CrossmodalTransformer(MultimodalClassifier):
         size = joined.shape[-1]
         hidden = nn.relu(linear(size, size, self.dtype, "mlp_in")(joined))
         hidden = Dropout(self.dropout, deterministic=not train)(hidden)
-        token = joined + linear(size, size, self.dtype, "mlp_out")(hidden)
-        self.sow("intermediates", "cls", token)
-        return self._head()(token)
+        return joined + linear(size, size, self.dtype, "mlp_out")(hidden)
 
     def _cross_stacks(
         self, sources: Mapping[str, Tokens], *, train: bool, mixup: Mixup | None

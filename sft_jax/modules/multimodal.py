@@ -26,20 +26,19 @@ _LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0,
 
 
 class MultimodalClassifier(nn.Module):
-    """Base class of the models; each adds its `_logits`.
+    """Base class of the models; each adds its `compute_logits`.
 
     A model of its own derives from this class, and computes logits from tokens:
 
         class MyFusion(MultimodalClassifier):
-            def _logits(self, streams, *, train, mixup):
+            def compute_logits(self, streams, *, train, mixup):
                 ...
 
-    Names of submodules carry a meaning elsewhere. The costs that `sft_jax.profile` reports are
-    grouped by the outermost name that starts with `tokenizer_`, `unimodal_` (blocks of one
-    modality), `pooling_`, `fused` (blocks of several modalities) or is `head`; everything else
-    counts as `other`. `sft_jax.parallel.sharding.RULES` divides parameters over devices by the
-    names of their layers, `qkv`, `out`, `mlp_in` and `mlp_out`; other parameters are correct too,
-    and are divided over the `fsdp` axis alone or whole on each device.
+    Names of submodules carry a meaning elsewhere. `sft_jax.profile` groups costs by the outermost
+    name that is `head` or starts with `tokenizer_`, `unimodal_`, `pooling_` or `fused`. Everything
+    else counts as `other`. `sft_jax.parallel.sharding.RULES` divides parameters over devices by
+    the names of their layers, `qkv`, `out`, `mlp_in` and `mlp_out`. Other parameters are divided
+    over the `fsdp` axis alone, or whole on each device.
 
     Attributes:
       num_classes: Number of outputs: classes, labels, or numbers to predict.
@@ -61,9 +60,9 @@ class MultimodalClassifier(nn.Module):
         trades time for memory and changes no number (`sft_jax.modules.batch_groups`).
       task: Meaning of the outputs, called logits everywhere: with single_label and multi_label
         logits of a softmax or of sigmoids; with ordinal log-probabilities (`OrdinalHead`);
-        with regression the predicted numbers. A model that averages logits over modalities,
-        or gives 0 without any, does so with each: the mean of log-probabilities is that of
-        a normalised geometric mean, and a regression without input predicts 0.
+        with regression the predicted numbers. A model that averages logits over modalities does
+        so for each task: the mean of log-probabilities is that of a normalised geometric mean.
+        So does one that gives 0 without any modality: a regression without input predicts 0.
       tokenizers: Modules that make the tokens of some modalities, by name, in place of patches:
         see `sft_jax.modules.tokenizer.Tokenizer`. Each modality has a copy of its own.
 
@@ -124,14 +123,17 @@ class MultimodalClassifier(nn.Module):
           way can be had as well.
         """
         masks = self._check(inputs, masks)
-        used = {name: inputs[name] for name in sorted(inputs) if name in self.mixed_modalities}
-        if not used:
+        streams = {
+            name: self._tokenize(name, inputs[name], mask)
+            for name, mask in masks.items()
+            if name in self.mixed_modalities
+        }
+        if not streams:
             batch = next(iter(masks.values())).shape[0]
             return jnp.zeros((batch, self.num_classes), jnp.float32)
-        streams = {name: self._tokenize(name, used[name], masks[name]) for name in used}
-        return self._logits(streams, train=train, mixup=mixup)
+        return self.compute_logits(streams, train=train, mixup=mixup)
 
-    def _logits(
+    def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
         """Computes the logits of the modalities given; each model implements it.
@@ -144,7 +146,7 @@ class MultimodalClassifier(nn.Module):
           mixup: See `__call__`. The model passes the output of block `i` of every modality to
             `mixup.streams(i, streams)`, and that of fused blocks to `mixup.fused(i, tokens)`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no _logits")
+        raise NotImplementedError(f"{type(self).__name__} has no compute_logits")
 
     @property
     def mixed_modalities(self) -> tuple[str, ...]:
@@ -196,7 +198,7 @@ class MultimodalClassifier(nn.Module):
     def _check(
         self, inputs: Mapping[str, AnyArray], masks: Mapping[str, AnyArray] | None
     ) -> dict[str, Bool[Array, "b _ ..."]]:
-        """Raises ValueError for wrong attributes or inputs; returns a mask for each input.
+        """Raises ValueError for wrong attributes or inputs; returns sorted masks of all inputs.
 
         Args:
           inputs: Values by modality.
@@ -207,7 +209,9 @@ class MultimodalClassifier(nn.Module):
             raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
         # Initialisation makes the parameters of every modality that has any.
         required = self.mixed_modalities if self.is_initializing() else ()
-        return check_inputs(self.modalities, inputs, masks or {}, required=required)
+        # Sorted, so that the program does not depend on the order of the mapping.
+        in_order = {name: inputs[name] for name in sorted(inputs)}
+        return check_inputs(self.modalities, in_order, masks or {}, required=required)
 
     def _tokenize(self, name: str, values: AnyArray, mask: Bool[Array, "b _ ..."]) -> Tokens:
         """Makes the tokens of one modality, CLS first."""
@@ -225,7 +229,7 @@ class MultimodalClassifier(nn.Module):
         )
         return tokenizer(jnp.asarray(values), mask)
 
-    def _unimodal_blocks(
+    def unimodal_blocks(
         self, i: int, streams: Mapping[str, Tokens], *, train: bool
     ) -> dict[str, Tokens]:
         """Applies block `i` of every modality."""
@@ -239,7 +243,7 @@ class MultimodalClassifier(nn.Module):
 
     def _classify_each(self, streams: Mapping[str, Tokens]) -> list[Float[Array, "b c"]]:
         """Classifies the CLS of each modality by one head that they share."""
-        head = self._head()
+        head = self.make_head()
         logits = []
         for tokens in streams.values():
             self.sow("intermediates", "cls", tokens.values[:, 0])
@@ -256,9 +260,10 @@ class MultimodalClassifier(nn.Module):
 
     def _unimodal_block(self, modality: str, i: int) -> Block:
         """Makes block `i` over the tokens of one modality."""
-        return self._block(f"unimodal_{modality}_{i}")
+        return self.make_block(f"unimodal_{modality}_{i}")
 
-    def _block(self, name: str | None, **attributes: Any) -> Block:
+    def make_block(self, name: str | None, **attributes: Any) -> Block:
+        """Makes a transformer block, with the attributes of the model unless others are given."""
         return Block(
             self.num_heads,
             self.dropout,
@@ -268,7 +273,8 @@ class MultimodalClassifier(nn.Module):
             **attributes,
         )
 
-    def _head(self) -> ClassifierHead | OrdinalHead:
+    def make_head(self) -> ClassifierHead | OrdinalHead:
+        """Makes the head of the task."""
         head = OrdinalHead if self.task == "ordinal" else ClassifierHead
         return head(self.num_classes, self.dtype, name="head")
 

@@ -56,17 +56,17 @@ class SparseFusionTransformer(MultimodalClassifier):
         With 0 no token is kept, and the CLS tokens alone represent the modality.
       readout: One of the above.
       reference_windows: The authors' fixed windows in place of adaptive ones, by name.
-      reference_fusion_layer: Number of tokens of the remains of the authors' optional fusion
-        layer, whose parameters their code never uses: the CLS sum is tripled and, with
+      reference_fusion_layer: Number of tokens of the authors' optional fusion layer; None for no
+        such layer. Their code never uses its parameters. The CLS sum is tripled and, with
         `channel_topk`, each modality is pooled again, to this many tokens. For `max`, `avg` and
-        `channel_topk`; with other pools their code fails. None for no such layer.
+        `channel_topk`; with other pools their code fails.
       unimodal_pattern: Keys that each query sees in the blocks of a modality; None for all. A
         `WindowPattern` makes their cost linear in the number of tokens. A modality whose full
         length is so short that the pattern would save nothing stays dense.
       pre_pooling_pattern: Keys that each query sees in the self-attention before pooling; None for
-        all. The authors announce a sparse attention there and set up that of fairseq, but the
-        pattern, which is `BlockSparsePattern()`, is never applied: their code computes dense
-        attention. Up to 33 tokens, CLS included, the pattern is dense too.
+        all. The authors announce a sparse attention there, `BlockSparsePattern()`, and set up
+        that of fairseq. Their code never applies the pattern and computes dense attention. Up to
+        33 tokens, CLS included, the pattern is dense too.
 
     See `MultimodalClassifier` for the others.
     """
@@ -84,11 +84,12 @@ class SparseFusionTransformer(MultimodalClassifier):
         """First fused layer, unless the CLS of each modality is classified."""
         return None if self.readout == "modality_cls" else self.n_pre
 
-    def _logits(
+    def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
+        """Computes the logits; see `MultimodalClassifier`."""
         for i in range(self.n_pre):
-            streams = self._unimodal_blocks(i, streams, train=train)
+            streams = self.unimodal_blocks(i, streams, train=train)
             if mixup is not None:
                 streams = mixup.streams(i, streams)
         cls, pooled = [], []
@@ -103,7 +104,7 @@ class SparseFusionTransformer(MultimodalClassifier):
         tokens = self._fuse(tokens, len(cls), train=train, mixup=mixup)
         token = self._read_out(tokens, len(cls))
         self.sow("intermediates", "cls", token)
-        return self._head()(token)
+        return self.make_head()(token)
 
     def _sparse_pooling(self, name: str) -> SparsePooling:
         return SparsePooling(
@@ -120,7 +121,7 @@ class SparseFusionTransformer(MultimodalClassifier):
 
     def _unimodal_block(self, modality: str, i: int) -> Block:
         pattern = pattern_for(self.unimodal_pattern, self.modalities[modality].num_tokens)
-        return self._block(f"unimodal_{modality}_{i}", pattern=pattern)
+        return self.make_block(f"unimodal_{modality}_{i}", pattern=pattern)
 
     def _fuse(
         self, tokens: Tokens, num_modalities: int, *, train: bool, mixup: Mixup | None
@@ -137,7 +138,7 @@ class SparseFusionTransformer(MultimodalClassifier):
         first = {"modality_cls": num_modalities, "mean": None, "attention": None}
         captured = self.is_mutable_collection("intermediates")
         read = None if captured else first.get(self.readout, 1)
-        tokens = self._block("fused_last")(tokens, read, train=train)
+        tokens = self.make_block("fused_last")(tokens, read, train=train)
         return self._mixed(before_last, tokens, mixup)
 
     def _fuse_stack(
@@ -145,7 +146,7 @@ class SparseFusionTransformer(MultimodalClassifier):
     ) -> Tokens:
         """Applies equal blocks, whose parameters have a first axis for the block."""
         rngs: Any = {"params": True, "dropout": True}
-        block = self._block("fused")
+        block = self.make_block("fused")
         if self.is_initializing():
             # Beside each other, as all parameters are drawn at once and no result is needed.
             nn.vmap(

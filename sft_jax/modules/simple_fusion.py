@@ -1,11 +1,11 @@
-"""The simple ways to fuse modalities: at the end, at the start, or not at all.
+"""Simple ways to fuse modalities: at the end, at the start, or not at all.
 
 They are the baselines of Ding et al. 2021 (arXiv 2111.11992), section 4, made of the same
 tokenizers, blocks and head as the Sparse Fusion Transformer, with `n_pre + n_post` blocks.
-Each is right by default; an option reproduces the authors' code, defects included.
+Each is correct by default; an option reproduces the authors' code, defects included.
 
-Nothing that a mask marks as padding has any effect. A modality that is masked throughout
-an example and one that is left out of `inputs` give the same logits.
+Padding has no effect. A modality that is masked throughout an example and one that is left out of
+`inputs` give the same logits.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from sft_jax.structs import Tokens
 
 
 class LateFusion(MultimodalClassifier):
-    """Classifies each modality alone and averages the logits.
+    """Late fusion: classifies each modality alone and averages the logits.
 
     Each modality passes through `n_pre + n_post` blocks of its own; one head, shared,
     classifies its CLS. `logits = mean_m head(cls_m)` over the modalities that an example
     has, so that having fewer does not make a prediction less sure; without any, they are 0.
 
     Attributes:
-      faithful: compute what the authors' code does: CLS is duplicated after the first
+      faithful: Whether to compute what the authors' code does: CLS is duplicated after the first
         block, and the logits are summed.
 
     See `MultimodalClassifier` for the others.
@@ -40,11 +40,12 @@ class LateFusion(MultimodalClassifier):
 
     faithful: bool = False
 
-    def _logits(
+    def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
+        """Computes the logits; see `MultimodalClassifier`."""
         for i in range(self.n_pre + self.n_post):
-            streams = self._unimodal_blocks(i, streams, train=train)
+            streams = self.unimodal_blocks(i, streams, train=train)
             if self.faithful and i == 0:
                 streams = {n: join(first_token(tokens), tokens) for n, tokens in streams.items()}
             if mixup is not None:
@@ -56,19 +57,19 @@ class LateFusion(MultimodalClassifier):
 class ConcatFusion(MultimodalClassifier):
     """One transformer over the tokens of all modalities: dense, early fusion.
 
-    The token sequences, each with its CLS first, are concatenated in the order of their
-    names and pass through `n_pre + n_post` shared blocks, in which every real token attends
+    The token sequences, each with its CLS first, are concatenated in the order of their names.
+    They pass through `n_pre + n_post` shared blocks, in which every real token attends
     to every other. The head classifies the mean of the CLS tokens of the modalities that an
     example has. The tokens of the others, CLS included, are masked; without any modality,
     the head classifies a token of 0.
 
     Attributes:
-      reference_windows: compute what the authors' code does: after the first block, the
-        first CLS is kept and all other tokens, the other CLS tokens among them, are
-        max-pooled within these windows, which straddle the borders of the modalities; the
-        head classifies the first CLS. For this the authors take the windows that were made
-        for the first modality. Here the first CLS takes part though its modality is absent,
-        and shorter inputs are padded, so that the windows do not move.
+      reference_windows: The authors' fixed windows, to compute what their code does; None for no
+        pooling. After the first block, the first CLS is kept. All other tokens, the other CLS
+        tokens among them, are max-pooled within these windows, which straddle the borders of the
+        modalities. The head classifies the first CLS. For this the authors take the windows that
+        were made for the first modality. Here the first CLS takes part even if its modality is
+        absent, and shorter inputs are padded, so that the windows do not move.
 
     See `MultimodalClassifier` for the others.
     """
@@ -77,12 +78,12 @@ class ConcatFusion(MultimodalClassifier):
 
     @property
     def joint_from(self) -> int:
-        """Every layer sees the tokens of all modalities."""
+        """First layer: every layer sees the tokens of all modalities."""
         return 0
 
     @property
     def shared_from(self) -> int | None:
-        """Every layer where the first CLS is classified, whatever the modalities."""
+        """First layer where the first CLS is classified, whatever the modalities."""
         return 0 if self.reference_windows else None
 
     def _problems(self) -> list[str]:
@@ -91,9 +92,10 @@ class ConcatFusion(MultimodalClassifier):
             problems.append("reference_windows pool after the first block, and there is none")
         return problems
 
-    def _logits(
+    def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
+        """Computes the logits; see `MultimodalClassifier`."""
         windows = self.reference_windows
         if windows:
             streams = self._with_absent(streams)
@@ -101,7 +103,7 @@ class ConcatFusion(MultimodalClassifier):
         starts = [0, *itertools.accumulate(lengths[:-1])]
         tokens = join(*streams.values())
         for i in range(self.n_pre + self.n_post):
-            tokens = self._block(f"fused_{i}")(tokens, train=train)
+            tokens = self.make_block(f"fused_{i}")(tokens, train=train)
             if windows and i == 0:
                 tokens = pool_after_cls(tokens, windows)
             if mixup is not None:
@@ -115,7 +117,7 @@ class ConcatFusion(MultimodalClassifier):
                 [tokens.mask[:, start] for start in starts],
             )
         self.sow("intermediates", "cls", cls)
-        return self._head()(cls)
+        return self.make_head()(cls)
 
     def _with_absent(self, streams: Mapping[str, Tokens]) -> dict[str, Tokens]:
         """Fills all modalities up to their full length; the first CLS is real in any case."""
@@ -135,15 +137,15 @@ class ConcatFusion(MultimodalClassifier):
 
 
 class Unimodal(MultimodalClassifier):
-    """Classifies one modality, whatever else is given.
+    """Classifies one modality and ignores the others.
 
     Its tokens pass through `n_pre + n_post` blocks and the head classifies their CLS. For
     an example without that modality the logits are 0, as those of `LateFusion` are.
 
     Attributes:
-      modality: name of the modality; may be left out where there is only one.
-      reference_windows: max-pool the tokens other than CLS within these windows after
-        `n_pre` blocks. The authors' code does, for every modality with the windows that
+      modality: Name of the modality; may be left out where there is only one.
+      reference_windows: Windows within which the tokens other than CLS are max-pooled after
+        `n_pre` blocks. The authors' code does so, for every modality with the windows that
         were made for the first one. By default nothing is pooled.
 
     See `MultimodalClassifier` for the others. Only this modality has parameters.
@@ -154,7 +156,7 @@ class Unimodal(MultimodalClassifier):
 
     @property
     def mixed_modalities(self) -> tuple[str, ...]:
-        """The one that is classified."""
+        """Name of the modality that is classified."""
         return (self._name,)
 
     @property
@@ -169,16 +171,17 @@ class Unimodal(MultimodalClassifier):
             )
         return problems
 
-    def _logits(
+    def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
+        """Computes the logits; see `MultimodalClassifier`."""
         name, windows = self._name, self.reference_windows
         if windows:
             streams = {name: self._fill(name, streams[name])}
         for i in range(self.n_pre + self.n_post):
             if windows and i == self.n_pre:
                 streams = {name: pool_after_cls(streams[name], windows)}
-            streams = self._unimodal_blocks(i, streams, train=train)
+            streams = self.unimodal_blocks(i, streams, train=train)
             if mixup is not None:
                 streams = mixup.streams(i, streams)
         return mean_over_present(self._classify_each(streams), presence(streams))

@@ -1,4 +1,4 @@
-"""From the positions of a modality, steps or pixels, to tokens."""
+"""Tokenizers: from the positions of a modality, steps or pixels, to tokens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def patchify(
     mask: Bool[Array, " b *lengths"],
     patch_sizes: Sequence[int],
 ) -> Tokens:
-    """Cuts each example into patches, each of which becomes one token.
+    """Cuts each example into patches, which become one token each.
 
-    Masked positions become 0, so that nothing of them, NaN included, is seen again. A token
+    Masked positions become 0, so that no masked value, NaN included, has an effect. A token
     is real if any of its positions is. The last patch along an axis is filled with zeros.
 
     Args:
@@ -54,8 +54,8 @@ def patchify(
 class Tokenizer(nn.Module):
     """Projects patches to tokens, puts CLS first and adds learned positions.
 
-    A module of the user may take the place of the patches: `embed(values, mask)` maps
-    `[b, *lengths, features]` floats and their `[b, *lengths]` mask to `Tokens`, without CLS.
+    A module of the user may take the place of the patches. `embed(values, mask)` maps
+    `[b, *lengths, features]` floats and their `[b, *lengths]` mask to `Tokens` without CLS.
     The tokens may have any number of features, are at least 1 and at most `spec.num_tokens`, and
     have no sizes. Values at padding are 0 before they reach the module, and a token whose mask
     is False is set to 0 after it.

@@ -21,7 +21,7 @@ def divided_product(
     Returns:
       The quotient, rounded down, and the remainder.
     """
-    # A symbolic size, for which this can't be told, is no int.
+    # A symbolic size can't be compared, and is no int.
     if isinstance(largest, int) and largest < 2**31:
         product = factor * other
         return product // divisor, product % divisor
@@ -38,6 +38,6 @@ def divided_product(
 def _carry(
     quotient: Int[Array, "*a"], rest: Int[Array, "*a"], divisor: Int[Array, "*#a"]
 ) -> tuple[Int[Array, "*a"], Int[Array, "*a"]]:
-    """The same number, with a rest below the divisor where it was below twice that."""
+    """Carries into the quotient, so that a rest below twice the divisor is below the divisor."""
     over = rest >= divisor
     return quotient + over, jnp.where(over, rest - divisor, rest)

@@ -39,7 +39,7 @@ def example_losses(
     outputs: Float[Array, "b c"],
     labels: Int[AnyArray, " b"] | Float[AnyArray, "b c"],
     smoothing: float = 0.0,
-    loss: str = AUTO,
+    loss: str | Callable[..., Any] = AUTO,
 ) -> Float[Array, " b"]:
     """Computes the loss of each example.
 
@@ -48,8 +48,8 @@ def example_losses(
       outputs: Outputs of the model.
       labels: `[b]` classes; `[b, c]` floats for multi_label and regression.
       smoothing: Label smoothing, from 0 to below 1.
-      loss: One of `LOSSES` that fits the task, an import path, or `auto` for the first of `LOSSES`
-        that fits.
+      loss: Name of one of `LOSSES` that fits the task, the import path of a function, or a
+        function; `auto` for the first of `LOSSES` that fits.
 
     Raises:
       ValueError: If the loss does not fit the task, returns another shape, or the labels of a
@@ -58,15 +58,23 @@ def example_losses(
     if task == "regression" and smoothing:
         raise ValueError(f"smoothing={smoothing} must be 0 for regression")
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-    name = loss_name(task, loss)
-    function = LOSSES[name].function if name in LOSSES else plugins.load(name, "train.loss")
-    losses = function(outputs, labels, smoothing)
+    losses = _loss_function(task, loss)(outputs, labels, smoothing)
     if getattr(losses, "shape", None) != outputs.shape[:1]:
         raise ValueError(
             f"train.loss={loss!r} must return one number for each example, shape"
             f" {outputs.shape[:1]}, got {getattr(losses, 'shape', type(losses).__name__)}"
         )
     return losses
+
+
+def _loss_function(task: Task, loss: str | Callable[..., Any]) -> Callable[..., Any]:
+    if not isinstance(loss, str):
+        return loss
+    name = loss_name(task, loss)
+    if name in LOSSES:
+        return LOSSES[name].function
+    function: Callable[..., Any] = plugins.load(name, "train.loss")
+    return function
 
 
 def loss_name(task: Task, loss: str = AUTO, field: str = "train.loss") -> str:

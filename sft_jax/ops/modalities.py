@@ -1,4 +1,4 @@
-"""Arithmetic over modalities, some of which an example may lack.
+"""Arithmetic over modalities that an example may lack.
 
 An example lacks a modality if the mask of that modality is False throughout the example. A model
 puts a CLS token first, and the mask of CLS tells whether the example has the modality. So the

@@ -1,7 +1,7 @@
 """Random draws of each example by itself.
 
-What an example draws depends on a key and its position in the batch alone: neither on the
-devices, nor on how the batch is cut into groups, nor on how far its sequences are padded.
+The draw of an example depends on a key and its position in the batch alone. It depends neither on
+the devices, nor on groups that the batch is cut into, nor on the padding of its sequences.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     P(y <= j) = sigmoid(t_j - s),    t_0 < t_1 < ... < t_{c-2}
 
-The thresholds are stored so that any values are ordered: the first as it is, then of each gap
-to the next the inverse of softplus.
+The thresholds are stored so that any values are ordered. The first is stored as it is, and each
+gap to the next as the inverse of its softplus.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from jaxtyping import Array, Float
 
 
 def ordered_thresholds(stored: Float[Array, " t"]) -> Float[Array, " t"]:
-    """The thresholds: `t_0 = stored_0` and `t_j = t_{j-1} + softplus(stored_j)`."""
+    """Computes the thresholds: `t_0 = stored_0` and `t_j = t_{j-1} + softplus(stored_j)`."""
     return jnp.cumsum(jnp.concatenate([stored[:1], jax.nn.softplus(stored[1:])]))
 
 
 def uniform_thresholds(classes: int) -> Float[np.ndarray, " t"]:
-    """What is stored of the thresholds with which a score of 0 makes all classes equally likely.
+    """Computes stored thresholds with which a score of 0 makes all classes equally likely.
 
     Args:
-      classes: at least 2; one more than there are thresholds.
+      classes: Number of classes, at least 2; one more than there are thresholds.
 
     Returns:
       `[classes - 1]` float32.
@@ -37,7 +37,7 @@ def uniform_thresholds(classes: int) -> Float[np.ndarray, " t"]:
 def ordinal_log_probabilities(
     score: Float[Array, " b"], stored: Float[Array, " t"]
 ) -> Float[Array, "b c"]:
-    """The logarithm of each class's probability; `c` is one more than there are thresholds.
+    """Computes the logarithm of the probability of each of `t + 1` classes.
 
     `log(sigmoid(u) - sigmoid(l))` is computed as
     `log_sigmoid(u) + log_sigmoid(-l) + log(1 - exp(l - u))`, whose last term is

@@ -1,7 +1,7 @@
 """Operations that can be traced anywhere, and refuse to be computed with an error of their own.
 
-What JAX says of a derivative or a platform that an operation lacks names neither the operation
-nor a way out, and comes when the program is lowered, far from the call.
+An operation may lack a derivative or a platform. JAX's own errors about that name neither the
+operation nor a way out, and come when the program is lowered, far from the call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _refuse = Primitive("refuse")
 
 
 def refuse(array: Array, message: str) -> Array:
-    """Stands for an array of the same shape and dtype, and can't be computed.
+    """Stands for an array of the same shape and dtype that can't be computed.
 
     It is linear and may be transposed: a program is refused only if it needs the result itself.
 
@@ -26,7 +26,7 @@ def refuse(array: Array, message: str) -> Array:
       message: Text of the error.
 
     Raises:
-      NotImplementedError: with `message`, when it is computed or lowered.
+      NotImplementedError: With `message`, when it is computed or lowered.
     """
     return _refuse.bind(array, message=message)
 

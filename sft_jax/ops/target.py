@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """How a kernel uses the kind of machine that it is lowered for.
+    """Kind of machine that a kernel is lowered for, and its ways to compute.
 
     Attributes:
-      sequential: whether heads are computed one by one, each within the cache of a core, rather
+      sequential: Whether heads are computed one by one, each within the cache of a core, rather
         than all at once.
     """
 
@@ -74,7 +74,7 @@ def varying_alike(arrays: T) -> T:
     There an array may be known to be equal on all devices. A loop over some such arrays and others
     would change the type of its state, and a gradient would have another type than its array.
     """
-    # What is added to them all is 0, and known to be equal only if all of them are.
+    # The number added to them all is 0, and known to be equal only if all of them are.
     zeros = (jnp.zeros_like(array, jnp.float32, shape=()) for array in jax.tree.leaves(arrays))
     zero = functools.reduce(jnp.add, zeros)
     return jax.tree.map(lambda array: array + zero.astype(array.dtype), arrays)

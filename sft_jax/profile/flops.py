@@ -78,7 +78,7 @@ def by_stage(function: Callable[..., Any], *args: Any, platform: str = "cpu") ->
     | unimodal | `unimodal_*`, blocks of one modality before fusion |
     | pooling | `reducer` in `pooling_*` |
     | pre_pooling | the rest of `pooling_*`: self-attention and saliency |
-    | fused | `fused*`, and `cross_*`, `self_*` and `mlp_*` of MulT |
+    | fused | `fused*`: blocks of several modalities |
     | head | `head`, `readout` |
     | other | none of these |
 
@@ -203,9 +203,6 @@ _STARTS = {
     "tokenizer_": "tokenizer",
     "unimodal_": "unimodal",
     "fused": "fused",
-    "cross_": "fused",
-    "self_": "fused",
-    "mlp_": "fused",
 }
 
 

@@ -248,7 +248,7 @@ class SeedsDirectory(_Folder):
                 " folder of their own: give another --workdir, or leave --config.seeds out"
             )
         others = cls.existing(path).runs.items()
-        check_equal(config, [run for seed, run in others if seed not in folder.runs])
+        check_settings(config, [run for seed, run in others if seed not in folder.runs])
         for seed, run in folder.runs.items():
             RunDirectory.open(run.path, with_seed(config, seed))
         folder._probe()
@@ -271,7 +271,7 @@ def with_seed(config: ExperimentConfig, seed: int) -> ExperimentConfig:
     return dataclasses.replace(config, seed=seed, seeds=())
 
 
-def check_equal(config: ExperimentConfig, runs: Iterable[RunDirectory]) -> None:
+def check_settings(config: ExperimentConfig, runs: Iterable[RunDirectory]) -> None:
     """Checks that runs have a config's settings, except their seeds and what may change.
 
     Raises:

@@ -10,7 +10,7 @@ CLASSES = ("circle", "square", "star")
 
 
 def write(folder, train=24, valid=6, test=6, seed=0):
-    """Three modalities, each of which tells the class, though not always.
+    """Writes three modalities that tell the class, though not always.
 
     sound [4 to 9, 5] floats, image [28, 28, 1] bytes, and touch [6] float64, which every fourth
     example lacks. Classes take turns.

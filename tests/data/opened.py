@@ -29,7 +29,7 @@ def unchanged(config):
 
 
 def assert_outlined(config, info, **differs):
-    """Without the data the same is known of it, but for what made-up files have otherwise."""
+    """The outline without the data is that of the data, except where made-up files differ."""
     actual = Outline(info.modalities, len(info.class_names), info.task)
     assert outline(config) == actual._replace(**differs)
 

@@ -33,6 +33,9 @@ def raw(tmp_path_factory):
     vggsound_hdf5.write(folder / "vgg", train=6, test=3)
     npz_examples.write(folder / "npz", train=8, valid=3, test=3)
     av_mnist_files.write(folder / "av", test=5)
+    (folder / "two").mkdir()
+    for name in ("manifest.csv", "vgg_train.h5py"):
+        (folder / "two" / name).touch()
     return folder
 
 
@@ -198,6 +201,11 @@ def test_a_late_fault_names_the_file(tmp_path):
             ["inspect", "{raw}/aligned_50.pkl"],
             "can't tell which dataset {raw}/aligned_50.pkl is of: say it with --dataset NAME, one",
         ),
+        (["inspect", "{raw}/two"], "{raw}/two may be of vggsound or npz_folder: say it with --da"),
+        (
+            ["inspect", "{raw}/npz", "--dataset=npz_foldr"],
+            "unknown dataset; did you mean 'npz_folder'?",
+        ),
         (["inspect", "{raw}"], "can't tell which dataset {raw} is of: say it with --dataset"),
         (["inspect", "{raw}/vgg", "--dataset=mosei"], "{raw}/vgg is a folder with 0 pickles"),
         (["inspect", "nothing"], "no file or folder nothing, and no dataset of that name, only w"),
@@ -215,6 +223,14 @@ def test_wrong_arguments_are_one_clear_message(raw, arguments, message):
     error = _error(*(argument.format(raw=raw) for argument in arguments))
     assert message.format(raw=raw) in error
     assert len(error.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["prepare"], ["inspect", "raw", "--dataset"]])
+def test_an_unknown_dataset_is_named(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "npz_foldr"])
+    assert ended.value.code == 2
+    assert "did you mean 'npz_folder'? allowed here: av_mnist" in capsys.readouterr().err
 
 
 def test_a_missing_tfds_dataset_is_named_without_others(tmp_path):

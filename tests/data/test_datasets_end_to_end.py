@@ -95,6 +95,7 @@ def test_pairs_of_digits(tmp_path):
     assert result["n_examples"] == 5
 
 
+@pytest.mark.slow
 def test_a_folder_of_files(tmp_path):
     npz_examples.write(tmp_path / "raw", train=12, valid=3, test=7)
     data = {"patch_size": {"image": 14}}

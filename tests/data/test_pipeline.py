@@ -138,7 +138,7 @@ def test_evaluation_counts_every_example_once(process_count, count):
         np.testing.assert_array_equal(batch.weights[~real], 0)
         np.testing.assert_array_equal(ids != "", real)
         counted.extend(ids[real].tolist())
-        # What fills up is as finite as the first example, of which it is a copy.
+        # Copies of the first example, as finite as it is, fill up the batch.
         _assert_rows_are_examples(batch, np.where(real, ids, "no0"), source)
     assert sorted(counted) == sorted(example["id"] for example in source)
 

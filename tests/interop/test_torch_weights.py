@@ -240,7 +240,7 @@ def test_a_model_that_the_authors_lack_is_an_error():
     class Other(MultimodalClassifier):
         @nn.compact
         def __call__(self, inputs):
-            return self._head()(inputs["rgb"][:, 0])
+            return self.make_head()(inputs["rgb"][:, 0])
 
     with pytest.raises(TypeError, match="no model like Other"):
         load_torch_weights(state(), tiny(Other))

@@ -109,10 +109,10 @@ def test_golden_logits_of_tiled_attention(name, monkeypatch):
             np.float64, (params, {m: arrays[f"in/{m}"] for m in reference.MODALITIES})
         )
         run = jax.jit(jax.value_and_grad(loss, has_aux=True) if gradient else loss)
-        found, of_params = run(params, inputs)
-    logits = found[1] if gradient else of_params
+        found, param_gradients = run(params, inputs)
+    logits = found[1] if gradient else param_gradients
     np.testing.assert_allclose(logits, arrays["f64/logits"], rtol=1e-10, atol=1e-10)
     if gradient:
         expected = reference.parameters(reference.under(arrays, "grad/"), model, np.float32)
-        of_params = jax.tree.map(np.float32, of_params)
-        chex.assert_trees_all_close(of_params, expected, rtol=1e-5, atol=1e-8)
+        param_gradients = jax.tree.map(np.float32, param_gradients)
+        chex.assert_trees_all_close(param_gradients, expected, rtol=1e-5, atol=1e-8)

@@ -78,7 +78,7 @@ def test_a_loop_keeps_low_precision(pool, monkeypatch):
 class _WithoutHead(SparseFusionTransformer):
     """Returns the token that would be classified."""
 
-    def _head(self):
+    def make_head(self):
         return lambda token: token
 
 

@@ -32,9 +32,9 @@ def _masks():
 
 
 @functools.cache
-def _compiled(of_image):
+def _compiled(spec):
     """The logits, and gradients in the parameters and the inputs."""
-    model = tiny_sft.sft(modalities={"image": of_image, "sound": SOUND})
+    model = tiny_sft.sft(modalities={"image": spec, "sound": SOUND})
 
     def total(variables, inputs, masks):
         logits = model.apply(variables, inputs, masks)
@@ -54,25 +54,25 @@ def test_an_image_is_as_the_sequence_of_its_patches():
     inputs, masks = _inputs(), _masks()
     cut, real = patches.by_hand(inputs["image"], masks["image"], (2, 3))
     assert set(real.sum(axis=1)) == {0, 3, 7}
-    logits, (of_parameters, _) = _compiled(IMAGE)(inputs, masks)
-    expected, (of_others, _) = _compiled(AS_SEQUENCE["image"])(
+    logits, (param_gradients, _) = _compiled(IMAGE)(inputs, masks)
+    expected, (expected_gradients, _) = _compiled(AS_SEQUENCE["image"])(
         inputs | {"image": cut}, masks | {"image": real}
     )
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_close(of_parameters, of_others, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(param_gradients, expected_gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_masked_pixels_have_no_effect():
     inputs, masks = _inputs(), _masks()
     logits, gradients = _compiled(IMAGE)(inputs, masks)
-    of_image = gradients[1]["image"]
-    assert (of_image[~masks["image"]] == 0).all()
-    assert (of_image[:2][masks["image"][:2]] != 0).any(axis=0).all()
+    gradient = gradients[1]["image"]
+    assert (gradient[~masks["image"]] == 0).all()
+    assert (gradient[:2][masks["image"][:2]] != 0).any(axis=0).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((logits, gradients)))
     for garbage in (np.nan, np.inf):
         spoiled = np.where(masks["image"][..., None], inputs["image"], np.float32(garbage))
-        found = _compiled(IMAGE)(inputs | {"image": spoiled}, masks)
-        chex.assert_trees_all_equal(found, (logits, gradients))
+        again = _compiled(IMAGE)(inputs | {"image": spoiled}, masks)
+        chex.assert_trees_all_equal(again, (logits, gradients))
 
 
 def test_rows_left_out_are_as_masked_ones():

@@ -36,7 +36,7 @@ def _variables(pool):
 
 @functools.cache
 def compiled(pool):
-    """A function of values and mask: pooled tokens, gradients in parameters and values."""
+    """A function params values and mask: pooled tokens, gradients in parameters and values."""
 
     def total(variables, values, mask):
         kept = MODULES[pool].apply(variables, Tokens(values, mask))
@@ -51,13 +51,13 @@ def compiled(pool):
     return run
 
 
-def _normed(x, of):
+def _normed(x, params):
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    return x * of["scale"] + of["bias"]
+    return x * params["scale"] + params["bias"]
 
 
-def _dense(x, of):
-    return x @ of["kernel"] + of["bias"]
+def _dense(x, params):
+    return x @ params["kernel"] + params["bias"]
 
 
 def _softmax(logits):
@@ -102,21 +102,21 @@ def test_the_slots_are_those_of_the_paper(pool):
 def test_the_order_of_the_tokens_has_no_effect(pool):
     values = _values()
     order = np.random.default_rng(1).permutation(MASK.shape[1])
-    kept, (_, of_values) = compiled(pool)(values, MASK)
-    again, (_, of_permuted) = compiled(pool)(values[:, order], MASK[:, order])
+    kept, (_, value_gradient) = compiled(pool)(values, MASK)
+    again, (_, permuted_gradient) = compiled(pool)(values[:, order], MASK[:, order])
     np.testing.assert_allclose(again.values, kept.values, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(of_permuted, of_values[:, order], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(permuted_gradient, value_gradient[:, order], rtol=1e-4, atol=1e-5)
 
 
 @every_pool
 def test_every_parameter_learns_and_nothing_from_examples_without_tokens(pool):
-    _, (of_parameters, of_values) = compiled(pool)(_values(), MASK)
-    for path, gradient in jax.tree.leaves_with_path(of_parameters):
+    _, (param_gradients, value_gradient) = compiled(pool)(_values(), MASK)
+    for path, gradient in jax.tree.leaves_with_path(param_gradients):
         assert np.isfinite(gradient).all()
         learns = jax.tree_util.keystr(path) != WITHOUT_GRADIENT[pool]
         assert (abs(gradient) > 1e-4).any() == learns
-    assert (np.asarray(of_values)[~MASK] == 0).all()
-    assert (np.asarray(of_values)[MASK] != 0).all()
+    assert (np.asarray(value_gradient)[~MASK] == 0).all()
+    assert (np.asarray(value_gradient)[MASK] != 0).all()
     _, gradients = compiled(pool)(_values(), np.zeros_like(MASK))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients))
 

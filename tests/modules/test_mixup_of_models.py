@@ -57,7 +57,7 @@ def test_a_layer_that_is_not_there_mixes_nothing(name):
 
 
 def test_the_faithful_bottleneck_is_not_mixed():
-    # Of three layers the last fuses; swapped before, everything is swapped but for it.
+    # The last of three layers fuses; examples swapped before it keep what it has fused.
     masks = {n: np.ones_like(mask) for n, mask in tiny_sft.masks().items()}
     for name, same in (("bottleneck", True), ("bottleneck_faithful", False)):
         model = tiny_baselines.make(name, n_post=3)

@@ -36,11 +36,12 @@ def test_a_pattern_that_hides_nothing_changes_nothing():
         variables = dense.init(jax.random.key(0, impl="rbg"), tokens)
         apply = functools.partial(dense.apply, mutable=["intermediates"])
         (expected, _), state = apply(variables, tokens)
-        (attended, _), of_sparse = functools.partial(sparse.apply, mutable=["intermediates"])(
-            variables, tokens
+        apply = functools.partial(sparse.apply, mutable=["intermediates"])
+        (attended, _), sparse_state = apply(variables, tokens)
+        weights, sparse_weights = (
+            sown["intermediates"]["weights"][0] for sown in (state, sparse_state)
         )
-        weights, of_pattern = (of["intermediates"]["weights"][0] for of in (state, of_sparse))
-        return (expected, weights), (attended, to_dense(of_pattern))
+        return (expected, weights), (attended, to_dense(sparse_weights))
 
     (attended, weights), (found, found_weights) = both()
     real = np.asarray(tokens.mask)

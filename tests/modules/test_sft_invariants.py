@@ -1,4 +1,4 @@
-"""What must not change the logits of a Sparse Fusion Transformer, nor its gradients."""
+"""Changes that must alter neither logits nor gradients of a Sparse Fusion Transformer."""
 
 import chex
 import jax
@@ -27,10 +27,10 @@ def test_masked_steps_have_no_effect(pool):
     run, inputs, masks = tiny_sft.compiled(pool), tiny_sft.inputs(), tiny_sft.masks()
     logits, gradients = run(inputs, masks, COTANGENT)
     assert _all_finite((logits, gradients))
-    for name, of_inputs in gradients[1].items():
-        assert (of_inputs[~masks[name]] == 0).all()
-        # Every real step could matter to some logit, but for those that attn_topk drops.
-        assert (of_inputs[masks[name]] != 0).any()
+    for name, gradient in gradients[1].items():
+        assert (gradient[~masks[name]] == 0).all()
+        # Every real step could matter to some logit, unless attn_topk drops it.
+        assert (gradient[masks[name]] != 0).any()
     for garbage in (np.nan, np.inf, -3e38, 0.0):
         spoiled = {
             name: np.where(masks[name][..., None], values, np.float32(garbage))
@@ -49,10 +49,10 @@ def test_other_examples_have_no_effect(pool):
     for name in others:
         others[name][1] = inputs[name][1]
         reversed_masks[name][1] = masks[name][1]
-    again, of_others = run(others, reversed_masks, cotangent)
+    again, other_gradients = run(others, reversed_masks, cotangent)
     np.testing.assert_array_equal(again[1], logits[1])
     assert (again[[0, 2]] != logits[[0, 2]]).all()
-    chex.assert_trees_all_close(of_others, gradients, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(other_gradients, gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_the_size_of_the_batch_has_no_effect():
@@ -70,15 +70,15 @@ def test_an_absent_modality_is_as_if_left_out(pool):
     masks["sound"][:] = False
     logits, gradients = tiny_sft.compiled(pool)(inputs, masks, COTANGENT)
     assert _all_finite((logits, gradients))
-    model = tiny_sft.of_pool(pool)
+    model = tiny_sft.with_pool(pool)
     found = jax.jit(model.apply)(
         tiny_sft.variables(model), {"sight": inputs["sight"]}, {"sight": masks["sight"]}
     )
     np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
-    of_parameters = gradients[0]["params"]
-    of_sound = {part: of for part, of in of_parameters.items() if "sound" in part}
-    assert len(of_sound) == 2 + model.n_pre
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(of_sound))
+    param_gradients = gradients[0]["params"]
+    sound = {part: g for part, g in param_gradients.items() if "sound" in part}
+    assert len(sound) == 2 + model.n_pre
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(sound))
 
 
 @every_pool

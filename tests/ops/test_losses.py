@@ -72,9 +72,11 @@ def test_one_class_of_several_takes_cross_entropy(task):
 
 def test_scores_by_hand():
     outputs = np.array([[2.0, -1.0], [-1.0, 3.0]], np.float32)
-    of_classes = example_scores("single_label", outputs, np.array([0, 0]))
-    np.testing.assert_array_equal(of_classes, [1, 0])
-    np.testing.assert_array_equal(example_scores("ordinal", outputs, np.array([0, 0])), of_classes)
+    class_scores = example_scores("single_label", outputs, np.array([0, 0]))
+    np.testing.assert_array_equal(class_scores, [1, 0])
+    np.testing.assert_array_equal(
+        example_scores("ordinal", outputs, np.array([0, 0])), class_scores
+    )
     numbers = np.array([[1, 0], [1, 0]], np.float32)
     np.testing.assert_array_equal(example_scores("multi_label", outputs, numbers), [1, 0])
     np.testing.assert_array_equal(example_scores("regression", outputs, numbers), [1, 2.5])

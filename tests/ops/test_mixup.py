@@ -53,7 +53,7 @@ def test_every_layer_of_the_range_is_drawn_and_no_other():
 @pytest.mark.parametrize("consistent", [True, False])
 def test_from_the_first_joint_layer_on_there_is_one_share(consistent):
     layers, shares, _ = _draws(consistent=consistent)
-    equal = np.array([(shares["sight"] == of).all(axis=1) for of in shares.values()])
+    equal = np.array([(shares["sight"] == share).all(axis=1) for share in shares.values()])
     joint = layers >= 2
     assert equal[:, joint].all() == consistent
     assert not equal[1:, ~joint].any()
@@ -61,8 +61,8 @@ def test_from_the_first_joint_layer_on_there_is_one_share(consistent):
 
 def test_a_static_share_is_that_of_every_modality():
     _, shares, _ = _draws(per_modality=False)
-    for of in shares.values():
-        np.testing.assert_array_equal(of, shares["sight"])
+    for share in shares.values():
+        np.testing.assert_array_equal(share, shares["sight"])
 
 
 @pytest.mark.parametrize("consistent", [True, False])

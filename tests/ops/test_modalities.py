@@ -32,7 +32,7 @@ def test_modalities_are_dropped_whole_at_the_rate_but_never_all(rate):
     both, one = np.arange(BATCH) % 3 == 0, np.arange(BATCH) % 3 == 1
     assert (kept["sight"] | kept["sound"])[both].all()
     assert kept["sight"][one].all()
-    # Dropped with the rate, but for half of the cases in which both would be.
+    # Dropped with the rate, except in half of the cases in which both would be.
     expected = rate - rate**2 / 2
     for name in masks:
         assert 1 - kept[name][both].mean() == pytest.approx(expected, abs=0.04)
@@ -49,10 +49,10 @@ def test_draws_differ_by_key_and_by_example():
 
 def test_images_are_dropped_whole_too():
     masks = _masks()
-    of_images = masks | {"sight": masks["sight"][..., None] & np.array([[[False, True]]])}
+    image_masks = masks | {"sight": masks["sight"][..., None] & np.array([[[False, True]]])}
     key = jax.random.key(0, impl="rbg")
     expected = drop_modalities(key, masks, 0.5)["sight"]
-    found = drop_modalities(key, of_images, 0.5)["sight"]
+    found = drop_modalities(key, image_masks, 0.5)["sight"]
     assert found.shape == (BATCH, 3, 2)
     np.testing.assert_array_equal(found[..., 1], expected)
     assert not found[..., 0].any()

@@ -55,10 +55,10 @@ def test_nothing_extreme_gives_an_infinity_or_a_wrong_gradient(gap):
     if gap != 200:
         np.testing.assert_allclose(found[2, -1], 0, atol=1e-6)
     for chosen in range(4):
-        of_score, of_stored = jax.grad(
+        d_score, d_stored = jax.grad(
             lambda *a, chosen=chosen: LOG_PROBABILITIES(*a)[:, chosen].sum(), argnums=(0, 1)
         )(scores, stored)
-        assert np.isfinite(of_score).all()
-        assert np.isfinite(of_stored).all()
+        assert np.isfinite(d_score).all()
+        assert np.isfinite(d_stored).all()
         # Far from the thresholds, towards the class with the slope of the logistic's tail.
-        assert of_score[0] == (1 if chosen else 0)
+        assert d_score[0] == (1 if chosen else 0)

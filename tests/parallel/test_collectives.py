@@ -1,4 +1,4 @@
-"""Examples stay divided over the devices: how often a training step has them talk to each other."""
+"""Examples stay divided over the devices: the collectives of a training step are few."""
 
 import re
 
@@ -25,7 +25,7 @@ KINDS = r" (all-(?:reduce|gather|to-all)|reduce-scatter|collective-permute)(?:-s
 
 
 def collectives(text):
-    """The shapes of those that run in a program, one within a loop as often as the loop turns."""
+    """Shapes of the collectives of a program, those of a loop as often as it turns."""
     bodies, entry, name = {}, "", ""
     for line in text.splitlines():
         if head := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
@@ -33,7 +33,7 @@ def collectives(text):
             entry = name if head[1] else entry
         bodies.setdefault(name, []).append(line)
 
-    def found(name):
+    def shapes_in(name):
         shapes = []
         for line in bodies[name][1:]:
             if re.search(KINDS, line):
@@ -43,10 +43,10 @@ def collectives(text):
             if branches := re.search(r"branch_computations=\{([^}]*)\}", line):
                 called += branches[1].replace("%", "").split(", ")
             for inner in called:
-                shapes += found(inner) * (int(turns[1]) if turns else 1)
+                shapes += shapes_in(inner) * (int(turns[1]) if turns else 1)
         return shapes
 
-    return found(entry)
+    return shapes_in(entry)
 
 
 def step(mesh, layers, n_post):
@@ -58,7 +58,7 @@ def step(mesh, layers, n_post):
         mesh=mesh,
     )
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: mesh.data * mesh.fsdp])
-    made = assembly.assemble_model(config, SPECS, 10, num_examples=240, mesh=mesh)
+    assembled = assembly.assemble_model(config, SPECS, 10, num_examples=240, mesh=mesh)
     batch = Batch(
         inputs={n: np.zeros((BATCH, *s.shape), np.float32) for n, s in SPECS.items()},
         masks={n: np.ones((BATCH, s.length), bool) for n, s in SPECS.items()},
@@ -67,7 +67,7 @@ def step(mesh, layers, n_post):
     )
     seed = jax.device_put(np.int32(0), sharding.replicated(mesh))
     placed = sharding.put_batch(batch, mesh)
-    return made.step.lower(made.like, placed, seed).compile().as_text()
+    return assembled.step.lower(assembled.like, placed, seed).compile().as_text()
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,7 @@ def step(mesh, layers, n_post):
     ],
 )
 def test_examples_stay_where_they_are(mesh, layers, most):
-    found = collectives(step(mesh, layers, n_post=8))
-    assert 0 < len(found) <= most, found
-    # Apart from the scores of `top_k`, nothing is of the examples of all devices.
-    of_all = [shape for shape in found if re.match(rf"\S*\[{BATCH},(?!20\])", shape)]
-    assert not of_all
+    shapes = collectives(step(mesh, layers, n_post=8))
+    assert 0 < len(shapes) <= most, shapes
+    # Except the scores of `top_k`, nothing holds the examples of all devices.
+    assert not [shape for shape in shapes if re.match(rf"\S*\[{BATCH},(?!20\])", shape)]

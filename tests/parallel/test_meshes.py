@@ -68,14 +68,14 @@ def folder(tmp_path_factory):
     ),
 )
 def test_no_number_depends_on_the_mesh(folder, tmp_path, model, mesh):
-    of_one = _on_one_device(model, folder)
+    alone = _on_one_device(model, folder)
     count, axes = MESHES[mesh]
     result, evaluator = synthetic.run(
         tmp_path, experiment(model, axes), devices=jax.devices()[:count]
     )
     assert (result.train_compiles, evaluator.compiles) == (1, 1)
-    assert len(of_one) >= 20
-    np.testing.assert_allclose(losses(tmp_path), of_one, rtol=0, atol=1e-5)
+    assert len(alone) >= 20
+    np.testing.assert_allclose(losses(tmp_path), alone, rtol=0, atol=1e-5)
     if model == "sft":
         state = result.state
         for tree in (state.params, state.ema_params, state.opt_state[1][0].mu):
@@ -96,7 +96,7 @@ class _Killed(Exception):
 
 
 def until(last, seen):
-    """Notes the ids of all batches, and ends the run before the one after `last`."""
+    """Notes the ids of all batches, and ends the run after batch `last`."""
 
     def look(number, batch, ids):
         if number > last:
@@ -122,10 +122,10 @@ def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
         save(self, kind, state, description)
 
     def resuming(self, like):
-        found = resume(self, like)
-        if found:
-            restored.append((int(found[0].step), fingerprint(found[0])))
-        return found
+        resumed = resume(self, like)
+        if resumed:
+            restored.append((int(resumed[0].step), fingerprint(resumed[0])))
+        return resumed
 
     def run(workdir, devices, axes, last):
         seen = []
@@ -145,7 +145,7 @@ def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
         batches[len(batches) - bool(batches) :] = run(tmp_path / "run", devices, axes, last)
     assert batches == unbroken
     assert [step for step, _ in restored] == [4, 7, 10]
-    assert all(saved[step] == found for step, found in restored)
+    assert all(saved[step] == digest for step, digest in restored)
     one, moved = losses(tmp_path / "unbroken"), losses(tmp_path / "run")
     np.testing.assert_allclose(moved, one, rtol=0, atol=1e-5)
 

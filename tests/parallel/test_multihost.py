@@ -1,4 +1,4 @@
-"""One computation of several processes: who asks for it, and who is missing."""
+"""One computation of several processes: its sources, and missing processes."""
 
 import os
 import pathlib
@@ -51,14 +51,14 @@ SLICES = {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}
         ),
     ],
 )
-def test_the_environment_says_what_job_a_process_is_part_of(environ, job):
-    assert multihost.of_environment(environ) == job
+def test_the_environment_describes_the_job(environ, job):
+    assert multihost.job_from_environment(environ) == job
 
 
 def test_flags_go_together():
-    assert multihost.of_options(Options()) is None
-    assert multihost.of_options(Options("a:1", 2, 1)) == Job("a:1", 2, 1, "flags")
-    assert multihost.of_options(Options("[::1]:9", 2, 0)).address == ("::1", 9)
+    assert multihost.job_from_options(Options()) is None
+    assert multihost.job_from_options(Options("a:1", 2, 1)) == Job("a:1", 2, 1, "flags")
+    assert multihost.job_from_options(Options("[::1]:9", 2, 0)).address == ("::1", 9)
     for options, message in [
         (Options(coordinator="a:1"), "go together: --num_processes, --process_id missing"),
         (Options(process_id=0, num_processes=2), "go together: --coordinator missing"),
@@ -66,7 +66,7 @@ def test_flags_go_together():
         (Options("host", 2, 0), "--coordinator=host: expected HOST:PORT"),
     ]:
         with pytest.raises(ValueError, match=message):
-            multihost.of_options(options)
+            multihost.job_from_options(options)
 
 
 def test_a_tpu_vm_asks_its_metadata_server(monkeypatch):
@@ -88,45 +88,47 @@ def port():
 
 
 def _meet(port, processes, timeout=1.0):
-    """What each process, given as (number, of how many), comes to."""
-    said = {}
+    """Outcome of each process, named by its number and the number of all."""
+    outcomes = {}
 
     def one(place, process, number):
         try:
             rendezvous.meet(Job(f"localhost:{port}", number, process, "flags"), timeout)
-            said[place] = "all there"
+            outcomes[place] = "all there"
         except MissingProcessError as error:
-            said[place] = str(error)
+            outcomes[place] = str(error)
 
-    threads = [threading.Thread(target=one, args=(i, *of)) for i, of in enumerate(processes)]
+    threads = [
+        threading.Thread(target=one, args=(i, *numbers)) for i, numbers in enumerate(processes)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    return [said[place] for place in range(len(processes))]
+    return [outcomes[place] for place in range(len(processes))]
 
 
 def test_every_process_learns_who_is_missing(port):
     assert _meet(port, [(0, 3), (1, 3), (2, 3)], 20) == ["all there"] * 3
     assert _meet(port, [(0, 2), (1, 2)], 20) == ["all there"] * 2  # The port is free again.
-    for said in _meet(port, [(0, 4), (2, 4)]):
-        assert said.startswith("processes [1, 3] of 4 did not come within 1 s to the coordinator")
-        assert "--process_id=1" in said
-    (said,) = _meet(port, [(1, 2)])
-    assert said.startswith(f"process 0 of 2, the coordinator at localhost:{port}, was not reached")
+    for text in _meet(port, [(0, 4), (2, 4)]):
+        assert text.startswith("processes [1, 3] of 4 did not come within 1 s to the coordinator")
+        assert "--process_id=1" in text
+    (text,) = _meet(port, [(1, 2)])
+    assert text.startswith(f"process 0 of 2, the coordinator at localhost:{port}, was not reached")
 
 
-def test_processes_that_do_not_fit_together_are_told(port):
-    for said in _meet(port, [(0, 3), (2, 3), (2, 3)], 20):
-        assert "were started as process 2 of 3" in said
-    for said in _meet(port, [(0, 3), (1, 2)], 20):
-        assert "as one of 2 processes," in said
+def test_processes_that_do_not_fit_together_are_named(port):
+    for text in _meet(port, [(0, 3), (2, 3), (2, 3)], 20):
+        assert "were started as process 2 of 3" in text
+    for text in _meet(port, [(0, 3), (1, 2)], 20):
+        assert "as one of 2 processes," in text
     with socket.create_server(("", port)):
-        (said,) = _meet(port, [(0, 2)])
-        assert f"can't listen at port {port}" in said
+        (text,) = _meet(port, [(0, 2)])
+        assert f"can't listen at port {port}" in text
 
 
-def test_who_only_looks_for_open_ports_or_has_ended_is_not_counted(port):
+def test_port_scanners_and_ended_processes_do_not_count(port):
     answers = []
     thread = threading.Thread(target=lambda: answers.extend(_meet(port, [(0, 2)], 2.0)))
     thread.start()
@@ -150,11 +152,11 @@ def _connected(port):
 PROGRAM = """
 import jax
 from sft_jax import command_line
-from sft_jax.training import checks
+from sft_jax.parallel import multihost, preflight
 
 def main():
-    print(checks.gather("x" * jax.process_index() + "y"))
-    print(checks.equal({"jax": f"0.{jax.process_index()}"}).problem)
+    print(multihost.gather("x" * jax.process_index() + "y"))
+    print(preflight.check_equal({"jax": f"0.{jax.process_index()}"}).problem)
     print(jax.process_index(), jax.process_count(), jax.device_count())
 
 command_line.run(main, distributed=True)
@@ -173,17 +175,17 @@ def _start(port, process, *flags):
 def test_two_processes_become_one_computation(port):
     started = [_start(port, process) for process in (0, 1)]
     try:
-        for process, of in enumerate(started):
-            stdout, stderr = of.communicate(timeout=120)
-            assert of.returncode == 0, stderr
+        for process, child in enumerate(started):
+            stdout, stderr = child.communicate(timeout=120)
+            assert child.returncode == 0, stderr
             texts, difference, numbers = stdout.splitlines()[-3:]
             assert texts == "['y', 'xy']"
             assert difference.startswith("process 1 (")
             assert "): jax 0.1, others 0.0;" in difference
             assert numbers == f"{process} 2 4"
     finally:
-        for of in started:
-            of.kill()
+        for child in started:
+            child.kill()
 
 
 @pytest.mark.process

@@ -1,6 +1,6 @@
-"""A user's one CPU device gives the numbers of several, whatever is drawn at random.
+"""One CPU device computes the numbers of several, random ones included.
 
-Run as a program, it takes the steps on the devices there are and saves what came of them.
+Run as a program, this file takes the steps on one device and saves the results.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from sft_jax.training import assembly
 STEPS, BATCH = 20, 16
 CONFIG = ExperimentConfig(
     model=ModelConfig(width=8, num_heads=2, n_pre=1, n_post=1, k=3, pool="random", dropout=0.3),
-    # Its updates are in proportion to the gradients, of which the sum is compared.
+    # Its updates are in proportion to the gradients, whose sum is compared.
     optim=OptimConfig(name="sgd", lr=0.1, warmup_epochs=0.0, schedule="constant", clip_norm=0.0),
     train=TrainConfig(batch_size=BATCH, epochs=2, modality_dropout=0.2),
     mixup=MixupConfig(layers="any", warmup_epochs=0.0),
@@ -29,14 +29,14 @@ CONFIG = ExperimentConfig(
 
 
 def take_steps(length, pool, parts, devices):
-    """Losses and norms of the gradient of every step, and the parameters after the last."""
+    """Takes all steps; returns their losses and gradient norms, and the parameters."""
     model = dataclasses.replace(CONFIG.model, pool=pool, parts=parts)
     config = dataclasses.replace(CONFIG, model=model)
     specs = {"sound": ModalitySpec(length, 2), "touch": ModalitySpec(12, 3)}
     mesh = sharding.make_mesh(devices=devices)
-    made = assembly.assemble_model(config, specs, 4, num_examples=10 * BATCH, mesh=mesh)
+    assembled = assembly.assemble_model(config, specs, 4, num_examples=10 * BATCH, mesh=mesh)
     random = np.random.default_rng(0)
-    state, found = made.new_state(0), []
+    state, reports = assembled.new_state(0), []
     for _ in range(STEPS):
         batch = Batch(
             {n: random.normal(size=(BATCH, *s.shape)).astype(np.float32) for n, s in specs.items()},
@@ -44,10 +44,11 @@ def take_steps(length, pool, parts, devices):
             random.integers(0, 4, BATCH),
             np.ones(BATCH, np.float32),
         )
-        state, metrics = made.step(state, sharding.put_batch(batch, mesh), np.int32(1))
-        found.append((metrics.loss, metrics.gradient_norm))
+        state, metrics = assembled.step(state, sharding.put_batch(batch, mesh), np.int32(1))
+        reports.append((metrics.loss, metrics.gradient_norm))
     leaves = jax.tree.leaves(jax.device_get(state.params))
-    return made.model.parts, np.asarray(found), np.concatenate([leaf.ravel() for leaf in leaves])
+    parameters = np.concatenate([leaf.ravel() for leaf in leaves])
+    return assembled.model.parts, np.asarray(reports), parameters
 
 
 @pytest.mark.process
@@ -56,7 +57,7 @@ def take_steps(length, pool, parts, devices):
     slow_but([(200, "random"), (200, "attn_random"), (600, "strided_random")], (200, "random")),
 )
 def test_one_device_in_groups_equals_several(length, pool, tmp_path):
-    """One goes through the examples one by one, eight in two groups; two take them at once."""
+    """One device takes the examples one by one, eight in two groups, and two at once."""
     others = [(2, 8)] if (length, pool) == (200, "random") else [(2, 8), (0, 2), (1, 8)]
     path = tmp_path / "one.npz"
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")

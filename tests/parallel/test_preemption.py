@@ -19,7 +19,7 @@ def _handler():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_the_first_signal_is_noted_and_the_second_ends_the_process():
+def test_the_second_signal_ends_the_process():
     with preemption.watch() as notice:
         assert not notice.reached()
         preemption.interruption_point()
@@ -32,34 +32,34 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process():
     preemption.interruption_point()
 
 
-def test_the_steps_that_processes_agree_on_are_counted_on_from_run_to_run(monkeypatch):
-    asked = []
+def test_sync_points_are_counted_on_from_run_to_run(monkeypatch):
+    calls = []
     monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
     monkeypatch.setattr(
-        preemption.multihost_utils, "reached_preemption_sync_point", lambda n: asked.append(n)
+        preemption.multihost_utils, "reached_preemption_sync_point", lambda n: calls.append(n)
     )
     for _ in range(2):
         with preemption.watch() as notice:
             for _ in range(3):
                 notice.reached()
-    assert asked == [*range(asked[0], asked[0] + 6)]
+    assert calls == [*range(calls[0], calls[0] + 6)]
 
 
 def test_another_thread_leaves_signals_alone():
-    found = []
+    results = []
 
     def run():
         with preemption.watch() as notice:
-            found.extend([signal.getsignal(signal.SIGTERM), notice.reached()])
+            results.extend([signal.getsignal(signal.SIGTERM), notice.reached()])
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert found == [signal.default_int_handler, False]
+    assert results == [signal.default_int_handler, False]
 
 
 @pytest.mark.process
-def test_a_loop_that_goes_on_after_errors_ends_with_the_status_of_the_signal():
+def test_a_loop_over_models_ends_with_the_status_of_the_signal():
     program = """
 from sft_jax.parallel.preemption import PreemptedError
 for model in ("first", "second"):
@@ -73,7 +73,7 @@ for model in ("first", "second"):
     assert (ended.returncode, ended.stdout) == (143, "first\n")
 
 
-def test_who_catches_it_by_name_reads_how_to_go_on():
+def test_the_error_says_how_to_go_on():
     with pytest.raises(preemption.PreemptedError, match=r"^step 3 is saved$") as caught:
         raise preemption.PreemptedError("step 3 is saved")
     copy = pickle.loads(pickle.dumps(caught.value))

@@ -1,4 +1,4 @@
-"""What is wrong with a machine or a run directory is found before training."""
+"""Problems of a machine or a run directory are found before training."""
 
 import collections
 import json
@@ -32,44 +32,44 @@ def test_a_machine_that_is_fit_has_no_problems(tmp_path):
 def test_a_cpu_beside_an_accelerator_is_named(monkeypatch, tmp_path, caplog):
     before = jax.config.jax_platforms
     monkeypatch.setattr(multihost, "tpu_devices", lambda: [pathlib.Path("/dev/null")])
-    assert preflight.devices().problem == ""  # The tests ask for the CPU.
+    assert preflight.check_devices().problem == ""  # The tests ask for the CPU.
     jax.config.update("jax_platforms", None)
     try:
-        assert "the CPU alone, but there is /dev/null" in preflight.devices().problem
+        assert "the CPU alone, but there is /dev/null" in preflight.check_devices().problem
         preflight.require(preflight.cheap(tmp_path, synthetic.config()))
     finally:
         jax.config.update("jax_platforms", before)
     assert "set JAX_PLATFORMS=cpu" in caplog.text
 
 
-def test_a_run_directory_that_can_not_be_written_to_is_named(tmp_path):
+def test_a_run_directory_without_write_access_is_named(tmp_path):
     (tmp_path / "file").touch()
     run = tmp_path / "file" / "run"
     problem = f"can't write to workdir {run}: Not a directory"
-    assert preflight.shared_workdir(run).problem == problem
+    assert preflight.check_workdir(run).problem == problem
     with pytest.raises(ValueError, match=problem):
         preflight.require(preflight.cheap(run, synthetic.config()))
 
 
 def _as_one_of(monkeypatch, others):
-    """Makes this process 0 of several, of which the others say what `others` makes of its text."""
+    """Makes this process 0 of several; `others` map its values to their answers."""
     monkeypatch.setattr(jax, "process_count", lambda: 1 + len(others))
     monkeypatch.setattr(
-        preflight,
+        multihost,
         "gather",
-        lambda text: [text, *(json.dumps(of(json.loads(text))) for of in others)],
+        lambda text: [text, *(json.dumps(answer(json.loads(text))) for answer in others)],
     )
 
 
 def test_a_run_directory_that_is_not_shared_is_named(monkeypatch, tmp_path):
     # The other's token is not in a file here.
-    _as_one_of(monkeypatch, [lambda said: ["token", "", "there"] if said else said])
-    problem = preflight.shared_workdir(tmp_path).problem
+    _as_one_of(monkeypatch, [lambda values: ["token", "", "there"] if values else values])
+    problem = preflight.check_workdir(tmp_path).problem
     assert "process 1 (there; No such file or directory)" in problem
     assert f"wrote to workdir {tmp_path} is not seen from process 0" in problem
     assert "network file system" in problem
-    _as_one_of(monkeypatch, [lambda said: ["", "Read-only", "there"] if said else said])
-    problem = preflight.shared_workdir(tmp_path).problem
+    _as_one_of(monkeypatch, [lambda values: ["", "Read-only", "there"] if values else values])
+    problem = preflight.check_workdir(tmp_path).problem
     assert problem == f"can't write to workdir {tmp_path} from process 1 (there): Read-only"
 
 
@@ -79,12 +79,12 @@ def test_processes_that_differ_are_named(monkeypatch):
     _as_one_of(
         monkeypatch,
         [
-            lambda said: ["b", said[1] | {"jax": "0.1"}],
-            lambda said: ["c", said[1] | {"config": other_config}],
-            lambda said: ["d", said[1] | {"config": None}],
+            lambda values: ["b", values[1] | {"jax": "0.1"}],
+            lambda values: ["c", values[1] | {"config": other_config}],
+            lambda values: ["d", values[1] | {"config": None}],
         ],
     )
-    assert preflight.equal(own).problem.split("; ") == [
+    assert preflight.check_equal(own).problem.split("; ") == [
         f"process 1 (b): jax 0.1, others {own['jax']}",
         "process 2 (c): config model.k: 2 -> 3",
         "process 3 (d): no --config, others have one",
@@ -95,18 +95,18 @@ def test_processes_that_differ_are_named(monkeypatch):
 def test_little_space_is_a_warning(monkeypatch, tmp_path, caplog):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1_500_000_000))
-    finding = preflight.free_space(tmp_path / "not" / "there")
+    finding = preflight.check_free_space(tmp_path / "not" / "there")
     assert finding.problem.startswith(f"1.5 GB are free for {tmp_path}/not/there, less than 2")
     preflight.require([finding])
     assert caplog.record_tuples[-1][1] == logging.WARNING
-    assert preflight.free_space(tmp_path, 1.0).problem == ""
-    assert preflight.free_space("gs://bucket/run").problem == ""
+    assert preflight.check_free_space(tmp_path, 1.0).problem == ""
+    assert preflight.check_free_space("gs://bucket/run").problem == ""
 
 
 @pytest.fixture
 def hanging(monkeypatch):
     end = threading.Event()
-    monkeypatch.setattr(preflight, "collective", end.wait)
+    monkeypatch.setattr(preflight, "check_collective", end.wait)
     yield
     end.set()
 
@@ -120,18 +120,18 @@ def test_a_collective_that_hangs_is_reported(hanging, tmp_path):
 
 def test_a_wrong_sum_and_an_error_are_problems(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "jit", lambda *args, **options: lambda array: 7)
-    assert "over 8 devices is 7, not 36" in preflight.collective().problem
+    assert "over 8 devices is 7, not 36" in preflight.check_collective().problem
 
     def broken():
         raise RuntimeError("no driver")
 
-    monkeypatch.setattr(preflight, "devices", broken)
+    monkeypatch.setattr(preflight, "check_devices", broken)
     findings, together = preflight.thorough(tmp_path)
     assert not together
     assert findings == [Finding("devices", "", "RuntimeError: no driver")]
 
 
-def test_the_command_says_what_is_wrong(monkeypatch, tmp_path, capsys):
+def test_the_command_prints_the_problems(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(doctor, "Console", lambda: Console(width=300))
 
     def run(workdir):
@@ -143,22 +143,22 @@ def test_the_command_says_what_is_wrong(monkeypatch, tmp_path, capsys):
             doctor.main()
         return ended.value.code, capsys.readouterr().out
 
-    status, said = run(tmp_path / "[run]")
+    status, output = run(tmp_path / "[run]")
     assert status == 0
-    assert said.count("│ ok ") == 6
-    assert f"{tmp_path}/[run]: written and read" in said
+    assert output.count("│ ok ") == 6
+    assert f"{tmp_path}/[run]: written and read" in output
     (tmp_path / "file").touch()
-    status, said = run(tmp_path / "file")
+    status, output = run(tmp_path / "file")
     assert status == 1
-    assert f"problem: workdir: can't write to workdir {tmp_path}/file: " in said
+    assert f"problem: workdir: can't write to workdir {tmp_path}/file: " in output
 
 
 def test_findings_of_several_processes_become_one_table(monkeypatch):
     bad = "1 GB are free"
     other = [{"check": "devices", "found": "4", "problem": "", "stops": True}]
     other += [{"check": "free space", "found": "1 GB", "problem": bad, "stops": False}]
-    _as_one_of(monkeypatch, [lambda said: other])
-    rows = doctor.gathered([Finding("devices", "4"), Finding("free space", "9 GB", stops=False)])
+    _as_one_of(monkeypatch, [lambda values: other])
+    rows = doctor.gather([Finding("devices", "4"), Finding("free space", "9 GB", stops=False)])
     assert [(row.check, row.problem) for row in rows] == [
         ("devices", ""),
         ("free space, process 0", ""),

@@ -43,7 +43,7 @@ finally:
 
 def _start(workdir, axes, last):
     tests = pathlib.Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests.parent), str(tests), str(tests / "training")])
+    path = os.pathsep.join([str(tests.parent), str(tests), str(tests / "parallel")])
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -61,7 +61,7 @@ def _start(workdir, axes, last):
 
 
 def _run_alone(workdir):
-    """Losses, and the ids of the batches of this start."""
+    """Trains in one process; returns the losses, and the ids of the batches of this start."""
     seen = []
     experiment = test_meshes.experiment("sft", evaluate_every=1)
     synthetic.run(workdir, experiment, wrap=test_meshes.until(99, seen))
@@ -84,27 +84,27 @@ def test_two_processes_of_four_devices_are_as_one_of_one(alone, tmp_path, axes):
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert "compiles 1 1" in output
-        assert "Failed" not in errors  # As Orbax says of a save that it tries again.
-    found = test_meshes.losses(tmp_path)
-    assert len(found) >= 20
-    np.testing.assert_allclose(found, alone[0], rtol=0, atol=1e-5)
+        assert "Failed" not in errors  # Orbax logs it for a save that it tries again.
+    losses = test_meshes.losses(tmp_path)
+    assert len(losses) >= 20
+    np.testing.assert_allclose(losses, alone[0], rtol=0, atol=1e-5)
 
 
 # The same of a mesh whose parameters both hold a part of, in fewer steps.
 @pytest.mark.process
 def test_one_process_goes_on_bit_for_bit_where_two_ended(alone, tmp_path, monkeypatch):
-    told = []
+    outputs = []
     for process in _start(tmp_path, {"fsdp": 8}, 5):
         output, _ = process.communicate(timeout=300)
         assert process.returncode != 0
-        told.append(json.loads(output.splitlines()[-1]))
-    (first, saved), (second, _) = told
+        outputs.append(json.loads(output.splitlines()[-1]))
+    (first, saved), (second, _) = outputs
     restored, resume = [], Checkpoints.resume
 
     def resuming(self, like):
-        found = resume(self, like)
-        restored.append((int(found[0].step), test_meshes.fingerprint(found[0])))
-        return found
+        resumed = resume(self, like)
+        restored.append((int(resumed[0].step), test_meshes.fingerprint(resumed[0])))
+        return resumed
 
     monkeypatch.setattr(Checkpoints, "resume", resuming)
     losses, seen = _run_alone(tmp_path)

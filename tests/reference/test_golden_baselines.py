@@ -39,8 +39,8 @@ def test_golden_baseline(name, precision):
     dtype, tolerance = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}[precision]
     config, model, arguments, arrays = _load(name)
     params, inputs = jax.tree.map(lambda a: a.astype(dtype), arguments)
-    of_loss = reference.under(arrays, "grad/")  # Not in every file.
-    gradient = precision == "f64" and bool(of_loss)
+    loss_gradient = reference.under(arrays, "grad/")  # Not in every file.
+    gradient = precision == "f64" and bool(loss_gradient)
     with jax.enable_x64(precision == "f64"):
         loss_of = reference.cross_entropy(arrays["in/labels"])
         intermediates, loss, found_gradient = reference.run(
@@ -56,5 +56,5 @@ def test_golden_baseline(name, precision):
     assert len(blocks) >= config["n_layers_pre_fusion"] + config["n_layers_post_fusion"]
     reference.assert_equal(found, expected, tolerance)
     if gradient:
-        expected = reference.parameters(of_loss, model, np.float32)
+        expected = reference.parameters(loss_gradient, model, np.float32)
         chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)

@@ -1,61 +1,13 @@
-"""Every file of golden arrays is held by a test.
+"""Every file of golden arrays is held by a test; the test's own docstring lists the tensors.
 
-This is the table of them all; the tests' own files say which tensors of a file they compare.
-
-| file | test | what it holds against the file |
-| --- | --- | --- |
-| `sft_{poolk,ks,kspad}_{max,avg,attn,topk,attn_topk,attn_wkmedoids}.npz` | \
-`reference/test_golden_sft.py::test_golden_model` | all tensors, positions selected, loss; \
-but for `kspad` the gradient |
-| `VARIANT_masked_sft_poolk_{max,attn_topk}.npz` | \
-`reference/test_golden_sft.py::test_golden_model` | the same, with the block-sparse pattern |
-| `sft_fusionlayer_{max,topk}.npz` | `reference/test_golden_sft.py::test_golden_model` | all \
-tensors and loss, with the authors' fusion layer |
-| `mixup_sft_any_layer{0,2,3}.npz` | `reference/test_golden_mixup.py::test_golden_mixup` | \
-all tensors, mixed loss, and the gradient where the file has one |
-| `mixup_sft_fused_layer{1,3}.npz` | `reference/test_golden_mixup.py::test_golden_mixup` | \
-the same |
-| `mixup_sft_within_layer{0,1_pre2}.npz` | \
-`reference/test_golden_mixup.py::test_golden_mixup` | the same |
-| `mixup_mbt_any_layer{0,2}.npz` | `reference/test_golden_mixup.py::test_golden_mixup` | the \
-same |
-| `{latefuse,concat,mbt}_{poolk,ks}.npz` | \
-`reference/test_golden_baselines.py::test_golden_baseline` | all blocks, logits, loss; of \
-`poolk` the gradient |
-| `unimodal_{rgb,spec,text}_{poolk,ks}.npz` | \
-`reference/test_golden_baselines.py::test_golden_baseline` | the same |
-| `MulT_{1_0,2_2}.npz` | `reference/test_golden_baselines.py::test_golden_baseline` | all \
-layers, logits, loss; of `2_2` the gradient |
-| `pools.npz` | `reference/test_golden_sft.py::test_golden_pool_alone` | each pool alone |
-| `sparse_masks.npz` | `ops/attention/test_block_sparse.py::test_golden_pattern` | \
-`BlockSparsePattern` |
-| `metrics.npz` | `evaluation/test_ranking.py::test_golden_top_k` | accuracy among the top k |
-| `metrics.npz` | `evaluation/test_ranking.py::test_golden_ranking` | AP, AUC and d', by \
-class too |
-| `metrics.npz` | `evaluation/test_sentiment.py::test_golden_binary_metrics` | accuracy and \
-F1 of positive and negative |
-| `metrics.npz` | `evaluation/test_sentiment.py::test_golden_regression_metrics` | metrics of \
-the predicted numbers |
-| `optim_AdamW_lr1e-3.npz` | `reference/test_golden_optim.py::test_golden_steps` | parameters \
-after three steps |
-| `init_stats.json` | `reference/test_initial_parameters.py::test_golden_names_and_shapes` | \
-names and shapes of parameters |
-| `init_stats.json` | `reference/test_initial_parameters.py::test_golden_initial_parameters` \
-| their mean, spread and largest magnitude |
-| `summary.json` | \
-`reference/test_golden_coverage.py::test_golden_summary_says_what_the_arrays_say` | the error \
-of float32 logits |
-
-With `SFT_GOLDEN_DIR` the tests take whatever files of these kinds the folder has; what \
-stands here
-is about those of this repository.
+With `SFT_GOLDEN_DIR` the tests take the files of that folder. These checks are about the files of
+this repository.
 """
 
+import fnmatch
 import importlib
-import itertools
 import json
 import pathlib
-import re
 
 import numpy as np
 import pytest
@@ -65,53 +17,69 @@ TESTS = pathlib.Path(__file__).parents[1]
 FOLDER = TESTS / "golden"
 FILES = {path.name for path in FOLDER.iterdir()}
 
+GOLDEN = [
+    # All tensors, selected positions and loss; for `poolk` and `ks` the gradient.
+    ("sft_*.npz", "reference/test_golden_sft.py::test_golden_model"),
+    ("VARIANT_masked_sft_*.npz", "reference/test_golden_sft.py::test_golden_model"),
+    # All tensors and the mixed loss; the gradient where the file has one.
+    ("mixup_*.npz", "reference/test_golden_mixup.py::test_golden_mixup"),
+    # All blocks, logits and loss; for `poolk` and `MulT_2_2` the gradient.
+    ("latefuse_*.npz", "reference/test_golden_baselines.py::test_golden_baseline"),
+    ("concat_*.npz", "reference/test_golden_baselines.py::test_golden_baseline"),
+    ("mbt_*.npz", "reference/test_golden_baselines.py::test_golden_baseline"),
+    ("unimodal_*.npz", "reference/test_golden_baselines.py::test_golden_baseline"),
+    ("MulT_*.npz", "reference/test_golden_baselines.py::test_golden_baseline"),
+    ("pools.npz", "reference/test_golden_sft.py::test_golden_pool_alone"),
+    ("sparse_masks.npz", "ops/attention/test_block_sparse.py::test_golden_pattern"),
+    ("metrics.npz", "evaluation/test_ranking.py::test_golden_top_k"),
+    ("metrics.npz", "evaluation/test_ranking.py::test_golden_ranking"),
+    ("metrics.npz", "evaluation/test_sentiment.py::test_golden_binary_metrics"),
+    ("metrics.npz", "evaluation/test_sentiment.py::test_golden_regression_metrics"),
+    # Parameters after three steps.
+    ("optim_AdamW_lr1e-3.npz", "reference/test_golden_optim.py::test_golden_steps"),
+    ("init_stats.json", "reference/test_initial_parameters.py::test_golden_names_and_shapes"),
+    ("init_stats.json", "reference/test_initial_parameters.py::test_golden_initial_parameters"),
+    # Errors of the float32 logits.
+    ("summary.json", "reference/test_golden_coverage.py::test_summary_agrees_with_the_arrays"),
+]
+"""Patterns of file names, and a test that compares with the files."""
+
 pytestmark = pytest.mark.skipif(
     reference.FOLDER.resolve() != FOLDER.resolve(), reason="about the files of this repository"
 )
 
 
-def _names(pattern):
-    """The names of a pattern that has alternatives in braces."""
-    parts = [part.split(",") for part in re.split("[{}]", pattern)]
-    return {"".join(chosen) for chosen in itertools.product(*parts)}
+def _stems(pattern):
+    return {name.partition(".")[0] for name in fnmatch.filter(FILES, pattern)}
 
 
-TABLE = [
-    (_names(pattern), file, test)
-    for pattern, file, test in re.findall(
-        r"^\| `(\S+)` \| `(\S+)::(\w+)` \|", __doc__, re.MULTILINE
-    )
-]
+def test_every_golden_file_has_a_test():
+    patterns = [pattern for pattern, _ in GOLDEN]
+    assert [pattern for pattern in patterns if not _stems(pattern)] == []
+    assert {name for pattern in patterns for name in fnmatch.filter(FILES, pattern)} == FILES
 
 
-def test_golden_files_are_those_of_the_table():
-    assert len(TABLE) == len(re.findall(r"^\| `", __doc__, re.MULTILINE))
-    assert set.union(*(names for names, _, _ in TABLE)) == FILES
-
-
-@pytest.mark.parametrize(("names", "file", "test"), TABLE)
-def test_golden_files_are_read_where_the_table_says(names, file, test, monkeypatch):
+@pytest.mark.parametrize(("pattern", "test"), GOLDEN)
+def test_golden_files_are_read_by_their_test(pattern, test, monkeypatch):
+    file, _, name = test.partition("::")
     monkeypatch.syspath_prepend(TESTS / pathlib.Path(file).parent)
-    function = getattr(importlib.import_module(pathlib.Path(file).stem), test)
-    marks = getattr(function, "pytestmark", [])
-    parameters = {mark.args[0]: mark.args[1] for mark in marks if mark.name == "parametrize"}
-    if len(names) > 1:  # The stems are what the test is run for.
-        assert {name.removesuffix(".npz") for name in names} <= {
-            *(getattr(name, "values", [name])[0] for name in parameters["name"])
-        }
+    function = getattr(importlib.import_module(pathlib.Path(file).stem), name)
+    if "*" not in pattern:
+        text = (TESTS / file).read_text()
+        assert f'reference.load("{pattern.removesuffix(".npz")}")' in text or f'"{pattern}"' in text
         return
-    (name,) = names
-    text = (TESTS / file).read_text()
-    assert f'reference.load("{name.removesuffix(".npz")}")' in text or f'"{name}"' in text
+    marks = [mark for mark in function.pytestmark if mark.name == "parametrize"]
+    names = {mark.args[0]: mark.args[1] for mark in marks}["name"]
+    assert _stems(pattern) <= {getattr(name, "values", [name])[0] for name in names}
 
 
-def test_golden_summary_says_what_the_arrays_say():
+def test_summary_agrees_with_the_arrays():
     summary = json.loads((reference.FOLDER / "summary.json").read_text())
-    # No error: it says that their metrics of that case of `metrics.npz` raised none.
+    # No error: their metrics of that case of `metrics.npz` raised none.
     assert summary.pop("vgg_missing_class") == "returned"
-    found = {}
+    errors = {}
     for name in FILES:
         if name.endswith(".npz") and "f32/logits" in (arrays := reference.load(name[:-4])[0]):
             error = arrays["f32/logits"].astype(np.float64) - arrays["f64/logits"]
-            found[name[:-4]] = np.abs(error).max()
-    assert found == summary
+            errors[name[:-4]] = np.abs(error).max()
+    assert errors == summary

@@ -86,8 +86,8 @@ def test_golden_mixup(name, precision):
     expected = reference.under(arrays, f"{precision}/")
     assert len(expected) >= 5
     reference.assert_equal(found | {"mixup_loss": loss}, expected, tolerance)
-    of_loss = reference.under(arrays, "grad/")  # Not in every file.
-    if precision == "f64" and of_loss:
-        expected = reference.parameters(of_loss, model, np.float32)
+    loss_gradient = reference.under(arrays, "grad/")  # Not in every file.
+    if precision == "f64" and loss_gradient:
+        expected = reference.parameters(loss_gradient, model, np.float32)
         gradient = jax.tree.map(np.float32, gradient)
         chex.assert_trees_all_close(gradient, expected, rtol=1e-5, atol=1e-7)

@@ -82,12 +82,12 @@ def test_golden_steps():
     chex.assert_trees_all_close(found[0], expected[0], rtol=0, atol=1e-10)
 
 
-def test_golden_steps_but_for_the_epsilon_of_clipping():
+def test_golden_steps_without_the_epsilon_of_clipping():
     # Clipped by theirs, a gradient is too short for ours to clip: nothing but the epsilon is
     # behind the tolerances above.
     with jax.enable_x64(True):
         found, expected = _take_steps(_clip), _expected()
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-14)
     np.testing.assert_allclose(found[2], expected[2], rtol=1e-14)
-    # The gradient of key biases is 0 but for rounding, which Adam enlarges by lr / eps = 1e5.
+    # The gradient of key biases is 0 apart from rounding, which Adam enlarges by lr / eps = 1e5.
     chex.assert_trees_all_close(found[0], expected[0], rtol=0, atol=1e-11)

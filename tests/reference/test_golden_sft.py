@@ -52,7 +52,7 @@ def _load(name):
 
 
 def ours_under_their_names(intermediates):
-    """What our model computed, under the names and in the layout of the golden arrays."""
+    """Tensors of our model, under the names and in the layout of the golden arrays."""
 
     def sequence_first(name):
         return intermediates[name]["__call__"][0].values.swapaxes(0, 1)
@@ -70,7 +70,9 @@ def ours_under_their_names(intermediates):
                 found[f"unimodal{i}/{modality}"] = sequence_first(name)
             case ["fused", "last"]:
                 before = intermediates.get("fused", {"__call__": [Tokens((), ())]})["__call__"][0]
-                found |= {f"fused{i}": of.swapaxes(0, 1) for i, of in enumerate(before.values)}
+                found |= {
+                    f"fused{i}": block.swapaxes(0, 1) for i, block in enumerate(before.values)
+                }
                 found[f"fused{len(before.values)}"] = sequence_first(name)
             case ["pooled", "again", modality]:
                 again = intermediates[name][0].values
@@ -103,8 +105,8 @@ def _check(name, precision):
     model, arguments, arrays = _load(name)
     dtype, tolerance = TYPES[precision]
     params, inputs = jax.tree.map(lambda a: a.astype(dtype), arguments)
-    of_loss = reference.under(arrays, "grad/")  # Not in every file.
-    gradient = precision == "f64" and bool(of_loss)
+    loss_gradient = reference.under(arrays, "grad/")  # Not in every file.
+    gradient = precision == "f64" and bool(loss_gradient)
     with jax.enable_x64(precision == "f64"):
         loss_of = reference.cross_entropy(arrays["in/labels"])
         intermediates, loss, found_gradient = reference.run(
@@ -115,7 +117,7 @@ def _check(name, precision):
     assert len(expected) >= 10
     reference.assert_equal(found, expected, tolerance)
     if gradient:
-        expected = reference.parameters(of_loss, model, np.float32)
+        expected = reference.parameters(loss_gradient, model, np.float32)
         chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)
 
 

@@ -88,11 +88,11 @@ def _expected(name):
     model = _model(name)
     if name in ONLY_OURS:
         model = model.clone(faithful=True)
-    found = json.loads((reference.FOLDER / "init_stats.json").read_text())[name]
+    rows = json.loads((reference.FOLDER / "init_stats.json").read_text())[name]
     return {
         statistic: flax.traverse_util.flatten_dict(
             reference.parameters(
-                {key: np.full(of["shape"], of[statistic]) for key, of in found.items()}, model
+                {key: np.full(row["shape"], row[statistic]) for key, row in rows.items()}, model
             ),
             sep="/",
         )
@@ -169,9 +169,9 @@ def test_parameters_differ_by_key_and_from_each_other():
 def test_parameters_differ_by_fused_block():
     modalities = {"rgb": ModalitySpec(3, 4)}
     drawn = _draw(SparseFusionTransformer(10, modalities, k=1, n_pre=0, n_post=3))
-    of_blocks = drawn["fused/mlp_in/kernel"].swapaxes(0, 1)
-    assert len(of_blocks) == 2
-    assert (of_blocks[0] != of_blocks[1]).any()
+    blocks = drawn["fused/mlp_in/kernel"].swapaxes(0, 1)
+    assert len(blocks) == 2
+    assert (blocks[0] != blocks[1]).any()
 
 
 def test_cls_and_positions_can_be_drawn_smaller():

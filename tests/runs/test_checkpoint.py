@@ -1,4 +1,4 @@
-"""A checkpoint whose files are not as they were written is never gone on from."""
+"""Training never goes on from a damaged checkpoint."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ from sft_jax.runs.checkpoint import (
 from sft_jax.training.state import TrainState
 
 # Orbax writes them last; nothing is read from them.
-OF_THE_COMMIT = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+COMMIT_FILES = {"_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 def state(step):
@@ -37,7 +37,7 @@ def state(step):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Two latest checkpoints, the older of which is the best."""
+    """Two latest checkpoints; the older one is the best."""
     workdir = tmp_path_factory.mktemp("saved")
     checkpoints = Checkpoints(workdir, keep_latest=2)
     for step in (1, 2):
@@ -58,7 +58,7 @@ def files(folder):
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).as_posix() not in OF_THE_COMMIT
+        if path.is_file() and path.relative_to(folder).as_posix() not in COMMIT_FILES
     )
 
 
@@ -87,7 +87,7 @@ def restored_step(workdir, which="latest"):
         (pathlib.Path.unlink, "is missing"),
     ],
 )
-def test_whichever_file_is_damaged_the_one_before_is_taken(run, caplog, damage, message):
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(run, caplog, damage, message):
     latest = run / "checkpoints" / "latest" / "2"
     names = [path.relative_to(latest).as_posix() for path in files(latest)]
     assert {"sha256.json", "description/metadata", "state/manifest.ocdbt"} <= {*names}
@@ -109,8 +109,8 @@ def test_whichever_file_is_damaged_the_one_before_is_taken(run, caplog, damage, 
     assert restored_step(run) == 2
 
 
-def test_what_orbax_writes_last_is_not_needed(run):
-    for name in OF_THE_COMMIT:
+def test_commit_files_are_not_needed(run):
+    for name in COMMIT_FILES:
         (run / "checkpoints" / "latest" / "2" / name).unlink()
     assert restored_step(run) == 2
 
@@ -121,7 +121,7 @@ def test_a_folder_without_files_is_damaged(run, caplog):
     assert "is missing, and " in caplog.text
 
 
-def test_the_best_holds_what_the_latest_of_its_step_holds(run):
+def test_the_best_replaces_the_latest_of_its_step(run):
     for step in "12":
         truncate(run / "checkpoints" / "latest" / step / "sha256.json")
     assert restored_step(run) == restored_step(run, "1") == 1
@@ -137,7 +137,7 @@ def test_a_damaged_best_is_replaced_by_the_same_step_alone(run):
         restored_step(run, "best")
 
 
-def test_where_none_is_whole_all_are_named(run):
+def test_if_none_is_whole_all_are_named(run):
     for path in run.glob("checkpoints/*/*/description/metadata"):
         flip(path)
     checkpoints = Checkpoints(run)
@@ -163,7 +163,7 @@ def test_a_damaged_step_is_moved_out_of_the_way(run):
     assert restored_step(run) == 2
 
 
-def test_checkpoints_without_sha256_get_it_when_training_goes_on(run, caplog):
+def test_checkpoints_without_sha256_get_it_on_resuming(run, caplog):
     for path in run.glob("checkpoints/*/*/sha256.json"):
         path.unlink()
     assert restored_step(run) == 2
@@ -175,20 +175,20 @@ def test_checkpoints_without_sha256_get_it_when_training_goes_on(run, caplog):
 
 
 @pytest.mark.parametrize("when", ["found", "checked"])
-def test_what_training_removes_meanwhile_is_not_evaluated(run, monkeypatch, caplog, when):
+def test_checkpoints_that_training_removes_are_not_evaluated(run, monkeypatch, caplog, when):
     (run / "checkpoints/latest/2").rename(run / "later")
     checkpoints = Checkpoints(run, read_only=True)
     problems = integrity.problems
 
     def checking(folder):
         if when == "checked":
-            found = problems(folder)
+            result = problems(folder)
         # Now the next one is saved, and the one before removed.
         if not (run / "checkpoints/latest/2").exists():
             (run / "later").rename(run / "checkpoints/latest/2")
             shutil.rmtree(run / "checkpoints/latest/1")
             shutil.rmtree(run / "checkpoints/best/1")
-        return found if when == "checked" else problems(folder)
+        return result if when == "checked" else problems(folder)
 
     monkeypatch.setattr(integrity, "problems", checking)
     restored, description = checkpoints.restore("latest", state(0))
@@ -227,7 +227,7 @@ def test_a_failed_save_is_raised_at_the_next_step(tmp_path, monkeypatch, caplog)
     assert Checkpoints(tmp_path).steps("latest") == []
 
 
-def test_training_repeats_what_a_damaged_checkpoint_held(tmp_path):
+def test_training_repeats_the_steps_of_a_damaged_checkpoint(tmp_path):
     experiment = synthetic.config()
     result, _ = synthetic.run(tmp_path, experiment)
 

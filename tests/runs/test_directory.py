@@ -11,7 +11,7 @@ from sft_jax.runs.directory import (
     RunDirectory,
     RunDirectoryError,
     SeedsDirectory,
-    check_equal,
+    check_settings,
     write_json,
 )
 from sft_jax.training.reporting import Reporter
@@ -162,4 +162,4 @@ def test_a_folder_of_seeds_holds_one_run_for_each(tmp_path):
     folder.record_dataset({"statistics": 1}, {"a card": 1})
     assert all(run.dataset_file.exists() and run.card_file.exists() for run in runs.values())
     with pytest.raises(RunDirectoryError, match=r"seed_2 was made by another[\s\S]*k: 2 -> 3"):
-        check_equal(synthetic.config(model__k=3), runs.values())
+        check_settings(synthetic.config(model__k=3), runs.values())

@@ -87,7 +87,7 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'sft_jax\[gcs\]'"):
         storage.as_path("gs://bucket/run")
-    assert "sft_jax[gcs]" in preflight.shared_workdir("gs://bucket/run").problem
+    assert "sft_jax[gcs]" in preflight.check_workdir("gs://bucket/run").problem
 
 
 def test_a_run_in_a_bucket_records_its_starts(run):
@@ -106,7 +106,7 @@ def test_a_run_in_a_bucket_records_its_starts(run):
 def test_a_bucket_without_write_access_is_named(run):
     with pytest.raises(RunDirectoryError, match="gs://bucket/locked: RuntimeError: 403: Forb"):
         RunDirectory.open(storage.as_path("gs://bucket/locked"), synthetic.config())
-    problem = preflight.shared_workdir("gs://bucket/locked").problem
+    problem = preflight.check_workdir("gs://bucket/locked").problem
     assert problem == "can't write to workdir gs://bucket/locked: RuntimeError: 403: Forbidden"
 
 

@@ -179,7 +179,7 @@ def test_settings_that_do_not_fit_are_named(tmp_path, section, changes, message)
 
 
 def test_the_steps_of_the_config_are_traced(tmp_path):
-    experiment = synthetic.config(train__epochs=1, system__trace_from=3, system__trace_steps=2)
+    experiment = synthetic.config(system__trace_from=3, system__trace_steps=2)
     synthetic.run(tmp_path, experiment)
     (trace,) = (tmp_path / "trace").rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000

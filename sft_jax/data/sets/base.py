@@ -177,6 +177,11 @@ class DatasetEntry(abc.ABC):
         return "manual_dir" in {entry_field.name for entry_field in dataclasses.fields(cls)}
 
     @property
+    def raw_folder(self) -> str:
+        """Folder of the raw files as the fields name it; empty if they name none."""
+        return getattr(self, "manual_dir", "")
+
+    @property
     def policy(self) -> NotFinite:
         """Treatment of numbers that are not finite."""
         return getattr(self, "not_finite", "error")
@@ -229,12 +234,12 @@ def title(kind: type[DatasetEntry]) -> str:
     return (inspect.getdoc(kind) or kind.__name__).splitlines()[0]
 
 
-def explain_fields(kind: type[DatasetEntry]) -> str:
-    """Docstring of a dataset, with the fields of its base classes."""
-    classes = [cls for cls in reversed(kind.__mro__) if issubclass(cls, DatasetEntry)]
+def explain_fields(kind: type[DatasetEntry]) -> dict[str, str]:
+    """Name of each field to its lines in the docstrings of a dataset and its base classes."""
     fields: dict[str, str] = {}
-    for cls in classes:
-        summary, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-        for text in re.findall(r"^  \w.*(?:\n    .*)*", attributes, re.MULTILINE):
-            fields[text.partition(":")[0]] = text
-    return "\n".join([summary.rstrip(), "", "Attributes:", *fields.values()])
+    for cls in reversed(kind.__mro__):
+        if issubclass(cls, DatasetEntry):
+            _, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+            for text in re.findall(r"^  \w.*(?:\n    .*)*", attributes, re.MULTILINE):
+                fields[text.partition(":")[0].strip()] = text
+    return fields

@@ -1,1 +1,1 @@
-"""Attention kernels: pure functions of arrays."""
+"""Attention over padded sequences: pure functions of arrays."""

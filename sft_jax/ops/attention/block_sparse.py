@@ -16,25 +16,25 @@ from sft_jax.ops.attention.plain import saliency, scaled_products
 
 @dataclasses.dataclass(frozen=True)
 class BlockSparsePattern:
-    """Which keys each query sees: those of its window, and a few of every window.
+    """Pattern in which each query sees the keys of its window, and a few of every window.
 
-    Window `w` holds the positions `w s .. (w + 1) s`, so that neighbours share one; query
-    `i > 0` belongs to window `(i - 1) // s`, query 0 to the first. Summary keys, which every
-    query sees, are the last `c` positions of each stretch of `s` and the one after them,
+    Window `w` holds the positions `w s .. (w + 1) s`, so that neighbours share one. Query
+    `i > 0` belongs to window `(i - 1) // s`, query 0 to the first. Every query sees the summary
+    keys: the last `c` positions of each stretch of `s` and the position after them. Those are
     `j >= s - c` with `j mod s >= s - c` or `j mod s = 0`.
 
     This is the fixed pattern of the Sparse Transformer (Child et al. 2019, arXiv 1904.10509,
-    section 4.3), without its causal mask, in the variant of fairseq's
-    `SparseMultiheadAttention`: `s + 1` keys in a window and `c + 1` summary keys of each,
+    section 4.3) without its causal mask. It is the variant of fairseq's
+    `SparseMultiheadAttention`, with `s + 1` keys in a window and `c + 1` summary keys of each:
     one more than in the paper. Up to `s + 1` tokens it is dense. Position 0, a CLS token,
     is nothing special: only the first window sees it. Padding counts as positions.
 
     Attributes:
-      stride: `s`, from the start of one window to the start of the next.
-      expressivity: `c`, from 1 to `stride`; with `c = s` all attention is dense.
+      stride: Distance `s` from the start of one window to the start of the next.
+      expressivity: Number `c` from 1 to `stride`; with `c = s` all attention is dense.
 
     Raises:
-      ValueError: if an attribute is out of range.
+      ValueError: If an attribute is out of range.
     """
 
     stride: int = 32
@@ -54,26 +54,26 @@ class BlockSparsePattern:
 
     @property
     def num_local(self) -> int:
-        """Positions at the start of each window that are no summary keys: `s - c`."""
+        """Number of positions at the start of each window that are no summary keys: `s - c`."""
         return self.stride - self.expressivity
 
     def num_windows(self, length: int) -> int:
-        """Windows that the queries of a sequence belong to."""
+        """Number of windows that the queries of a sequence belong to."""
         return max(-(-(length - 1) // self.stride), 1)
 
     def window(self, length: int) -> Int[np.ndarray, " n"]:
-        """The window that each query belongs to."""
+        """Number of the window that each query belongs to."""
         return np.maximum(np.arange(length) - 1, 0) // self.stride
 
     def summary(self, length: int) -> Int[np.ndarray, " g"]:
-        """The positions of the summary keys, ascending."""
+        """Positions of the summary keys, ascending."""
         key = np.arange(length)
         within = key % self.stride
         late = (within >= self.num_local) | (within == 0)
         return key[(key >= self.num_local) & late]
 
     def allowed(self, length: int) -> Bool[np.ndarray, "n n"]:
-        """True where the query (row) sees the key (column), for inspection."""
+        """Matrix that is True where the query (row) sees the key (column), for inspection."""
         start = self.window(length)[:, None] * self.stride
         key = np.arange(length)
         allowed = (start <= key) & (key <= start + self.stride)
@@ -90,7 +90,7 @@ class BlockSparseWeights(flax.struct.PyTreeNode):
       local: `[b, h, n, s - c]`, of the first `s - c` positions of the query's window. Those
         among them that are summary keys or beyond the end have weight 0 here.
       summary: `[b, h, n, g]`, of the summary keys, in the order of their positions.
-      pattern: the pattern.
+      pattern: Pattern of the weights.
     """
 
     local: Float[Array, "b h n l"]
@@ -107,16 +107,16 @@ def block_sparse_attention(
 ) -> tuple[Float[Array, "b n h e"], BlockSparseWeights]:
     """Scaled dot-product self-attention over the keys that the pattern lets each query see.
 
-    Equal to softmax attention with every other key masked, but computed from the windows and
-    the summary keys alone: time and memory grow with `n (s - c + g)` for `g` summary keys,
-    and no `n` by `n` array is formed.
+    It equals softmax attention with every other key masked, and is computed from the windows and
+    the summary keys alone. Time and memory grow with `n (s - c + g)` for `g` summary keys. No `n`
+    by `n` array is formed.
 
     Args:
-      query: queries of `h` heads of size `e`.
-      key: keys.
-      value: values.
+      query: Queries of `h` heads of size `e`.
+      key: Keys.
+      value: Values.
       mask: False marks padding: it gets no weight, and has no effect on real queries.
-      pattern: which keys each query sees.
+      pattern: Pattern of the keys that each query sees.
 
     Returns:
       The weighted sums of the values, in their type, and the weights, in float32 or, for
@@ -135,25 +135,23 @@ def block_sparse_attention(
     # One softmax over both, which share no key.
     logits = jnp.concatenate([to_local, to_summary], axis=-1)
     weights = _softmax(logits, _visible(mask, pattern)[:, None])
-    local, of_summary = jnp.split(weights, [pattern.num_local], axis=-1)
+    local, far = jnp.split(weights, [pattern.num_local], axis=-1)
 
     windows = _query_windows(local.astype(value.dtype), pattern)
     local_values = _local_keys(value, pattern)
     from_local = _from_windows(jnp.einsum("bhwqk,bhwke->bhwqe", windows, local_values), length)
-    from_summary = jnp.einsum(
-        "bhng,bhge->bhne", of_summary.astype(value.dtype), value[:, :, summary]
-    )
+    from_summary = jnp.einsum("bhng,bhge->bhne", far.astype(value.dtype), value[:, :, summary])
     attended = (from_local + from_summary).swapaxes(1, 2)
-    return attended, BlockSparseWeights(local, of_summary, pattern)
+    return attended, BlockSparseWeights(local, far, pattern)
 
 
 def received(
     weights: BlockSparseWeights | Float[Array, "b h n n"], mask: Bool[Array, "b n"]
 ) -> Float[Array, "b n-1"]:
-    """The saliency of `sft_jax.ops.attention.saliency`, of dense or block-sparse weights.
+    """Computes the saliency (`sft_jax.ops.attention.plain.saliency`) of dense or sparse weights.
 
     Args:
-      weights: attention weights of a sequence over itself, CLS first.
+      weights: Attention weights of a sequence over itself, CLS first.
       mask: False marks padding, whose saliency is 0.
 
     Returns:
@@ -164,24 +162,24 @@ def received(
     pattern, length = weights.pattern, mask.shape[1]
     # CLS is no query here, and no other query belongs to a window as its first position.
     queries = mask.at[:, 0].set(False).astype(weights.local.dtype)
-    of_windows = jnp.einsum(
+    per_window = jnp.einsum(
         "bhwqk,bwq->bwk",
         _query_windows(weights.local, pattern)[..., 1:, :],
         _query_windows(queries[..., None], pattern)[..., 1:, 0],
     )
-    spread = jnp.pad(of_windows, ((0, 0), (0, 0), (0, pattern.expressivity)))
+    spread = jnp.pad(per_window, ((0, 0), (0, 0), (0, pattern.expressivity)))
     # One more position, for the last: it ends the last window if that is complete.
     in_order = spread.reshape(spread.shape[0], spread.shape[1] * spread.shape[2])
     total = jnp.pad(in_order, ((0, 0), (0, 1)))[:, :length]
-    of_summary = jnp.einsum("bhng,bn->bg", weights.summary, queries)
-    total = total.at[:, pattern.summary(length)].add(of_summary)
+    far = jnp.einsum("bhng,bn->bg", weights.summary, queries)
+    total = total.at[:, pattern.summary(length)].add(far)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1)
     heads = weights.local.shape[1]
     return jnp.where(mask[:, 1:], total[:, 1:] / (count * heads), 0)
 
 
 def to_dense(weights: BlockSparseWeights) -> Float[Array, "b h n n"]:
-    """The same weights with a 0 for each key that a query does not see, for inspection."""
+    """Dense weights, with a 0 for each key that a query does not see, for inspection."""
     pattern = weights.pattern
     length = weights.local.shape[2]
     query = np.arange(length)[:, None]
@@ -193,22 +191,22 @@ def to_dense(weights: BlockSparseWeights) -> Float[Array, "b h n n"]:
 
 
 def _softmax(logits: Float[Array, "b h n k"], visible: Bool[Array, "b 1 n k"]) -> Array:
-    """Softmax; 0 where not visible, also where nothing is."""
+    """Softmax over the visible entries; 0 at the others, also where none is visible."""
     # The lowest finite number, not -inf: see `attention_weights`.
     weights = jax.nn.softmax(jnp.where(visible, logits, jnp.finfo(logits.dtype).min), axis=-1)
     return jnp.where(visible, weights, 0)
 
 
 def _visible(mask: Bool[Array, "b n"], pattern: BlockSparsePattern) -> Bool[Array, "b n k"]:
-    """True for the real keys among the local ones of each query and the summary keys."""
+    """Mask of the real keys among the local keys of each query and the summary keys."""
     length = mask.shape[1]
     summary = pattern.summary(length)
     not_summary = np.ones(length, bool)
     not_summary[summary] = False
     local = _local_keys((mask & not_summary[None])[..., None], pattern)[..., 0]
-    of_queries = local[:, pattern.window(length)]
+    per_query = local[:, pattern.window(length)]
     everywhere = jnp.broadcast_to(mask[:, None, summary], (mask.shape[0], length, len(summary)))
-    return jnp.concatenate([of_queries, everywhere], axis=-1)
+    return jnp.concatenate([per_query, everywhere], axis=-1)
 
 
 def _stretches(values: Array, pattern: BlockSparsePattern) -> tuple[Array, Array]:
@@ -229,7 +227,7 @@ def _stretches(values: Array, pattern: BlockSparsePattern) -> tuple[Array, Array
 def _local_keys(
     values: Float[Array, "*b n e"] | Bool[Array, "*b n e"], pattern: BlockSparsePattern
 ) -> Array:
-    """`[..., w, s - c, e]`: the positions that each window has for itself, but for the first."""
+    """`[..., w, s - c, e]`: the positions of each window that are no summary keys."""
     return _stretches(values, pattern)[0][..., : pattern.num_local, :]
 
 
@@ -239,7 +237,7 @@ def _query_windows(values: Float[Array, "*b n e"], pattern: BlockSparsePattern) 
 
 
 def _from_windows(values: Float[Array, "*b w q e"], length: int) -> Float[Array, "*b n e"]:
-    """What each query has in the window that it belongs to: the inverse of `_query_windows`."""
+    """Rows of the queries within their windows: the inverse of `_query_windows`."""
     *batch, count, slots, size = values.shape
     own = values[..., 1:, :].reshape(*batch, count * (slots - 1), size)
     # The first slot is a query of that window in the first alone.

@@ -19,7 +19,7 @@ from sft_jax.ops.refusal import refuse, reverse_only
 
 _DTYPES = ("bfloat16", "float16")
 _MULTIPLE, _LARGEST = 8, 128
-"""What the features of a head must be a multiple of, and at most."""
+"""Divisor of the number of features of a head, and their largest number."""
 
 _ELSEWHERE = "attention_kernel='cudnn' needs an NVIDIA GPU; 'auto' works everywhere"
 _NO_FORWARD_MODE = (
@@ -29,7 +29,7 @@ _NO_FORWARD_MODE = (
 
 
 def is_supported(dtype: np.dtype, head_size: int) -> bool:
-    """Whether `cudnn_attention` takes heads of this type and size."""
+    """Tells whether `cudnn_attention` takes heads of this type and size."""
     return jnp.dtype(dtype).name in _DTYPES and head_size < _LARGEST
 
 
@@ -44,7 +44,7 @@ def cudnn_attention(
 ) -> Float[Array, "b q h e"]:
     """Scaled dot-product attention on an NVIDIA GPU, in bfloat16 or float16.
 
-    The same as `apply_weights` of `attention_weights` (`sft_jax.ops.attention`), to rounding.
+    The same as `apply_weights` of `attention_weights` (`sft_jax.ops.attention.plain`), to rounding.
     Mask and sizes travel as one more feature of the keys, which every query has as 1: no array
     of queries times keys is needed. Sequences are padded to even lengths.
 
@@ -52,7 +52,7 @@ def cudnn_attention(
       query: Queries of `h` heads of size `e`, at most 127.
       key: Keys.
       value: Values.
-      key_mask: False marks a key that gets no weight. What it hides must be finite.
+      key_mask: False marks a key that gets no weight. Masked keys and values must be finite.
       key_sizes: Above 0 at real keys, how many equal keys each counts as; None for 1.
       elsewhere: Function of the same arrays that is used where cuDNN can't be: on other
         platforms, and for sizes that are symbolic. None refuses.
@@ -61,8 +61,8 @@ def cudnn_attention(
       The weighted sums of the values, in their type; 0 where an example has no real key.
 
     Raises:
-      ValueError: for heads of another type or size, and for symbolic sizes without `elsewhere`.
-      NotImplementedError: when its forward-mode derivative is lowered, and when it is lowered for
+      ValueError: For heads of another type or size, and for symbolic sizes without `elsewhere`.
+      NotImplementedError: When its forward-mode derivative is lowered, and when it is lowered for
         another platform than cuda without `elsewhere`.
     """
     if not is_supported(query.dtype, query.shape[-1]):
@@ -91,7 +91,7 @@ def _refuse(query: Array, *_: Any) -> Array:
 def _padded(
     query: Array, key: Array, value: Array, key_mask: Array, key_sizes: Array | None
 ) -> Array:
-    """Attention of what has been filled up to the shapes that cuDNN takes."""
+    """Attention of arrays that are filled up to the shapes that cuDNN takes."""
     _, length, _, size = query.shape
     scale = size**-0.5
     # Far below any logit, and finite once it is multiplied by the scale.
@@ -109,7 +109,7 @@ def _padded(
         _wide(_even(jnp.concatenate([value, jnp.zeros_like(value[..., :1])], axis=-1))),
         scale,
     )[:, :length, :, :size]
-    # Without any real key, what it returns is the mean of all values.
+    # Without any real key, cuDNN returns the mean of all values.
     return jnp.where(key_mask.any(axis=-1)[:, None, None, None], attended, 0)
 
 
@@ -142,8 +142,8 @@ def _backward(scale: float, residuals: Any, d_out: Array) -> tuple[Array, ...]:
 _attend.defvjp(_forward, _backward)
 
 
-# What `jax.nn.dot_product_attention(..., implementation="cudnn")` calls once it has asked this host
-# for its cuDNN, which a program for another host does not need.
+# These functions are called by `jax.nn.dot_product_attention(..., implementation="cudnn")`, once it
+# has asked this host for its cuDNN. A program for another host does not need that.
 def _settings(scale: float) -> tuple[Any, ...]:
     """Scale, seed, dropout, bias, mask, layout, window, version of cuDNN, residuals returned."""
     no_mask, layout = fused.MaskType.NO_MASK, fused.AttentionLayout.BTNH.value
@@ -151,7 +151,7 @@ def _settings(scale: float) -> tuple[Any, ...]:
 
 
 def _nothing(like: Array) -> list[Array]:
-    """Bias, lengths, offsets and pages, of which there are none."""
+    """Empty arrays in place of bias, lengths, offsets and pages."""
     return [jnp.zeros(0, like.dtype)] * 7
 
 

@@ -1,4 +1,4 @@
-"""The exponential that attention kernels spend much of their time on."""
+"""Exponential function on which attention kernels spend much of their time."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ A kernel is called as `kernel(query, key, value, mask, sizes, with_saliency=...)
 - `with_saliency` asks for the saliency too. Then queries and keys are one sequence, CLS first.
 
 It returns the weighted sums of the values, `[b, q, h, e]`, and the saliency of the tokens after
-CLS, `[b, n - 1]` (`sft_jax.ops.attention.plain.saliency`), or None where it is not asked for.
+CLS, `[b, n - 1]`. The saliency is None where it is not asked for.
 """
 
 from __future__ import annotations

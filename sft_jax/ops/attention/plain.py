@@ -19,10 +19,10 @@ def attention_weights(
     attention; Bolya et al. 2023, arXiv 2210.09461, section 3).
 
     Args:
-      query: queries of `h` heads of size `e`.
-      key: keys.
+      query: Queries of `h` heads of size `e`.
+      key: Keys.
       key_mask: False marks a key that gets no weight.
-      key_sizes: above 0 at real keys; None for 1 everywhere.
+      key_sizes: Sizes, above 0 at real keys; None for 1 everywhere.
 
     Returns:
       Weights that sum to 1 over the real keys, in float32 or, for float64 inputs, float64.
@@ -52,15 +52,15 @@ def masked_softmax(
     """Softmax over the last axis, of the entries whose mask is True.
 
     Args:
-      logits: what stands where the mask is False does not matter.
-      mask: broadcasts over the leading axes.
+      logits: Logits; entries where the mask is False do not matter.
+      mask: Mask that broadcasts over the leading axes.
 
     Returns:
       Numbers that sum to 1 over the entries whose mask is True, and are 0 at the others;
       0 everywhere, not NaN, where no mask is True.
     """
     # The lowest finite number, not -inf: a row that is masked throughout must stay finite, in
-    # the gradient too, until it is set to 0.
+    # the gradient too, until the row is set to 0.
     softmax = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
     return jnp.where(mask, softmax, 0)
 
@@ -68,19 +68,19 @@ def masked_softmax(
 def apply_weights(
     weights: Float[Array, "b h q n"], value: Float[Array, "b n h e"]
 ) -> Float[Array, "b q h e"]:
-    """The weighted sum of the values, per head, in the type of `value`."""
+    """Computes the weighted sum of the values, per head, in the type of `value`."""
     return jnp.einsum("bhqn,bnhe->bqhe", weights.astype(value.dtype), value)
 
 
 def saliency(weights: Float[Array, "b h n n"], mask: Bool[Array, "b n"]) -> Float[Array, "b n-1"]:
-    """How much attention each token but the first receives (Ding et al. 2021, section 3.2).
+    """Attention that each token after CLS receives (Ding et al. 2021, section 3.2).
 
-    With `w` the weights averaged over the heads, `s_j = mean_i w[i, j]` over the real
-    queries `i >= 1`: the first token, CLS, is neither a query nor a key here. The
-    saliencies are not renormalised, so they sum to less than 1.
+    With `w` the weights averaged over the heads, `s_j = mean_i w[i, j]` over the real queries
+    `i >= 1`. The first token, CLS, is neither a query nor a key here. The saliencies are not
+    renormalised, so they sum to less than 1.
 
     Args:
-      weights: attention weights of a sequence over itself, CLS first.
+      weights: Attention weights of a sequence over itself, CLS first.
       mask: False marks padding, whose saliency is 0.
 
     Returns:

@@ -1,9 +1,9 @@
 """Exact attention that never stores its weights, and the saliency that pooling takes from it.
 
-The weights are computed for a block of queries at a time and forgotten; the backward pass
+The weights are computed for a tile of queries at a time and forgotten. The backward pass
 computes them again from the log-sum-exp of each query (Rabe and Staats 2021, arXiv 2112.05682;
-Dao et al. 2022, arXiv 2205.14135). A block holds all keys, so that its softmax needs no second
-block, and the saliency comes out of the same pass. Memory grows linearly with the length.
+Dao et al. 2022, arXiv 2205.14135). A tile holds all keys, so that its softmax needs no second
+tile, and the saliency comes out of the same pass. Memory grows linearly with the length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sft_jax.ops.refusal import reverse_only
 from sft_jax.ops.target import Target, for_target, varying_alike
 
 SAVED = "attention"
-"""The name of what the backward pass needs, for the policies of `jax.checkpoint`."""
+"""Name of the arrays that the backward pass needs, for the policies of `jax.checkpoint`."""
 
 _NO_FORWARD_MODE = (
     "forward-mode differentiation (jax.jvp, jax.jacfwd, jax.linearize) of attention that stores no"
@@ -40,15 +40,15 @@ def tiled_attention(
 ) -> Float[Array, "b q h e"]:
     """Scaled dot-product attention, in memory linear in the number of queries and of keys.
 
-    The same as `apply_weights` of `attention_weights` (`sft_jax.ops.attention`), to rounding.
+    The same as `apply_weights` of `attention_weights` (`sft_jax.ops.attention.plain`), to rounding.
 
     Args:
-      query: queries of `h` heads of size `e`.
-      key: keys.
-      value: values.
+      query: Queries of `h` heads of size `e`.
+      key: Keys.
+      value: Values.
       key_mask: False marks a key that gets no weight; neither it nor its value has any
         effect, whatever they are.
-      key_sizes: above 0 at real keys, how many equal keys each counts as; no gradient
+      key_sizes: Number of equal keys that each real key counts as, above 0; no gradient
         passes through them. None for 1 everywhere.
 
     Returns:
@@ -70,14 +70,14 @@ def tiled_self_attention(
     """`tiled_attention` of a sequence over itself, CLS first, and the saliency of its tokens.
 
     Args:
-      query: queries of `h` heads of size `e`.
-      key: keys.
-      value: values.
+      query: Queries of `h` heads of size `e`.
+      key: Keys.
+      value: Values.
       mask: False marks padding.
-      sizes: see `tiled_attention`.
+      sizes: See `tiled_attention`.
 
     Returns:
-      The weighted sums of the values, and `sft_jax.ops.attention.saliency` of the weights, in
+      The weighted sums of the values, and `sft_jax.ops.attention.plain.saliency` of the weights, in
       float32 or, for float64 inputs, float64. Gradients pass through both.
     """
     query, key, value = (
@@ -94,7 +94,7 @@ def tiled_self_attention(
 def _key_terms(
     mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None, query: Array
 ) -> tuple[Array, Array | None]:
-    """1 at real keys and 0 at others, and what is added to the logits to base 2, if anything."""
+    """1 at real keys and 0 at others, and the terms added to the logits to base 2, if any."""
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     bias = None
     if sizes is not None:
@@ -169,7 +169,7 @@ def _backward_of_heads(target: Target, heads: tuple[Any, ...]) -> tuple[Array, A
 
 
 def _forward_of_head(target: Target, head: _Inputs) -> tuple[Array, Array, Array | None]:
-    """Of one head of one example: `[q, e]` sums, `[q]` log-sum-exp to base 2, what keys receive.
+    """Sums `[q, e]`, log-sum-exp to base 2 `[q]`, and weights that keys receive, for one head.
 
     Keys are rows and queries columns: reducing over the rows vectorises on a CPU.
     """
@@ -219,7 +219,7 @@ def _logits(target: Target, key: Array, query: Array, bias: Array | None, dtype:
 def _backward_of_head(
     target: Target, head: _Inputs, out: Array, lse: Array, d_out: Array, d_received: Array | None
 ) -> tuple[Array, Array, Array]:
-    """The gradients of query, key and value of one head of one example."""
+    """Computes the gradients of query, key and value of one head of one example."""
     query, key, value, real, bias, query_weight = head
     dtype = real.dtype
     scaled = base_2(query)
@@ -256,7 +256,7 @@ def _backward_of_head(
 
 
 def base_2(query: Array) -> Array:
-    """Scaled so that `2 ** (query · key)` is the exponential of the logits."""
+    """Scales queries so that `2 ** (query · key)` is the exponential of the logits."""
     return query * (math.log2(math.e) * query.shape[-1] ** -0.5)
 
 
@@ -266,11 +266,12 @@ def are_small(
     dtype: np.dtype,
     bias: Float[Array, "*n"] | None = None,
 ) -> Bool[Array, ""]:
-    """Whether softmax needs nothing subtracted from the logits to base 2, `query · key + bias`.
+    """Tells whether softmax can do without subtracting the largest logit.
 
-    It is the same whatever is subtracted. Where no logit can be so large that its exponential
-    overflows, and none so small that it vanishes, nothing need be: within half of the exponents
-    of `dtype`, in which the weights are multiplied with the values.
+    The logits are to base 2, `query · key + bias`. Softmax is the same whatever is subtracted from
+    them. Nothing need be subtracted where no exponential can overflow or vanish. That holds for
+    logits within half of the exponents of `dtype`, in which the weights are multiplied with the
+    values.
 
     Args:
       query: Queries, scaled by `base_2`.
@@ -297,8 +298,8 @@ def _scan_tiles(
     outputs = []
     if full:
         tiles = jax.tree.map(lambda a: _split(a[..., : full * size], full), columns)
-        carry, outputs_of_full = jax.lax.scan(step, carry, tiles)
-        outputs.append(jax.tree.map(_unsplit, outputs_of_full))
+        carry, outputs_of_tiles = jax.lax.scan(step, carry, tiles)
+        outputs.append(jax.tree.map(_unsplit, outputs_of_tiles))
     if length % size:
         rest = jax.tree.map(lambda a: a[..., full * size :], columns)
         carry, output = step(carry, rest)
@@ -318,14 +319,14 @@ def _unsplit(array: Float[Array, "s *c w"]) -> Float[Array, "*c s*w"]:
 
 
 def _tile_size(target: Target, num_keys: int) -> int:
-    """Queries of a tile: on a CPU as many as leave its weights in the second-level cache."""
+    """Number of queries of a tile; on a CPU its weights stay in the second-level cache."""
     if target.sequential:
         return min(max(80_000 // num_keys // 16, 1), 6) * 16
     return 256
 
 
 def _by_head(inputs: _Inputs) -> _Inputs:
-    """The same with heads of examples as the first axis."""
+    """Moves heads of examples to the first axis."""
     query, key, value = (_to_heads(array) for array in inputs[:3])
     per_head: Any = jax.tree.map(
         lambda array: jnp.repeat(array, inputs.query.shape[2], axis=0), inputs[3:]

@@ -19,27 +19,27 @@ from sft_jax.ops.target import Target, for_target
 
 @dataclasses.dataclass(frozen=True)
 class WindowPattern:
-    """Which keys each query sees: those around it, CLS, and a few means over all tokens.
+    """Pattern in which each query sees the keys around it, CLS, and a few means over all tokens.
 
     Position 0 is the CLS token, which as a query sees every key. The others are cut into
-    windows of `w` from position 1 on. Such a query sees the keys of its window, those of the
-    `r` positions on either side of the window, the CLS key, and `s` summary keys. Padding
+    windows of `w` from position 1 on. A query sees the keys of its window, the CLS key, and `s`
+    summary keys. It also sees the keys of the `r` positions on either side of the window. Padding
     counts as positions, not as tokens.
 
-    The real tokens of an example but CLS are divided, in their order, into `s` stretches whose
+    The real tokens of an example except CLS are divided, in their order, into `s` stretches whose
     lengths differ by 1 at most. The key and the value of a summary are the means over its
-    stretch, and a summary of `t` tokens counts as `t` keys: `log t` is added to its logits. So
-    where the tokens of each stretch are alike, the far field is that of dense attention. The
+    stretch. A summary of `t` tokens counts as `t` keys: `log t` is added to its logits. So
+    where the tokens of each stretch are equal, the far field is that of dense attention. The
     tokens near a query count twice there: for themselves, and in their summary. With fewer
     real tokens than `s`, each has a summary of its own and the last summaries have none.
 
     Attributes:
-      window: `w`, queries that see the same keys.
-      reach: `r`, positions on either side of a window that its queries see too.
-      summaries: `s`, summary keys.
+      window: Number `w` of queries that see the same keys.
+      reach: Number `r` of positions on either side of a window that its queries see too.
+      summaries: Number `s` of summary keys.
 
     Raises:
-      ValueError: if an attribute is out of range.
+      ValueError: If an attribute is out of range.
     """
 
     window: int = 32
@@ -57,15 +57,15 @@ class WindowPattern:
 
     @property
     def num_local(self) -> int:
-        """Positions that a window's queries see as they are: `w + 2 r`."""
+        """Number of positions that a window's queries see as they are: `w + 2 r`."""
         return self.window + 2 * self.reach
 
     def num_windows(self, length: int) -> int:
-        """Windows that the queries after CLS belong to."""
+        """Number of windows that the queries after CLS belong to."""
         return max(-(-(length - 1) // self.window), 1)
 
     def is_dense(self, length: int) -> bool:
-        """Whether dense attention over `length` tokens, CLS among them, costs no more."""
+        """Tells whether dense attention over `length` tokens, CLS among them, costs no more."""
         return self.num_local + self.summaries >= length
 
 
@@ -83,22 +83,22 @@ def windowed_attention(
     `sft_jax.ops.attention.tiled` for the policies of `jax.checkpoint`.
 
     Args:
-      query: queries of `h` heads of size `e`, CLS first.
-      key: keys.
-      value: values.
+      query: Queries of `h` heads of size `e`, CLS first.
+      key: Keys.
+      value: Values.
       mask: False marks padding: it gets no weight, and has no effect on real queries.
-      pattern: which keys each query sees.
+      pattern: Pattern of the keys that each query sees.
 
     Returns:
       The weighted sums of the values, in their type, and the saliency of the tokens after CLS
-      as of `sft_jax.ops.attention.saliency`, in float32 or, for float64 inputs, float64: the
+      (`sft_jax.ops.attention.plain.saliency`), in float32 or, for float64 inputs, float64. The
       weight of a summary is spread equally over its tokens. Gradients pass through both.
     """
     query, key, value = (jnp.where(mask[..., None, None], a, 0) for a in (query, key, value))
     share = _share(mask, pattern, jnp.promote_types(query.dtype, jnp.float32))
     num_queries = jnp.maximum(mask[:, 1:].sum(axis=1), 1) * query.shape[2]
     heads = tuple(a.swapaxes(1, 2) for a in (query, key, value))
-    # What a gradient needs of either target is made of these inputs again.
+    # The gradient of either target computes its arrays again from these inputs.
     attend = jax.checkpoint(functools.partial(for_target, functools.partial(_examples, pattern)))
     attended, salient = attend(heads, mask, share, num_queries)
     attended = checkpoint_name(attended.swapaxes(1, 2), SAVED)
@@ -108,7 +108,7 @@ def windowed_attention(
 def _examples(
     pattern: WindowPattern, target: Target, *arrays: Any
 ) -> tuple[Float[Array, "b h n e"], Float[Array, "b m"]]:
-    """The weighted sums and the saliency of each example."""
+    """Weighted sums and saliency of each example."""
 
     def example(arrays: Any) -> tuple[Array, Array]:
         heads, mask, share, num_queries = arrays
@@ -126,7 +126,7 @@ def _examples(
 def _share(
     mask: Bool[Array, "b n"], pattern: WindowPattern, dtype: np.dtype
 ) -> Float[Array, "b s m"]:
-    """The matrix that takes the means of the stretches of tokens after CLS."""
+    """Matrix that takes the means of the stretches of tokens after CLS."""
     tokens = mask[:, 1:]
     real = tokens.sum(axis=1, keepdims=True, dtype=jnp.int32)
     number = pattern.summaries
@@ -149,7 +149,7 @@ def _attend(
     share: Float[Array, "s m"],
     pattern: WindowPattern,
 ) -> tuple[Float[Array, "n e"], Float[Array, " m"]]:
-    """One head of one example; beside the sums, what each token receives from real queries."""
+    """Sums, and the weight that each token receives from real queries, for one head."""
     kind = jnp.promote_types(query.dtype, jnp.float32)
     real, share = mask.astype(kind), share.astype(kind)
     query = base_2(query)
@@ -165,9 +165,9 @@ def _attend(
     sums = (sums / total[:, None]).swapaxes(1, 2).reshape(-1, value.shape[1])
 
     asking = _queries(real[1:, None], pattern)[..., 0] / total
-    of_seen = jnp.einsum("wkq,wq->wk", weights, asking)
-    received = _add_seen(of_seen, mask.shape[0] - 1, pattern)
-    received += of_seen[:, -pattern.summaries :].sum(axis=0) @ share
+    given_to_seen = jnp.einsum("wkq,wq->wk", weights, asking)
+    received = _add_seen(given_to_seen, mask.shape[0] - 1, pattern)
+    received += given_to_seen[:, -pattern.summaries :].sum(axis=0) @ share
 
     weights, total = _weights(target, query[None, :1], key[None], real[None, :, None])
     first = target.matmul(weights[..., 0].astype(value.dtype), value, kind) / total
@@ -180,7 +180,7 @@ def _means(
     sizes: Float[Array, " s"],
     rows: Float[Array, "m e"],
 ) -> Float[Array, "s e"]:
-    """The mean over each stretch, summed in float32 at least: a share may vanish in float16."""
+    """Means over each stretch, summed in float32 at least: a share may vanish in float16."""
     member = (share > 0).astype(rows.dtype)
     total = target.matmul(member, rows, sizes.dtype)
     return (total / jnp.maximum(sizes, 1)[:, None]).astype(rows.dtype)
@@ -192,7 +192,7 @@ def _weights(
     key: Float[Array, "w k e"],
     counts: Float[Array, "w k 1"],
 ) -> tuple[Float[Array, "w k q"], Float[Array, "w q"]]:
-    """Weights that are not normalised, and what they sum to, or 1 for no key."""
+    """Weights that are not normalised, and their sums, or 1 for no key."""
     dtype = counts.dtype
     bias = jnp.log2(jnp.maximum(counts, 1))
     logits = target.matmul(key, query.swapaxes(1, 2), dtype) + bias
@@ -207,7 +207,7 @@ def _weights(
     else:
         # A condition on each of several heads at once would compute both.
         top = largest(fixed)
-    # What is masked may be far above the largest: it must stay finite to be multiplied by 0.
+    # A masked logit may be far above the largest: it must stay finite to be multiplied by 0.
     most = jnp.finfo(dtype).maxexp - 2
     weights = target.exp2(jnp.minimum(logits - top[:, None], most)) * (counts > 0)
     total = weights.sum(axis=1)
@@ -215,7 +215,7 @@ def _weights(
 
 
 def _queries(rows: Float[Array, "m e"], pattern: WindowPattern) -> Float[Array, "w q e"]:
-    """The windows of the positions after CLS, filled up with 0."""
+    """Windows of the positions after CLS, filled up with 0."""
     count = pattern.num_windows(len(rows) + 1)
     rows = jnp.pad(rows, ((0, count * pattern.window - len(rows)), (0, 0)))
     return rows.reshape(count, pattern.window, -1)
@@ -224,19 +224,19 @@ def _queries(rows: Float[Array, "m e"], pattern: WindowPattern) -> Float[Array, 
 def _seen(
     rows: Float[Array, "n e"], summaries: Float[Array, "s e"], pattern: WindowPattern
 ) -> Float[Array, "w k e"]:
-    """What each window sees: the positions around it, CLS, and the summaries."""
+    """Rows that each window sees: the positions around it, CLS, and the summaries."""
     local = _unfold(rows[1:], pattern)
     far = jnp.concatenate([rows[:1], summaries]).astype(rows.dtype)
     return jnp.concatenate([local, jnp.broadcast_to(far, (len(local), *far.shape))], axis=1)
 
 
 def _add_seen(
-    of_seen: Float[Array, "w k"], length: int, pattern: WindowPattern
+    given_to_seen: Float[Array, "w k"], length: int, pattern: WindowPattern
 ) -> Float[Array, " m"]:
-    """Adds up what the windows that see a position give it: the transpose of `_unfold`."""
+    """Adds up what windows give to the positions that they see: the transpose of `_unfold`."""
     further = -(-2 * pattern.reach // pattern.window)
     fill = (further + 1) * pattern.window - pattern.num_local
-    local = jnp.pad(of_seen[:, : pattern.num_local], ((0, 0), (0, fill)))
+    local = jnp.pad(given_to_seen[:, : pattern.num_local], ((0, 0), (0, fill)))
     shifted = local.reshape(-1, further + 1, pattern.window)
     parts = (
         jnp.pad(shifted[:, first], ((first, further - first), (0, 0)))

@@ -11,7 +11,7 @@ from sft_jax.structs import Tokens
 
 
 def pairwise_l1(values: Float[Array, "b n d"]) -> Float[Array, "b n n"]:
-    """The L1 distances between the tokens of each example, in float32 at least.
+    """Computes the L1 distances between the tokens of each example, in float32 at least.
 
     They are added up feature by feature, so that nothing larger than the result is held.
     """
@@ -30,7 +30,7 @@ def pairwise_l1(values: Float[Array, "b n d"]) -> Float[Array, "b n n"]:
 def weighted_k_medoids(
     tokens: Tokens, saliency: Float[Array, "b n"], k: int, iterations: int
 ) -> tuple[Tokens, Int[Array, "b k"]]:
-    """The `k` tokens that stand for the rest: medoids, weighted by saliency, in L1 distance.
+    """Selects `k` tokens that represent the others: medoids, weighted by saliency, in L1 distance.
 
     The centres start as the `k` tokens of largest saliency `s`. In each iteration every
     token joins its nearest centre (the first of equals); then the centre of each cluster `M`
@@ -39,10 +39,10 @@ def weighted_k_medoids(
     through the choice.
 
     Args:
-      tokens: what is clustered; padding is in no cluster.
-      saliency: at least 0.
-      k: clusters, at least 1.
-      iterations: how often the centres are moved; with 0 this is `select_top_k`.
+      tokens: Tokens to cluster; padding is in no cluster.
+      saliency: Saliency, at least 0.
+      k: Number of clusters, at least 1.
+      iterations: Number of times that the centres are moved; with 0 this is `select_top_k`.
 
     Returns:
       The tokens at the centres and their positions; those of slots that are not filled mean

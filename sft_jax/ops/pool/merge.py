@@ -1,4 +1,4 @@
-"""From many tokens to `k` by merging those that are alike (Bolya et al. 2023, arXiv 2210.09461)."""
+"""Merging of similar tokens (Bolya et al. 2023, arXiv 2210.09461)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sft_jax.structs import Tokens
 def merge_tokens(tokens: Tokens, k: int) -> Tokens:
     """Merges similar tokens into their means until at most `k` are left: token merging, ToMe.
 
-    In each round of bipartite soft matching the real tokens of even rank, set A, each find
-    the token of odd rank, set B, of largest cosine similarity (the first of equals). Of `v`
-    tokens, the `v - max(k, ceil(v / 2))` in A that are most similar to theirs are merged
-    into it; several may be merged into one. What is left keeps its order. The paper merges a
-    few tokens in every block, here all rounds follow each other; and the paper compares
+    A round of bipartite soft matching divides the real tokens into set A, of even rank, and set B,
+    of odd rank. Each token of A finds the token of B of largest cosine similarity (the first of
+    equals). Of `v` tokens, the `v - max(k, ceil(v / 2))` in A with the most similar partners are
+    merged into them; several may be merged into one. The tokens left keep their order. The paper
+    merges a few tokens in every block, here all rounds follow each other. The paper compares
     attention keys, here the tokens themselves are compared.
 
     A merged token is the mean of all tokens that went into it, weighted by their sizes, and
@@ -25,8 +25,8 @@ def merge_tokens(tokens: Tokens, k: int) -> Tokens:
     choice of what is merged.
 
     Args:
-      tokens: what is merged; padding is not. Sizes are above 0 at real tokens, 1 if None.
-      k: slots, at least 1.
+      tokens: Tokens to merge, without padding. Sizes are above 0 at real tokens, 1 if None.
+      k: Number of slots, at least 1.
 
     Returns:
       `[b, k, d]` tokens of the type of `tokens` with sizes in float32 at least. An example
@@ -35,7 +35,7 @@ def merge_tokens(tokens: Tokens, k: int) -> Tokens:
     """
     mask, values = tokens.mask, tokens.values
     dtype = jnp.promote_types(values.dtype, jnp.float32)
-    # A size of 0 marks what is not, or no longer, a token.
+    # A size of 0 marks a place without a token.
     sizes = mask.astype(dtype) if tokens.sizes is None else jnp.where(mask, tokens.sizes, 0)
     sizes = sizes.astype(dtype)
     # As totals, sizes * values, tokens are merged by adding, and point the same way.
@@ -56,7 +56,7 @@ def merge_tokens(tokens: Tokens, k: int) -> Tokens:
 def _merge_round(
     totals: Float[Array, "b n d"], sizes: Float[Array, "b n"], k: int
 ) -> tuple[Float[Array, "b m d"], Float[Array, "b m"]]:
-    """One round; takes tokens without gaps, leaves gaps. `m` is `n`, or `n + 1` if `n` is odd."""
+    """Merges once; takes tokens without gaps, leaves gaps. `m` is `n`, or `n + 1` if `n` is odd."""
     odd = sizes.shape[1] % 2
     totals = jnp.pad(totals, ((0, 0), (0, odd), (0, 0)))
     sizes = jnp.pad(sizes, ((0, 0), (0, odd)))
@@ -87,16 +87,16 @@ def _merge_round(
 
 
 def _unit(values: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    """The directions of the tokens, 0 for a token that is 0; no gradient flows."""
+    """Directions of the tokens, 0 for a token that is 0; no gradient flows."""
     values = jax.lax.stop_gradient(values)
-    # Scaled by the largest feature first: squares of what is very large or small are not finite.
+    # Scaled by the largest feature first: squares of very large or small numbers are not finite.
     largest = abs(values).max(axis=2, keepdims=True)
     values = values / jnp.where(largest > 0, largest, 1)
     return values / jnp.maximum(jnp.linalg.norm(values, axis=2, keepdims=True), 1)
 
 
 def _are_largest(score: Float[Array, "b n"], count: Array) -> Bool[Array, "b n"]:
-    """True for the `count` largest of each example; among equals the earlier come first."""
+    """Mask of the `count` largest of each example; among equals the earlier come first."""
     rank = jnp.argsort(jnp.argsort(-score, axis=1, stable=True), axis=1)
     return rank < count[:, None]
 
@@ -104,7 +104,7 @@ def _are_largest(score: Float[Array, "b n"], count: Array) -> Bool[Array, "b n"]
 def _to_front(
     totals: Float[Array, "b n d"], sizes: Float[Array, "b n"], length: int
 ) -> tuple[Float[Array, "b m d"], Float[Array, "b m"]]:
-    """The tokens of size above 0, in their order, then gaps, cut to `length`."""
+    """Moves tokens of size above 0 to the front, in their order, and cuts to `length`."""
     order = jnp.argsort(sizes <= 0, axis=1, stable=True)[:, :length]
     return (
         jnp.take_along_axis(totals, order[..., None], axis=1),

@@ -1,4 +1,4 @@
-"""From many tokens to `k` by pooling within windows (Ding et al. 2021, section 3.2).
+"""Pooling within windows (Ding et al. 2021, section 3.2).
 
 A token whose mask is False is padding and is in no mean or maximum. A window without members
 gives a slot whose own mask is False and whose value is 0.
@@ -16,14 +16,14 @@ from sft_jax.structs import Tokens
 
 
 def gather_windows(values: Float[Array, "b n d"], windows: Windows) -> Float[Array, "b k w d"]:
-    """The tokens of each window; what stands at a non-member carries no meaning."""
+    """Gathers the tokens of each window; entries that are no members carry no meaning."""
     batch, k, size = windows.index.shape
     flat = windows.index.reshape(batch, k * size, 1)
     return jnp.take_along_axis(values, flat, axis=1).reshape(batch, k, size, values.shape[-1])
 
 
 def window_max(tokens: Tokens, windows: Windows) -> Tokens:
-    """The maximum of each feature over the members of each window."""
+    """Computes the maximum of each feature over the members of each window."""
     member = windows.member[..., None]
     gathered = gather_windows(tokens.values, windows)
     pooled = jnp.max(gathered, axis=2, where=member, initial=-jnp.inf)
@@ -31,12 +31,12 @@ def window_max(tokens: Tokens, windows: Windows) -> Tokens:
 
 
 def window_mean(tokens: Tokens, windows: Windows, divisor: int | None = None) -> Tokens:
-    """The mean over the members of each window.
+    """Computes the mean over the members of each window.
 
     Args:
-      tokens: what is pooled.
-      windows: the windows.
-      divisor: divides each sum in place of the number of members. The authors' code
+      tokens: Tokens to pool.
+      windows: Windows over the tokens.
+      divisor: Divisor of each sum in place of the number of members. The authors' code
         divides by the kernel size, counting padding as tokens of 0.
 
     Returns:
@@ -55,16 +55,17 @@ def window_weighted_mean(
     windows: Windows,
     epsilon: float | None = None,
 ) -> Tokens:
-    """The mean over the members of each window, weighted by saliency; differentiable in both.
+    """Computes the mean over the members of each window, weighted by saliency.
+
+    It is differentiable in tokens and saliency.
 
     Args:
-      tokens: what is pooled.
-      saliency: weights, at least 0.
-      windows: the windows.
-      epsilon: added to each sum of weights. By default nothing is: the weights are taken
-        relative to the largest of their window, so the result does not shrink however
-        small they are. The authors' code adds 1e-5 to the mean weight, which is 1e-5
-        times the kernel size here.
+      tokens: Tokens to pool.
+      saliency: Weights, at least 0.
+      windows: Windows over the tokens.
+      epsilon: Number added to each sum of weights. By default the weights are taken relative to
+        the largest of their window, so the result does not shrink however small they are. The
+        authors' code adds 1e-5 to the mean weight, which is 1e-5 times the kernel size here.
 
     Returns:
       One token per window.
@@ -86,7 +87,7 @@ def window_weighted_mean(
 
 
 def masked_mean(tokens: Tokens) -> Float[Array, "b d"]:
-    """The mean over the real tokens of each example; 0 where there is none."""
+    """Computes the mean over the real tokens of each example; 0 where there is none."""
     dtype = _dtype_of_sums(tokens.values)
     total = jnp.sum(tokens.values, axis=1, where=tokens.mask[..., None], dtype=dtype)
     count = jnp.maximum(tokens.mask.sum(axis=1, keepdims=True), 1)
@@ -94,7 +95,7 @@ def masked_mean(tokens: Tokens) -> Float[Array, "b d"]:
 
 
 def _dtype_of_sums(values: Array) -> np.dtype:
-    """At least float32: a sum, or a count, of what float16 holds may be beyond it."""
+    """At least float32: a sum, or a count, of numbers in float16 may be beyond that type."""
     return jnp.promote_types(values.dtype, jnp.float32)
 
 

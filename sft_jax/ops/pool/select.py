@@ -1,4 +1,4 @@
-"""From many tokens to `k` by selection: of whole tokens, or of the values of each feature.
+"""Selection of whole tokens, or of the values of each feature.
 
 A token whose mask is False is padding and is never selected. An example with fewer than `k`
 real tokens keeps them all; the slots left over hold 0 and are masked. No gradient flows
@@ -19,15 +19,15 @@ from sft_jax.structs import Tokens
 def select_top_k(
     tokens: Tokens, score: Float[Array, "b n"], k: int
 ) -> tuple[Tokens, Int[Array, "b k"]]:
-    """The `k` whole tokens of largest score, in descending order of it.
+    """Selects the `k` tokens of largest score, in descending order of it.
 
     With saliency for score this is the attentive top-k of Ding et al. 2021, section 3.2.
     Among equals the earlier token comes first.
 
     Args:
-      tokens: what is selected from.
-      score: finite at real tokens; what stands at padding does not matter.
-      k: slots, at least 1.
+      tokens: Tokens to select from.
+      score: Scores, finite at real tokens; scores of padding do not matter.
+      k: Number of slots, at least 1.
 
     Returns:
       The tokens and their positions; those of slots that are not filled mean nothing.
@@ -39,23 +39,24 @@ def select_top_k(
 
 
 def top_k_and_rest(tokens: Tokens, saliency: Float[Array, "b n"], k: int) -> Tokens:
-    """The `k - 1` tokens of largest saliency, in descending order of it, and one of the rest.
+    """Selects the `k - 1` tokens of largest saliency, and fuses the others into one.
 
-    The last is the mean of all tokens not selected, weighted by saliency. In EViT (Liang et
+    The first `k - 1` are in descending order of saliency. The last is the mean of all tokens not
+    selected, weighted by saliency. In EViT (Liang et
     al. 2022, arXiv 2202.07800) it is their weighted sum; as a mean its scale does not depend
     on how much is left, and of exactly `k` real tokens all are kept as they are.
 
     Args:
-      tokens: what is selected from.
-      saliency: at least 0, in any scale; what stands at padding does not matter. Where that
-        of every token of the rest is 0 they count equally.
-      k: slots, at least 1; with 1 all tokens are the rest.
+      tokens: Tokens to select from.
+      saliency: Saliency, at least 0, in any scale; that of padding does not matter. Where it is 0
+        for every token not selected, they count equally.
+      k: Number of slots, at least 1; with 1 all tokens are fused.
 
     Returns:
       One token per slot; differentiable in tokens and saliency.
     """
     selected, index = select_top_k(tokens, saliency, k - 1)
-    # Where real tokens run out, the index is of padding, or of any token once all are selected.
+    # Where real tokens run out, the index points to padding, or to any token once all are selected.
     every = jnp.broadcast_to(jnp.arange(tokens.mask.shape[1])[None], tokens.mask.shape)
     rest = jax.vmap(lambda mask, index: mask.at[index].set(False))(tokens.mask, index)
     window = Windows(index=every[:, None], member=rest[:, None])
@@ -69,17 +70,17 @@ def top_k_and_rest(tokens: Tokens, saliency: Float[Array, "b n"], k: int) -> Tok
 def draw_tokens(
     tokens: Tokens, weights: Float[Array, "b n"], noise: Float[Array, "b n"], k: int
 ) -> tuple[Tokens, Int[Array, "b k"]]:
-    """`k` distinct tokens drawn without replacement, with probability by weight.
+    """Draws `k` distinct tokens without replacement, with probability by weight.
 
-    The largest `log(weight) + Gumbel noise` are those that drawing one after the other, each
-    time in proportion to the weights that are left, would give, in that order (Kool et al.
+    The tokens of largest `log(weight) + Gumbel noise` are selected. Drawing one after the other,
+    each time in proportion to the weights that are left, has the same distribution (Kool et al.
     2019, arXiv 1903.06059).
 
     Args:
-      tokens: what is drawn from.
-      weights: at least 0, in any scale. Real tokens of weight 0 are drawn after all others.
-      noise: independent samples of the standard Gumbel distribution.
-      k: slots, at least 1.
+      tokens: Tokens to draw from.
+      weights: Weights, at least 0, in any scale. Real tokens of weight 0 are drawn last.
+      noise: Independent samples of the standard Gumbel distribution.
+      k: Number of slots, at least 1.
 
     Returns:
       The tokens and their positions, in the order drawn; the positions of slots that are
@@ -92,12 +93,12 @@ def draw_tokens(
 def draw_from_windows(
     tokens: Tokens, windows: Windows, noise: Float[Array, "b n"]
 ) -> tuple[Tokens, Int[Array, "b k"]]:
-    """One member of each window, each with equal probability.
+    """Draws one member of each window, each with equal probability.
 
     Args:
-      tokens: what is drawn from.
-      windows: the windows; one without members leaves its slot unfilled.
-      noise: independent samples of any one continuous distribution.
+      tokens: Tokens to draw from.
+      windows: Windows over the tokens; one without members leaves its slot unfilled.
+      noise: Independent samples of any one continuous distribution.
 
     Returns:
       The tokens and their positions, in the order of the windows; the positions of slots
@@ -110,7 +111,7 @@ def draw_from_windows(
 
 
 def channel_top_k(tokens: Tokens, k: int) -> Tokens:
-    """The `k` largest values of each feature, in descending order.
+    """Selects the `k` largest values of each feature, in descending order.
 
     The features of a slot come from different tokens: no token is selected as a whole.
     """
@@ -123,11 +124,11 @@ def channel_top_k(tokens: Tokens, k: int) -> Tokens:
 
 
 def filled_slots(mask: Bool[Array, "b n"], k: int) -> Bool[Array, "b k"]:
-    """True for as many of `k` slots as there are real tokens to fill them, the first ones."""
+    """Mask of the first of `k` slots, as many as there are real tokens to fill them."""
     return jnp.arange(k)[None] < mask.sum(axis=1, keepdims=True)
 
 
 def take_tokens(tokens: Tokens, index: Int[Array, "b k"], filled: Bool[Array, "b k"]) -> Tokens:
-    """The tokens at the given positions; slots that are not filled are 0 and masked."""
+    """Takes the tokens at some positions; slots that are not filled are 0 and masked."""
     values = jnp.take_along_axis(tokens.values, index[..., None], axis=1)
     return Tokens(jnp.where(filled[..., None], values, 0), filled)

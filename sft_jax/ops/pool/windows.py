@@ -1,4 +1,4 @@
-"""Which tokens a windowed pool reduces to one: adaptive windows, and the authors' fixed ones."""
+"""Windows that pools reduce to one token each: adaptive ones, and the authors' fixed ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sft_jax.ops.integers import divided_product
 
 
 class Windows(flax.struct.PyTreeNode):
-    """The members of `k` windows over a sequence.
+    """Members of `k` windows over a sequence.
 
     Attributes:
-      index: `[b, k, w]` positions in the sequence, any valid position where not a member.
+      index: `[b, k, w]` positions in the sequence; any valid position at entries without member.
       member: `[b, k, w]`; False marks an entry that belongs to no window. A window without
         members has no token to give.
       kernel: Size of the authors' fixed windows; None for adaptive windows.
@@ -38,7 +38,7 @@ def adaptive_windows(mask: Bool[Array, "b n"], k: int) -> Windows:
 
     Args:
       mask: False marks padding.
-      k: number of windows, at least 1.
+      k: Number of windows, at least 1.
 
     Returns:
       Windows of `w = ceil(n / k)` entries.
@@ -59,13 +59,13 @@ def adaptive_windows(mask: Bool[Array, "b n"], k: int) -> Windows:
 class ReferenceWindows:
     """The fixed windows of the authors' code, kept for comparison with it.
 
-    They give `(length + 2 padding - kernel) // stride + 1` tokens, which need not be the
-    number asked for, and drop the steps after the last whole window.
+    They give `(length + 2 padding - kernel) // stride + 1` tokens, which need not be `k`. The
+    steps after the last whole window are dropped.
 
     Attributes:
-      kernel: tokens in a window.
-      stride: from the start of one window to the start of the next.
-      padding: positions added on both sides, which no token fills.
+      kernel: Number of tokens in a window.
+      stride: Distance from the start of one window to the start of the next.
+      padding: Number of positions added on both sides, which no token fills.
     """
 
     kernel: int
@@ -74,16 +74,16 @@ class ReferenceWindows:
 
     @classmethod
     def from_k(cls, length: int, k: int) -> ReferenceWindows:
-        """The windows that the authors' code derives from `k`."""
+        """Makes the windows that the authors' code derives from `k`."""
         stride = -(-length // k)
         return cls(stride, stride, min((stride * k - length) // 2, stride // 2))
 
     def num_windows(self, length: int) -> int:
-        """Tokens that a sequence of `length` is pooled to."""
+        """Number of tokens that a sequence of `length` is pooled to."""
         return (length + 2 * self.padding - self.kernel) // self.stride + 1
 
     def __call__(self, mask: Bool[Array, "b n"]) -> Windows:
-        """The windows over each sequence of the batch; masked tokens are not members."""
+        """Makes windows over each sequence of the batch; masked tokens are not members."""
         batch, length = mask.shape
         start = np.arange(self.num_windows(length)) * self.stride - self.padding
         position = start[:, None] + np.arange(self.kernel)

@@ -198,7 +198,7 @@ def test_the_hostile_pickles_would_do_harm(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"),
+    ("name", "requested"),
     [
         ("os.system", r"posix\.system"),
         ("builtins.eval", r"builtins\.eval"),

@@ -57,14 +57,14 @@ def test_mean_over_modalities():
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(("of_logits", "of_values"), [(300, 1), (0.1, 10_000)])
-def test_attention(kernel, of_logits, of_values):
+@pytest.mark.parametrize(("largest_logit", "largest_value"), [(300, 1), (0.1, 10_000)])
+def test_attention(kernel, largest_logit, largest_value):
     random = np.random.default_rng(0)
     shape = (1, 48, 1, 4)
-    query, key = random.uniform(0.5, 1, (2, *shape)) * of_logits
+    query, key = random.uniform(0.5, 1, (2, *shape)) * largest_logit
     # The logits differ by whole numbers, which float16 holds.
     query, key = np.round(query), np.round(key)
-    value = random.uniform(1, 2, shape) * of_values
+    value = random.uniform(1, 2, shape) * largest_value
     half = [jnp.asarray(array, jnp.float16) for array in (query, key, value)]
     single = [array.astype(jnp.float32) for array in half]
     mask = jnp.ones(shape[:2], bool)

@@ -74,14 +74,14 @@ def test_no_real_key_gives_0_and_finite_gradients():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "of_weights"),
+    ("dtype", "weights_dtype"),
     [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")],
 )
-def test_weights_are_float32_at_least(dtype, of_weights):
+def test_weights_are_float32_at_least(dtype, weights_dtype):
     with jax.enable_x64(dtype == "float64"):
         query, key, value = _query_key_value(dtype)
         weights = attention_weights(query, key, jnp.asarray(MASK))
-        assert weights.dtype == of_weights
+        assert weights.dtype == weights_dtype
         assert apply_weights(weights, value).dtype == dtype
 
 

@@ -66,7 +66,7 @@ def _blocked(query, key, value, mask, sizes, *, salient):
 
 @functools.cache
 def _compiled(name, attention, on_cpu):
-    """What attention gives, and the gradients of query, key and value through all of it.
+    """Output of attention, and the gradients of query, key and value through all of it.
 
     `on_cpu` is as `_run` patches it: each has a program of its own.
     """
@@ -82,8 +82,8 @@ def _compiled(name, attention, on_cpu):
 
     def graded(arrays, mask, sizes):
         gradients, found = jax.grad(total, has_aux=True)(arrays, mask, sizes)
-        of_each = dict(zip("qkv", gradients, strict=True))
-        return {"attended": found[0]} | of_each | ({"saliency": found[1]} if salient else {})
+        named = dict(zip("qkv", gradients, strict=True))
+        return {"attended": found[0]} | named | ({"saliency": found[1]} if salient else {})
 
     return jax.jit(graded)
 

@@ -78,9 +78,9 @@ def test_agrees_with_a_loop_over_single_tokens(k):
         expected = _expected(values[example][real], sizes[example][real], k)
         assert merged.mask[example].tolist() == [slot < len(expected) for slot in range(k)]
         found = zip(merged.values[example], merged.sizes[example], strict=True)
-        for (value, size), (of_value, of_size) in zip(found, expected, strict=False):
-            np.testing.assert_allclose(value, of_value, rtol=1e-4, atol=1e-6)
-            assert size == of_size
+        for (value, size), (expected_value, expected_size) in zip(found, expected, strict=False):
+            np.testing.assert_allclose(value, expected_value, rtol=1e-4, atol=1e-6)
+            assert size == expected_size
         assert (merged.values[example, len(expected) :] == 0).all()
         assert (merged.sizes[example, len(expected) :] == 0).all()
 
