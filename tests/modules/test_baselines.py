@@ -121,7 +121,9 @@ def test_the_order_of_modalities_does_not_change_the_program(name):
         chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)
         # Not an argument of the compiled function: JAX would sort it.
         ordered = [{modality: a[modality] for modality in modalities} for a in (drawn, masks)]
-        return str(jax.make_jaxpr(lambda variables: model.apply(variables, *ordered))(variables))
+        return (
+            jax.jit(lambda variables: model.apply(variables, *ordered)).lower(variables).as_text()
+        )
 
     assert program(THREE) == program(dict(reversed(THREE.items())))
 
