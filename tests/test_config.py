@@ -201,6 +201,20 @@ def _problems(mapping):
             "  with model.task='regression' train.best_metric='accuracy' must be 'loss' and"
             " train.label_smoothing=0.1 must be 0",
         ),
+        (
+            {"train": {"loss": "huber"}},
+            "train.loss='huber' is not a loss for model.task='single_label'; allowed are auto,"
+            " cross_entropy, focal, or an import path",
+        ),
+        ({"model": {"name": "bert"}}, "model.name: 'bert' is not one of sft, late, concat,"),
+        (
+            {"model": {"attention_kernel": "flash"}},
+            "attention_kernel='flash' is not one of auto, plain, tiled, cudnn, nor an import path",
+        ),
+        (
+            {"model": {"tokenizers": {"sound": "mel"}}},
+            "model.tokenizers.sound: 'mel' is not an import path such as 'my_package.my_module:",
+        ),
         ({"optim": {"options": {"mask": len}}}, "builtin_function_or_method is not JSON"),
     ],
 )

@@ -38,8 +38,8 @@ def evaluate_run(
     `parameters` names the evaluated ones: ema, the running mean, or trained, those of the step.
     Its `code` describes the code that evaluated them (`sft_jax.version.code`).
 
-    Results of some modalities, of another checkpoint than the best, or of other data than
-    the run's have their own names (`sft_jax.evaluation.report.file_stem`).
+    The name tells if modalities are left out, the checkpoint is not the best, or the data is not
+    the run's own (`sft_jax.evaluation.report.file_stem`).
 
     Args:
       workdir: Run directory.

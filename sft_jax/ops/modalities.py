@@ -102,8 +102,8 @@ def join(*sequences: Tokens) -> Tokens:
     sizes = None
     if any(tokens.sizes is not None for tokens in sequences):
         dtype = jnp.promote_types(sequences[0].values.dtype, jnp.float32)
-        each = [jnp.ones(t.mask.shape, dtype) if t.sizes is None else t.sizes for t in sequences]
-        sizes = jnp.concatenate(each, axis=1)
+        filled = [jnp.ones(t.mask.shape, dtype) if t.sizes is None else t.sizes for t in sequences]
+        sizes = jnp.concatenate(filled, axis=1)
     return Tokens(
         jnp.concatenate([tokens.values for tokens in sequences], axis=1),
         jnp.concatenate([tokens.mask for tokens in sequences], axis=1),

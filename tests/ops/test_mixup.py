@@ -1,4 +1,4 @@
-"""Mixup of hidden states: who is mixed with whom, in what shares, and what labels get."""
+"""Mixup of hidden states: partners, shares, and the shares of labels."""
 
 import functools
 
@@ -51,7 +51,7 @@ def test_every_layer_of_the_range_is_drawn_and_no_other():
 
 
 @pytest.mark.parametrize("consistent", [True, False])
-def test_from_the_first_joint_layer_on_there_is_one_share(consistent):
+def test_joint_layers_have_one_share(consistent):
     layers, shares, _ = _draws(consistent=consistent)
     equal = np.array([(shares["sight"] == share).all(axis=1) for share in shares.values()])
     joint = layers >= 2
@@ -81,7 +81,7 @@ def _mixup(shares, layer=0, partner=(1, 0)):
     )
 
 
-def test_a_label_counts_as_much_as_its_modalities_do_in_the_mixed_example():
+def test_a_label_counts_as_its_modalities_do():
     # The second example has no sound.
     present = {"sight": jnp.asarray([True, True]), "sound": jnp.asarray([True, False])}
     mixup = _mixup({"sight": [0.7, 0.7], "sound": [0.6, 0.6]})
@@ -92,7 +92,7 @@ def test_a_label_counts_as_much_as_its_modalities_do_in_the_mixed_example():
     np.testing.assert_allclose(mixup.label_share(present), [0.3, (0.3 + 0) / 2])
 
 
-def test_without_any_modality_or_layer_labels_still_have_a_share():
+def test_labels_have_a_share_without_modality_or_layer():
     nothing = dict.fromkeys(("sight", "sound"), jnp.zeros(2, bool))
     mixup = _mixup({"sight": [0.7, 0.7], "sound": [0.5, 0.5]})
     np.testing.assert_allclose(mixup.label_share(nothing), [0.6, 0.6])

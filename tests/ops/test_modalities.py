@@ -1,11 +1,12 @@
-"""Modality dropout: how often modalities are dropped, and what always stays."""
+"""Modality dropout: rates, and modalities that always stay; means and joins."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sft_jax.ops.modalities import drop_modalities
+from sft_jax import Tokens
+from sft_jax.ops.modalities import drop_modalities, join, mean_over_present, sum_over_present
 
 BATCH = 4000
 
@@ -21,7 +22,7 @@ def _masks():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-def test_modalities_are_dropped_whole_at_the_rate_but_never_all(rate):
+def test_modalities_are_dropped_whole_but_never_all(rate):
     masks = _masks()
     dropped = drop_modalities(jax.random.key(0, impl="rbg"), masks, rate)
     kept = {}
@@ -52,7 +53,27 @@ def test_images_are_dropped_whole_too():
     image_masks = masks | {"sight": masks["sight"][..., None] & np.array([[[False, True]]])}
     key = jax.random.key(0, impl="rbg")
     expected = drop_modalities(key, masks, 0.5)["sight"]
-    found = drop_modalities(key, image_masks, 0.5)["sight"]
-    assert found.shape == (BATCH, 3, 2)
-    np.testing.assert_array_equal(found[..., 1], expected)
-    assert not found[..., 0].any()
+    actual = drop_modalities(key, image_masks, 0.5)["sight"]
+    assert actual.shape == (BATCH, 3, 2)
+    np.testing.assert_array_equal(actual[..., 1], expected)
+    assert not actual[..., 0].any()
+
+
+def test_means_and_sums_are_over_the_modalities_of_each_example():
+    values = [jnp.array([[1.0], [2.0], [jnp.nan]]), jnp.array([[3.0], [jnp.inf], [4.0]])]
+    present = [jnp.array([True, True, False]), jnp.array([True, False, False])]
+    assert mean_over_present(values, present).tolist() == [[2], [2], [0]]
+    assert sum_over_present(values, present).tolist() == [[4], [2], [0]]
+
+
+def test_sequences_without_sizes_have_size_1_beside_others():
+    mask = jnp.array([[True, False]])
+    plain, sized = (
+        Tokens(jnp.ones((1, 2, 3)), mask),
+        Tokens(jnp.zeros((1, 2, 3)), ~mask, 4.0 * mask),
+    )
+    assert join(plain, plain).sizes is None
+    joined = join(plain, sized)
+    assert joined.sizes.tolist() == [[1, 1, 4, 0]]
+    assert joined.mask.tolist() == [[True, False, False, True]]
+    assert joined.values[0, :, 0].tolist() == [1, 1, 0, 0]

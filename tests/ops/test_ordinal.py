@@ -26,9 +26,9 @@ def formula(scores, thresholds):
 def test_log_probabilities_are_those_of_the_formula():
     thresholds = -1.5 + np.cumsum([0, *np.log1p(np.exp([0.3, -2.0, 1.0]))])
     np.testing.assert_allclose(ordered_thresholds(jnp.asarray(STORED)), thresholds, rtol=1e-6)
-    found = LOG_PROBABILITIES(SCORES, STORED)
-    np.testing.assert_allclose(found, np.log(formula(SCORES, thresholds)), rtol=1e-4)
-    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-5)
+    actual = LOG_PROBABILITIES(SCORES, STORED)
+    np.testing.assert_allclose(actual, np.log(formula(SCORES, thresholds)), rtol=1e-4)
+    np.testing.assert_allclose(np.exp(actual).sum(axis=1), 1, rtol=1e-5)
 
 
 def test_a_higher_score_means_higher_classes():
@@ -40,20 +40,20 @@ def test_a_higher_score_means_higher_classes():
 def test_initially_all_classes_are_as_likely(classes):
     stored = uniform_thresholds(classes)
     assert stored.shape == (classes - 1,)
-    found = np.exp(ordinal_log_probabilities(jnp.zeros(1), jnp.asarray(stored)))
-    np.testing.assert_allclose(found, np.full((1, classes), 1 / classes), rtol=1e-5)
+    actual = np.exp(ordinal_log_probabilities(jnp.zeros(1), jnp.asarray(stored)))
+    np.testing.assert_allclose(actual, np.full((1, classes), 1 / classes), rtol=1e-5)
 
 
 @pytest.mark.parametrize("gap", [0.5, -200.0, 200.0])
-def test_nothing_extreme_gives_an_infinity_or_a_wrong_gradient(gap):
+def test_extreme_scores_and_gaps_stay_finite(gap):
     scores = np.array([-1e4, 0.0, 1e4], np.float32)
     stored = np.array([0.0, gap, gap], np.float32)
-    found = np.asarray(LOG_PROBABILITIES(scores, stored))
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found[0, 0], 0, atol=1e-6)
-    np.testing.assert_allclose(found[2, 0], -1e4)
+    actual = np.asarray(LOG_PROBABILITIES(scores, stored))
+    assert np.isfinite(actual).all()
+    np.testing.assert_allclose(actual[0, 0], 0, atol=1e-6)
+    np.testing.assert_allclose(actual[2, 0], -1e4)
     if gap != 200:
-        np.testing.assert_allclose(found[2, -1], 0, atol=1e-6)
+        np.testing.assert_allclose(actual[2, -1], 0, atol=1e-6)
     for chosen in range(4):
         d_score, d_stored = jax.grad(
             lambda *a, chosen=chosen: LOG_PROBABILITIES(*a)[:, chosen].sum(), argnums=(0, 1)

@@ -84,15 +84,17 @@ def _computed(pattern, length):
         shapes = [mask[..., None, None], mask[:, None, :, None], mask[:, 1:]]
 
         def total(arrays, attention):
-            found = attention(*arrays, jnp.asarray(mask), pattern)
-            found = [jnp.where(real, a, 0) for real, a in zip(shapes, found, strict=True)]
-            return sum(jnp.sin(a + jnp.arange(a.size).reshape(a.shape)).sum() for a in found), found
+            actual = attention(*arrays, jnp.asarray(mask), pattern)
+            actual = [jnp.where(real, a, 0) for real, a in zip(shapes, actual, strict=True)]
+            return sum(
+                jnp.sin(a + jnp.arange(a.size).reshape(a.shape)).sum() for a in actual
+            ), actual
 
         def both(arrays):
             step = jax.value_and_grad(total, has_aux=True)
             for attention in (_sparse, _dense):
-                (_, found), gradients = step(arrays, attention)
-                yield *found, gradients
+                (_, actual), gradients = step(arrays, attention)
+                yield *actual, gradients
 
         return jax.device_get(jax.jit(lambda arrays: list(both(arrays)))(arrays))
 
@@ -100,11 +102,11 @@ def _computed(pattern, length):
 @pytest.mark.parametrize(("pattern", "length"), CASES)
 def test_equals_masked_dense_attention(pattern, length):
     sparse, dense = _computed(pattern, length)
-    for name, found, expected in zip(
+    for name, actual, expected in zip(
         ("attended", "weights", "saliency", "gradients"), sparse, dense, strict=True
     ):
-        assert np.isfinite(found).all(), name
-        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12, err_msg=name)
+        assert np.isfinite(actual).all(), name
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12, err_msg=name)
     attended, weights, received, _ = sparse
     _, mask = _inputs(length)
     assert (weights.sum(axis=-1)[2] > 1 - 1e-12).all()

@@ -17,7 +17,7 @@ def test_float32_is_exact_to_3e_7():
     assert error.max() <= 3e-7
 
 
-def test_what_would_be_less_than_normal_is_the_least_normal_number():
+def test_subnormal_results_become_the_least_normal_number():
     x = jnp.asarray([-126, -126.1, -150, -1e9, jnp.finfo(np.float32).min, -jnp.inf])
     np.testing.assert_array_equal(polynomial_exp2(x), np.float32(2.0**-126))
 

@@ -49,9 +49,9 @@ def test_means(mean, length, value):
 
 
 def test_mean_over_modalities():
-    there = jnp.ones(2, bool)
+    present = jnp.ones(2, bool)
     value = jnp.full((2, 3), 40_000, jnp.float16)
-    result = mean_over_present([value] * 3, [there] * 3)
+    result = mean_over_present([value] * 3, [present] * 3)
     assert result.dtype == jnp.float16
     np.testing.assert_array_equal(result, value)
 

@@ -27,23 +27,23 @@ def test_attention_agrees_with_jax():
     query, key, value = (a[:MASKED_THROUGHOUT] for a in (query, key, value))
     for mask in (np.ones_like(real), real):
         expected = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None, None])
-        found = _attend(query, key, value, jnp.asarray(mask))
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        actual = _attend(query, key, value, jnp.asarray(mask))
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_queries_need_not_be_as_many_as_keys():
     query, key, _ = _query_key_value()
-    found = attention_weights(query[:, :2], key, jnp.asarray(MASK))
+    actual = attention_weights(query[:, :2], key, jnp.asarray(MASK))
     expected = attention_weights(query, key, jnp.asarray(MASK))[:, :, :2]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_a_key_of_size_two_counts_as_two_equal_keys():
     query, key, value = _query_key_value()
     sizes = jnp.asarray(np.where(MASK, [2, 1, 1, 1, 1], np.nan), np.float32)
-    found = apply_weights(attention_weights(query, key, jnp.asarray(MASK), sizes), value)
+    actual = apply_weights(attention_weights(query, key, jnp.asarray(MASK), sizes), value)
     twice = [jnp.concatenate([a, a[:, :1]], axis=1) for a in (key, value, jnp.asarray(MASK))]
-    np.testing.assert_allclose(found, _attend(query, *twice), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, _attend(query, *twice), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e4, 1e18])
@@ -85,7 +85,7 @@ def test_weights_are_float32_at_least(dtype, weights_dtype):
         assert apply_weights(weights, value).dtype == dtype
 
 
-def test_saliency_is_the_mean_attention_of_the_real_tokens_but_cls():
+def test_saliency_is_the_mean_attention_of_real_tokens():
     random = np.random.default_rng(1)
     weights = random.random((3, 2, 6, 6)).astype(np.float32)
     mask = np.pad(MASK, ((0, 0), (1, 0)), constant_values=True)
@@ -95,9 +95,9 @@ def test_saliency_is_the_mean_attention_of_the_real_tokens_but_cls():
         for j in queries:
             received = [weights[example, head, i, j] for head in range(2) for i in queries]
             expected[example, j - 1] = sum(received) / len(received)
-    found = np.asarray(saliency(jnp.asarray(weights), jnp.asarray(mask)))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert (found[~MASK] == 0).all()
+    actual = np.asarray(saliency(jnp.asarray(weights), jnp.asarray(mask)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert (actual[~MASK] == 0).all()
 
 
 def test_saliency_has_finite_gradients_without_a_real_token():

@@ -1,4 +1,4 @@
-"""Attention by blocks of queries against attention with all its weights, and its cost."""
+"""Attention by tiles of queries against attention with all its weights, and its cost."""
 
 import functools
 
@@ -73,23 +73,23 @@ def _compiled(name, attention, on_cpu):
     salient = CASES[name][0] is None
 
     def total(arrays, mask, sizes):
-        found = attention(*arrays, mask, sizes, salient=salient)
+        actual = attention(*arrays, mask, sizes, salient=salient)
         # In float32 at least, so that a low precision has the same cotangents.
         each = [
-            (a * jnp.cos(jnp.arange(a.size, dtype=jnp.float32)).reshape(a.shape)) for a in found
+            (a * jnp.cos(jnp.arange(a.size, dtype=jnp.float32)).reshape(a.shape)) for a in actual
         ]
-        return sum(a.sum() for a in each), found
+        return sum(a.sum() for a in each), actual
 
     def graded(arrays, mask, sizes):
-        gradients, found = jax.grad(total, has_aux=True)(arrays, mask, sizes)
+        gradients, actual = jax.grad(total, has_aux=True)(arrays, mask, sizes)
         named = dict(zip("qkv", gradients, strict=True))
-        return {"attended": found[0]} | named | ({"saliency": found[1]} if salient else {})
+        return {"attended": actual[0]} | named | ({"saliency": actual[1]} if salient else {})
 
     return jax.jit(graded)
 
 
 def _aim(patch, on_cpu):
-    """Computes on this CPU what is laid out for a CPU or for an accelerator."""
+    """Computes the layout for a CPU or for an accelerator, on this CPU."""
     target = CPU if on_cpu else ACCELERATOR
     patch.setattr(ops, "for_target", lambda kernel, *arrays: kernel(target, *arrays))
 
@@ -110,8 +110,8 @@ def _scaled(inputs, scale):
     return (query * scale, key * scale, value), mask, sizes
 
 
-def _assert_close(found, expected, tolerance):
-    for part, array in found.items():
+def _assert_close(actual, expected, tolerance):
+    for part, array in actual.items():
         assert np.isfinite(array).all(), part
         limit = tolerance * max(1, np.abs(expected[part]).max())
         np.testing.assert_allclose(array, expected[part], rtol=0, atol=limit, err_msg=part)
@@ -123,11 +123,11 @@ def test_equals_attention_that_stores_its_weights(name):
         inputs = _inputs(name)
         mask = np.asarray(inputs[1])
         for scale in (1, LARGE):
-            found, expected = _both(name, _scaled(inputs, scale))
-            _assert_close(found, expected, 1e-10)
-            assert (found["attended"][3] == 0).all()
-            assert not found["k"][~mask].any()
-            assert not found["v"][~mask].any()
+            actual, expected = _both(name, _scaled(inputs, scale))
+            _assert_close(actual, expected, 1e-10)
+            assert (actual["attended"][3] == 0).all()
+            assert not actual["k"][~mask].any()
+            assert not actual["v"][~mask].any()
 
 
 @pytest.mark.parametrize("name", ["a_smaller_last_block", "fewer_queries_than_keys"])
@@ -143,17 +143,17 @@ def test_float32_is_as_exact_as_with_stored_weights(on_cpu):
     inputs = _inputs(name, np.float32)
     # Those larger than 1 are on either side of where the shift begins.
     for scale in (1, 3, 6, LARGE):
-        found, expected = _both(name, _scaled(inputs, scale), on_cpu)
+        actual, expected = _both(name, _scaled(inputs, scale), on_cpu)
         # Logits are rounded in proportion to their size.
-        _assert_close(found, expected, 1e-5 * scale**2)
+        _assert_close(actual, expected, 1e-5 * scale**2)
 
 
-def test_masked_keys_have_no_effect_where_all_logits_are_very_negative():
+def test_masked_keys_have_no_effect_among_very_negative_logits():
     name = "a_smaller_last_block"
     (query, key, value), mask, sizes = _inputs(name, np.float32)
     # All real logits are about -2800, and that of a masked key, of zeros, would be 0.
-    found, expected = _both(name, ((40 + 0 * query, -40 + 0.1 * key, value), mask, sizes))
-    _assert_close({part: found[part] for part in ("attended", "saliency")}, expected, 1e-3)
+    actual, expected = _both(name, ((40 + 0 * query, -40 + 0.1 * key, value), mask, sizes))
+    _assert_close({part: actual[part] for part in ("attended", "saliency")}, expected, 1e-3)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.03), ("float16", 0.004)])
@@ -162,12 +162,12 @@ def test_low_precision_is_kept_and_close(dtype, tolerance):
     (query, key, value), mask, sizes = _inputs(name, dtype)
     # The largest exponential of the logits, 3e7, is beyond float16.
     query, key = jnp.full_like(query, 5), jnp.where(key > 0, 2, -2).astype(key.dtype)
-    found = _run(name, _blocked, ((query, key, value), mask, sizes))
+    actual = _run(name, _blocked, ((query, key, value), mask, sizes))
     exact = tuple(array.astype(np.float32) for array in (query, key, value))
     expected = _run(name, _plain, (exact, mask, sizes))
-    assert found["saliency"].dtype == np.float32
-    assert {found[part].dtype for part in ("attended", *"qkv")} == {jnp.dtype(dtype)}
-    _assert_close(jax.tree.map(np.float32, found), expected, tolerance)
+    assert actual["saliency"].dtype == np.float32
+    assert {actual[part].dtype for part in ("attended", *"qkv")} == {jnp.dtype(dtype)}
+    _assert_close(jax.tree.map(np.float32, actual), expected, tolerance)
 
 
 def _training_cost(length, wrap=lambda function: function):

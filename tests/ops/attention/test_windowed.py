@@ -36,7 +36,7 @@ def test_wrong_pattern(attributes, message):
         WindowPattern(**attributes)
 
 
-def test_is_dense_where_a_query_sees_as_many_keys_as_there_are():
+def test_a_window_over_all_keys_is_dense():
     assert WindowPattern(32, 16, 16).is_dense(80)
     assert not WindowPattern(32, 16, 16).is_dense(81)
 
@@ -99,14 +99,16 @@ def _computed(pattern, length):
         def total(arrays, attention):
             attended, received = attention(*arrays, jnp.asarray(mask), pattern)
             # What padding attends to has no meaning.
-            found = jnp.where(mask[..., None, None], attended, 0), received
-            return sum(jnp.sin(a + jnp.arange(a.size).reshape(a.shape)).sum() for a in found), found
+            actual = jnp.where(mask[..., None, None], attended, 0), received
+            return sum(
+                jnp.sin(a + jnp.arange(a.size).reshape(a.shape)).sum() for a in actual
+            ), actual
 
         def both(arrays):
             step = jax.value_and_grad(total, has_aux=True)
             for attention in (windowed_attention, _dense):
-                (_, found), gradients = step(arrays, attention)
-                yield *found, gradients
+                (_, actual), gradients = step(arrays, attention)
+                yield *actual, gradients
 
         return jax.device_get(jax.jit(lambda arrays: list(both(arrays)))(arrays))
 
@@ -115,11 +117,11 @@ def _computed(pattern, length):
 def test_equals_dense_attention_over_tokens_and_summaries(pattern, length):
     windowed, dense = _computed(pattern, length)
     _, mask = _inputs(length)
-    for name, found, expected in zip(
+    for name, actual, expected in zip(
         ("attended", "saliency", "gradients"), windowed, dense, strict=True
     ):
-        assert np.isfinite(found).all(), name
-        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10, err_msg=name)
+        assert np.isfinite(actual).all(), name
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10, err_msg=name)
     _, received, gradients = windowed
     assert not received[~mask[:, 1:]].any()
     assert not gradients[:, ~mask].any()
@@ -132,7 +134,7 @@ def test_logits_of_any_size_give_weights():
     query, key, value = np.nan_to_num(arrays)
     attend = jax.jit(functools.partial(windowed_attention, pattern=pattern))
     single = (a.astype(np.float32) for a in (1e5 * query, key, value))
-    assert all(np.isfinite(found).all() for found in attend(*single, real))
+    assert all(np.isfinite(actual).all() for actual in attend(*single, real))
     with jax.enable_x64(True):
         # Up to some hundred, which the exponential of a float64 is finite for.
         arguments = (100 * query, key, value, real)
@@ -162,8 +164,8 @@ def test_low_precision_has_a_float32_saliency():
     mask = jax.ShapeDtypeStruct((2, 22), bool)
 
     def all_of(query, key, value, mask):
-        found = windowed_attention(query, key, value, mask, CASES[1][0])
-        return sum(a.astype(np.float32).sum() for a in found), found
+        actual = windowed_attention(query, key, value, mask, CASES[1][0])
+        return sum(a.astype(np.float32).sum() for a in actual), actual
 
     step = jax.grad(all_of, argnums=(0, 1, 2), has_aux=True)
     gradients, (attended, received) = jax.eval_shape(step, heads, heads, heads, mask)

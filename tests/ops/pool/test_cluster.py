@@ -1,4 +1,4 @@
-"""Weighted k-medoids against plain loops, and where the authors' code fails."""
+"""Weighted k-medoids against plain loops, and cases in which the authors' code fails."""
 
 import functools
 
@@ -61,15 +61,15 @@ def test_medoids_agree_with_loops(k, iterations):
     with jax.enable_x64(True):
         tokens = Tokens(jnp.asarray(values), jnp.asarray(mask))
         fitted = FIT(tokens, jnp.asarray(saliency), k=k, iterations=iterations)
-    found, index = jax.device_get(fitted)
+    actual, index = jax.device_get(fitted)
     for example, positions in enumerate(index):
         one = values[example], mask[example], saliency[example]
         expected = _by_loops(*one, k, iterations)
-        filled = found.mask[example]
+        filled = actual.mask[example]
         assert filled.tolist() == [slot < len(expected) for slot in range(k)]
         assert positions[filled].tolist() == expected
-        np.testing.assert_array_equal(found.values[example][filled], values[example][expected])
-        assert (found.values[example][~filled] == 0).all()
+        np.testing.assert_array_equal(actual.values[example][filled], values[example][expected])
+        assert (actual.values[example][~filled] == 0).all()
 
 
 def test_the_iterations_matter():
@@ -89,10 +89,10 @@ def test_an_empty_cluster_keeps_its_centre():
     values = jnp.asarray([[[5.0], [0.0], [0.0], [0.0], [6.0], [9.0]]])
     tokens = Tokens(values, jnp.ones((1, 6), bool))
     saliency = jnp.asarray([[0.1, 0.2, 0.9, 0.8, 0.3, 0.1]])
-    found, index = FIT(tokens, saliency, k=3, iterations=5)
-    assert found.mask.all()
+    actual, index = FIT(tokens, saliency, k=3, iterations=5)
+    assert actual.mask.all()
     assert index[0, 1] == 3
-    assert found.values[0, :, 0].tolist() == [0, 0, 6]
+    assert actual.values[0, :, 0].tolist() == [0, 0, 6]
     every, index = FIT(tokens.replace(values=jnp.zeros((1, 6, 1))), saliency, k=3, iterations=5)
     assert index[0, 1:].tolist() == [3, 4]
     assert every.mask.all()
@@ -104,8 +104,8 @@ def test_the_saliency_of_padding_makes_no_difference():
     fit = functools.partial(FIT, tokens, k=3, iterations=2)
     for garbage in (0.0, np.nan, np.inf):
         spoiled = np.where(mask, saliency, garbage).astype(np.float32)
-        found, _ = fit(jnp.asarray(spoiled))
-        assert np.isfinite(found.values).all()
+        actual, _ = fit(jnp.asarray(spoiled))
+        assert np.isfinite(actual.values).all()
         if garbage == 0:
-            expected = found
-        np.testing.assert_array_equal(found.values, expected.values)
+            expected = actual
+        np.testing.assert_array_equal(actual.values, expected.values)

@@ -1,4 +1,4 @@
-"""Token merging against a loop over single tokens, and what it conserves."""
+"""Token merging against a loop over single tokens, and its conserved sums."""
 
 import functools
 
@@ -42,7 +42,7 @@ def _merge(values, mask, sizes=None, *, k):
 
 
 def _expected(values, sizes, k):
-    """The same of one example without padding, token by token."""
+    """Merges the tokens of one example without padding, token by token."""
     kept = [(np.float64(value), float(size)) for value, size in zip(values, sizes, strict=True)]
     while len(kept) > k:
         sources, targets = kept[0::2], kept[1::2]
@@ -77,8 +77,8 @@ def test_agrees_with_a_loop_over_single_tokens(k):
     for example, real in enumerate(mask):
         expected = _expected(values[example][real], sizes[example][real], k)
         assert merged.mask[example].tolist() == [slot < len(expected) for slot in range(k)]
-        found = zip(merged.values[example], merged.sizes[example], strict=True)
-        for (value, size), (expected_value, expected_size) in zip(found, expected, strict=False):
+        actual = zip(merged.values[example], merged.sizes[example], strict=True)
+        for (value, size), (expected_value, expected_size) in zip(actual, expected, strict=False):
             np.testing.assert_allclose(value, expected_value, rtol=1e-4, atol=1e-6)
             assert size == expected_size
         assert (merged.values[example, len(expected) :] == 0).all()
@@ -93,8 +93,8 @@ def test_sums_are_conserved_and_every_token_has_its_share(k, sized):
     expected = np.where(mask, sizes, 0)
     np.testing.assert_array_equal(merged.sizes.sum(axis=1), expected.sum(axis=1))
     total = (np.where(mask[..., None], values, 0) * expected[..., None]).sum(axis=1)
-    found = (merged.sizes[..., None] * merged.values).sum(axis=1)
-    np.testing.assert_allclose(found, total, rtol=1e-5, atol=1e-5)
+    actual = (merged.sizes[..., None] * merged.values).sum(axis=1)
+    np.testing.assert_allclose(actual, total, rtol=1e-5, atol=1e-5)
     shares = np.broadcast_to(expected[..., None], values.shape)
     np.testing.assert_allclose(gradient, shares, rtol=1e-6)
 
@@ -130,13 +130,13 @@ def test_by_hand(tokens, expected, sizes):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_the_scale_of_the_tokens_has_no_effect_on_what_is_merged(scale):
+def test_the_scale_of_tokens_does_not_change_the_merge(scale):
     values, mask, sizes = _case()
     values = np.where(mask[..., None], values, 0)
     expected = _merge(values, mask, sizes, k=3)
-    found = _merge(values * np.float32(scale), mask, sizes, k=3)
-    np.testing.assert_array_equal(found.sizes, expected.sizes)
-    np.testing.assert_allclose(found.values / scale, expected.values, rtol=1e-5, atol=1e-6)
+    actual = _merge(values * np.float32(scale), mask, sizes, k=3)
+    np.testing.assert_array_equal(actual.sizes, expected.sizes)
+    np.testing.assert_allclose(actual.values / scale, expected.values, rtol=1e-5, atol=1e-6)
 
 
 def test_values_keep_their_type_and_sizes_are_float32():

@@ -41,7 +41,7 @@ every_pool = pytest.mark.parametrize("pool", POOLS)
 
 
 def _case():
-    """Tokens with something impossible at every padded position, and saliencies."""
+    """Tokens with impossible values at every padded position, and saliencies."""
     random = np.random.default_rng(0)
     values = random.normal(size=(*MASK.shape, 3)).astype(np.float32)
     values = np.where(MASK[..., None], values, np.float32([np.nan, np.inf, -1e30]))
@@ -90,11 +90,11 @@ def test_the_order_within_a_window_does_not_matter(pool):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 0.0])
-def test_weighted_mean_does_not_depend_on_the_scale_of_the_saliency(scale):
+def test_the_scale_of_saliency_does_not_change_the_mean(scale):
     tokens, saliency = _case()
-    found = POOLS["attn"](tokens, scale * saliency)
+    actual = POOLS["attn"](tokens, scale * saliency)
     expected = POOLS["attn" if scale else "avg"](tokens, saliency)
-    np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
+    np.testing.assert_allclose(actual.values, expected.values, rtol=1e-5)
 
 
 def test_weighted_mean_is_differentiable_in_values_and_saliency():

@@ -1,4 +1,4 @@
-"""Selection of tokens, and how often the random selections select which."""
+"""Selection of tokens, and frequencies of the random selections."""
 
 import functools
 
@@ -32,7 +32,7 @@ def _assert_frequencies(drawn, expected):
     np.testing.assert_array_less(abs(drawn.mean(axis=0) - expected), 4 * spread + 1e-9)
 
 
-def test_top_k_is_in_descending_order_and_ties_go_to_the_earlier():
+def test_top_k_descends_and_ties_go_to_the_earlier():
     score = jnp.asarray([[0.1, 0.3, 0.2, 0.3, 0.1, 0.3]])
     selected, index = select.select_top_k(_positions(1, 6), score, 5)
     assert index.tolist() == [[1, 3, 5, 2, 0]]
@@ -58,24 +58,24 @@ def test_top_k_never_takes_padding():
 def test_the_rest_is_a_mean_weighted_by_saliency(saliency, expected):
     tokens = _positions(1, 6, [True, True, False, True, True, True])
     saliency = jnp.asarray([saliency]).at[0, 2].set(jnp.nan)
-    found = top_k_and_rest(tokens, saliency, k=3)
-    assert found.mask.all()
-    np.testing.assert_allclose(found.values[0, :, 0], expected, rtol=1e-6)
+    actual = top_k_and_rest(tokens, saliency, k=3)
+    assert actual.mask.all()
+    np.testing.assert_allclose(actual.values[0, :, 0], expected, rtol=1e-6)
 
 
 def test_with_one_slot_the_rest_is_everything():
     saliency = jnp.asarray([[0.1, 0.2, 0.1, 9.0]])
-    found = top_k_and_rest(_positions(1, 4, [True, True, True, False]), saliency, k=1)
-    np.testing.assert_allclose(found.values[0], [[1.0]], rtol=1e-6)
+    actual = top_k_and_rest(_positions(1, 4, [True, True, True, False]), saliency, k=1)
+    np.testing.assert_allclose(actual.values[0], [[1.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("k", [3, 4, 8])
-def test_up_to_k_tokens_are_all_kept_and_none_is_fused(k):
+def test_up_to_k_tokens_are_kept_unfused(k):
     tokens = _positions(1, 6, [False, True, True, False, True, False])
     saliency = jnp.asarray([[9.0, 0.1, 0.3, 9.0, 0.2, 9.0]])
-    found = top_k_and_rest(tokens, saliency, k=k)
-    assert found.values[0, :, 0].tolist() == [2, 4, 1] + [0] * (k - 3)
-    assert found.mask[0].tolist() == [True] * 3 + [False] * (k - 3)
+    actual = top_k_and_rest(tokens, saliency, k=k)
+    assert actual.values[0, :, 0].tolist() == [2, 4, 1] + [0] * (k - 3)
+    assert actual.mask[0].tolist() == [True] * 3 + [False] * (k - 3)
 
 
 def test_saliency_learns_from_the_fused_token_alone():
@@ -91,14 +91,14 @@ def test_channel_top_k_sorts_each_feature():
     random = np.random.default_rng(0)
     values = random.normal(size=(2, 6, 3)).astype(np.float32)
     mask = np.array([[1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0]], bool)
-    found = select.channel_top_k(Tokens(jnp.asarray(values), jnp.asarray(mask)), 4)
-    assert found.mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+    actual = select.channel_top_k(Tokens(jnp.asarray(values), jnp.asarray(mask)), 4)
+    assert actual.mask.tolist() == [[True] * 4, [True] * 3 + [False]]
     for example in range(2):
         expected = np.sort(values[example, mask[example]], axis=0)[::-1][:4]
-        np.testing.assert_array_equal(found.values[example, : len(expected)], expected)
+        np.testing.assert_array_equal(actual.values[example, : len(expected)], expected)
 
 
-def test_channel_top_k_passes_its_gradient_to_the_values_it_keeps():
+def test_channel_top_k_passes_gradients_to_kept_values():
     values = jnp.asarray([[[1.0, 6.0], [3.0, 5.0], [2.0, 4.0]]])
 
     def total(values):
@@ -127,10 +127,10 @@ def test_weight_zero_is_drawn_last_but_before_padding():
     mask = [True, False, True, True]
     weights = jnp.broadcast_to(jnp.asarray([0.0, 0.9, 0.5, 1e-20]), (1000, 4))
     tokens = _positions(1000, 4, mask)
-    found, index = jax.jit(functools.partial(select.draw_tokens, k=3))(
+    actual, index = jax.jit(functools.partial(select.draw_tokens, k=3))(
         tokens, weights, _noise(4, 1000)
     )
-    assert found.mask.all()
+    assert actual.mask.all()
     assert set(map(tuple, index.tolist())) == {(2, 3, 0)}
 
 
@@ -138,9 +138,9 @@ def test_weight_zero_is_drawn_last_but_before_padding():
 def test_window_draws_are_uniform_over_the_members(mask):
     tokens = _positions(DRAWS, 7, mask)
     windows = adaptive_windows(tokens.mask, 3)
-    found, index = jax.jit(select.draw_from_windows)(tokens, windows, _noise(7))
-    assert found.mask.all()
-    np.testing.assert_array_equal(found.values[..., 0], index)
+    actual, index = jax.jit(select.draw_from_windows)(tokens, windows, _noise(7))
+    assert actual.mask.all()
+    np.testing.assert_array_equal(actual.values[..., 0], index)
     drawn = np.eye(7)[np.asarray(index)]
     for slot in range(3):
         members = windows.index[0, slot][windows.member[0, slot]]
@@ -153,7 +153,7 @@ def test_fixed_windows_are_contiguous_and_give_no_padding():
     # The authors' code draws the first slot here from 0, 4 and 8, and can select padding.
     tokens = _positions(1000, 10)
     windows = ReferenceWindows(kernel=3, stride=3, padding=1)(tokens.mask)
-    found, index = jax.jit(select.draw_from_windows)(tokens, windows, _noise(10, 1000))
-    assert found.mask.all()
+    actual, index = jax.jit(select.draw_from_windows)(tokens, windows, _noise(10, 1000))
+    assert actual.mask.all()
     drawn = [set(slot) for slot in np.asarray(index).T.tolist()]
     assert drawn == [{0, 1}, {2, 3, 4}, {5, 6, 7}, {8, 9}]

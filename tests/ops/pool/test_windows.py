@@ -43,10 +43,10 @@ def test_adaptive_windows_divide_the_real_tokens(length, k):
     assert ((windows.index >= 0) & (windows.index < length)).all()
     for example, mask in enumerate(masks):
         real = np.flatnonzero(mask).tolist()
-        found = _members(windows, example)
+        actual = _members(windows, example)
         # Each once, in their order: windows are contiguous in rank.
-        assert list(itertools.chain(*found)) == real
-        sizes = [len(window) for window in found]
+        assert list(itertools.chain(*actual)) == real
+        sizes = [len(window) for window in actual]
         if len(real) >= k:
             assert min(sizes) >= 1
             assert max(sizes) - min(sizes) <= 1
