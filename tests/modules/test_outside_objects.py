@@ -128,7 +128,8 @@ def _train_step(fields, loss="auto", mixup="none"):
     optimizer = optax.sgd(0.1)
     state = synthetic.first_state(params, optimizer)
     batch = Batch(_inputs(), _masks(), np.arange(3), np.ones(3, np.float32))
-    return state, *jax.jit(make_train_step(model, optimizer, config, 0))(state, batch), model, batch
+    step = make_train_step(model, optimizer, config.train, config.mixup, 0)
+    return state, *jax.jit(step)(state, batch), model, batch
 
 
 def test_a_tokenizer_of_an_import_path_trains_with_mixup():
