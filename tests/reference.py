@@ -100,9 +100,9 @@ def cross_entropy(labels):
     return lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def assert_equal(found, expected, tolerance):
-    """Fails unless every tensor expected was found."""
+def assert_equal(tensors, expected, tolerance):
+    """Fails unless every expected tensor is among these, within a tolerance."""
     for tensor, value in expected.items():
         np.testing.assert_allclose(
-            found[tensor], value, rtol=tolerance, atol=tolerance, err_msg=tensor
+            tensors[tensor], value, rtol=tolerance, atol=tolerance, err_msg=tensor
         )

@@ -39,18 +39,18 @@ def model(config):
 
 def tensors(intermediates, config):
     """Tensors of our model, under the names and in the layout of the golden arrays."""
-    found = {"logits": intermediates["__call__"][0]}
-    found |= {f"cls_final/{i}": cls for i, cls in enumerate(intermediates["cls"])}
+    named = {"logits": intermediates["__call__"][0]}
+    named |= {f"cls_final/{i}": cls for i, cls in enumerate(intermediates["cls"])}
     for name in intermediates:
         if (theirs := their_name(name, config)) is not None:
-            found[theirs] = intermediates[name]["__call__"][0].values.swapaxes(0, 1)
+            named[theirs] = intermediates[name]["__call__"][0].values.swapaxes(0, 1)
     if config["model"] == "MulT":
-        found["last_hs"] = intermediates["joined"][0]
+        named["last_hs"] = intermediates["joined"][0]
         for name in [
-            name for name in found if "_mem" in name or name in ("last_hs", "cls_final/0")
+            name for name in named if "_mem" in name or name in ("last_hs", "cls_final/0")
         ]:
-            found[name] = _reverse_parts(found[name], config["embed_dim"])
-    return found
+            named[name] = _reverse_parts(named[name], config["embed_dim"])
+    return named
 
 
 def _reverse_parts(joined, width):

@@ -7,7 +7,7 @@ import re
 import pytest
 from absl import flags
 
-from benchmarks import accuracy, accuracy_suites, harness, run_all
+from benchmarks import accuracy, accuracy_suites, against_commit_side, harness, run_all
 from benchmarks.suites import AV_MNIST, SUITES
 from sft_jax import plugins
 from sft_jax.profile import __main__ as profile
@@ -60,6 +60,11 @@ def test_every_isolated_function_exists():
     ]
     assert len(paths) >= 4
     assert all(callable(plugins.load(path, "benchmark")) for path in paths)
+
+
+def test_moved_modules_are_imported_from_their_new_place():
+    for name in against_commit_side.MOVED:
+        assert against_commit_side.import_either(name).__name__ == name
 
 
 def test_a_row_takes_the_runs_of_all_its_experiments(monkeypatch, tmp_path):

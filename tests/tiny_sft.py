@@ -58,12 +58,12 @@ def inputs(seed=0, batch=BATCH, modalities=MODALITIES):
 
 def masks():
     """All real; holes, one of them within a patch; one modality short, the other absent."""
-    found = {name: np.ones((BATCH, spec.length), bool) for name, spec in MODALITIES.items()}
-    found["sight"][1, [2, 5, 6, 7]] = False
-    found["sound"][1, [0, 3]] = False
-    found["sight"][2, 3:] = False
-    found["sound"][2] = False
-    return found
+    masks = {name: np.ones((BATCH, spec.length), bool) for name, spec in MODALITIES.items()}
+    masks["sight"][1, [2, 5, 6, 7]] = False
+    masks["sound"][1, [0, 3]] = False
+    masks["sight"][2, 3:] = False
+    masks["sound"][2] = False
+    return masks
 
 
 @functools.cache

@@ -202,10 +202,6 @@ def test_a_late_fault_names_the_file(tmp_path):
             "can't tell which dataset {raw}/aligned_50.pkl is of: say it with --dataset NAME, one",
         ),
         (["inspect", "{raw}/two"], "{raw}/two may be of vggsound or npz_folder: say it with --da"),
-        (
-            ["inspect", "{raw}/npz", "--dataset=npz_foldr"],
-            "unknown dataset; did you mean 'npz_folder'?",
-        ),
         (["inspect", "{raw}"], "can't tell which dataset {raw} is of: say it with --dataset"),
         (["inspect", "{raw}/vgg", "--dataset=mosei"], "{raw}/vgg is a folder with 0 pickles"),
         (["inspect", "nothing"], "no file or folder nothing, and no dataset of that name, only w"),

@@ -157,7 +157,7 @@ def test_cudnn_is_called_on_nvidia_gpus_in_16_bits_alone(kernel):
 @pytest.mark.parametrize("sized", [False, True])
 @pytest.mark.parametrize(("queries", "keys"), [(39, 39), (1, 21), (40, 39)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_cudnn_and_its_gradient_lower_on_a_host_without_a_gpu(dtype, queries, keys, sized):
+def test_cudnn_and_its_gradient_lower_without_a_gpu(dtype, queries, keys, sized):
     heads = [jax.ShapeDtypeStruct((2, n, 5, 8), dtype) for n in (queries, keys, keys)]
     mask = jax.ShapeDtypeStruct((2, keys), bool)
     sizes = [jax.ShapeDtypeStruct((2, keys), np.float32)] if sized else []

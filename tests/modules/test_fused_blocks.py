@@ -32,8 +32,10 @@ def _compiled(readout, **keywords):
     variables = tiny_sft.normal_variables(model, model.example_inputs())
 
     def total(variables, mixup):
-        found = model.apply(variables, tiny_sft.inputs(), tiny_sft.masks(), mixup=mixup, **keywords)
-        logits = found[0] if keywords else found
+        outputs = model.apply(
+            variables, tiny_sft.inputs(), tiny_sft.masks(), mixup=mixup, **keywords
+        )
+        logits = outputs[0] if keywords else outputs
         return (logits * jnp.cos(jnp.arange(logits.size).reshape(logits.shape))).sum(), logits
 
     step = jax.value_and_grad(total, has_aux=True) if readout == "sum_cls" else total

@@ -22,10 +22,10 @@ def test_the_ordinal_head_is_proportional_odds_of_a_linear_score():
     thresholds = stored[0] + np.cumsum([0, *np.log1p(np.exp(np.asarray(stored[1:], np.float64)))])
     ends = np.concatenate([[-np.inf], thresholds, [np.inf]])
     expected = np.diff(expit(ends - (normed @ np.asarray(kernel, np.float64))[:, None]))
-    found = np.asarray(head.apply({"params": params}, tokens))
-    np.testing.assert_allclose(np.exp(found), expected, rtol=1e-4)
+    outputs = np.asarray(head.apply({"params": params}, tokens))
+    np.testing.assert_allclose(np.exp(outputs), expected, rtol=1e-4)
     # They are logits as they are.
-    np.testing.assert_allclose(jax.nn.log_softmax(found), found, atol=1e-5)
+    np.testing.assert_allclose(jax.nn.log_softmax(outputs), outputs, atol=1e-5)
     np.testing.assert_allclose(expected.mean(axis=0), 1 / 4, atol=0.1)
 
 

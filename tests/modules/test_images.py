@@ -82,8 +82,8 @@ def test_rows_left_out_are_as_masked_ones():
     logits, _ = _compiled(IMAGE)(inputs, masks)
     model = tiny_sft.sft(modalities=MODALITIES)
     first_rows = inputs | {"image": inputs["image"][:, :3]}
-    found = jax.jit(model.apply)(tiny_sft.variables(model), first_rows)
-    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-5)
+    first_logits = jax.jit(model.apply)(tiny_sft.variables(model), first_rows)
+    np.testing.assert_allclose(first_logits, logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("windows", [None, ReferenceWindows(12, 4)])
@@ -92,6 +92,6 @@ def test_an_image_left_out_is_as_a_masked_one(windows):
     masks["image"][...] = False
     model = ConcatFusion(4, MODALITIES, 8, 2, n_pre=0, n_post=1, reference_windows=windows)
     variables = tiny_sft.normal_variables(model, model.example_inputs())
-    found = jax.jit(model.apply)(variables, {"sound": inputs["sound"]})
+    without_image = jax.jit(model.apply)(variables, {"sound": inputs["sound"]})
     expected = jax.jit(model.apply)(variables, inputs, masks)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(without_image, expected, rtol=1e-5, atol=1e-6)

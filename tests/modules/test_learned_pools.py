@@ -136,8 +136,8 @@ def test_a_token_of_size_two_is_attended_to_like_two():
     sizes = jnp.asarray([[2.0, 1, 1, 1, 1, 1]])
     apply = jax.jit(MODULES["perceiver"].apply)
     expected = apply(_variables("perceiver"), Tokens(jnp.asarray(twice), jnp.ones((1, 7), bool)))
-    found = apply(_variables("perceiver"), Tokens(jnp.asarray(values), jnp.asarray(ones), sizes))
-    np.testing.assert_allclose(found.values, expected.values, rtol=1e-5, atol=1e-6)
+    pooled = apply(_variables("perceiver"), Tokens(jnp.asarray(values), jnp.asarray(ones), sizes))
+    np.testing.assert_allclose(pooled.values, expected.values, rtol=1e-5, atol=1e-6)
 
 
 def test_queries_start_small():

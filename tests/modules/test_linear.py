@@ -12,5 +12,5 @@ def test_flat_dot_is_the_product_over_the_last_axis(leading):
     random = np.random.default_rng(0)
     values = random.normal(size=(*leading, 5)).astype(np.float32)
     kernel = random.normal(size=(5, 2)).astype(np.float32)
-    found = flat_dot(jnp.asarray(values), jnp.asarray(kernel))
-    np.testing.assert_allclose(found, values @ kernel, rtol=1e-5, atol=1e-6)
+    product = flat_dot(jnp.asarray(values), jnp.asarray(kernel))
+    np.testing.assert_allclose(product, values @ kernel, rtol=1e-5, atol=1e-6)

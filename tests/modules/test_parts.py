@@ -61,7 +61,7 @@ def test_parts_that_do_not_divide_a_batch_are_fewer():
     assert _program(3, BATCH - 1) == _program(1, BATCH - 1)
 
 
-def test_who_looks_at_the_intermediates_sees_the_batch_as_a_whole():
+def test_intermediates_are_those_of_the_whole_batch():
     looking = {"mutable": ["intermediates"], "capture_intermediates": True}
     assert _program(2, BATCH, **looking) == _program(1, BATCH, **looking)
 
@@ -83,6 +83,6 @@ def test_parts_change_nothing_that_is_drawn_at_random(impl):
     variables = tiny_sft.normal_variables(_model(k=1), same)
     (_, logits), gradient = train(1, variables)
     for parts in (2, 3):
-        found = train(parts, variables)
-        chex.assert_trees_all_close(found, ((_, logits), gradient), rtol=1e-4, atol=1e-5)
+        in_parts = train(parts, variables)
+        chex.assert_trees_all_close(in_parts, ((_, logits), gradient), rtol=1e-4, atol=1e-5)
     assert all((logits[0] != other).any() for other in logits[1:])

@@ -108,11 +108,11 @@ def test_k_of_the_length_or_more_keeps_every_token(pool, k):
     for example, mask in enumerate(MASK):
         filled = np.asarray(kept.mask[example])
         assert filled.tolist() == [slot < mask.sum() for slot in range(k)]
-        found, expected = kept.values[example][filled], tokens.values[example][mask]
+        values, expected = kept.values[example][filled], tokens.values[example][mask]
         # As sets: of tokens or, where features are sorted apart, of the values of each.
         by_feature = pool == "channel_topk"
         order = (lambda a: np.sort(a, axis=0)) if by_feature else (lambda a: a[np.argsort(a[:, 0])])
-        np.testing.assert_allclose(order(found), order(expected), rtol=1e-6)
+        np.testing.assert_allclose(order(values), order(expected), rtol=1e-6)
 
 
 @every_shortening_pool

@@ -43,11 +43,11 @@ def test_a_pattern_that_hides_nothing_changes_nothing():
         )
         return (expected, weights), (attended, to_dense(sparse_weights))
 
-    (attended, weights), (found, found_weights) = both()
+    (attended, weights), (sparse, sparse_weights) = both()
     real = np.asarray(tokens.mask)
-    np.testing.assert_allclose(found[real], attended[real], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sparse[real], attended[real], rtol=1e-5, atol=1e-6)
     by_query = real[:, None, :, None]
-    np.testing.assert_allclose(found_weights * by_query, weights * by_query, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sparse_weights * by_query, weights * by_query, rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_with_sizes_are_refused():
@@ -114,7 +114,7 @@ def test_windows_hide_nothing_up_to_72_tokens():
     assert program(72, WindowPattern()) != program(72, None)
 
 
-def test_windows_leave_padding_without_effect_and_every_parameter_with_a_gradient():
+def test_windows_ignore_padding_and_train_every_parameter():
     length = 90
     pattern = WindowPattern()
     # Fused blocks, so that the pooled tokens, weighted by saliency, count.

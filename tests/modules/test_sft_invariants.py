@@ -60,8 +60,8 @@ def test_the_size_of_the_batch_has_no_effect():
     logits, _ = tiny_sft.compiled("attn_topk")(inputs, masks, COTANGENT)
     alone = jax.tree.map(lambda a: a[1:2], (inputs, masks))
     model = tiny_sft.sft()
-    found = jax.jit(model.apply)(tiny_sft.variables(model), *alone)
-    np.testing.assert_allclose(found, logits[1:2], rtol=1e-5, atol=1e-6)
+    logits_alone = jax.jit(model.apply)(tiny_sft.variables(model), *alone)
+    np.testing.assert_allclose(logits_alone, logits[1:2], rtol=1e-5, atol=1e-6)
 
 
 @every_pool
@@ -71,10 +71,10 @@ def test_an_absent_modality_is_as_if_left_out(pool):
     logits, gradients = tiny_sft.compiled(pool)(inputs, masks, COTANGENT)
     assert _all_finite((logits, gradients))
     model = tiny_sft.with_pool(pool)
-    found = jax.jit(model.apply)(
+    without_sound = jax.jit(model.apply)(
         tiny_sft.variables(model), {"sight": inputs["sight"]}, {"sight": masks["sight"]}
     )
-    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(without_sound, logits, rtol=1e-4, atol=1e-5)
     param_gradients = gradients[0]["params"]
     sound = {part: g for part, g in param_gradients.items() if "sound" in part}
     assert len(sound) == 2 + model.n_pre
@@ -97,7 +97,7 @@ def _both_orders(mapping):
     return mapping, dict(reversed(mapping.items()))
 
 
-def test_the_order_of_the_modalities_does_not_change_the_initial_parameters():
+def test_the_order_of_modalities_does_not_change_initial_parameters():
     # This kind of key is quick to compile.
     key = jax.random.key(0, impl="rbg")
     models = [
@@ -109,7 +109,7 @@ def test_the_order_of_the_modalities_does_not_change_the_initial_parameters():
     )
 
 
-def test_the_order_of_the_modalities_does_not_change_the_logits():
+def test_the_order_of_modalities_does_not_change_logits():
     # Three: the sum of two CLS tokens is the same in either order.
     three = tiny_sft.MODALITIES | {"touch": ModalitySpec(5, 1)}
     drawn = tiny_sft.inputs(modalities=three)

@@ -46,15 +46,15 @@ def test_golden_baseline(name, precision):
         intermediates, loss, found_gradient = reference.run(
             model, params, inputs, loss_of, gradient=gradient
         )
-        found = reference_baselines.tensors(intermediates, config) | {"ce_loss": loss}
-    assert found["logits"].dtype == dtype
+        tensors = reference_baselines.tensors(intermediates, config) | {"ce_loss": loss}
+    assert tensors["logits"].dtype == dtype
     # The tensors that a file holds in float64 only are exact enough for float32 as well.
     expected = reference.under(arrays, "f64/")
     if precision == "f32":
         expected |= reference.under(arrays, "f32/")
     blocks = [tensor for tensor in expected if "block" in tensor or "trans_" in tensor]
     assert len(blocks) >= config["n_layers_pre_fusion"] + config["n_layers_post_fusion"]
-    reference.assert_equal(found, expected, tolerance)
+    reference.assert_equal(tensors, expected, tolerance)
     if gradient:
         expected = reference.parameters(loss_gradient, model, np.float32)
         chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)

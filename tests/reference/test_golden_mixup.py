@@ -82,10 +82,10 @@ def test_golden_mixup(name, precision):
     same = json.dumps({key: value for key, value in config.items() if key != "mixup"})
     with jax.enable_x64(precision == "f64"):
         run = _compiled(same, precision)
-        (loss, found), gradient = run(params, inputs, mixup, labels, share)
+        (loss, tensors), gradient = run(params, inputs, mixup, labels, share)
     expected = reference.under(arrays, f"{precision}/")
     assert len(expected) >= 5
-    reference.assert_equal(found | {"mixup_loss": loss}, expected, tolerance)
+    reference.assert_equal(tensors | {"mixup_loss": loss}, expected, tolerance)
     loss_gradient = reference.under(arrays, "grad/")  # Not in every file.
     if precision == "f64" and loss_gradient:
         expected = reference.parameters(loss_gradient, model, np.float32)

@@ -75,19 +75,19 @@ def _expected():
 
 def test_golden_steps():
     with jax.enable_x64(True):
-        found, expected = _take_steps(), _expected()
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-10)
+        steps, expected = _take_steps(), _expected()
+    np.testing.assert_allclose(steps[1], expected[1], rtol=1e-10)
     # Of the third step: 1e-10 in the parameters is more in the gradient.
-    np.testing.assert_allclose(found[2], expected[2], rtol=1e-9)
-    chex.assert_trees_all_close(found[0], expected[0], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(steps[2], expected[2], rtol=1e-9)
+    chex.assert_trees_all_close(steps[0], expected[0], rtol=0, atol=1e-10)
 
 
 def test_golden_steps_without_the_epsilon_of_clipping():
     # Clipped by theirs, a gradient is too short for ours to clip: nothing but the epsilon is
     # behind the tolerances above.
     with jax.enable_x64(True):
-        found, expected = _take_steps(_clip), _expected()
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-14)
-    np.testing.assert_allclose(found[2], expected[2], rtol=1e-14)
+        steps, expected = _take_steps(_clip), _expected()
+    np.testing.assert_allclose(steps[1], expected[1], rtol=1e-14)
+    np.testing.assert_allclose(steps[2], expected[2], rtol=1e-14)
     # The gradient of key biases is 0 apart from rounding, which Adam enlarges by lr / eps = 1e5.
-    chex.assert_trees_all_close(found[0], expected[0], rtol=0, atol=1e-11)
+    chex.assert_trees_all_close(steps[0], expected[0], rtol=0, atol=1e-11)

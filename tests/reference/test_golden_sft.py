@@ -57,7 +57,7 @@ def ours_under_their_names(intermediates):
     def sequence_first(name):
         return intermediates[name]["__call__"][0].values.swapaxes(0, 1)
 
-    found = {
+    tensors = {
         "logits": intermediates["__call__"][0],
         "cls_final": intermediates["cls"][0],
         "fused_input": intermediates["fused_input"][0].values.swapaxes(0, 1),
@@ -65,30 +65,30 @@ def ours_under_their_names(intermediates):
     for name in intermediates:
         match name.split("_"):
             case ["tokenizer", modality]:
-                found[f"tokens/{modality}"] = sequence_first(name)
+                tensors[f"tokens/{modality}"] = sequence_first(name)
             case ["unimodal", modality, i]:
-                found[f"unimodal{i}/{modality}"] = sequence_first(name)
+                tensors[f"unimodal{i}/{modality}"] = sequence_first(name)
             case ["fused", "last"]:
                 before = intermediates.get("fused", {"__call__": [Tokens((), ())]})["__call__"][0]
-                found |= {
+                tensors |= {
                     f"fused{i}": block.swapaxes(0, 1) for i, block in enumerate(before.values)
                 }
-                found[f"fused{len(before.values)}"] = sequence_first(name)
+                tensors[f"fused{len(before.values)}"] = sequence_first(name)
             case ["pooled", "again", modality]:
                 again = intermediates[name][0].values
-                found[f"fusion_pooled_bdk/{modality}"] = again.swapaxes(1, 2)
+                tensors[f"fusion_pooled_bdk/{modality}"] = again.swapaxes(1, 2)
             case ["pooling", modality]:
                 pooling = intermediates[name]
                 weights = pooling["attention"]["weights"][0]
                 if isinstance(weights, BlockSparseWeights):
                     weights = to_dense(weights)
-                found[f"sparse_attn_weights/{modality}"] = weights.mean(axis=1)
-                found[f"sparse/{modality}"] = pooling["attended"][0].swapaxes(0, 1)
-                found[f"saliency/{modality}"] = pooling["saliency"][0]
+                tensors[f"sparse_attn_weights/{modality}"] = weights.mean(axis=1)
+                tensors[f"sparse/{modality}"] = pooling["attended"][0].swapaxes(0, 1)
+                tensors[f"saliency/{modality}"] = pooling["saliency"][0]
                 _, pooled = pooling["__call__"][0]
-                found[f"pooled_bdk/{modality}"] = pooled.values.swapaxes(1, 2)
-                found[f"pool_idx/{modality}"] = pooling["reducer"].get("index", [None])[0]
-    return found
+                tensors[f"pooled_bdk/{modality}"] = pooled.values.swapaxes(1, 2)
+                tensors[f"pool_idx/{modality}"] = pooling["reducer"].get("index", [None])[0]
+    return tensors
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -112,10 +112,10 @@ def _check(name, precision):
         intermediates, loss, found_gradient = reference.run(
             model, params, inputs, loss_of, gradient=gradient
         )
-        found = ours_under_their_names(intermediates) | {"ce_loss": loss}
+        tensors = ours_under_their_names(intermediates) | {"ce_loss": loss}
     expected = reference.under(arrays, f"{precision}/")
     assert len(expected) >= 10
-    reference.assert_equal(found, expected, tolerance)
+    reference.assert_equal(tensors, expected, tolerance)
     if gradient:
         expected = reference.parameters(loss_gradient, model, np.float32)
         chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)

@@ -103,21 +103,21 @@ def _expected(name):
 def _check(values, mean, rms, max_abs):
     """Asserts that values have a distribution with these statistics of as many draws."""
     n = values.size
-    found = np.mean(values), np.sqrt(np.mean(values**2)), np.abs(values).max()
+    computed = np.mean(values), np.sqrt(np.mean(values**2)), np.abs(values).max()
     if rms == abs(mean):  # Constant: 0 or 1.
-        assert found == (mean, rms, max_abs)
+        assert computed == (mean, rms, max_abs)
         return
     # Standard errors of the difference of two samples; that of a root mean square is less than
     # 1 / sqrt(2 n) of it, which a normal distribution has, and a uniform one 0.63 of that.
     tolerance = DEVIATIONS * rms * math.sqrt(2 / n)
-    assert found[0] == pytest.approx(mean, abs=tolerance)
-    assert found[1] == pytest.approx(rms, abs=tolerance / math.sqrt(2))
+    assert computed[0] == pytest.approx(mean, abs=tolerance)
+    assert computed[1] == pytest.approx(rms, abs=tolerance / math.sqrt(2))
     # A largest magnitude that falls short by a share s of the bound has a chance of (1 - s)^n.
     if rms < 0.9:
-        assert found[2] == pytest.approx(max_abs, rel=-math.log(IMPROBABLE) / n)
+        assert computed[2] == pytest.approx(max_abs, rel=-math.log(IMPROBABLE) / n)
     else:
         least, most = _largest_of_normal(n)
-        assert least < found[2] < most
+        assert least < computed[2] < most
         assert least < max_abs < most
 
 
@@ -131,9 +131,9 @@ def _largest_of_normal(n):
 @pytest.mark.parametrize("name", slow_but(list(MODELS), "sft", "mbt"))
 def test_golden_names_and_shapes(name):
     expected = {path: value.shape for path, value in _expected(name)["mean"].items()}
-    found = {path: values.shape[1:] for path, values in _drawn(name).items()}
-    only_ours = {path: found.pop(path) for path in ONLY_OURS.get(name, ())}
-    assert found == expected
+    shapes = {path: values.shape[1:] for path, values in _drawn(name).items()}
+    only_ours = {path: shapes.pop(path) for path in ONLY_OURS.get(name, ())}
+    assert shapes == expected
     assert only_ours == ({"bottleneck": (1, 4, 40)} if name == "mbt" else {})
 
 

@@ -60,12 +60,12 @@ def _intermediates(model, inputs, masks=None):
     [({}, True), ({"pre_pooling_pattern": BlockSparsePattern()}, False)],
     ids=["default", "pattern"],
 )
-def test_1_every_token_attends_to_all_unless_a_pattern_is_asked_for(attributes, dense):
+def test_1_every_token_attends_to_all_without_a_pattern(attributes, dense):
     modalities = {"sight": ModalitySpec(40, 3)}
     model = tiny_sft.sft(modalities=modalities, n_pre=0, n_post=0, pool="max", **attributes)
     mask = np.arange(40) < np.array([[40], [37], [40]])
-    found = _intermediates(model, tiny_sft.inputs(modalities=modalities), {"sight": mask})
-    weights = found["pooling_sight"]["attention"]["weights"][0]
+    tensors = _intermediates(model, tiny_sft.inputs(modalities=modalities), {"sight": mask})
+    weights = tensors["pooling_sight"]["attention"]["weights"][0]
     if isinstance(weights, BlockSparseWeights):
         weights = to_dense(weights)
     real = np.pad(mask, ((0, 0), (1, 0)), constant_values=True)
@@ -155,9 +155,9 @@ def test_10_every_parameter_has_an_effect(pool):
 def test_10_cls_counts_once(right):
     again = {} if right else {"reference_fusion_layer": tiny_sft.K}
     model = tiny_sft.sft(pool="max", n_pre=0, n_post=0, **again)
-    found = _intermediates(model, tiny_sft.inputs())
-    cls = sum(found[f"pooling_{modality}"]["__call__"][0][0] for modality in tiny_sft.MODALITIES)
-    fused = found["fused_input"][0].values[:, 0]
+    tensors = _intermediates(model, tiny_sft.inputs())
+    cls = sum(tensors[f"pooling_{modality}"]["__call__"][0][0] for modality in tiny_sft.MODALITIES)
+    fused = tensors["fused_input"][0].values[:, 0]
     assert np.allclose(fused, cls, rtol=1e-6) == right
     # Theirs is a multiple of it by the number of modalities.
     np.testing.assert_allclose(fused, cls if right else 2 * cls, rtol=1e-6)
@@ -242,9 +242,9 @@ def _shapes(model, variables, products_alone=False):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_27_width_and_heads_are_those_of_the_config(name):
-    given = {"name": name, "width": 12, "num_heads": 3, "n_post": 1, "k": 2}
+    attributes = {"name": name, "width": 12, "num_heads": 3, "n_post": 1, "k": 2}
     own = {"modality": "sight"} if name == "unimodal" else {}
-    config = config_io.from_mapping({"model": given | own})
+    config = config_io.from_mapping({"model": attributes | own})
     model = build_model(config.model, tiny_sft.MODALITIES, 4)
     variables = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
     assert variables["params"]["tokenizer_sight"]["cls"].shape == (1, 1, 12)
