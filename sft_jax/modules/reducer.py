@@ -37,6 +37,7 @@ class Reducer(nn.Module):
       num_heads: Number of attention heads, for pools that attend.
       reference_windows: The authors' fixed windows, which bring their divisors and epsilon, in
         place of `k` adaptive windows.
+      iterations: Number of times that `attn_wkmedoids` moves its centres.
       dtype: Type of the computation, for pools with parameters.
     """
 
@@ -44,6 +45,7 @@ class Reducer(nn.Module):
     k: int
     num_heads: int = 1
     reference_windows: ReferenceWindows | None = None
+    iterations: int = 5
     dtype: Dtype | None = None
 
     @nn.compact
@@ -79,6 +81,8 @@ class Reducer(nn.Module):
             needs["windows"] = self._windows(tokens.mask)
         if "noise" in pool.needs:
             needs["noise"] = self._noise(tokens, train, keys)
+        if "iterations" in pool.needs:
+            needs["iterations"] = self.iterations
         kept = pool.function(tokens, self.k, **needs)
         if isinstance(kept, tuple):
             kept, index = kept

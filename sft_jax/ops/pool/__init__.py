@@ -31,7 +31,7 @@ from sft_jax.ops.pool import cluster, merge, reduce, select
 from sft_jax.ops.pool.windows import Windows
 from sft_jax.structs import Tokens
 
-Need = Literal["saliency", "windows", "noise"]
+Need = Literal["saliency", "windows", "noise", "iterations"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Pool:
         the tokens and their positions `[b, k]` in the sequence. None for a pool with parameters.
       needs: Names of the keyword arguments of `function`. `saliency` is `[b, n]`, the attention
         that each token receives; `windows` divides the tokens among `k` slots
-        (`sft_jax.ops.pool.windows.Windows`); `noise` is `[b, n]` Gumbel noise.
+        (`sft_jax.ops.pool.windows.Windows`); `noise` is `[b, n]` Gumbel noise; `iterations` is
+        the number of steps of an iterative pool.
       module: For a pool with parameters, its `flax.linen.Module` class or the import path of one.
         Of the attributes `k`, `num_heads` and `dtype` it is made with those that it has, and it
         is called as `module(tokens)`.
@@ -73,8 +74,8 @@ def _top_k(tokens: Tokens, k: int, saliency: Any) -> Any:
     return select.select_top_k(tokens, saliency, k)
 
 
-def _k_medoids(tokens: Tokens, k: int, saliency: Any) -> Any:
-    return cluster.weighted_k_medoids(tokens, saliency, k, iterations=5)
+def _k_medoids(tokens: Tokens, k: int, saliency: Any, iterations: int) -> Any:
+    return cluster.weighted_k_medoids(tokens, saliency, k, iterations)
 
 
 def _channel_top_k(tokens: Tokens, k: int) -> Tokens:
@@ -106,7 +107,7 @@ POOLS: Mapping[str, Pool] = {
     "avg": Pool(_window_mean, ("windows",)),
     "attn": Pool(_weighted_mean, ("saliency", "windows")),
     "attn_topk": Pool(_top_k, ("saliency",)),
-    "attn_wkmedoids": Pool(_k_medoids, ("saliency",)),
+    "attn_wkmedoids": Pool(_k_medoids, ("saliency", "iterations")),
     "channel_topk": Pool(_channel_top_k),
     "random": Pool(_random, ("noise",)),
     "attn_random": Pool(_salient_random, ("saliency", "noise")),
