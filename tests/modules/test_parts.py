@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tiny_sft
 
-from sft_jax.modules import multimodal
+from sft_jax.modules import batch_groups
 
 BATCH = 6
 
 
 @pytest.fixture(autouse=True)
 def _short_sequences_too(monkeypatch):
-    monkeypatch.setattr(multimodal, "_MIN_TOKENS_TO_SPLIT", 1)
+    monkeypatch.setattr(batch_groups, "_MIN_TOKENS_TO_SPLIT", 1)
 
 
 def _model(**attributes):
