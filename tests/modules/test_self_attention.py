@@ -67,9 +67,9 @@ def test_a_config_chooses_the_attention_before_pooling():
 
 @pytest.mark.parametrize("name", ["sft", "late", "concat", "unimodal", "mbt", "mult"])
 def test_a_config_chooses_kernel_and_parts_of_every_model(name):
-    config = ModelConfig(name=name, attention_kernel="blocked", parts=3, modality="sight")
+    config = ModelConfig(name=name, attention_kernel="tiled", parts=3, modality="sight")
     model = build_model(config, tiny_sft.MODALITIES, 4)
-    assert (model.attention_kernel, model.parts) == ("blocked", 3)
+    assert (model.attention_kernel, model.parts) == ("tiled", 3)
 
 
 @pytest.mark.parametrize(
