@@ -82,7 +82,7 @@ def test_a_config_chooses_the_attention_within_a_modality(attention, pattern):
     assert (model.unimodal_pattern, model.pre_pooling_pattern) == (pattern, None)
 
 
-@pytest.mark.parametrize("kernel", ["plain", "blocked"])
+@pytest.mark.parametrize("kernel", ["plain", "tiled"])
 def test_the_first_tokens_alone_are_as_among_all(kernel):
     tokens = _tokens().replace(sizes=jnp.full((2, 9), 2.0))
     for module in (SelfAttention(2, kernel=kernel), Block(2, kernel=kernel)):
@@ -148,7 +148,7 @@ def test_saliency_is_computed_only_where_a_pool_looks_at_it(monkeypatch):
     def refuse(*_):
         raise RuntimeError("saliency is computed")
 
-    monkeypatch.setattr("sft_jax.modules.attention.saliency", refuse)
+    monkeypatch.setattr("sft_jax.ops.attention.kernels.saliency", refuse)
     for attributes in ({"pool": "max"}, {"pool": "tome"}, {"pool": "attn", "k": 0}):
         model = tiny_sft.sft(n_pre=0, **attributes)
         jax.eval_shape(model.apply, variables, tiny_sft.inputs())
