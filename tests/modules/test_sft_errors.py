@@ -114,7 +114,10 @@ def test_wrong_input_of_several_axes(image, mask, message):
     modalities = {"image": ModalitySpec((6, 5), 3)}
     with pytest.raises(ValueError, match=message):
         check_inputs(
-            modalities, {"image": image}, {} if mask is None else {"image": mask}, every=True
+            modalities,
+            {"image": image},
+            {} if mask is None else {"image": mask},
+            required=modalities,
         )
 
 
