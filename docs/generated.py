@@ -153,10 +153,10 @@ def config() -> str:
 def datasets() -> str:
     """The table of the datasets of this library."""
     rows = [
-        [f"`{name}`", base.title(kind), kind.needs, f"`configs/{name}.py`"]
+        [f"`{name}`", base.title(kind), re.sub(r"(https://\S+?)(?=,? |,?$)", r"<\1>", kind.needs)]
         for name, kind in DATASETS.items()
     ]
-    return table(["`data.name`", "contents", "raw files, in `data.manual_dir`", "config"], rows)
+    return table(["`data.name`", "contents", "raw files, in `data.manual_dir`"], rows)
 
 
 def data() -> str:

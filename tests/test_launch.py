@@ -14,7 +14,7 @@ from sft_jax.parallel import multihost
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "scaling.md").read_text().replace("\\\n", " ")
-BLOCKS = re.findall(r"```bash\n(.*?)```", DOCUMENT, re.DOTALL)
+BLOCKS = [block.removeprefix("bash").removeprefix("\n") for block in DOCUMENT.split("```")[1::2]]
 SLICE = ["--accelerator=v5litepod-16", "--zone=us-west4-a", "--config=configs/watch.py"]
 
 

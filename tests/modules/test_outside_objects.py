@@ -128,7 +128,8 @@ def _train_step(fields, loss="auto", mixup="none"):
     optimizer = optax.sgd(0.1)
     state = synthetic.first_state(params, optimizer)
     batch = Batch(_inputs(), _masks(), np.arange(3), np.ones(3, np.float32))
-    return state, *jax.jit(make_train_step(model, optimizer, config, 0))(state, batch), model, batch
+    step = make_train_step(model, optimizer, config.train, config.mixup, 0)
+    return state, *jax.jit(step)(state, batch), model, batch
 
 
 def test_a_tokenizer_of_an_import_path_trains_with_mixup():
@@ -312,3 +313,20 @@ def test_the_former_name_of_a_kernel_is_taken_everywhere():
     assert kernels.choose_kernel("blocked", query, query) is kernels.tiled
     model = tiny_sft.sft(attention_kernel="blocked")
     jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
+
+
+def test_a_pool_with_parameters_takes_the_attributes_that_it_has():
+    class Queries(nn.Module):
+        k: int
+
+        @nn.compact
+        def __call__(self, tokens):
+            queries = self.param("queries", nn.initializers.ones, (self.k, tokens.values.shape[2]))
+            batch = tokens.mask.shape[0]
+            kept = jnp.broadcast_to(queries, (batch, *queries.shape))
+            return Tokens(kept, jnp.ones(kept.shape[:2], bool))
+
+    model = tiny_sft.sft(n_pre=0, pool=Pool(module=Queries))
+    params = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
+    shapes = jax.tree.map(lambda leaf: leaf.shape, params["pooling_sight"]["reducer"])
+    assert shapes == {"learned": {"queries": (tiny_sft.K, 8)}}

@@ -113,12 +113,7 @@ IMAGE = np.zeros((2, 6, 5, 3), np.float32)
 def test_wrong_input_of_several_axes(image, mask, message):
     modalities = {"image": ModalitySpec((6, 5), 3)}
     with pytest.raises(ValueError, match=message):
-        check_inputs(
-            modalities,
-            {"image": image},
-            {} if mask is None else {"image": mask},
-            required=modalities,
-        )
+        check_inputs(modalities, {"image": image}, {} if mask is None else {"image": mask})
 
 
 def test_initialising_needs_every_modality():
