@@ -14,7 +14,7 @@ from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.evaluation.restored import Restored, restore
 from sft_jax.evaluation.scores import check_outputs
 from sft_jax.ops.losses import SCORE_NAMES
-from sft_jax.runs import directory, storage
+from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory
 
 SHARED = ("split", "checkpoint", "parameters", "data", "modalities", "left_out", "code")
@@ -102,7 +102,7 @@ def evaluate_restored(
         **metrics,
         "code": version.code(),
     }
-    directory.write_json(run.results / f"{report.file_stem(result)}.json", result)
+    storage.write_json(run.results / f"{report.file_stem(result)}.json", result)
     return result, predictions
 
 
@@ -157,7 +157,7 @@ def evaluate_every_subset(
         ],
         "code": version.code(),
     }
-    directory.write_json(run.results / f"{subsets_stem(result)}.json", result)
+    storage.write_json(run.results / f"{subsets_stem(result)}.json", result)
     return result
 
 

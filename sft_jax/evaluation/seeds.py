@@ -85,7 +85,7 @@ def evaluate_seeds(
         "unfinished": unfinished,
         "metrics": summarise([*results.values()]),
     }
-    directory.write_json(folder.results / f"{report.file_stem(result)}.json", result)
+    storage.write_json(folder.results / f"{report.file_stem(result)}.json", result)
     if show:
         show(result)
     for seed, place in folder.runs.items():

@@ -77,9 +77,9 @@ class _Folder:
         storage.prepare_file(self.results / "results")
 
     def _record_start(self, config: ExperimentConfig, changed: Sequence[str] = ()) -> None:
-        write_json(self.config_file, config_io.to_json(config))
+        start = {**_start(config), "changed": [*changed]}
+        storage.write_json(self.config_file, config_io.to_json(config))
         if jax.process_index() == 0:
-            start = {**_start(config), "changed": [*changed]}
             storage.append(self.starts_file, json.dumps(start) + "\n")
 
     def _probe(self) -> None:
@@ -187,9 +187,9 @@ class RunDirectory(_Folder):
                     f"workdir {self} was trained on other data: {', '.join(changed)} differ from"
                     f" {self.dataset_file}. Give another workdir"
                 )
-        write_json(self.dataset_file, info)
+        storage.write_json(self.dataset_file, info)
         if card is not None:
-            write_json(self.card_file, card)
+            storage.write_json(self.card_file, card)
 
     def fingerprints(self) -> dict[str, str] | None:
         """Fingerprint of the examples of each split that the run was started with.
@@ -286,15 +286,6 @@ def check_settings(config: ExperimentConfig, runs: Iterable[RunDirectory]) -> No
                 " nothing else. Move it elsewhere, give another --workdir, or undo these"
                 " changes:\n  " + "\n  ".join(changed)
             )
-
-
-def write_json(path: AnyPath, values: Any) -> None:
-    """Writes a JSON file that is either whole or as it was, even if the process is killed.
-
-    Of several processes the first writes, and the others do nothing.
-    """
-    if jax.process_index() == 0:
-        storage.write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def _read_json(path: AnyPath) -> Any:

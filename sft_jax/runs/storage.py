@@ -7,14 +7,16 @@ means copying it.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pathlib
 import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import fsspec
+import jax
 from etils import epath
 
 AnyPath: TypeAlias = pathlib.Path | epath.Path
@@ -100,6 +102,15 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: AnyPath, values: Any) -> None:
+    """Writes a JSON file that is either whole or as it was, even if the process is killed.
+
+    Of several processes the first writes, and the others do nothing.
+    """
+    if jax.process_index() == 0:
+        write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def create(path: AnyPath, content: str) -> bool:

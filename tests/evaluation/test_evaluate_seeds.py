@@ -17,7 +17,8 @@ from sft_jax.evaluation import restored, run
 from sft_jax.evaluation.seeds import evaluate_seeds, summarise
 from sft_jax.parallel import sharding
 from sft_jax.runs.checkpoint import Checkpoints, NoCheckpointError
-from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory, write_json
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory
+from sft_jax.runs.storage import write_json
 from sft_jax.training import assembly
 
 EVAL = pathlib.Path(__file__).parents[2] / "eval.py"

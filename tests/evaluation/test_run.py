@@ -20,7 +20,8 @@ from sft_jax.evaluation import own_data, restored, run
 from sft_jax.modules.factory import build_model
 from sft_jax.parallel import sharding
 from sft_jax.runs.checkpoint import Checkpoints
-from sft_jax.runs.directory import RunDirectory, RunDirectoryError, write_json
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
+from sft_jax.runs.storage import write_json
 from sft_jax.training import optim
 from sft_jax.training.state import state_shapes
 

@@ -12,8 +12,8 @@ from sft_jax.runs.directory import (
     RunDirectoryError,
     SeedsDirectory,
     check_settings,
-    write_json,
 )
+from sft_jax.runs.storage import write_json
 from sft_jax.training.reporting import Reporter
 
 

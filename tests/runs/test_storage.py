@@ -13,7 +13,7 @@ import synthetic
 from fsspec.implementations.memory import MemoryFileSystem
 
 from sft_jax.config import SystemConfig
-from sft_jax.evaluation import report
+from sft_jax.evaluation import plots, report
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.parallel import preflight
 from sft_jax.runs import integrity, storage
@@ -159,7 +159,7 @@ def test_results_are_in_the_bucket(run):
     )
     report.write_predictions(run / "test.csv", predictions, ("low", "high"))
     assert (run / "test.csv").read_text().splitlines()[1].startswith("a,low,low,0.73")
-    report.draw_confusion_matrix(run / "test.png", [[1, 0], [0, 1]], ("low", "high"), "test")
+    plots.draw_confusion_matrix(run / "test.png", [[1, 0], [0, 1]], ("low", "high"), "test")
     assert (run / "test.png").read_bytes().startswith(b"\x89PNG")
 
 
