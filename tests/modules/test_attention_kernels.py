@@ -50,7 +50,7 @@ def _tiny(name, kernel):
 def test_blocked_gives_what_plain_does(name):
     inputs, masks = tiny_sft.inputs(), tiny_sft.masks()
     cotangent = np.random.default_rng(1).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)
-    model = _tiny(name, "blocked")
+    model = _tiny(name, "tiled")
     plain = tiny_sft.compiled("attn_topk") if name == "sft" else tiny_baselines.compiled(name)
     variables = (tiny_sft if name == "sft" else tiny_baselines).variables(model)
 
@@ -77,10 +77,10 @@ def _program(name, kernel):
 
 @pytest.mark.parametrize("name", ["sft", "crossmodal"])
 def test_auto_is_plain_for_short_sequences_only(name, monkeypatch):
-    assert _program(name, "auto") == _program(name, "plain") != _program(name, "blocked")
+    assert _program(name, "auto") == _program(name, "plain") != _program(name, "tiled")
     _program.cache_clear()
     monkeypatch.setattr(kernels, "_MAX_PLAIN_SCORES", 0)
-    assert _program(name, "auto") == _program(name, "blocked")
+    assert _program(name, "auto") == _program(name, "tiled")
     _program.cache_clear()
 
 
@@ -95,7 +95,7 @@ def test_golden_logits_of_tiled_attention(name, monkeypatch):
     is_sft = name.startswith("sft")
     model = reference.sft_model(config) if is_sft else reference_baselines.model(config)
     params = reference.parameters(reference.under(arrays, "param/"), model)
-    model = model.clone(attention_kernel="blocked")
+    model = model.clone(attention_kernel="tiled")
     loss_of = reference.cross_entropy(arrays["in/labels"])
     gradient = name == "sft_poolk_attn_topk"
 

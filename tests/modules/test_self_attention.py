@@ -82,7 +82,7 @@ def test_a_config_chooses_the_attention_within_a_modality(attention, pattern):
     assert (model.unimodal_pattern, model.pre_pooling_pattern) == (pattern, None)
 
 
-@pytest.mark.parametrize("kernel", ["plain", "blocked"])
+@pytest.mark.parametrize("kernel", ["plain", "tiled"])
 def test_the_first_tokens_alone_are_as_among_all(kernel):
     tokens = _tokens().replace(sizes=jnp.full((2, 9), 2.0))
     for module in (SelfAttention(2, kernel=kernel), Block(2, kernel=kernel)):

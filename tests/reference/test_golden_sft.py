@@ -30,6 +30,8 @@ from sft_jax import BlockSparsePattern, ReferenceWindows, Tokens
 from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.attention.block_sparse import BlockSparseWeights, to_dense
 from sft_jax.ops.attention.plain import saliency
+from sft_jax.ops.pool import Pool
+from sft_jax.ops.pool.cluster import weighted_k_medoids
 
 POOLS = ("max", "avg", "attn", "topk", "attn_topk", "attn_wkmedoids")
 TYPES = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-10)}
@@ -121,6 +123,18 @@ def _check(name, precision):
         chex.assert_trees_all_close(found_gradient, expected, rtol=1e-5, atol=1e-8)
 
 
+def _our_pool(name):
+    """Name of our pool, or the k-medoids of as many iterations as the name says."""
+    name, _, iterations = name.partition("_iters")
+    if not iterations:
+        return reference.pool(name)
+
+    def medoids(tokens, k, saliency):
+        return weighted_k_medoids(tokens, saliency, k, iterations=int(iterations))
+
+    return Pool(medoids, ("saliency",))
+
+
 @pytest.mark.parametrize("pool", [*POOLS, *(f"attn_wkmedoids_iters{i}" for i in range(3))])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", ["a", "b"])
@@ -128,7 +142,6 @@ def test_golden_pool_alone(case, pool, precision):
     arrays, _ = reference.load("pools")
     values, weights = arrays[f"{case}/x"].swapaxes(1, 2), arrays[f"{case}/w"]
     dtype, tolerance = TYPES[precision]
-    name, _, iterations = pool.partition("_iters")
     batch, length = values.shape[:2]
     # The file holds weights without CLS: give them a CLS that attends to nothing.
     with_cls = np.pad(weights, ((0, 0), (1, 0), (1, 0)))[:, None]
@@ -142,9 +155,7 @@ def test_golden_pool_alone(case, pool, precision):
             kernel, padding = (int(i) for i in arrays[f"{case}/k{k}/kernel_pad"])
             windows = ReferenceWindows(kernel, kernel, padding)
             assert ReferenceWindows.from_k(length, k) == windows
-            reducer = Reducer(
-                reference.pool(name), k, reference_windows=windows, iterations=int(iterations or 5)
-            )
+            reducer = Reducer(_our_pool(pool), k, reference_windows=windows)
             pooled[f"{case}/k{k}/{pool}"] = reducer.apply({}, tokens, received).values
         return pooled
 

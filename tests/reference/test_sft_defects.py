@@ -165,14 +165,13 @@ def test_10_cls_counts_once(right):
 
 @both
 @pytest.mark.parametrize("pool", tiny_sft.WINDOWED_POOLS)
-@pytest.mark.parametrize(("length", "k"), [(38, 3), (50, 3), (500, 3), (12, 5)])
-def test_14_exactly_k_tokens_at_any_length(length, k, pool, right):
-    windows = None if right else ReferenceWindows.from_k(length, k)
-    reducer = functools.partial(Reducer(pool, k, reference_windows=windows).apply, {})
-    tokens = Tokens(jnp.ones((1, length, 1)), jnp.ones((1, length), bool))
-    pooled = jax.eval_shape(reducer, tokens, jnp.ones((1, length)))
-    assert (pooled.mask.shape == (1, k)) == right
-    assert pooled.mask.shape[1] == (k if right else k - 1)
+def test_14_exactly_k_tokens_at_any_length(pool, right):
+    for length, k in ((38, 3), (50, 3), (500, 3), (12, 5)):
+        windows = None if right else ReferenceWindows.from_k(length, k)
+        reducer = functools.partial(Reducer(pool, k, reference_windows=windows).apply, {})
+        tokens = Tokens(jnp.ones((1, length, 1)), jnp.ones((1, length), bool))
+        pooled = jax.eval_shape(reducer, tokens, jnp.ones((1, length)))
+        assert pooled.mask.shape == (1, k if right else k - 1), (length, k)
 
 
 @pytest.mark.parametrize("pool", ["channel_topk", "attn_topk"])
