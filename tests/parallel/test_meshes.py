@@ -25,6 +25,9 @@ EXPERIMENT = {
     "train__batch_size": 16,
     "train__ema_decay": 0.5,
 }
+LONG = {"train__epochs": 7, "train__evaluate_every_epochs": 1}
+"""Changes for a run with a checkpoint after every third step, 22 in all."""
+
 MODELS = ("sft", "late", "concat", "mbt", "mult", "unimodal")
 MESHES = {
     "data": (8, {}),
@@ -129,8 +132,7 @@ def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
 
     def run(workdir, devices, axes, last):
         seen = []
-        every_epoch = {"train__epochs": 7, "train__evaluate_every_epochs": 1}
-        changed, devices = experiment("sft", axes, **every_epoch), jax.devices()[:devices]
+        changed, devices = experiment("sft", axes, **LONG), jax.devices()[:devices]
         with contextlib.suppress(_Killed):
             synthetic.run(workdir, changed, devices=devices, wrap=until(last, seen))
         return seen
