@@ -70,6 +70,7 @@ def step(mesh, layers, n_post):
     return assembled.step.lower(assembled.like, placed, seed).compile().as_text()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("mesh", "layers", "most"),
     [

@@ -16,6 +16,8 @@ from sft_jax.config import MeshConfig
 from sft_jax.parallel import sharding
 from sft_jax.runs.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.process
+
 # 50 examples in batches of 16 over 4 epochs: 13 steps.
 EXPERIMENT = {
     "model__dropout": 0.0,
