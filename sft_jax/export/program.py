@@ -54,9 +54,8 @@ def raw_program(
         standardised = {}
         for name, (high, low, std) in terms.items():
             # Ranks agree, as a project may demand.
-            high, low, std = (
-                np.expand_dims(a, range(inputs[name].ndim - 1)) for a in (high, low, std)
-            )
+            axes = range(inputs[name].ndim - 1)
+            high, low, std = (np.expand_dims(term, axes) for term in (high, low, std))
             values = (inputs[name] - high - low) / std
             standardised[name] = jnp.where(masks[name][..., None], values, 0)
         real = {name: masks[name] for name in terms}

@@ -94,9 +94,8 @@ def text(
     """
     classifier = written.with_k(classifier, k)
     program = jax.jit(raw_program(classifier))
-    return (
-        program.trace(*_shapes(classifier, batch_size)).lower(lowering_platforms=("cpu",)).as_text()
-    )
+    traced = program.trace(*_shapes(classifier, batch_size))
+    return traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
 def _shapes(classifier: Classifier, batch: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -181,10 +181,9 @@ def kept_tokens(model: Any) -> dict[str, int] | None:
     """Number of tokens that a model keeps of each modality; None for a model without `k`."""
     if not hasattr(model, "k") or not find_pool(model.pool).uses_k:
         return None
-    k = model.k
-    return {
-        name: int(k[name] if isinstance(k, Mapping) else k) for name in sorted(model.modalities)
-    }
+    if isinstance(model.k, Mapping):
+        return {name: int(model.k[name]) for name in sorted(model.modalities)}
+    return dict.fromkeys(sorted(model.modalities), int(model.k))
 
 
 def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dict[str, Any]:

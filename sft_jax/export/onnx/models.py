@@ -34,9 +34,8 @@ def build(classifier: Classifier, *, any_k: bool) -> Graph:
     """
     model, graph = classifier.model, Graph()
     streams, layers = _inputs(graph, classifier)
-    logits = _MODELS[type(model).__name__](
-        _Context(model, classifier.params, layers, any_k), streams
-    )
+    own = _Context(model, classifier.params, layers, any_k)
+    logits = _MODELS[type(model).__name__](own, streams)
     match model.task:
         case "single_label" | "ordinal":
             graph.op("Softmax", logits, name="outputs", axis=-1)
@@ -185,7 +184,7 @@ def _crossmodal_layer(
 
 def _sft(own: _Context, streams: Streams) -> str:
     """`sft_jax.modules.sft.SparseFusionTransformer`."""
-    layers, graph, model, params = own.layers, own.graph, own.model, own.params
+    layers, model, params = own.layers, own.model, own.params
     for i in range(model.n_pre):
         streams = own.unimodal(i, streams)
     present = [*map(layers.has, streams.values())]
@@ -198,9 +197,8 @@ def _sft(own: _Context, streams: Streams) -> str:
     count = len(cls) if model.readout == "modality_cls" else 1
     read = None if model.readout in ("mean", "attention") else count
     for i in range(model.n_post - 1):
-        tokens = layers.block(
-            tokens, jax.tree.map(lambda a, i=i: np.asarray(a)[i], params["fused"])
-        )
+        own_params = jax.tree.map(lambda stacked, i=i: np.asarray(stacked)[i], params["fused"])
+        tokens = layers.block(tokens, own_params)
     if model.n_post:
         tokens = layers.block(tokens, params["fused_last"], read)
     match model.readout:

@@ -262,15 +262,9 @@ def _merge_tokens(choice: Choice) -> GraphTokens:
 
 def _merge_round(graph: Graph, totals: str, sizes: str, length: int, k: str) -> tuple[str, str]:
     half = length // 2
-    split = [
-        graph.reshape(_unit(graph, totals), 0, half, 2, -1),
-        graph.reshape(totals, 0, half, 2, -1),
-    ]
-    (unit_a, unit_b), (totals_a, totals_b) = (
-        [graph.squeeze(graph.slice(pairs, i, i + 1, 2), 2) for i in (0, 1)] for pairs in split
-    )
-    pairs = graph.reshape(sizes, 0, half, 2)
-    sizes_a, sizes_b = (graph.squeeze(graph.slice(pairs, i, i + 1, 2), 2) for i in (0, 1))
+    unit_a, unit_b = _in_turn(graph, graph.reshape(_unit(graph, totals), 0, half, 2, -1))
+    totals_a, totals_b = _in_turn(graph, graph.reshape(totals, 0, half, 2, -1))
+    sizes_a, sizes_b = _in_turn(graph, graph.reshape(sizes, 0, half, 2))
     zero, one = graph.constant(0.0), graph.integers(1)
     similarity = graph.op("MatMul", unit_a, graph.op("Transpose", unit_b, perm=[0, 2, 1]))
     possible = graph.op(
@@ -300,9 +294,12 @@ def _merge_round(graph: Graph, totals: str, sizes: str, length: int, k: str) -> 
         graph.op("Concat", graph.unsqueeze(a, 2), graph.unsqueeze(b, 2), axis=2)
         for a, b in ((totals_a, totals_b), (sizes_a, sizes_b))
     )
-    return graph.op("Reshape", totals, graph.integers(0, length, -1)), graph.reshape(
-        sizes, 0, length
-    )
+    return graph.reshape(totals, 0, length, -1), graph.reshape(sizes, 0, length)
+
+
+def _in_turn(graph: Graph, pairs: str) -> list[str]:
+    """The first and the second of pairs along the axis 2, which goes."""
+    return [graph.squeeze(graph.slice(pairs, i, i + 1, 2), 2) for i in (0, 1)]
 
 
 def _unit(graph: Graph, values: str) -> str:
