@@ -29,13 +29,13 @@ class _Batch(NamedTuple):
       raw: Raw values, padded.
       inputs: The same, standardised on the host in float64.
       masks: Real positions.
-      count: Number of examples.
+      size: Number of examples.
     """
 
     raw: Arrays
     inputs: Arrays
     masks: Arrays
-    count: int
+    size: int
 
 
 def compare(
@@ -69,8 +69,8 @@ def compare(
     expected, found = [], []
     run = _reference(classifier)
     for batch in _batches(dataset):
-        expected.append(run(batch.inputs, batch.masks)[: batch.count])
-        found.append(written.predict(batch.raw, batch.masks)[: batch.count])
+        expected.append(run(batch.inputs, batch.masks)[: batch.size])
+        found.append(written.predict(batch.raw, batch.masks)[: batch.size])
     outputs, exported = np.concatenate(expected), np.concatenate(found)
     first = next(_batches(dataset))
     differences = {"all examples": _difference(outputs, exported)}
@@ -125,7 +125,8 @@ def _batches(dataset: Dataset) -> Iterator[_Batch]:
         for row, i in enumerate(filled):
             for name in records[i]["inputs"]:
                 values, _ = real_steps(records[i], name)
-                raw[name][(row, *map(slice, values.shape[:-1]))] = values
+                within = tuple(slice(length) for length in values.shape[:-1])
+                raw[name][row][within] = values
         yield _Batch(raw, inputs, masks, len(positions))
 
 
