@@ -255,21 +255,18 @@ def comparison() -> str:
     return table(header, rows)
 
 
-def exports(feature: str = "") -> str:
+def exports() -> str:
     """The formats of exported files, and which features of models each takes."""
-    rows = [
-        [
-            f"{name} `{value}`",
-            *(
-                "yes" if not e.problems({name: frozenset({value})}) else "—"
-                for e in EXPORTERS.values()
-            ),
-        ]
+    formats = EXPORTERS.values()
+    takes = {
+        f"{name} `{value}`": [not e.problems({name: frozenset({value})}) for e in formats]
         for name, values in ALL.items()
         for value in values
-        if feature in ("", name)
-    ]
-    return table(["model", *(f"`{name}`" for name in EXPORTERS)], rows)
+    }
+    takes["`k` chosen when it runs"] = [e.any_k for e in formats]
+    takes["weights of `int8`"] = [e.quantizes for e in formats]
+    rows = [[name, *("yes" if yes else "—" for yes in cells)] for name, cells in takes.items()]
+    return table(["", *(f"`{name}`" for name in EXPORTERS)], rows)
 
 
 def provenance() -> str:

@@ -44,14 +44,16 @@ def _close(classifier, path, k=None):
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_every_pool_is_exported(pool, tmp_path):
-    _close(tiny_exports.classifier(pool=pool), tmp_path / "a.onnx")
+    # One pool has blocks before pooling, where all pools are the same.
+    n_pre = 1 if pool == "attn_topk" else 0
+    _close(tiny_exports.classifier(pool=pool, n_pre=n_pre), tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize(
     ("pool", "k"),
     slow_but(
         [(p, k) for p in POOLS if not POOLS[p].module and p != "none" for k in (0, 1, 4)],
-        *[("max", 0), ("attn_topk", 4), ("tome", 1), ("evit", 1), ("attn_wkmedoids", 0)],
+        *[("max", 0), ("tome", 1), ("evit", 1)],
     ),
 )
 def test_k_is_an_input(pool, k, tmp_path):

@@ -5,14 +5,46 @@ import subprocess
 import sys
 import zipfile
 
+import flax.linen as nn
 import jaxtyping
 import numpy as np
 import pytest
 import tiny_exports
 
-from sft_jax import export
+from sft_jax import (
+    BlockSparsePattern,
+    ModalitySpec,
+    ReferenceWindows,
+    Tokens,
+    WindowPattern,
+    export,
+)
 from sft_jax.export import stablehlo
 from sft_jax.export.written import ExportedFileError
+
+
+class Embed(nn.Module):
+    """Tokenizer of a user."""
+
+    @nn.compact
+    def __call__(self, values, mask):
+        return Tokens(nn.Dense(5)(values), mask)
+
+
+LONG = {"sound": ModalitySpec(200, 2)}
+SHORT = {"sound": ModalitySpec(9, 2)}
+ALONE = {
+    "windowed": {"modalities": LONG, "unimodal_pattern": WindowPattern()},
+    "block_sparse": {"modalities": LONG, "pre_pooling_pattern": BlockSparsePattern()},
+    "module": {"modalities": SHORT, "tokenizers": {"sound": Embed()}},
+    "bfloat16": {"dtype": "bfloat16"},
+    "authors": {
+        "modalities": SHORT,
+        "pool": "max",
+        "reference_windows": {"sound": ReferenceWindows(3, 3)},
+        "reference_fusion_layer": 2,
+    },
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +77,17 @@ def test_any_batch_gives_the_outputs_of_the_model(classifier, file):
     assert written.metadata["k"] == {"sight": 3, "sound": 3}
     with pytest.raises(ValueError, match="which is fixed"):
         written.predict(values, masks, k=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ALONE)
+def test_models_that_no_other_format_takes_are_exported(case, tmp_path):
+    classifier = tiny_exports.classifier(**ALONE[case])
+    assert export.supported(classifier, "onnx")
+    values, masks = tiny_exports.raw_inputs(classifier.info.modalities)
+    outputs = export.write(classifier, tmp_path / "a", "stablehlo").predict(values, masks)
+    expected = tiny_exports.expected(classifier, values, masks)
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
 
 
 @pytest.mark.process
