@@ -35,6 +35,11 @@ _OURS: Mapping[str, tuple[str, ...]] = {
     "windows": ("adaptive",),
 }
 
+_C: Mapping[str, tuple[str, ...]] = _OURS | {
+    "model": ("sft",),
+    "pool": ("max", "avg", "attn", "attn_topk", "channel_topk", "evit", "none"),
+}
+
 EXPORTERS: Mapping[str, Exporter] = {
     "stablehlo": Exporter(
         write="sft_jax.export.stablehlo:write", read="sft_jax.export.stablehlo:read", extra="export"
@@ -44,6 +49,19 @@ EXPORTERS: Mapping[str, Exporter] = {
         read="sft_jax.export.onnx:read",
         extra="onnx",
         takes=_OURS,
+        quantizes=True,
+        any_k=True,
+    ),
+    "c": Exporter(
+        write="sft_jax.export.c:write",
+        read="sft_jax.export.c:read",
+        takes=_C,
+        quantizes=True,
+        any_k=True,
+    ),
+    "html": Exporter(
+        write="sft_jax.export.html:write",
+        takes=_C | {"axes": ("1", "2")},
         quantizes=True,
         any_k=True,
     ),
