@@ -21,6 +21,8 @@ from pydantic.fields import FieldInfo
 from sft_jax import config as configs
 from sft_jax.data.registry import DATASETS
 from sft_jax.data.sets import base
+from sft_jax.export import EXPORTERS
+from sft_jax.export.features import ALL
 from sft_jax.modules import MODELS
 from sft_jax.ops.attention.kernels import AUTO, KERNELS
 from sft_jax.ops.losses import LOSSES
@@ -253,6 +255,23 @@ def comparison() -> str:
     return table(header, rows)
 
 
+def exports(feature: str = "") -> str:
+    """The formats of exported files, and which features of models each takes."""
+    rows = [
+        [
+            f"{name} `{value}`",
+            *(
+                "yes" if not e.problems({name: frozenset({value})}) else "—"
+                for e in EXPORTERS.values()
+            ),
+        ]
+        for name, values in ALL.items()
+        for value in values
+        if feature in ("", name)
+    ]
+    return table(["model", *(f"`{name}`" for name in EXPORTERS)], rows)
+
+
 def provenance() -> str:
     """The command and the commit of every file of results."""
     rows = []
@@ -273,5 +292,6 @@ PARTS: dict[str, Callable[..., str]] = {
     "costs": costs,
     "growth": growth,
     "comparison": comparison,
+    "exports": exports,
     "provenance": provenance,
 }

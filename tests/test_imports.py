@@ -28,6 +28,7 @@ ROOMS = {
     "profile": {
         "ops", "modules", "data", "runs", "parallel", "training", "evaluation", "command_line"
     },
+    "export": {"ops", "modules", "data", "runs", "evaluation", "command_line"},
 }  # fmt: skip
 """Folders of `sft_jax`, and the parts of the package that each may import beside `COMMON`."""
 
@@ -35,6 +36,8 @@ ONLY_IN = {
     "absl": {
         "train.py",
         "eval.py",
+        "export.py",
+        "sft_jax/export/__main__.py",
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
         "sft_jax/command_line.py",
@@ -61,6 +64,8 @@ ONLY_IN = {
         "sft_jax/config_io.py",
         "sft_jax/command_line.py",
     },
+    "onnx": {"sft_jax/export/onnx/"},
+    "onnxruntime": {"sft_jax/export/onnx/"},
     "optax.contrib": set(),
     "orbax": {"sft_jax/runs/checkpoint.py"},
     "pydantic": {
@@ -69,16 +74,21 @@ ONLY_IN = {
         "sft_jax/config_io.py",
         "sft_jax/data/registry.py",
         "sft_jax/data/sets/",
+        "sft_jax/export/safetensors_folder.py",
     },
+    "safetensors": {"sft_jax/export/safetensors.py", "sft_jax/export/safetensors_folder.py"},
     "seglearn": {"sft_jax/data/"},
     "sft_jax.command_line": {
         "train.py",
         "eval.py",
+        "export.py",
+        "sft_jax/export/__main__.py",
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
     },
     "sft_jax.doctor": set(),
     "sft_jax.experiment": {"train.py"},
+    "sft_jax.export": {"sft_jax/export/", "export.py"},
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
     "sft_jax.profile": {"sft_jax/profile/"},

@@ -231,6 +231,10 @@ class Dataset:
         """Digest of the examples of a split as they were read (`fingerprint`)."""
         return fingerprint(self._read(split))
 
+    def records(self, split: str) -> Sequence[Mapping[str, Any]]:
+        """Examples of a split as they were read, neither padded nor standardised."""
+        return self._read(split)
+
     def source(self, split: str) -> Sequence[Example]:
         """Examples of a split, padded and standardised.
 
