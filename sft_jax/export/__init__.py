@@ -64,6 +64,7 @@ EXPORTERS: Mapping[str, Exporter] = {
         takes=_C | {"axes": ("1", "2")},
         quantizes=True,
         any_k=True,
+        shows_examples=True,
     ),
     "safetensors": Exporter(
         write="sft_jax.export.safetensors:write",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sft_jax.data.standardisation import Standardisation
-from sft_jax.export.folding import Attention, Block, Folded, Layer, Modality
+from sft_jax.export.c.folding import Attention, Block, Folded, Layer, Modality
 from sft_jax.structs import ModalitySpec
 
 _A_LINE = 8
@@ -42,7 +42,7 @@ class Tables:
         statistics: Mapping[str, Standardisation],
         kept: Mapping[str, int],
     ) -> None:
-        """Adds the tables that `c_source` names: `modalities`, `fused_blocks`, `classifier`.
+        """Adds the tables that `parts` names: `modalities`, `fused_blocks`, `classifier`.
 
         Args:
           folded: Parameters.

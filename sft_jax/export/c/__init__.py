@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from sft_jax.export.c_library import Library, code_sizes
-from sft_jax.export.c_sizes import Sizes, multiply_accumulates
-from sft_jax.export.c_tables import Tables
-from sft_jax.export.folding import fold
+from sft_jax.export.c.folding import fold
+from sft_jax.export.c.library import Library, code_sizes
+from sft_jax.export.c.sizes import Sizes, multiply_accumulates
+from sft_jax.export.c.tables import Tables
 from sft_jax.export.written import (
     Classifier,
     ExportedFileError,
@@ -47,7 +47,7 @@ HEADS: Mapping[str, Sequence[str]] = {
     "ordinal": ["sigmoid", "head_ordinal"],
     "regression": ["head_regression"],
 }
-"""Files of `c_source` by pool, readout and task."""
+"""Files of `parts` by pool, readout and task."""
 
 _OUTPUTS = {
     "single_label": "probabilities of the classes",
@@ -147,7 +147,7 @@ def _library(path: pathlib.Path, described: Mapping[str, Any]) -> Library:
 
 
 def _fixed(*names: str) -> str:
-    folder = resources.files("sft_jax.export") / "c_source"
+    folder = resources.files("sft_jax.export.c") / "parts"
     return "".join((folder / f"{name}.c").read_text() for name in names)
 
 

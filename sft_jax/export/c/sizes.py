@@ -63,7 +63,7 @@ class Sizes:
 
     @property
     def ram_bytes(self) -> int:
-        """Size of the static buffers of `c_source/core.c`; each number takes 4 bytes."""
+        """Size of the static buffers of `parts/core.c`; each number takes 4 bytes."""
         streams = (self.tokens + 1 + self.fused + 2 * self.sequence) * self.width
         by_token = self.sequence + self.tokens * (2 if self.salient else 1)
         return 4 * (streams + by_token + self.patch + 3 * self.width)

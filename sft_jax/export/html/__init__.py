@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from sft_jax.data import pipeline
+from sft_jax.data.dataset import Dataset
 from sft_jax.export import c
-from sft_jax.export.c_library import STRICT, Library, run_tool
-from sft_jax.export.c_sizes import Sizes, multiply_accumulates
+from sft_jax.export.c.library import STRICT, Library, run_tool
+from sft_jax.export.c.sizes import Sizes, multiply_accumulates
+from sft_jax.export.comparison import stack
+from sft_jax.export.opened import SPLIT
 from sft_jax.export.program import raw_program
-from sft_jax.export.written import Arrays, Classifier, Written, filled, metadata, with_k
+from sft_jax.export.written import Arrays, Classifier, Written, metadata, with_k
 from sft_jax.version import __version__
 
-MOST_RECORDINGS = 36
-_LEAST_RECORDINGS = 6
-_BYTES_OF_RECORDINGS = 175_000
+MOST_EXAMPLES = 36
+_LEAST_EXAMPLES = 6
+_BYTES_OF_EXAMPLES = 175_000
 _SELECTING = ("attn_topk", "evit", "none")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recordings:
-    """Examples that a page shows.
-
-    Attributes:
-      inputs: `[n, *lengths, features]` raw values by modality.
-      masks: `[n, *lengths]` booleans by modality, False at padding.
-      labels: `[n]` classes, or `[n, c]` labels or numbers.
-      ids: `[n]` names.
-    """
-
-    inputs: Arrays
-    masks: Arrays
-    labels: np.ndarray
-    ids: Sequence[str]
 
 
 def write(
@@ -51,29 +37,27 @@ def write(
     *,
     k: int | Mapping[str, int] | None = None,
     quantize: str | None = None,
-    recordings: Recordings | None = None,
+    dataset: Dataset,
 ) -> Written:
     """Writes a page that needs neither a server nor a library.
 
-    It shows up to `MOST_RECORDINGS` examples, spread over the classes, fewer if they are large.
+    It shows up to `MOST_EXAMPLES` examples, spread over the classes, fewer if they are large.
 
     Args:
       classifier: See `sft_jax.export.c.write`; modalities are sequences and images.
       path: File to write.
       k: Number of tokens kept at first; see `sft_jax.export.c.write`.
       quantize: See `sft_jax.export.c.write`.
-      recordings: Examples to choose from.
+      dataset: Dataset whose split `test` is shown.
 
     Returns:
       The page. What Python runs is the C of the page, compiled for this machine. Its `sizes` are
       `page_bytes`, `wasm_bytes` and those of `sft_jax.export.c.source`.
 
     Raises:
-      ValueError: If there are no recordings, or `k` is out of range.
+      ValueError: If `k` is out of range, or a parameter is not finite.
       CompilerError: If there is no clang, or none with the target wasm32.
     """
-    if recordings is None or not len(recordings.ids):
-        raise ValueError("--format=html shows recorded examples, and there are none")
     path = pathlib.Path(path)
     chosen = with_k(classifier, k)
     described = metadata(chosen, "html", any_k=True)
@@ -82,7 +66,7 @@ def write(
     code = pathlib.Path(folder.name) / "model.c"
     code.write_text(text)
     wasm = _compiled(code, chosen.model)
-    data = page_data(chosen, described, recordings) | {
+    data = page_data(chosen, described, dataset) | {
         "weights": quantize or "float",
         "version": __version__,
         "wasm": _base64(wasm),
@@ -116,24 +100,20 @@ def _compiled(code: pathlib.Path, model: Any) -> bytes:
 
 
 def page_data(
-    classifier: Classifier, described: Mapping[str, Any], recordings: Recordings
+    classifier: Classifier, described: Mapping[str, Any], dataset: Dataset
 ) -> dict[str, Any]:
     """Values of the page except the program, as JSON.
 
     Args:
       classifier: Model with the `k` of the page.
       described: Metadata of the page.
-      recordings: Examples to choose from.
+      dataset: Dataset whose split `test` is shown.
     """
     model, info = classifier.model, classifier.info
-    rows = chosen_rows(recordings, info.example_bytes)
-    labels = np.asarray(recordings.labels)[rows]
-    inputs, masks = filled(
-        info.modalities,
-        {name: values[rows] for name, values in recordings.inputs.items()},
-        {name: mask[rows] for name, mask in recordings.masks.items()},
-    )
-    values = [np.where(masks[name][..., None], inputs[name], 0) for name in inputs]
+    labels = pipeline.stack_labels(dataset.source(SPLIT))
+    rows = chosen_rows(labels, info.example_bytes)
+    batch = stack(dataset, rows)
+    inputs, masks = batch.raw, batch.masks
     own = described["k"]
     sizes = Sizes.from_model(model)
     return {
@@ -149,41 +129,42 @@ def page_data(
             }
             for name, spec in sorted(info.modalities.items())
         ],
-        "k": [own[name] if own else info.modalities[name].num_tokens for name in inputs],
+        "k": [
+            own[name] if own else spec.num_tokens for name, spec in sorted(info.modalities.items())
+        ],
         "free_k": own is not None,
         "least_k": sizes.least_k,
         "selects": model.pool in _SELECTING,
         "multiply_accumulates": [
             multiply_accumulates(model, dict.fromkeys(inputs, k)) for k in range(sizes.tokens + 1)
         ],
-        "ids": [str(recordings.ids[i]) for i in rows],
-        "labels": labels.tolist(),
-        "values": _base64(_flat(values, np.float32)),
-        "masks": _base64(_flat([masks[name] for name in inputs], np.uint8)),
+        "ids": [str(dataset.source(SPLIT)[i]["id"]) for i in rows],
+        "labels": labels[rows].tolist(),
+        "values": _base64(_flat(inputs, np.float32)),
+        "masks": _base64(_flat(masks, np.uint8)),
         "expected": _base64(np.asarray(raw_program(classifier)(inputs, masks), "<f4").tobytes()),
     }
 
 
-def chosen_rows(recordings: Recordings, example_bytes: int) -> list[int]:
+def chosen_rows(labels: np.ndarray, example_bytes: int) -> list[int]:
     """Chooses examples, spread evenly over the classes or the split.
 
     Args:
-      recordings: Examples to choose from.
+      labels: `[n]` classes, or `[n, c]` labels or numbers.
       example_bytes: Size of an example.
 
     Returns:
       Their positions, in the order of the classes.
     """
-    most = max(_BYTES_OF_RECORDINGS // example_bytes, _LEAST_RECORDINGS)
-    count = min(most, MOST_RECORDINGS, len(recordings.ids))
-    labels = np.asarray(recordings.labels)
+    most = max(_BYTES_OF_EXAMPLES // example_bytes, _LEAST_EXAMPLES)
+    count = min(most, MOST_EXAMPLES, len(labels))
     order = np.argsort(labels, kind="stable") if labels.ndim == 1 else np.arange(len(labels))
     return order[np.linspace(0, len(order) - 1, count).round().astype(int)].tolist()
 
 
-def _flat(arrays: Sequence[np.ndarray], dtype: Any) -> bytes:
-    """Puts the arrays of each example one after the other."""
-    flat = [array.reshape(len(array), -1) for array in arrays]
+def _flat(arrays: Arrays, dtype: Any) -> bytes:
+    """Puts the modalities of each example one after the other, in the order of the names."""
+    flat = [arrays[name].reshape(len(arrays[name]), -1) for name in sorted(arrays)]
     return np.concatenate(flat, axis=1).astype(np.dtype(dtype).newbyteorder("<")).tobytes()
 
 
@@ -205,4 +186,4 @@ def _page(data: Mapping[str, Any]) -> str:
 
 
 def _fixed(name: str) -> str:
-    return (resources.files("sft_jax.export") / "html_source" / name).read_text()
+    return (resources.files("sft_jax.export.html") / "parts" / name).read_text()

@@ -37,7 +37,7 @@ _ERRORS = {
     2: "k out of range",
     3: "a value that is not finite",
 }
-"""Results of `sft_predict`; see `c_source/interface.c`."""
+"""Results of `sft_predict`; see `parts/interface.c`."""
 
 
 class Library:
