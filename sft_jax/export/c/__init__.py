@@ -174,8 +174,8 @@ def _comment(
         f"Multiply-accumulates: {computed['multiply_accumulates']} with k = {described['k']}",
         _METADATA + json.dumps(described),
     ]
-    # A name must neither end the comment nor begin another; JSON knows the backslash.
-    text = "\n".join(lines).replace("*/", "*\\/").replace("/*", "\\/*")
+    # A name must neither end the comment nor begin another; JSON has another spelling.
+    text = "\n".join(lines).replace("*/", "\\u002a/").replace("/*", "/\\u002a")
     return f"/*\n{textwrap.indent(text, '   ')}\n*/\n"
 
 
