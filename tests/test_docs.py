@@ -97,7 +97,7 @@ def test_blocks_have_a_known_language():
 
 
 def _flag_values(program):
-    """The flags of train.py or eval.py, taken out of those of the process."""
+    """The flags of a program at the root, taken out of those of the process."""
     before = set(flags.FLAGS)
     _load(ROOT / program)
     values = flags.FlagValues()
@@ -140,7 +140,7 @@ def _check_module(name, arguments, patch):
 
 
 OURS = {
-    *("train.py", "eval.py"),
+    *("train.py", "eval.py", "export.py"),
     *("sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile"),
 }
 """Programs that the pages must show."""
