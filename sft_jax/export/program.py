@@ -54,7 +54,7 @@ def raw_program(
         standardised = {}
         for name, (high, low, std) in terms.items():
             # Ranks agree, as a project may demand.
-            axes = range(inputs[name].ndim - 1)
+            axes = tuple(range(inputs[name].ndim - 1))
             high, low, std = (np.expand_dims(term, axes) for term in (high, low, std))
             values = (inputs[name] - high - low) / std
             standardised[name] = jnp.where(masks[name][..., None], values, 0)
