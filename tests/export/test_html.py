@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_exports
@@ -57,7 +59,8 @@ def classifiers():
     yield make()
     yield make(modalities=SERIES, task="multi_label", pool="max", k=2)
     yield make(modalities=SERIES, task="regression", pool="none")
-    yield make(task="ordinal", readout="fresh_cls", k={"sight": 1, "sound": 3})
+    ordinal = make(task="ordinal", readout="fresh_cls", k={"sight": 1, "sound": 3})
+    yield dataclasses.replace(ordinal, params=jax.tree.map(jnp.asarray, ordinal.params))
 
 
 def opened(path, address=""):

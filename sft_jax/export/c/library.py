@@ -97,6 +97,14 @@ class Library:
                 raise ValueError(f"{self._path} refuses example {i}: {_ERRORS[code]}")
         return outputs
 
+    def load(self) -> None:
+        """Compiles the file now, which may be removed then.
+
+        Raises:
+          CompilerError: See `run`.
+        """
+        assert self._predict
+
     @functools.cached_property
     def _predict(self) -> Any:
         with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+import jax
 import numpy as np
 
 from sft_jax.data import pipeline
@@ -62,24 +63,20 @@ def write(
     chosen = with_k(classifier, k)
     described = metadata(chosen, "html", any_k=True)
     text, sizes = c.source(chosen, described, quantize=quantize)
-    folder = tempfile.TemporaryDirectory()
-    code = pathlib.Path(folder.name) / "model.c"
-    code.write_text(text)
-    wasm = _compiled(code, chosen.model)
+    with tempfile.TemporaryDirectory() as folder:
+        code = pathlib.Path(folder) / "model.c"
+        code.write_text(text)
+        wasm = _compiled(code, chosen.model)
+        library = Library(code, described["inputs"], len(chosen.info.class_names))
+        library.load()
     data = page_data(chosen, described, dataset) | {
         "weights": quantize or "float",
         "version": __version__,
         "wasm": _base64(wasm),
     }
     path.write_text(_page(data))
-    library = Library(code, described["inputs"], len(chosen.info.class_names))
-
-    def run(*arguments: Any) -> np.ndarray:
-        assert folder.name  # The C file lives as long as this function.
-        return library.run(*arguments)
-
     sizes |= {"page_bytes": path.stat().st_size, "wasm_bytes": len(wasm)}
-    return Written(path, described, run, sizes)
+    return Written(path, described, library.run, sizes)
 
 
 def _compiled(code: pathlib.Path, model: Any) -> bytes:
@@ -142,7 +139,9 @@ def page_data(
         "labels": labels[rows].tolist(),
         "values": _base64(_flat(inputs, np.float32)),
         "masks": _base64(_flat(masks, np.uint8)),
-        "expected": _base64(np.asarray(raw_program(classifier)(inputs, masks), "<f4").tobytes()),
+        "expected": _base64(
+            np.asarray(jax.jit(raw_program(classifier))(inputs, masks), "<f4").tobytes()
+        ),
     }
 
 
