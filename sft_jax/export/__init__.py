@@ -35,7 +35,8 @@ _OURS: Mapping[str, tuple[str, ...]] = {
     "windows": ("adaptive",),
 }
 
-_C: Mapping[str, tuple[str, ...]] = _OURS | {
+_C: Mapping[str, tuple[str, ...]] = {
+    **_OURS,
     "model": ("sft",),
     "pool": ("max", "avg", "attn", "attn_topk", "channel_topk", "evit", "none"),
 }
@@ -61,7 +62,7 @@ EXPORTERS: Mapping[str, Exporter] = {
     ),
     "html": Exporter(
         write="sft_jax.export.html:write",
-        takes=_C | {"axes": ("1", "2")},
+        takes={**_C, "axes": ("1", "2")},
         quantizes=True,
         any_k=True,
         shows_examples=True,

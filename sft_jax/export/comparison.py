@@ -129,7 +129,8 @@ def stack(dataset: Dataset, positions: Sequence[int], count: int | None = None) 
     for row, i in enumerate(positions):
         for name in records[i]["inputs"]:
             values, _ = real_steps(records[i], name)
-            raw[name][(row, *map(slice, values.shape[:-1]))] = values
+            within = tuple(map(slice, values.shape[:-1]))
+            raw[name][row][within] = values
     return Batch(raw, inputs, masks, len(positions) if count is None else count)
 
 

@@ -196,6 +196,7 @@ def _learned_query(params: Mapping[str, Any], heads: int) -> LearnedQuery:
     query = _linear(params["query"], params["query_norm"])
     key = _linear(params["key"], params["token_norm"])
     value = _linear(params["value"], params["token_norm"])
+    assert value.bias is not None
     out = _linear(params["out"])
     width, size = len(learned), len(learned) // heads
     projected = (_apply(query, normed) * size**-0.5).reshape(heads, size)
@@ -204,7 +205,7 @@ def _learned_query(params: Mapping[str, Any], heads: int) -> LearnedQuery:
     return LearnedQuery(
         query=np.einsum("he,dhe->hd", projected, keys),
         values=tuple(map(Layer, parts)),
-        out=_with_bias(Layer(out.kernel, _apply(out, value.bias)), learned),
+        out=_with_bias(_with_bias(out, value.bias @ out.kernel), learned),
     )
 
 

@@ -116,7 +116,7 @@ def _entering(model: SparseFusionTransformer) -> int:
 
 
 def _attention(count: int, queries: int, width: int) -> int:
-    """Multiplications of attention over `count` tokens, of which `queries` attend."""
+    """Multiplications of attention of the first `queries` of `count` tokens."""
     return 2 * count * width**2 + queries * (2 * width**2 + 2 * count * width)
 
 
