@@ -117,7 +117,7 @@ def model_config(model: Any) -> dict[str, Any]:
         f"{field.name}={getattr(model, field.name)!r}"
         for field in dataclasses.fields(model)
         if field.name not in ("parent", "name", "dtype")
-        and getattr(model, field.name) != getattr(built, field.name)
+        and (getattr(model, field.name) or None) != (getattr(built, field.name) or None)
     ]
     if lost:
         raise ValueError(f"no config has these attributes of the model: {', '.join(lost)}")
