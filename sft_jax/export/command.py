@@ -50,9 +50,14 @@ def export_run(
       data_folders: Present folders of the data; see `sft_jax.evaluation.run.evaluate_run`.
 
     Returns:
-      The report, JSON values: `file`, `metadata`, `sha256` and `bytes` of each file, `sizes`,
-      `quantize`, `checkpoint`, `step`, `parameters`, `compared_on` ("test split" or "random
-      examples"), all of `sft_jax.export.comparison.compare`, and `code`.
+      The report as JSON values:
+
+      * `file`, and its `metadata`;
+      * `sha256` and `bytes` of each file, and `sizes`, other figures of the format;
+      * `quantize`, `checkpoint`, `step` and `parameters`;
+      * `compared_on`, "test split" or "random examples";
+      * all of `sft_jax.export.comparison.compare`;
+      * `code`, the value of `sft_jax.version.code`.
 
     Raises:
       ExportError: If an output differs by more than `LIMIT`. The file is removed then.

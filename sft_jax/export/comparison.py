@@ -29,13 +29,13 @@ class Batch(NamedTuple):
       raw: Raw values, padded.
       inputs: The same, standardised on the host in float64.
       masks: Real positions.
-      count: Number of examples, without repeated ones that fill a batch.
+      size: Number of examples, without repeated ones that fill a batch.
     """
 
     raw: Arrays
     inputs: Arrays
     masks: Arrays
-    count: int
+    size: int
 
 
 def compare(
@@ -69,8 +69,8 @@ def compare(
     expected, found = [], []
     run = _reference(classifier)
     for batch in _batches(dataset):
-        expected.append(run(batch.inputs, batch.masks)[: batch.count])
-        found.append(written.predict(batch.raw, batch.masks)[: batch.count])
+        expected.append(run(batch.inputs, batch.masks)[: batch.size])
+        found.append(written.predict(batch.raw, batch.masks)[: batch.size])
     outputs, exported = np.concatenate(expected), np.concatenate(found)
     first = next(_batches(dataset))
     differences = {"all examples": _difference(outputs, exported)}
@@ -110,13 +110,13 @@ def _reference(classifier: Classifier) -> Any:
     return lambda inputs, masks: np.asarray(run(inputs, masks), np.float32)
 
 
-def stack(dataset: Dataset, positions: Sequence[int], count: int | None = None) -> Batch:
+def stack(dataset: Dataset, positions: Sequence[int], size: int | None = None) -> Batch:
     """Stacks examples of the test split.
 
     Args:
       dataset: Dataset.
       positions: Positions of the examples.
-      count: Number of examples to count; by default all.
+      size: Number of examples, if some of them only fill a batch; by default all.
     """
     records, examples = dataset.records(SPLIT), dataset.source(SPLIT)
     specs = dataset.info.modalities
@@ -131,7 +131,7 @@ def stack(dataset: Dataset, positions: Sequence[int], count: int | None = None) 
             values, _ = real_steps(records[i], name)
             within = tuple(map(slice, values.shape[:-1]))
             raw[name][row][within] = values
-    return Batch(raw, inputs, masks, len(positions) if count is None else count)
+    return Batch(raw, inputs, masks, len(positions) if size is None else size)
 
 
 def _batches(dataset: Dataset) -> Iterator[Batch]:

@@ -195,10 +195,13 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
       any_k: Whether `k` is chosen when the file is run.
 
     Returns:
-      `format`, `format_version`, `sft_jax` (version of the package), `code`
-      (`sft_jax.version.code`), `task`, `model` (name of the class), `pool`, `readout`, `dataset`
-      (`DatasetInfo.to_json`), `inputs` (modalities that the outputs depend on), `k` (by modality;
-      None for a model without) and `k_most` (largest `k` by modality; None where it is fixed).
+      * `format` and `format_version`;
+      * `sft_jax`, the version of the package, and `code`, the value of `sft_jax.version.code`;
+      * `task`, `model` (name of its class), `pool` and `readout`;
+      * `dataset`, the value of `DatasetInfo.to_json`;
+      * `inputs`, the names of the modalities that the outputs depend on;
+      * `k` by modality, None for a model without;
+      * `k_most`, the largest `k` by modality, None where it is fixed.
     """
     model = classifier.model
     k = kept_tokens(model)

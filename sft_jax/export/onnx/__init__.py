@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from sft_jax.export import written
 from sft_jax.export.onnx.models import MASK, build
@@ -36,16 +37,16 @@ def write(
 ) -> Written:
     """Writes a model as an ONNX graph; see `sft_jax.export.write`.
 
-    With `int8` the kernels of dense layers are stored in 8 bits, one scale for each feature, and
-    their inputs are rounded when the graph runs. `k` is the default that the metadata name.
+    With `int8` the kernels of dense layers are stored in 8 bits, with one scale for each feature.
+    Their inputs are rounded when the graph runs. `k` is the default that the metadata name.
     """
     classifier = written.with_k(classifier, k)
     metadata = written.metadata(classifier, "onnx", any_k=True)
     graph = build(classifier, any_k=metadata["k_most"] is not None)
     outputs = len(classifier.info.class_names)
     model = graph.model("outputs", ["batch", outputs], {_PROPERTY: json.dumps(metadata)})
-    content = model.SerializeToString()
-    storage.write_whole(pathlib.Path(path), _quantized(content) if quantize else content)
+    content = _quantized(model) if quantize else model.SerializeToString()
+    storage.write_whole(pathlib.Path(path), content)
     return read(path)
 
 
@@ -70,11 +71,14 @@ def read(path: str | os.PathLike[str]) -> Written:
     return Written(pathlib.Path(path), description, run)
 
 
-def _quantized(content: bytes) -> bytes:
+def _quantized(model: onnx.ModelProto) -> bytes:
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    # Otherwise it warns; there is nothing to prepare in a graph of these operators.
+    add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory() as folder:
-        before, after = (pathlib.Path(folder) / name for name in ("float.onnx", "int8.onnx"))
-        before.write_bytes(content)
-        quantize_dynamic(before, after, weight_type=QuantType.QInt8, per_channel=True)
-        model = onnx.load(after)
+        file = pathlib.Path(folder) / "int8.onnx"
+        quantize_dynamic(model, file, weight_type=QuantType.QInt8, per_channel=True)
+        model = onnx.load(file)
+    onnx.helper.set_model_props(model, properties)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()

@@ -16,7 +16,7 @@ _IR_VERSION = 8  # Of the time of opset 17, for older runtimes.
 END = np.iinfo(np.int32).max
 """End of a slice to the last element."""
 
-_NO_WEIGHT = np.finfo(np.float32).min
+_NO_WEIGHT = float(np.finfo(np.float32).min)
 
 
 class Graph:

@@ -150,7 +150,7 @@ class Layers:
         return self.graph.squeeze(self.graph.slice(tokens.values, 0, 1, 1), 1)
 
     def has(self, tokens: GraphTokens) -> str:
-        """Which examples have the modality, `[b, 1]`: the mask of CLS."""
+        """Mask of the examples that have the modality, `[b, 1]`: that of CLS."""
         return self.graph.slice(tokens.mask, 0, 1, 1)
 
     def join(self, sequences: Sequence[GraphTokens]) -> GraphTokens:
