@@ -38,7 +38,7 @@ _OURS: Mapping[str, tuple[str, ...]] = {
 _C: Mapping[str, tuple[str, ...]] = {
     **_OURS,
     "model": ("sft",),
-    "pool": ("max", "avg", "attn", "attn_topk", "channel_topk", "evit", "none"),
+    "pool": ("max", "avg", "attn", "attn_topk", "attn_wkmedoids", "channel_topk", "evit", "none"),
 }
 
 EXPORTERS: Mapping[str, Exporter] = {

@@ -126,7 +126,8 @@ def test_declarations_are_there_without_the_code(tmp_path):
 
 
 def test_sizes_are_those_of_the_compiled_file(tmp_path):
-    for attributes in ({}, {"pool": "max", "readout": "attention", "task": "ordinal"}):
+    others = {"pool": "max", "readout": "attention", "task": "ordinal"}
+    for attributes in ({}, others, {"pool": "attn_wkmedoids"}):
         classifier = tiny_exports.classifier(**attributes)
         written = write(classifier, tmp_path)
         computed = sizes.Sizes.from_model(classifier.model).ram_bytes

@@ -30,6 +30,7 @@ POOLS: Mapping[str, Sequence[str]] = {
     "avg": ["pool_avg"],
     "attn": ["pool_attn"],
     "attn_topk": ["select_salient", "pool_attn_topk"],
+    "attn_wkmedoids": ["pool_attn_wkmedoids"],
     "channel_topk": ["pool_channel_topk"],
     "evit": ["select_salient", "pool_evit"],
     "none": ["pool_none"],

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from sft_jax.modules.reducer import Reducer
 from sft_jax.modules.sft import SparseFusionTransformer
 from sft_jax.ops.pool import find_pool
 
@@ -23,7 +24,7 @@ class Sizes:
       tokens: Number of tokens of the modality that has most, without CLS.
       fused: Largest number of tokens in fusion.
       patch: Largest number of values of a patch.
-      salient: Whether the pool needs the saliency of the tokens.
+      by_token: Number of 4-byte numbers that the pool stores for each token of a modality.
       least_k: Least number of tokens kept of all modalities together.
     """
 
@@ -35,13 +36,14 @@ class Sizes:
     tokens: int
     fused: int
     patch: int
-    salient: bool
+    by_token: int
     least_k: int
 
     @classmethod
     def from_model(cls, model: SparseFusionTransformer) -> Sizes:
         """Computes the sizes of a model."""
         specs = model.modalities.values()
+        pool = find_pool(model.pool)
         return cls(
             width=model.width,
             heads=model.num_heads,
@@ -51,7 +53,8 @@ class Sizes:
             tokens=max(spec.num_tokens for spec in specs),
             fused=_entering(model) + sum(spec.num_tokens for spec in specs),
             patch=max(math.prod(spec.patch_sizes) * spec.features for spec in specs),
-            salient="saliency" in find_pool(model.pool).needs,
+            # The saliency, and beside it centres and clusters.
+            by_token=sum({"saliency": 1, "iterations": 2}.get(n, 0) for n in pool.needs),
             # With a fresh CLS alone nothing of the inputs would reach fusion.
             least_k=int(model.readout == "fresh_cls" and model.pool != "none"),
         )
@@ -65,7 +68,7 @@ class Sizes:
     def ram_bytes(self) -> int:
         """Size of the static buffers of `parts/core.c`; each number takes 4 bytes."""
         streams = (self.tokens + 1 + self.fused + 2 * self.sequence) * self.width
-        by_token = self.sequence + self.tokens * (2 if self.salient else 1)
+        by_token = self.sequence + self.tokens * (1 + self.by_token)
         return 4 * (streams + by_token + self.patch + 3 * self.width)
 
     def defines(self) -> str:
@@ -82,6 +85,7 @@ class Sizes:
             "MOST_SEQUENCE": self.sequence,
             "MOST_PATCH": self.patch,
             "LEAST_K": self.least_k,
+            "MEDOID_STEPS": Reducer.iterations,
         }
         return "".join(f"#define {name} {value}\n" for name, value in values.items()) + "\n"
 

@@ -29,7 +29,7 @@ from sft_jax.version import __version__
 MOST_EXAMPLES = 36
 _LEAST_EXAMPLES = 6
 _BYTES_OF_EXAMPLES = 175_000
-_SELECTING = ("attn_topk", "evit", "none")
+_SELECTING = ("attn_topk", "attn_wkmedoids", "evit", "none")
 
 
 def write(
