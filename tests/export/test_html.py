@@ -17,6 +17,7 @@ from sft_jax import ModalitySpec
 from sft_jax.data.dataset import Dataset
 from sft_jax.export import comparison, html
 from sft_jax.export.c import library
+from sft_jax.export.command import export_run
 from sft_jax.export.written import with_k
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -135,6 +136,11 @@ def test_examples_are_spread_over_the_classes():
     assert len(chosen) == html.MOST_EXAMPLES
     assert np.bincount(labels[chosen]).tolist() == [20, 8, 8]
     assert len(html.chosen_rows(labels, example_bytes=10**6)) == 6
+
+
+def test_random_examples_are_not_shown(tmp_path):
+    with pytest.raises(ValueError, match="examples=3: --format=html shows the test split"):
+        export_run(tmp_path, "html", tmp_path / "page.html", examples=3)
 
 
 def test_missing_compiler_is_named(tmp_path, monkeypatch):
