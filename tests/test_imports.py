@@ -25,19 +25,21 @@ ROOMS = {
     "parallel": {"runs"},
     "training": {"ops", "modules", "runs", "parallel"},
     "evaluation": {"ops", "modules", "data", "runs", "parallel", "training"},
+    "inference": {"ops", "modules", "data", "runs", "evaluation"},
     "profile": {
         "ops", "modules", "data", "runs", "parallel", "training", "evaluation", "command_line"
     },
-    "export": {"ops", "modules", "data", "runs", "evaluation", "command_line"},
+    "export": {"ops", "modules", "data", "runs", "evaluation"},
+    "commands": {
+        "data", "runs", "parallel", "evaluation", "export", "inference", "experiment",
+        "command_line"
+    },
 }  # fmt: skip
 """Folders of `sft_jax`, and the parts of the package that each may import beside `COMMON`."""
 
 ONLY_IN = {
     "absl": {
-        "train.py",
-        "eval.py",
-        "export.py",
-        "sft_jax/export/__main__.py",
+        "sft_jax/commands/",
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
         "sft_jax/command_line.py",
@@ -57,17 +59,17 @@ ONLY_IN = {
     "h5py": {"sft_jax/data/"},
     "matplotlib": {"sft_jax/evaluation/", "sft_jax/profile/tables.py"},
     "ml_collections": {
-        "train.py",
         "configs/",
         "sft_jax/profile/__main__.py",
-        "sft_jax/doctor.py",
         "sft_jax/config_io.py",
         "sft_jax/command_line.py",
     },
     "onnx": {"sft_jax/export/onnx/"},
     "onnxruntime": {"sft_jax/export/onnx/"},
+    "optax": {"sft_jax/training/", "sft_jax/evaluation/restored.py"},
     "optax.contrib": set(),
     "orbax": {"sft_jax/runs/checkpoint.py"},
+    "pyarrow": {"sft_jax/inference/predictions.py"},
     "pydantic": {
         "sft_jax/config.py",
         "sft_jax/data_config.py",
@@ -79,16 +81,13 @@ ONLY_IN = {
     "safetensors": {"sft_jax/export/safetensors.py", "sft_jax/export/safetensors_folder.py"},
     "seglearn": {"sft_jax/data/"},
     "sft_jax.command_line": {
-        "train.py",
-        "eval.py",
-        "export.py",
-        "sft_jax/export/__main__.py",
+        "sft_jax/commands/",
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
     },
     "sft_jax.doctor": set(),
-    "sft_jax.experiment": {"train.py"},
-    "sft_jax.export": {"sft_jax/export/", "export.py"},
+    "sft_jax.commands": {"train.py", "eval.py", "predict.py", "export.py"},
+    "sft_jax.experiment": {"sft_jax/commands/train.py"},
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
     "sft_jax.profile": {"sft_jax/profile/"},
@@ -103,7 +102,13 @@ _ARRAYS = {"jax", "numpy", "jaxtyping", "chex"}
 _OPS = {*_ARRAYS, "flax.struct", "sft_jax.structs", "sft_jax.plugins", "sft_jax.ops"}
 _MODULES = {*_OPS, "flax", "sft_jax.modules"}
 PURE = {
-    "sft_jax/__init__.py": {"sft_jax.structs", "sft_jax.ops", "sft_jax.modules", "sft_jax.version"},
+    "sft_jax/__init__.py": {
+        "sft_jax.structs",
+        "sft_jax.ops",
+        "sft_jax.modules",
+        "sft_jax.version",
+        "sft_jax.inference",
+    },
     "sft_jax/structs.py": {*_ARRAYS, "flax.struct"},
     "sft_jax/config.py": {
         "pydantic",
