@@ -48,6 +48,7 @@ ONLY_IN = {
         "sft_jax/runs/shelf.py",
         "sft_jax/runs/storage.py",
     },
+    "flax.nnx": {"sft_jax/nnx.py"},
     "fsspec": {"sft_jax/runs/storage.py"},
     "gcsfs": set(),
     "grain": {"sft_jax/data/"},
@@ -81,6 +82,7 @@ ONLY_IN = {
     "sft_jax.experiment": {"train.py"},
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
+    "sft_jax.nnx": set(),
     "sft_jax.profile": {"sft_jax/profile/"},
     "sklearn": {"sft_jax/evaluation/"},
     "tensorflow": set(),
@@ -110,6 +112,7 @@ PURE = {
     "sft_jax/ops/": _OPS,
     "sft_jax/modules/factory.py": {*_MODULES, "sft_jax.config"},
     "sft_jax/modules/": _MODULES,
+    "sft_jax/nnx.py": _MODULES,
     "sft_jax/interop/": {*_MODULES, "torch", "sft_jax.interop"},
 }
 """All imports beside the standard library; the first entry that fits a file counts."""
