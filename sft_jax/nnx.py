@@ -102,11 +102,7 @@ class MultimodalClassifier(nnx.Module):
 
     def to_linen(self) -> dict[str, Any]:
         """Returns the parameters for `module.apply({"params": params}, ...)`, not copied."""
-        params: dict[str, Any] = jax.tree.map(
-            lambda param: param[...],
-            self.params,
-            is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
-        )
+        params: dict[str, Any] = nnx.to_pure_dict(nnx.state(self.params))
         return params
 
     def from_linen(self, params: Mapping[str, Any]) -> None:

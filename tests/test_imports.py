@@ -179,7 +179,7 @@ import jax, flax.linen, numpy, jaxtyping, chex
 before = packages()
 import sft_jax
 print(*packages() - before)
-print(*packages())
+print(*packages(), *{"flax.nnx"} & sys.modules.keys())
 """
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
