@@ -44,10 +44,13 @@ class MultimodalClassifier(nnx.Module):
         always keep the same tokens.
 
     Raises:
+      TypeError: If `module` is no Linen module.
       ValueError: For an attribute of the Linen module out of range.
     """
 
     def __init__(self, module: nn.Module, *, rngs: nnx.Rngs):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a flax.linen.Module, got {module!r}")
         self.module = module
         self.params = nnx.data(jax.tree.map(nnx.Param, _initial_params(module, rngs.params())))
         self.streams = nnx.data({name: rngs[name].fork() for name in _STREAMS})
@@ -81,7 +84,7 @@ class MultimodalClassifier(nnx.Module):
         if deterministic is None:
             deterministic = self.deterministic
         streams = self.streams if rngs is None else rngs
-        logits: Array = self.module.apply(
+        logits: Any = self.module.apply(
             {"params": self.to_linen()},
             inputs,
             masks,
@@ -105,7 +108,7 @@ class MultimodalClassifier(nnx.Module):
         params: dict[str, Any] = nnx.to_pure_dict(nnx.state(self.params))
         return params
 
-    def from_linen(self, params: Mapping[str, Any]) -> None:
+    def from_linen(self, params: dict[str, Any] | flax.core.FrozenDict[str, Any]) -> None:
         """Takes over parameters of the Linen module, such as those of a trained run.
 
         Args:

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,15 +13,15 @@ from flax import nnx
 import sft_jax
 from sft_jax import nnx as sft_nnx
 from sft_jax.modules import MODELS
-from sft_jax.ops.mixup import draw_mixup
+from sft_jax.ops.mixup import Mixup
 
-RANDOM = tiny_sft.sft(n_pre=0, n_post=0, pool="random", readout="mean", dropout=0.5)
+RANDOM = tiny_sft.sft(n_pre=0, pool="random", dropout=0.5)
 
 
-def _model(linen=RANDOM):
-    """The model of a Linen module, with its parameters of `tiny_sft`."""
-    model = sft_nnx.MultimodalClassifier(linen, rngs=nnx.Rngs(0))
-    model.from_linen(tiny_sft.variables(linen)["params"])
+def _model():
+    """The model of `RANDOM`, with parameters of `tiny_sft`."""
+    model = sft_nnx.MultimodalClassifier(RANDOM, rngs=nnx.Rngs(0))
+    model.from_linen(tiny_sft.variables(RANDOM)["params"])
     return model
 
 
@@ -44,9 +45,12 @@ def test_parameters_have_the_shapes_of_linen(name):
 
 
 def test_initial_parameters_are_those_of_linen():
+    @jax.jit
+    def head(key):  # The others would take time to compile.
+        return RANDOM.init(key, RANDOM.example_inputs())["params"]["head"]
+
     model = sft_nnx.MultimodalClassifier(RANDOM, rngs=nnx.Rngs(0))
-    expected = jax.jit(RANDOM.init)(nnx.Rngs(0).params(), RANDOM.example_inputs())
-    _assert_same(model.to_linen(), expected["params"])
+    _assert_same(model.to_linen()["head"], head(nnx.Rngs(0).params()))
 
 
 def test_logits_in_evaluation_are_those_of_linen():
@@ -62,39 +66,33 @@ def test_logits_in_evaluation_are_those_of_linen():
 
 
 def test_streams_are_drawn_in_training_alone():
-    inputs, model = tiny_sft.inputs(batch=2), _model()
+    inputs, model = tiny_sft.inputs(), _model()
+    same = nnx.Rngs(**model.streams)
     others = [nnx.Rngs(dropout=1, pool=2), nnx.Rngs(dropout=1, pool=3), nnx.Rngs(dropout=3, pool=2)]
-    keys = {name: nnx.clone(stream)() for name, stream in model.streams.items()}
 
     @nnx.jit
     def call(model, rngs):
-        return model(inputs, rngs=rngs), model(inputs, deterministic=True)
+        return model(inputs, rngs=rngs), model(inputs, rngs=rngs, deterministic=True)
 
     @nnx.jit
     def call_with_own(model):
         return model(inputs)
 
-    @jax.jit
-    def linen(variables, keys):
-        return RANDOM.apply(variables, inputs, train=True, rngs=keys)
-
-    trained = [call_with_own(model), call_with_own(model)]
-    _assert_same(trained[0], linen(tiny_sft.variables(RANDOM), keys))
-    called = [call(model, rngs) for rngs in others]
-    trained += [logits for logits, _ in called]
-    assert len({np.asarray(logits).tobytes() for logits in trained}) == len(trained)
-    assert len({np.asarray(logits).tobytes() for _, logits in called}) == 1
+    own = [call_with_own(model) for _ in range(2)]
+    trained, evaluated = zip(*(call(model, rngs) for rngs in (same, *others)), strict=True)
+    _assert_same(own[0], trained[0])
+    assert len({np.asarray(logits).tobytes() for logits in (own[1], *trained)}) == 5
+    assert len({np.asarray(logits).tobytes() for logits in evaluated}) == 1
     assert {int(stream.count[...]) for stream in model.streams.values()} == {2}
-    assert {int(rngs[name].count[...]) for rngs in others for name in rngs} == {1}
+    assert {int(rngs[name].count[...]) for rngs in (same, *others) for name in rngs} == {1}
 
 
 def test_step_of_an_optimizer_is_that_of_linen():
     inputs, masks, labels = tiny_sft.inputs(), tiny_sft.masks(), np.arange(tiny_sft.BATCH)
-    mixup = draw_mixup(
-        jax.random.key(1), tiny_sft.BATCH, [*inputs], alpha=1.0, layers=(0, 1), joint_from=0
-    )
-    linen = tiny_sft.sft(n_pre=0, pool="max")
-    params, sgd = tiny_sft.variables(linen)["params"], optax.sgd(0.1)
+    share = jnp.array([0.9, 0.6, 0.3])
+    mixup = Mixup(jnp.array([1, 2, 0]), dict.fromkeys(inputs, share), jnp.array(0))
+    model = _model()
+    model.module = linen = RANDOM.clone(pool="max", dropout=0.0)
 
     def loss(apply):
         logits = apply(inputs, masks, mixup=mixup)
@@ -102,40 +100,45 @@ def test_step_of_an_optimizer_is_that_of_linen():
 
     @nnx.jit
     def step(model, optimizer):
+        params = model.to_linen()
         value, gradient = nnx.value_and_grad(loss)(model)
         optimizer.update(model, gradient)
-        return value
+        # Beside the other, since equal parts are compiled once.
+        return value, jax.value_and_grad(
+            lambda params: loss(functools.partial(linen.apply, {"params": params}))
+        )(params)
 
-    @jax.jit
-    def linen_step(params):
-        def loss_of(params):
-            return loss(functools.partial(linen.apply, {"params": params}))
-
-        value, gradient = jax.value_and_grad(loss_of)(params)
-        return value, optax.apply_updates(params, sgd.update(gradient, sgd.init(params))[0])
-
-    model = _model(linen)
-    value = step(model, nnx.Optimizer(model, sgd, wrt=nnx.Param))
-    expected, stepped = linen_step(params)
+    before = model.to_linen()
+    value, (expected, gradient) = step(model, nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        lambda old, new, grad: np.testing.assert_allclose(new, old - 0.1 * grad, atol=1e-6),
+        before,
         model.to_linen(),
-        stepped,
+        gradient,
     )
+    assert all(np.any(array) for array in jax.tree.leaves(gradient["head"]))
+
+
+class Outer(nnx.Module):
+    """Model of a user's own."""
+
+    def __init__(self):
+        self.inner = sft_nnx.MultimodalClassifier(RANDOM, rngs=nnx.Rngs(0))
 
 
 def test_modes_of_a_model_within_another():
-    class Outer(nnx.Module):
-        def __init__(self, rngs):
-            self.inner = sft_nnx.MultimodalClassifier(RANDOM, rngs=rngs)
-
-    outer = nnx.eval_shape(lambda: Outer(nnx.Rngs(0)))
+    outer = nnx.eval_shape(Outer)
     modes = [outer.inner.deterministic]
     for switch in (outer.eval, outer.train):
         switch()
         modes.append(outer.inner.deterministic)
     assert modes == [False, True, False]
+
+
+@pytest.mark.skipif(not hasattr(nnx, "view"), reason="this version of Flax has no views")
+def test_mode_of_a_view():
+    outer = nnx.eval_shape(Outer)
     assert nnx.view(outer, deterministic=True).inner.deterministic
     assert not nnx.view(outer).inner.deterministic
 
@@ -182,5 +185,7 @@ def test_wrong_attributes_are_noticed_at_once():
         sft_nnx.LateFusion(4, tiny_sft.MODALITIES, width=8, num_heads=3, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="pool"):
         sft_nnx.LateFusion(4, tiny_sft.MODALITIES, pool="max", rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"must be a flax.linen.Module, got <class"):
+        sft_nnx.MultimodalClassifier(sft_jax.LateFusion, rngs=nnx.Rngs(0))
     with pytest.raises(KeyError, match="dropout"):
         sft_nnx.MultimodalClassifier(RANDOM, rngs=nnx.Rngs(params=0))
