@@ -53,6 +53,7 @@ ONLY_IN = {
         "sft_jax/runs/shelf.py",
         "sft_jax/runs/storage.py",
     },
+    "flax.nnx": {"sft_jax/nnx.py"},
     "fsspec": {"sft_jax/runs/storage.py"},
     "gcsfs": set(),
     "grain": {"sft_jax/data/"},
@@ -90,6 +91,7 @@ ONLY_IN = {
     "sft_jax.experiment": {"sft_jax/commands/train.py"},
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
+    "sft_jax.nnx": set(),
     "sft_jax.profile": {"sft_jax/profile/"},
     "sklearn": {"sft_jax/evaluation/"},
     "tensorflow": set(),
@@ -125,6 +127,7 @@ PURE = {
     "sft_jax/ops/": _OPS,
     "sft_jax/modules/factory.py": {*_MODULES, "sft_jax.config"},
     "sft_jax/modules/": _MODULES,
+    "sft_jax/nnx.py": _MODULES,
     "sft_jax/interop/": {*_MODULES, "torch", "sft_jax.interop"},
 }
 """All imports beside the standard library; the first entry that fits a file counts."""
@@ -191,7 +194,7 @@ import jax, flax.linen, numpy, jaxtyping, chex
 before = packages()
 import sft_jax
 print(*packages() - before)
-print(*packages())
+print(*packages(), *{"flax.nnx"} & sys.modules.keys())
 """
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
