@@ -53,7 +53,8 @@ class SparseFusionTransformer(MultimodalClassifier):
     Attributes:
       pool: Name or import path of a pool of `sft_jax.ops.pool`, or a `Pool`.
       k: Number of tokens kept of each modality, for all or by name; no effect with pool `none`.
-        With 0 no token is kept, and the CLS tokens alone represent the modality.
+        With 0 no token is kept, and the CLS tokens alone represent the modality. A trained model
+        takes another `k` with the same parameters (`sft_jax.modules.budget.with_budget`).
       readout: One of the above.
       reference_windows: The authors' fixed windows in place of adaptive ones, by name.
       reference_fusion_layer: Number of tokens of the authors' optional fusion layer; None for no
@@ -109,7 +110,7 @@ class SparseFusionTransformer(MultimodalClassifier):
     def _sparse_pooling(self, name: str) -> SparsePooling:
         return SparsePooling(
             pool=self.pool,
-            k=self._kept_tokens()[name],
+            k=self.kept_tokens()[name],
             reference_windows=(self.reference_windows or {}).get(name),
             num_heads=self.num_heads,
             dropout=self.dropout,
@@ -209,7 +210,8 @@ class SparseFusionTransformer(MultimodalClassifier):
             case _:
                 return tokens.values[:, 0]
 
-    def _kept_tokens(self) -> Mapping[str, int]:
+    def kept_tokens(self) -> Mapping[str, int]:
+        """Number of tokens kept, by modality."""
         return (
             self.k if isinstance(self.k, Mapping) else dict.fromkeys(self.modalities, int(self.k))
         )
@@ -227,7 +229,7 @@ class SparseFusionTransformer(MultimodalClassifier):
             )
         if unknown := sorted(set(self.reference_windows or {}) - set(modalities)):
             problems.append(f"reference_windows names {unknown}, the modalities are {modalities}")
-        if set(kept := self._kept_tokens()) != set(modalities):
+        if set(kept := self.kept_tokens()) != set(modalities):
             return [*problems, f"k names {sorted(kept)}, the modalities are {modalities}"]
         try:
             pool = find_pool(self.pool)
