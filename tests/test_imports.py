@@ -81,7 +81,7 @@ ONLY_IN = {
     "sft_jax.experiment": {"train.py"},
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
-    "sft_jax.profile": {"sft_jax/profile/"},
+    "sft_jax.profile": {"eval.py", "sft_jax/profile/"},
     "sklearn": {"sft_jax/evaluation/"},
     "tensorflow": set(),
     "tensorflow_datasets": {"sft_jax/data/"},
