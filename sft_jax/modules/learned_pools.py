@@ -7,6 +7,8 @@ more than `k` slots the first `k` are computed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from jaxtyping import Array, Float
 from sft_jax.modules.attention import cross_attention
 from sft_jax.modules.linear import bounded_uniform, flat_dot, layer_norm, linear
 from sft_jax.ops.attention.plain import apply_weights, masked_softmax
-from sft_jax.structs import Tokens
+from sft_jax.structs import AnyArray, Tokens
 
 
 class TokenLearner(nn.Module):
@@ -73,7 +75,7 @@ class PerceiverPool(nn.Module):
         values = _without_padding(tokens)
         batch, _, width = values.shape
         normal = nn.initializers.normal(0.02)
-        queries = slots_param(self, "queries", normal, (self.k, width), axis=0)
+        queries = jnp.asarray(slots_param(self, "queries", normal, (self.k, width), axis=0))
         normed = layer_norm(self.dtype, "query_norm")(queries)
         attended = cross_attention(
             jnp.broadcast_to(normed, (batch, self.k, width)),
@@ -103,8 +105,8 @@ class _SlotLogits(nn.Module):
 
 def slots_param(
     module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], axis: int
-) -> Float[Array, "_ ..."]:
-    """Parameter of a module, of which one with more slots gives the first.
+) -> Float[AnyArray, "_ ..."]:
+    """Parameter of a module; the first slots of it if it has more.
 
     Args:
       module: Module that it belongs to.
@@ -116,15 +118,13 @@ def slots_param(
     Raises:
       ValueError: If there is a parameter of fewer slots.
     """
-    stored = module.get_variable("params", name)
-    slots, k = (shape[axis] if stored is None else stored.shape[axis]), shape[axis]
+    stored: Any = module.get_variable("params", name)
+    slots, k = (shape if stored is None else stored.shape)[axis], shape[axis]
     if slots < k:
-        raise ValueError(
-            f"k={k}: {module.name} has {slots} trained slots, and k must be at most that"
-        )
+        raise ValueError(f"k={k}: the parameter {name!r} has {slots} slots; k must be at most that")
     if slots > k:
         return jax.lax.slice_in_dim(stored, 0, k, axis=axis)
-    param: Array = module.param(name, init, shape, jnp.float32)
+    param: AnyArray = module.param(name, init, shape, jnp.float32)
     return param
 
 
