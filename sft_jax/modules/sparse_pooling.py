@@ -77,6 +77,7 @@ class SparsePooling(nn.Module):
         self.sow("intermediates", "attended", values)
         self.sow("intermediates", "saliency", salient)
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
+        cls = values[:, 0]
         kept: dict[int, Tokens] = {}
         # The largest first, as the others may be parts of it.
         for k in sorted(budgets, reverse=True):
@@ -88,7 +89,7 @@ class SparsePooling(nn.Module):
                 name = f"reducer_{k}" if kept else "reducer"
                 kept[k] = self._reducer(k, name)(others, salient, train=train, keys=keys)
         in_order = tuple(kept[k] for k in budgets)
-        return values[:, 0], in_order if isinstance(self.k, tuple) else in_order[0]
+        return cls, in_order if isinstance(self.k, tuple) else in_order[0]
 
     def _reducer(self, k: int, name: str) -> Reducer:
         return Reducer(
