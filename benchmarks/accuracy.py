@@ -186,7 +186,8 @@ def measure_rows(
         configs = [variant.experiment(options.manual_dir) for variant in suite.rows[name]]
         with tempfile.TemporaryDirectory() as temporary:
             runs = options.runs / name.replace("/", "_") if options.runs else temporary
-            row = train_and_evaluate(configs, seeds, pathlib.Path(runs), suite.budgets)
+            budgets = suite.budgets.get(name, ())
+            row = train_and_evaluate(configs, seeds, pathlib.Path(runs), budgets)
         if suite.step_seconds:
             row["train_step_seconds"] = step_seconds(configs[0])
         # The code of each row: rows of one file may be of several commits.
