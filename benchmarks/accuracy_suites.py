@@ -47,7 +47,7 @@ class Suite(NamedTuple):
       seeds: Seeds that each experiment is trained with.
       classical: Adds classical models, trained and tested on the data of the first row.
       step_seconds: Adds the seconds of a training step.
-      budgets: Numbers of kept tokens that the runs of a row are evaluated with as well, by its name.
+      budgets: Numbers of kept tokens that the runs of some rows are evaluated with as well.
       differences: Pairs of rows by name; the second's accuracies minus the first's are reported
         seed by seed.
     """
