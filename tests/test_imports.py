@@ -31,7 +31,7 @@ ROOMS = {
     },
     "export": {"ops", "modules", "data", "runs", "evaluation"},
     "commands": {
-        "data", "runs", "parallel", "evaluation", "export", "inference", "experiment",
+        "data", "runs", "parallel", "evaluation", "export", "inference", "profile", "experiment",
         "command_line"
     },
 }  # fmt: skip
@@ -92,7 +92,7 @@ ONLY_IN = {
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
     "sft_jax.nnx": set(),
-    "sft_jax.profile": {"sft_jax/profile/"},
+    "sft_jax.profile": {"sft_jax/profile/", "sft_jax/commands/evaluate.py"},
     "sklearn": {"sft_jax/evaluation/"},
     "tensorflow": set(),
     "tensorflow_datasets": {"sft_jax/data/"},
