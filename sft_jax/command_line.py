@@ -93,7 +93,8 @@ def _help_as_a_script(main: Callable[[], None]) -> None:
     """
     module = sys.modules[main.__module__]
     sys.modules["__main__"].__doc__ = module.__doc__
-    for flag in flags.FLAGS.get_flags_for_module(module):
+    own = flags.FLAGS.get_flags_for_module(module)
+    for flag in [*own, *([flags.FLAGS["config"]] if "config" in flags.FLAGS else [])]:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 

@@ -3,6 +3,7 @@
 import configparser
 import csv
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -25,8 +26,9 @@ from sft_jax.data.dataset import DatasetInfo, Standardisation
 from sft_jax.data.sets.npz_folder.entry import FolderData
 from sft_jax.data.sets.npz_folder.files import read_arrays
 from sft_jax.data.sets.sentiment.entry import MoseiData
-from sft_jax.inference import predictions
+from sft_jax.inference import files, predictions
 from sft_jax.runs import storage
+from sft_jax.runs.directory import RunDirectory
 
 ROOT = pathlib.Path(__file__).parents[1]
 TASKS = {
@@ -56,17 +58,21 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, folder):
-    """A run of each task on the folder."""
+    """Run on the folder, of a task."""
     modalities = {
         "sound": ModalitySpec(9, 5),
         "image": ModalitySpec((28, 28), 1, 14),
         "touch": ModalitySpec(6, 1),
     }
-    runs = {task: tmp_path_factory.mktemp(task) / "run" for task in TASKS}
-    for task, workdir in runs.items():
+
+    @functools.cache
+    def run(task="single_label"):
+        workdir = tmp_path_factory.mktemp(task) / "run"
         info = _info(modalities, TASKS[task], task)
         _save(workdir, info, FolderData(manual_dir=str(folder)), task)
-    return runs
+        return workdir
+
+    return run
 
 
 def _predict(**arguments):
@@ -82,25 +88,24 @@ def _rows(path):
 
 
 def test_a_folder_is_predicted_like_its_arrays(runs, folder, tmp_path, capsys):
-    workdir, out = runs["single_label"], tmp_path / "new" / "out.csv"
+    workdir, out = runs(), tmp_path / "new" / "out.csv"
     _predict(workdir=workdir, input=folder, out=out, k=1)
     rows = _rows(out)
     assert capsys.readouterr().out == f"12 examples predicted: {out}\n"
     assert [*rows[0]] == ["id", "split", "prediction", *(f"p({c})" for c in npz_examples.CLASSES)]
     assert [row["split"] for row in rows] == ["train"] * 3 + ["valid"] * 2 + ["test"] * 7
     classifier = sft_jax.load(workdir)
-    for row in rows[2:4]:
-        values = read_arrays(folder / f"{row['id']}.npz")
-        assert row["prediction"] == classifier.predict(values, k=1)
-        expected = classifier.predict_proba(values, k=1)
-        written = [float(row[f"p({name})"]) for name in npz_examples.CLASSES]
-        np.testing.assert_allclose(written, expected, rtol=0, atol=2e-6)
+    values = read_arrays(folder / f"{rows[2]['id']}.npz")
+    assert rows[2]["prediction"] == classifier.predict(values, k=1)
+    written = [float(rows[2][f"p({name})"]) for name in npz_examples.CLASSES]
+    expected = classifier.predict_proba(values, k=1)
+    np.testing.assert_allclose(written, expected, rtol=0, atol=2e-6)
     _predict(workdir=workdir, input=folder / "manifest.csv", out=out, k=1, split="test")
     assert _rows(out) == rows[5:]
 
 
 def test_files_need_neither_labels_nor_a_manifest(runs, folder, tmp_path):
-    workdir, out = runs["single_label"], tmp_path / "out.csv"
+    workdir, out = runs(), tmp_path / "out.csv"
     _predict(workdir=workdir, input=folder / "test", out=out)
     rows = _rows(out)
     assert [row["id"] for row in rows] == [f"{i:03d}" for i in range(7)]
@@ -124,10 +129,10 @@ def test_bad_examples_are_named_and_left_out_on_demand(runs, tmp_path, capsys):
     ):
         npz_examples.write_example(tmp_path, f"{name}.npz", **arrays)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
-    files = ["a", "long", "nan", "../a", "cut", "gone", "b"]
-    lines = ["id,file", *(f"{name},{name}.npz" for name in files), "b,a.npz"]
+    names = ["a", "long", "nan", "../a", "cut", "gone", "b"]
+    lines = ["id,file", *(f"{name},{name}.npz" for name in names), "b,a.npz"]
     (tmp_path / "all.csv").write_text("\n".join(lines))
-    request = {"workdir": runs["single_label"], "input": tmp_path / "all.csv"}
+    request = {"workdir": runs(), "input": tmp_path / "all.csv"}
     out = tmp_path / "out.csv"
     out.write_text("earlier")
     with pytest.raises(ValueError, match=r"example 'long': sound is of shape \[10, 5\], expected"):
@@ -153,9 +158,12 @@ def test_bad_examples_are_named_and_left_out_on_demand(runs, tmp_path, capsys):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_format_has_the_same_numbers(runs, folder, tmp_path, task):
+    run = RunDirectory(runs(task))
+    source = files.open_source(str(folder / "test"), run)
+    table = predictions.predict_table(sft_jax.load(run.path), source.read())
     outs = [tmp_path / f"out{ending}" for ending in predictions.FORMATS]
     for out in outs:
-        _predict(workdir=runs[task], input=folder / "test", out=out)
+        predictions.write_table(out, table)
     rows = _rows(outs[0])
     lines = [json.loads(line) for line in outs[1].read_text().splitlines()]
     parquet = pytest.importorskip("pyarrow.parquet").read_table(outs[2]).to_pylist()
@@ -185,8 +193,6 @@ def test_raw_files_of_a_dataset_are_read_as_in_training(tmp_path):
     # Trained with the dataset's own treatment of -inf.
     card = Card("cmu_mosei", "mult_noalign", "regression", ("value",), {}, policy="zero")
     (tmp_path / "run" / "data_card.json").write_text(json.dumps(card.to_json()))
-    _predict(**request)
-    assert len(_rows(request["out"])) == 11
     _predict(**request, split="test")
     assert [row["split"] for row in _rows(request["out"])] == ["test"] * 6
     with pytest.raises(ValueError, match=r"split='tset': .* has train, valid, test"):
@@ -205,7 +211,7 @@ def test_raw_files_of_a_dataset_are_read_as_in_training(tmp_path):
 )
 def test_wrong_flags_are_named(runs, folder, tmp_path, arguments, message):
     request = {
-        "workdir": runs["single_label"], "input": folder / "test", "out": tmp_path / "out.csv"
+        "workdir": runs(), "input": folder / "test", "out": tmp_path / "out.csv"
     }  # fmt: skip
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         _predict(**request | arguments)
@@ -256,7 +262,7 @@ def test_shipped_configs_are_found_by_name(monkeypatch, tmp_path):
 @pytest.mark.process
 def test_the_program_runs_in_any_folder(runs, folder, tmp_path):
     program = "from sft_jax.commands import predict; predict.run()"
-    arguments = [f"--workdir={runs['single_label']}", f"--input={folder / 'test'}", "--out=out.csv"]
+    arguments = [f"--workdir={runs()}", f"--input={folder / 'test'}", "--out=out.csv"]
     path = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     results = [
         subprocess.run(
