@@ -20,7 +20,7 @@ STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 _COMPILERS = ("gcc", "clang", "cc")
 
 
-class CompilerError(RuntimeError):
+class CompilerError(OSError):
     """A compiler is missing, or refuses a file."""
 
 
