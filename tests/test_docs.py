@@ -126,8 +126,13 @@ def _check_module(name, arguments, patch):
 
 
 COMMANDS = {
-    **{"train.py": "train", "eval.py": "evaluate", "predict.py": "predict"},
-    **{"sft-train": "train", "sft-eval": "evaluate", "sft-predict": "predict"},
+    **{"train.py": "train", "eval.py": "evaluate", "predict.py": "predict", "export.py": "export"},
+    **{
+        "sft-train": "train",
+        "sft-eval": "evaluate",
+        "sft-predict": "predict",
+        "sft-export": "export",
+    },
 }
 """Module of `sft_jax.commands` of each program."""
 OURS = {

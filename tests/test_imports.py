@@ -29,8 +29,10 @@ ROOMS = {
     "profile": {
         "ops", "modules", "data", "runs", "parallel", "training", "evaluation", "command_line"
     },
+    "export": {"ops", "modules", "data", "runs", "evaluation"},
     "commands": {
-        "data", "runs", "parallel", "evaluation", "inference", "experiment", "command_line"
+        "data", "runs", "parallel", "evaluation", "export", "inference", "profile", "experiment",
+        "command_line"
     },
 }  # fmt: skip
 """Folders of `sft_jax`, and the parts of the package that each may import beside `COMMON`."""
@@ -51,6 +53,7 @@ ONLY_IN = {
         "sft_jax/runs/shelf.py",
         "sft_jax/runs/storage.py",
     },
+    "flax.nnx": {"sft_jax/nnx.py"},
     "fsspec": {"sft_jax/runs/storage.py"},
     "gcsfs": set(),
     "grain": {"sft_jax/data/"},
@@ -62,6 +65,8 @@ ONLY_IN = {
         "sft_jax/config_io.py",
         "sft_jax/command_line.py",
     },
+    "onnx": {"sft_jax/export/onnx/"},
+    "onnxruntime": {"sft_jax/export/onnx/"},
     "optax": {"sft_jax/training/", "sft_jax/evaluation/restored.py"},
     "optax.contrib": set(),
     "orbax": {"sft_jax/runs/checkpoint.py"},
@@ -72,7 +77,9 @@ ONLY_IN = {
         "sft_jax/config_io.py",
         "sft_jax/data/registry.py",
         "sft_jax/data/sets/",
+        "sft_jax/export/safetensors_folder.py",
     },
+    "safetensors": {"sft_jax/export/safetensors.py", "sft_jax/export/safetensors_folder.py"},
     "seglearn": {"sft_jax/data/"},
     "sft_jax.command_line": {
         "sft_jax/commands/",
@@ -80,11 +87,12 @@ ONLY_IN = {
         "sft_jax/doctor.py",
     },
     "sft_jax.doctor": set(),
-    "sft_jax.commands": {"train.py", "eval.py", "predict.py"},
+    "sft_jax.commands": {"train.py", "eval.py", "predict.py", "export.py"},
     "sft_jax.experiment": {"sft_jax/commands/train.py"},
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
-    "sft_jax.profile": {"sft_jax/profile/"},
+    "sft_jax.nnx": set(),
+    "sft_jax.profile": {"sft_jax/profile/", "sft_jax/commands/evaluate.py"},
     "sklearn": {"sft_jax/evaluation/"},
     "tensorflow": set(),
     "tensorflow_datasets": {"sft_jax/data/"},
@@ -119,6 +127,7 @@ PURE = {
     "sft_jax/ops/": _OPS,
     "sft_jax/modules/factory.py": {*_MODULES, "sft_jax.config"},
     "sft_jax/modules/": _MODULES,
+    "sft_jax/nnx.py": _MODULES,
     "sft_jax/interop/": {*_MODULES, "torch", "sft_jax.interop"},
 }
 """All imports beside the standard library; the first entry that fits a file counts."""
@@ -185,7 +194,7 @@ import jax, flax.linen, numpy, jaxtyping, chex
 before = packages()
 import sft_jax
 print(*packages() - before)
-print(*packages())
+print(*packages(), *{"flax.nnx"} & sys.modules.keys())
 """
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

@@ -1,7 +1,8 @@
 """Evaluates a run: tables on the terminal, JSON and a picture in the run directory.
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
-    [--modalities=NAME,NAME | --every_subset] [--data_dir=FOLDER] [--manual_dir=FOLDER]
+    [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--data_dir=FOLDER]
+    [--manual_dir=FOLDER]
 
 For the runs of several seeds (train.py --config.seeds=0,1,2) it prints each metric's value by
 seed, with mean and standard deviation.
@@ -23,6 +24,7 @@ from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import BREAKDOWN
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, subsets_stem
 from sft_jax.evaluation.seeds import evaluate_seeds
+from sft_jax.profile import budgets
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory
 
@@ -39,6 +41,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("modalities", None, text, **own)
     text = "Instead, compare the model's scores with each set of modalities."
     flags.DEFINE_bool("every_subset", False, text, **own)
+    text = "Instead, compare accuracy and cost with each of these numbers of kept tokens."
+    flags.DEFINE_list("k", None, text, **own)
     flags.DEFINE_string("data_dir", None, "Present folder of the prepared data.", **own)
     flags.DEFINE_string("manual_dir", None, "Present folder of the raw files.", **own)
     flags.mark_flag_as_required("workdir", values)
@@ -54,6 +58,14 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         if folder and not storage.as_path(folder).exists():
             raise ValueError(f"--{name}={folder}: there is no such folder")
     moved = {field: folder for field, folder in folders.items() if folder is not None}
+    if values.k is not None:
+        if values.every_subset or values.predictions:
+            raise ValueError("--k goes with neither --every_subset nor --predictions")
+        numbers_kept = budgets.read_budgets(values.k)
+        budgets.evaluate_budgets(
+            *request, numbers_kept, values.modalities, data_folders=moved, show=_show_budgets(run)
+        )
+        return
     if numbers := run.read_config().seeds:
         if values.every_subset or values.predictions:
             first = SeedsDirectory(workdir, numbers).runs[numbers[0]]
@@ -87,6 +99,14 @@ def _show(
             report.write_predictions(file, predictions, names)
         _print_data(run)
         _print_paths(run, report.file_stem(result))
+
+    return show
+
+
+def _show_budgets(run: RunDirectory) -> Callable[[dict[str, Any]], None]:
+    def show(result: dict[str, Any]) -> None:
+        budgets.print_budgets(Console(), result)
+        _print_paths(run, budgets.budgets_stem(result))
 
     return show
 

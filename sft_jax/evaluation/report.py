@@ -37,7 +37,7 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
       console: Terminal or file to print to.
       result: Result of `evaluate_run`.
     """
-    console.print(_heading(result), highlight=False)
+    console.print(heading(result), highlight=False)
     scalars = {k: v for k, v in result.items() if v is None or isinstance(v, float)}
     console.print(_values_table("metric", scalars))
     for name in filter(is_family, result):
@@ -54,7 +54,7 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
 
 def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
     """Prints the result of `evaluate_every_subset`, one row for each subset."""
-    console.print(_heading(result), highlight=False)
+    console.print(heading(result), highlight=False)
     table = Table()
     table.add_column("modalities")
     for name in (result["score"], "loss"):
@@ -71,7 +71,7 @@ def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
     Each family of metrics has a table of its own.
     """
     spread = "; ± is the sample standard deviation over the seeds"
-    console.print(_heading(result) + spread, highlight=False)
+    console.print(heading(result) + spread, highlight=False)
     if result["unfinished"]:
         console.print(
             f"not trained to the end yet: seeds {', '.join(map(str, result['unfinished']))}",
@@ -84,7 +84,7 @@ def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
         console.print(_seeds_table(name, result, metrics[name]))
 
 
-def _heading(result: Mapping[str, Any]) -> str:
+def heading(result: Mapping[str, Any]) -> str:
     """Line that names the split, checkpoint, modalities and data of a result."""
     seeds = f", {result['n_seeds']} seeds" if "n_seeds" in result else ""
     step = f", step {result['step']}" if "step" in result else ""

@@ -1,4 +1,4 @@
-"""Your own data: a folder of one `.npz` file per example, and a manifest of them.
+"""Your own data: a folder with one `.npz` file per example, and a manifest.
 
 `manifest.csv`, in the folder, has a line for each example:
 
@@ -7,14 +7,14 @@
     clips/b.npz,valid,cat
 
 `file` is relative to the folder and stays inside it. `split` is train, valid or test, and each
-must have an example. A column `id` gives examples names other than those of their files.
+must have an example. An optional column `id` names the examples; by default the file does.
 Further columns are ignored.
 
 A `.npz` file, as `np.savez` writes it, holds an array for each modality, under the modality's
 name: `[length, ..., features]` integers or floats, or `[length]` for `[length, 1]`. Examples
-may differ in length alone. A modality that an example lacks is left out, or has length 0.
+may differ only in length. A modality that an example lacks is left out, or has length 0.
 
-`dataset.json`, beside the manifest, may say more. `{"task": ..., "class_names": [...]}`:
+`dataset.json`, beside the manifest, is optional: `{"task": ..., "class_names": [...]}`.
 
     | task         | label column                    | class_names                          |
     | single_label | a name                          | by default the sorted names in train |
@@ -22,7 +22,7 @@ may differ in length alone. A modality that an example lacks is left out, or has
     | multi_label  | names joined by "|", or nothing | by default the sorted names in train |
     | regression   | numbers joined by "|"           | by default target_0, target_1, ...   |
 
-Without it the task is single_label. Nothing is unpickled.
+Without this file the task is single_label. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
 
 class _Array(NamedTuple):
-    """Header of an array of a `.npz` file."""
+    """Header of an array in a `.npz` file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -71,16 +71,16 @@ class _Array(NamedTuple):
 def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
     """Finds the contents of a folder from the headers of its files; `read` then reads the values.
 
-    The format stands at the top of this module. `files` of the result are the manifest and, if
-    there is one, dataset.json; `content_sha256` tells if the data has changed.
+    The docstring of this module describes the format. `files` of the result are the manifest and
+    dataset.json, if it exists; `content_sha256` detects changes of the data.
 
     Args:
       folder: Folder of the manifest.
 
     Raises:
-      DataFileError: If the manifest is missing, or any file is not as it should be. The message
-        lists the first ten problems and counts the others. Also from `read`, if a file is
-        damaged further on, or has changed.
+      DataFileError: If the manifest is missing, or a file does not have the described form. The
+        message lists the first ten problems and counts the others. Also from `read`, if the
+        values of a file are damaged or have changed.
     """
     folder = pathlib.Path(folder).expanduser()
     manifest = folder / MANIFEST
@@ -107,10 +107,10 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
 def content_sha256(folder: str | os.PathLike[str]) -> str:
     """Computes a sha256 of the data of `read_npz_folder`, without reading the values.
 
-    It is made from the manifest, dataset.json and name, shape, type and CRC-32 of each array; a
-    `.npz` file holds the CRC-32 anyway. Compression and time of writing make no difference.
-    A change of values that keeps their CRC-32 goes unnoticed: one in 4e9 does by chance, and
-    any that was made to.
+    It covers the manifest, dataset.json and the name, shape, type and CRC-32 of each array, which
+    a `.npz` file already holds. Compression and time of writing make no difference.
+    A change that keeps the CRC-32 goes unnoticed: one in 4e9 does by chance, and a deliberate
+    change can.
 
     Args:
       folder: Folder that `read_npz_folder` accepts.
@@ -193,7 +193,7 @@ def is_inside(file: str) -> bool:
 
 def _row_problems(rows: Sequence[Row]) -> list[str]:
     problems = []
-    files: dict[pathlib.PurePosixPath, int] = {}  # To their lines.
+    files: dict[pathlib.PurePosixPath, int] = {}  # File to its line.
     ids: dict[str, int] = {}
     for row in rows:
         if row.split not in SPLITS:
@@ -216,7 +216,7 @@ def _row_problems(rows: Sequence[Row]) -> list[str]:
     return problems
 
 
-# Errors of zipfile, zlib and numpy for files that are not as they should be.
+# Errors that zipfile, zlib and numpy raise for damaged files.
 _DAMAGE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -224,7 +224,7 @@ def _arrays(path: pathlib.Path) -> dict[str, _Array]:
     """Reads the header of the array of each modality.
 
     Raises:
-      DataFileError: If the file is missing or not as `np.savez` writes it.
+      DataFileError: If the file is missing or does not have the form that `np.savez` writes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -257,9 +257,9 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
 def _shapes(
     folder: pathlib.Path, rows: Sequence[Row], problems: list[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Finds the largest `[length, ..., features]` of each modality; adds faults of files."""
+    """Finds the largest `[length, ..., features]` of each modality; adds faults to `problems`."""
     lengths: dict[str, int] = {}
-    steps: dict[str, dict[tuple[int, ...], list[str]]] = {}  # Their shapes, and in which files.
+    steps: dict[str, dict[tuple[int, ...], list[str]]] = {}  # Shape of a step to its files.
     in_train: set[str] = set()
     for row in rows:
         try:
@@ -301,7 +301,7 @@ def _array_problem(key: str, array: _Array) -> str:
 def _most_frequent(
     key: str, steps: Mapping[tuple[int, ...], Sequence[str]], problems: list[str]
 ) -> tuple[int, ...]:
-    """Finds the shape of a step that most files have; adds files with another to the problems."""
+    """Finds the shape of a step that most files share; adds other files to `problems`."""
     expected, *others = sorted(steps, key=lambda step: -len(steps[step]))
     for other in others:
         problems += [
