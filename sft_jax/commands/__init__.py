@@ -1,4 +1,4 @@
-"""The commands `sft-train`, `sft-eval` and `sft-predict`, also as train.py, eval.py and predict.py.
+"""The commands `sft-train`, `sft-eval`, `sft-predict` and `sft-export`, also as train.py and so on.
 
 Each module has `define_flags`, `main` and `run`.
 """

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sft_jax.data.dataset import DatasetInfo
 from sft_jax.evaluation.scores import check_outputs, probabilities
 from sft_jax.inference.explain import Explanation, explain, explain_program
 from sft_jax.inference.inputs import MAX_BATCH, InputReader, Inputs, batched, split_examples
+from sft_jax.modules.budget import with_budget
 from sft_jax.modules.multimodal import MultimodalClassifier
-from sft_jax.ops.pool import POOLS, find_pool
+from sft_jax.ops.pool import POOLS
 from sft_jax.structs import CLASS_TASKS, NotFinite
 
 Budget = int | Mapping[str, int] | None
@@ -61,7 +62,8 @@ class Classifier:
           step: Number of optimiser steps behind the parameters.
           not_finite: Treatment of NaN and infinite inputs, as in training.
         """
-        self.model, self.params, self.info, self.step = model, params, info, step
+        self.model, self.info, self.step = model, info, step
+        self.params = jax.tree.map(jnp.asarray, params)  # Placed once, and not by each call.
         used = tuple(sorted(model.mixed_modalities))
         self._reader = InputReader(info, used, not_finite, _whole(model))
         self._programs: dict[Any, Any] = {}
@@ -113,7 +115,7 @@ class Classifier:
           ValueError, NotFiniteError: As `predict` says; also for regression.
         """
         if self.model.task == "regression":
-            raise ValueError("predict_proba: a regression has no probabilities; predict gives")
+            raise ValueError("predict_proba: a regression has no probabilities; use predict")
         examples, many = self._read(inputs)
         result = probabilities(self.model.task, self.logits(examples, k))
         return result if many else result[0]
@@ -135,8 +137,7 @@ class Classifier:
             Also as `predict` says.
         """
         examples, many = self._read(inputs)
-        model = with_k(self.model, k)
-        program = self._program("explain", k, lambda: explain_program(model))
+        model, program = self._program(explain_program, k)
         explanations: list[dict[str, Explanation]] = []
         for part in batched(examples, MAX_BATCH):
             arrays = self._reader.batch(part)
@@ -171,7 +172,7 @@ class Classifier:
         Raises:
           ValueError, NotFiniteError: As `predict` says.
         """
-        program = self._program("logits", k, lambda: _logits_program(with_k(self.model, k)))
+        _, program = self._program(_logits_program, k)
         outputs: list[np.ndarray] = []
         ids: list[Any] = []
         for part in batched(examples, MAX_BATCH):
@@ -200,20 +201,25 @@ class Classifier:
     @property
     def compiles(self) -> int:
         """Number of programs that have been compiled."""
-        return sum(program._cache_size() for program in self._programs.values())
+        return sum(program._cache_size() for _, program in self._programs.values())
 
     def _read(self, inputs: Mapping[str, Any]) -> tuple[Iterator[Inputs], bool]:
         """Examples, which are made when they are needed, and whether there may be several."""
         examples, many = split_examples(inputs, self.info.modalities)
         return (self._reader.read(i, values) for i, values in enumerate(examples)), many
 
-    def _program(self, purpose: str, k: Budget, make: Any) -> Any:
-        """Jitted function of a purpose, made once for each `k`."""
+    def _program(
+        self, make: Callable[[MultimodalClassifier], Any], k: Budget
+    ) -> tuple[MultimodalClassifier, Any]:
+        """Model that keeps `k` tokens and a jitted function of it, made once for each `k`."""
+        if k is not None and not isinstance(k, int | np.integer | Mapping):
+            raise ValueError(f"k={k!r}; expected an integer, or one for each modality")
         if k == getattr(self.model, "k", None):
             k = None
-        key = (purpose, tuple(sorted(k.items())) if isinstance(k, Mapping) else k)
+        key = (make, tuple(sorted(k.items())) if isinstance(k, Mapping) else k)
         if key not in self._programs:
-            self._programs[key] = make()
+            model = self.model if k is None else with_budget(self.model, k)
+            self._programs[key] = (model, make(model))
         return self._programs[key]
 
     def _thresholds(self, threshold: float | Mapping[str, float]) -> Any:
@@ -224,37 +230,6 @@ class Classifier:
                 f"threshold names {unknown}; the labels are {', '.join(self.info.class_names)}"
             )
         return np.array([threshold.get(name, 0.5) for name in self.info.class_names])
-
-
-def with_k(model: MultimodalClassifier, k: Budget) -> MultimodalClassifier:
-    """Makes the same model with another number of kept tokens.
-
-    Args:
-      model: Flax module.
-      k: Number of tokens kept of each modality, or None for the model as it is.
-
-    Raises:
-      ValueError: If the model keeps no tokens, its pool has parameters for each of them, or `k` is
-        no integer.
-    """
-    trained = getattr(model, "k", None)
-    if k is None or k == trained:
-        return model
-    if trained is None:
-        raise ValueError(
-            f"k={k!r}: {type(model).__name__} has no k; SparseFusionTransformer keeps k tokens"
-        )
-    pool: Any = getattr(model, "pool", None)
-    found = find_pool(pool)
-    if found.module is not None or not found.uses_k:
-        why = "keeps all tokens" if not found.uses_k else f"has parameters for k={trained!r}"
-        others = [n for n, p in POOLS.items() if p.module is None and p.uses_k]
-        raise ValueError(f"k={k!r}: pool {pool!r} {why}; any k is for {', '.join(others)}")
-    try:
-        changed: Any = k if isinstance(k, Mapping) else operator.index(k)
-    except TypeError:
-        raise ValueError(f"k={k!r}; expected an integer, or one for each modality") from None
-    return model.clone(k=changed)
 
 
 def _logits_program(model: MultimodalClassifier) -> Any:

@@ -19,10 +19,16 @@ from sft_jax.runs import storage
 from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory
 
+_WEIGHTS = "model.safetensors"
+"""File that tells a folder of `sft_jax.export.safetensors_folder` from a run directory."""
+
 
 def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Classifier:
-    """Loads the classifier of a run; see `sft_jax.load`."""
-    run = RunDirectory(storage.as_path(workdir))
+    """Loads the classifier of a run or an exported folder; see `sft_jax.load`."""
+    path = storage.as_path(workdir)
+    if (path / _WEIGHTS).exists():
+        return _load_exported(workdir, checkpoint)
+    run = RunDirectory(path)
     config = run.read_config(data=False)
     if config.seeds:
         first = SeedsDirectory(run.path, config.seeds).runs[config.seeds[0]]
@@ -37,6 +43,20 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Cla
         state = checkpoints.restore_part(which, {"step": _scalar(), field: _shapes(model)})
     policy = Card.load(run.card_file).policy if run.card_file.exists() else "error"
     return Classifier(model, state[field], info, step=int(state["step"]), not_finite=policy)
+
+
+def _load_exported(folder: str | os.PathLike[str], checkpoint: str | int) -> Classifier:
+    if checkpoint != "best":
+        raise ValueError(
+            f"checkpoint={checkpoint!r}: the exported folder {folder} holds one; leave it out"
+        )
+    try:
+        from sft_jax.export import safetensors_folder
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{folder} is read by the package {error.name!r}: pip install 'sft_jax[safetensors]'"
+        ) from error
+    return Classifier(*safetensors_folder.read(folder))
 
 
 def _shapes(model: MultimodalClassifier) -> Any:
