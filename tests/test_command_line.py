@@ -50,7 +50,7 @@ def _assert_fails(result, *messages):
         pytest.param(
             [f"{CONFIG}:pool=mean", "--config.optim.lr=-1"],
             [
-                "model.pool: Input should be 'max', 'avg', 'attn', 'attn_topk',",
+                "model.pool: 'mean' is not one of max, avg, attn, attn_topk,",
                 "optim.lr: Input should be greater than 0, got -1.0",
             ],
             id="wrong values",

@@ -70,17 +70,18 @@ def step(mesh, layers, n_post):
     return assembled.step.lower(assembled.like, placed, seed).compile().as_text()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("mesh", "layers", "most"),
     [
-        (MeshConfig(data=1, fsdp=4), "none", 60),
+        pytest.param(MeshConfig(data=1, fsdp=4), "none", 60, marks=pytest.mark.slow),
         # Partners are on the same device: mixing adds nothing.
         (MeshConfig(data=1, fsdp=4), "any", 60),
         (MeshConfig(data=4, fsdp=1), "any", 14),
     ],
 )
 def test_examples_stay_where_they_are(mesh, layers, most):
-    shapes = collectives(step(mesh, layers, n_post=8))
+    shapes = collectives(step(mesh, layers, n_post=6))
     assert 0 < len(shapes) <= most, shapes
     # Except the scores of `top_k`, nothing holds the examples of all devices.
     assert not [shape for shape in shapes if re.match(rf"\S*\[{BATCH},(?!20\])", shape)]

@@ -24,7 +24,7 @@ jax.distributed.initialize(address, 2, int(index))
 import json, synthetic, test_meshes
 from jax.experimental import multihost_utils
 from sft_jax.runs.checkpoint import Checkpoints
-experiment = test_meshes.experiment("sft", json.loads(axes), evaluate_every=1)
+experiment = test_meshes.experiment("sft", json.loads(axes), **test_meshes.LONG)
 seen, saved, save = [], {}, Checkpoints.save
 def saving(self, kind, state, description):
     whole = multihost_utils.process_allgather(state, tiled=True)
@@ -63,7 +63,7 @@ def _start(workdir, axes, last):
 def _run_alone(workdir):
     """Trains in one process; returns the losses, and the ids of the batches of this start."""
     seen = []
-    experiment = test_meshes.experiment("sft", evaluate_every=1)
+    experiment = test_meshes.experiment("sft", **test_meshes.LONG)
     synthetic.run(workdir, experiment, wrap=test_meshes.until(99, seen))
     return test_meshes.losses(workdir), seen
 

@@ -17,6 +17,8 @@ from sft_jax.parallel import preemption
 from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory
 
+pytestmark = pytest.mark.process
+
 
 def config(*numbers, **changes):
     # With everything that draws at random, and a running mean.

@@ -14,7 +14,7 @@ def _losses(workdir, devices=1, **changes):
     experiment = synthetic.config(
         # Labels that are arrays, which mixup has to find the partners of as well.
         model__task="multi_label",
-        model__name="late",
+        model__n_post=2,
         model__dropout=0.0,
         train__batch_size=16,
         train__evaluate_every_epochs=2,
