@@ -40,7 +40,8 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Cla
     """Loads the classifier of a run, from nothing but the files of its directory.
 
     Neither the data nor its folder is needed, and the run may have moved. The parameters are the
-    running mean where one was trained. This needs the packages of the extra `train`.
+    running mean where one was trained. This needs the packages of the extra `predict`, which
+    `train` has too.
 
     Args:
       workdir: Run directory, also `gs://BUCKET/FOLDER`.
@@ -51,7 +52,12 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Cla
       NoCheckpointError: If there is no such checkpoint; names the existing ones.
       DamagedCheckpointError: If it is damaged, and there is none to take in its place.
       ValueError: If the config or the description of the data can't be read.
+      ModuleNotFoundError: If a package of the extra is not installed.
     """
-    from sft_jax.inference import loading
-
+    try:
+        from sft_jax.inference import loading
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"sft_jax.load needs the package {error.name!r}: pip install 'sft_jax[predict]'"
+        ) from error
     return loading.load(workdir, checkpoint)

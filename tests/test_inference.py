@@ -415,3 +415,12 @@ print(*(name for name in sys.modules if "." not in name))
         "tensorflow_datasets", "torch",
     }  # fmt: skip
     assert set(done.stdout.split()) & heavy == set()
+
+
+@pytest.mark.process
+def test_a_missing_package_is_named_with_its_extra():
+    program = "import sys; sys.modules['orbax'] = None; import sft_jax; sft_jax.load('run')"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "sft_jax.load needs the package 'orbax" in done.stderr
+    assert "pip install 'sft_jax[predict]'" in done.stderr

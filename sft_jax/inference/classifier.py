@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from sft_jax.data.dataset import DatasetInfo
 from sft_jax.evaluation.scores import check_outputs, probabilities
 from sft_jax.inference.explain import Explanation, explain, explain_program
-from sft_jax.inference.inputs import MAX_BATCH, InputReader, Inputs, split_examples
+from sft_jax.inference.inputs import MAX_BATCH, InputReader, Inputs, batched, split_examples
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.ops.pool import POOLS, find_pool
 from sft_jax.structs import CLASS_TASKS, NotFinite
@@ -138,7 +138,7 @@ class Classifier:
         model = with_k(self.model, k)
         program = self._program("explain", k, lambda: explain_program(model))
         explanations: list[dict[str, Explanation]] = []
-        for part in _parts(examples):
+        for part in batched(examples, MAX_BATCH):
             arrays = self._reader.batch(part)
             explanations += explain(model, part, program(self.params, *arrays))
         return explanations if many else explanations[0]
@@ -161,22 +161,25 @@ class Classifier:
         """
         return self._reader.read(identity, values, masks)
 
-    def logits(self, examples: Sequence[Inputs], k: Budget = None) -> np.ndarray:
+    def logits(self, examples: Iterable[Inputs], k: Budget = None) -> np.ndarray:
         """Computes the outputs of the model, `[n, c]` float32; see `MultimodalClassifier.task`.
 
         Args:
-          examples: Results of `read`, at least one.
+          examples: Results of `read`, at least one. They are taken a batch at a time.
           k: Number of tokens kept of each modality; see `predict`.
 
         Raises:
           ValueError, NotFiniteError: As `predict` says.
         """
         program = self._program("logits", k, lambda: _logits_program(with_k(self.model, k)))
-        outputs = [program(self.params, *self._reader.batch(part)) for part in _parts(examples)]
-        logits = np.concatenate([np.asarray(output, np.float32) for output in outputs])
-        # Only the last part is filled up.
-        logits = logits[: len(examples)]
-        check_outputs(logits, np.array([str(example.id) for example in examples]))
+        outputs: list[np.ndarray] = []
+        ids: list[Any] = []
+        for part in batched(examples, MAX_BATCH):
+            output = program(self.params, *self._reader.batch(part))
+            outputs.append(np.asarray(output, np.float32)[: len(part)])
+            ids += [example.id for example in part]
+        logits = np.concatenate(outputs)
+        check_outputs(logits, np.array(ids, object))
         return logits
 
     def names(
@@ -199,9 +202,10 @@ class Classifier:
         """Number of programs that have been compiled."""
         return sum(program._cache_size() for program in self._programs.values())
 
-    def _read(self, inputs: Mapping[str, Any]) -> tuple[list[Inputs], bool]:
+    def _read(self, inputs: Mapping[str, Any]) -> tuple[Iterator[Inputs], bool]:
+        """Examples, which are made when they are needed, and whether there may be several."""
         examples, many = split_examples(inputs, self.info.modalities)
-        return [self._reader.read(i, values) for i, values in enumerate(examples)], many
+        return (self._reader.read(i, values) for i, values in enumerate(examples)), many
 
     def _program(self, purpose: str, k: Budget, make: Any) -> Any:
         """Jitted function of a purpose, made once for each `k`."""
@@ -255,11 +259,6 @@ def with_k(model: MultimodalClassifier, k: Budget) -> MultimodalClassifier:
 
 def _logits_program(model: MultimodalClassifier) -> Any:
     return jax.jit(lambda params, *arrays: model.apply({"params": params}, *arrays))
-
-
-def _parts(examples: Sequence[Inputs]) -> Iterator[Sequence[Inputs]]:
-    for start in range(0, len(examples), MAX_BATCH):
-        yield examples[start : start + MAX_BATCH]
 
 
 def _whole(model: MultimodalClassifier) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from sft_jax.data.standardisation import Standardisation
 from sft_jax.structs import ModalitySpec, NotFinite
 
 _LOGGER = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_BATCH = 64
 """Largest number of examples that are computed at once."""
@@ -261,6 +264,13 @@ def _distance(mean: Any, std: Any, own: Standardisation) -> float:
 def _spread(mean: Any, std: Any) -> float:
     """Typical distance of mean and deviation from 0 and 1, over the features."""
     return float(np.median(np.abs(mean) + np.abs(np.log(np.maximum(std, 1e-12)))))
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yields the items in lists of a size; the last may be shorter."""
+    waiting = iter(items)
+    while part := [*itertools.islice(waiting, size)]:
+        yield part
 
 
 def _power_of_two(number: int) -> int:

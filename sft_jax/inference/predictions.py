@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import importlib.util
 import io
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -16,7 +15,7 @@ import numpy as np
 from sft_jax.evaluation.scores import probabilities
 from sft_jax.inference.classifier import Budget, Classifier
 from sft_jax.inference.files import Unlabelled
-from sft_jax.inference.inputs import MAX_BATCH, Inputs
+from sft_jax.inference.inputs import MAX_BATCH, Inputs, batched
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 
@@ -85,8 +84,7 @@ def predict_table(
     """
     table = Table.empty(classifier, has_splits=has_splits)
     seen: set[tuple[str, str]] = set()
-    waiting = iter(examples)
-    while part := [*itertools.islice(waiting, MAX_BATCH)]:
+    for part in batched(examples, MAX_BATCH):
         good, inputs = [], []
         for example in part:
             try:
