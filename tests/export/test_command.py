@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import pathlib
+import runpy
 
 import jax
 import numpy as np
 import optax
 import pytest
 import synthetic
+from absl import flags
+from absl.testing import flagsaver
 
 from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import restored
@@ -22,6 +26,7 @@ from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.training import optim
 from sft_jax.training.state import state_shapes
 
+EXPORT = pathlib.Path(__file__).parents[2] / "export.py"
 EXAMPLES = 70  # More than a batch of the comparison.
 
 
@@ -72,6 +77,21 @@ def test_the_report_tells_differences_digest_and_code(workdir, tmp_path):
     assert "same class: 70 of 70" in summary(report)
 
 
+def test_the_program_prints_the_report(workdir, tmp_path, capsys):
+    out = tmp_path / "a"
+    with flagsaver.flagsaver():
+        runpy.run_path(str(EXPORT))
+        given = {"workdir": workdir, "format": "safetensors", "out": out, "k": 1, "examples": 2}
+        flags.FLAGS(["export.py", *(f"--{name}={value}" for name, value in given.items())])
+        program.main()
+    printed = capsys.readouterr().out
+    assert "compared with JAX on 2 examples (random examples)" in printed
+    assert printed.endswith(f"report: {out}.json\n")
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert {*report["bytes"]} == {"a/README.md", "a/config.json", "a/model.safetensors"}
+    assert report["metadata"]["k"] == {"sight": 1, "sound": 1}
+
+
 def test_random_examples_need_no_data(workdir, tmp_path, monkeypatch):
     def gone(*_):
         raise OSError("the data is gone")
@@ -110,6 +130,8 @@ def test_bad_arguments_end_before_any_work(workdir, tmp_path, monkeypatch):
         export_run(workdir, "onnx", tmp_path / "file" / "a.onnx")
     with pytest.raises(ValueError, match="is a folder with other files"):
         export_run(workdir, "safetensors", tmp_path)
+    with pytest.raises(ValueError, match="is in a bucket: give a local path"):
+        export_run(workdir, "onnx", "gs://bucket/a.onnx")
     with pytest.raises(ValueError, match="--format='tflite'"):
         export_run(workdir, "tflite", tmp_path / "a")
     with pytest.raises(ValueError, match="quantize='int8' is not possible"):
