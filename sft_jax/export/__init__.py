@@ -35,6 +35,12 @@ _OURS: Mapping[str, tuple[str, ...]] = {
     "windows": ("adaptive",),
 }
 
+_C: Mapping[str, tuple[str, ...]] = {
+    **_OURS,
+    "model": ("sft",),
+    "pool": ("max", "avg", "attn", "attn_topk", "attn_wkmedoids", "channel_topk", "evit", "none"),
+}
+
 EXPORTERS: Mapping[str, Exporter] = {
     "stablehlo": Exporter(
         write="sft_jax.export.stablehlo:write", read="sft_jax.export.stablehlo:read", extra="export"
@@ -46,6 +52,20 @@ EXPORTERS: Mapping[str, Exporter] = {
         takes=_OURS,
         quantizes=True,
         any_k=True,
+    ),
+    "c": Exporter(
+        write="sft_jax.export.c:write",
+        read="sft_jax.export.c:read",
+        takes=_C,
+        quantizes=True,
+        any_k=True,
+    ),
+    "html": Exporter(
+        write="sft_jax.export.html:write",
+        takes={**_C, "axes": ("1", "2")},
+        quantizes=True,
+        any_k=True,
+        shows_examples=True,
     ),
     "safetensors": Exporter(
         write="sft_jax.export.safetensors:write",

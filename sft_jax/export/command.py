@@ -71,6 +71,11 @@ def export_run(
         raise ValueError(f"examples={examples} must be at least 1")
     if storage.in_bucket(out):
         raise ValueError(f"out={out} is in a bucket: give a local path, and copy the file")
+    if examples is not None and exporter.shows_examples:
+        raise ValueError(
+            f"examples={examples}: --format={format} shows the test split, and random"
+            " examples would mean nothing"
+        )
     path = pathlib.Path(out)
     storage.prepare_file(_report_file(path))
     if path.is_dir() and not (format == "safetensors" and _may_replace(path)):
@@ -78,7 +83,8 @@ def export_run(
     opened = open_run(workdir, checkpoint, examples=examples, data_folders=data_folders)
     if reason := supported(opened.classifier, format):
         raise ValueError(reason)
-    file = exporter.load("write", format)(opened.classifier, path, k=k, quantize=quantize)
+    shown = {"dataset": opened.dataset} if exporter.shows_examples else {}
+    file = exporter.load("write", format)(opened.classifier, path, k=k, quantize=quantize, **shown)
     try:
         compared = compare(opened.classifier, file, opened.dataset, k=k)
         _check(compared, path, quantize)

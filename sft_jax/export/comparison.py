@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,14 +22,14 @@ BATCH = 64
 Arrays = dict[str, np.ndarray]
 
 
-class _Batch(NamedTuple):
-    """Examples, repeated up to a full batch.
+class Batch(NamedTuple):
+    """Examples of a dataset.
 
     Attributes:
       raw: Raw values, padded.
       inputs: The same, standardised on the host in float64.
       masks: Real positions.
-      size: Number of examples.
+      size: Number of examples, without repeated ones that fill a batch.
     """
 
     raw: Arrays
@@ -110,24 +110,35 @@ def _reference(classifier: Classifier) -> Any:
     return lambda inputs, masks: np.asarray(run(inputs, masks), np.float32)
 
 
-def _batches(dataset: Dataset) -> Iterator[_Batch]:
+def stack(dataset: Dataset, positions: Sequence[int], size: int | None = None) -> Batch:
+    """Stacks examples of the test split.
+
+    Args:
+      dataset: Dataset.
+      positions: Positions of the examples.
+      size: Number of examples, if some of them only fill a batch; by default all.
+    """
     records, examples = dataset.records(SPLIT), dataset.source(SPLIT)
     specs = dataset.info.modalities
-    for start in range(0, len(examples), BATCH):
-        positions = [*range(start, min(start + BATCH, len(examples)))]
-        filled = np.resize(positions, BATCH)
-        padded = [examples[i] for i in filled]
-        inputs, masks = (
-            {name: np.stack([example[part][name] for example in padded]) for name in specs}
-            for part in ("inputs", "masks")
-        )
-        raw = {name: np.zeros_like(inputs[name]) for name in specs}
-        for row, i in enumerate(filled):
-            for name in records[i]["inputs"]:
-                values, _ = real_steps(records[i], name)
-                within = tuple(slice(length) for length in values.shape[:-1])
-                raw[name][row][within] = values
-        yield _Batch(raw, inputs, masks, len(positions))
+    padded = [examples[i] for i in positions]
+    inputs, masks = (
+        {name: np.stack([example[part][name] for example in padded]) for name in specs}
+        for part in ("inputs", "masks")
+    )
+    raw = {name: np.zeros_like(inputs[name]) for name in specs}
+    for row, i in enumerate(positions):
+        for name in records[i]["inputs"]:
+            values, _ = real_steps(records[i], name)
+            within = tuple(map(slice, values.shape[:-1]))
+            raw[name][row][within] = values
+    return Batch(raw, inputs, masks, len(positions) if size is None else size)
+
+
+def _batches(dataset: Dataset) -> Iterator[Batch]:
+    total = dataset.info.num_examples[SPLIT]
+    for start in range(0, total, BATCH):
+        positions = np.arange(start, min(start + BATCH, total))
+        yield stack(dataset, np.resize(positions, BATCH).tolist(), len(positions))
 
 
 def _difference(outputs: np.ndarray, exported: np.ndarray) -> float:

@@ -45,6 +45,7 @@ class Exporter:
       takes: Feature of `ALL` to its values that the format takes; all of a feature left out.
       quantizes: Whether it takes `quantize="int8"`.
       any_k: Whether `k` is chosen when the file is run. Otherwise it is fixed in the file.
+      shows_examples: Whether `write` takes a `dataset`, whose test split the file shows.
     """
 
     write: str
@@ -53,6 +54,7 @@ class Exporter:
     takes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     quantizes: bool = False
     any_k: bool = False
+    shows_examples: bool = False
 
     def problems(self, own: Mapping[str, frozenset[str]]) -> list[str]:
         """Lists the features of a model that the format does not take."""

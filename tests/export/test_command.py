@@ -14,9 +14,9 @@ import synthetic
 from absl import flags
 from absl.testing import flagsaver
 
+from sft_jax.commands import export as program
 from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import restored
-from sft_jax.export import __main__ as program
 from sft_jax.export import command, comparison
 from sft_jax.export.command import ExportError, export_run, summary
 from sft_jax.modules.factory import build_model

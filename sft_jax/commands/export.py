@@ -36,9 +36,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("manual_dir", None, "Present folder of the raw files.", **own)
 
 
-def main() -> None:
-    """Exports what the flags describe."""
-    values = flags.FLAGS
+def main(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Exports the model that the flags describe."""
     folders = {name: values[name].value for name in ("data_dir", "manual_dir")}
     report = export_run(
         values.workdir,
@@ -69,6 +68,7 @@ def read_k(text: str | None) -> int | dict[str, int] | None:
     return {name.strip(): int(n) for name, _, n in parts} if named else int(text)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command in this process."""
     define_flags(flags.FLAGS)
     command_line.run(main, compilation_cache=True)
