@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import pathlib
-import runpy
 
 import jax
 import numpy as np
@@ -12,7 +10,6 @@ import optax
 import pytest
 import synthetic
 from absl import flags
-from absl.testing import flagsaver
 
 from sft_jax.commands import export as program
 from sft_jax.data.dataset import Dataset
@@ -26,7 +23,6 @@ from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.training import optim
 from sft_jax.training.state import state_shapes
 
-EXPORT = pathlib.Path(__file__).parents[2] / "export.py"
 EXAMPLES = 70  # More than a batch of the comparison.
 
 
@@ -79,11 +75,11 @@ def test_the_report_tells_differences_digest_and_code(workdir, tmp_path):
 
 def test_the_program_prints_the_report(workdir, tmp_path, capsys):
     out = tmp_path / "a"
-    with flagsaver.flagsaver():
-        runpy.run_path(str(EXPORT))
-        given = {"workdir": workdir, "format": "safetensors", "out": out, "k": 1, "examples": 2}
-        flags.FLAGS(["export.py", *(f"--{name}={value}" for name, value in given.items())])
-        program.main()
+    values = flags.FlagValues()
+    program.define_flags(values)
+    given = {"workdir": workdir, "format": "safetensors", "out": out, "k": 1, "examples": 2}
+    values(["export.py", *(f"--{name}={value}" for name, value in given.items())])
+    program.main(values)
     printed = capsys.readouterr().out
     assert "compared with JAX on 2 examples (random examples)" in printed
     assert printed.endswith(f"report: {out}.json\n")
