@@ -44,10 +44,12 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Cla
     `train` has too.
 
     Args:
-      workdir: Run directory, also `gs://BUCKET/FOLDER`.
+      workdir: Run directory, also `gs://BUCKET/FOLDER`; or a local folder that
+        `export.py --format=safetensors` wrote.
       checkpoint: Name of the checkpoint: best, latest, or a step.
 
     Raises:
+      ExportedFileError: If an exported folder is damaged, or of another version.
       RunDirectoryError: If the folder is not a run directory, or holds the runs of several seeds.
       NoCheckpointError: If there is no such checkpoint; names the existing ones.
       DamagedCheckpointError: If it is damaged, and there is none to take in its place.

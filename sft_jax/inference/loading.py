@@ -21,8 +21,11 @@ from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirecto
 
 
 def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Classifier:
-    """Loads the classifier of a run; see `sft_jax.load`."""
-    run = RunDirectory(storage.as_path(workdir))
+    """Loads the classifier of a run or an exported folder; see `sft_jax.load`."""
+    path = storage.as_path(workdir)
+    if (path / "model.safetensors").exists():
+        return _from_folder(path, checkpoint)
+    run = RunDirectory(path)
     config = run.read_config(data=False)
     if config.seeds:
         first = SeedsDirectory(run.path, config.seeds).runs[config.seeds[0]]
@@ -37,6 +40,19 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Cla
         state = checkpoints.restore_part(which, {"step": _scalar(), field: _shapes(model)})
     policy = Card.load(run.card_file).policy if run.card_file.exists() else "error"
     return Classifier(model, state[field], info, step=int(state["step"]), not_finite=policy)
+
+
+def _from_folder(path: storage.AnyPath, checkpoint: str | int) -> Classifier:
+    """Classifier of a folder of `export.py --format=safetensors`."""
+    if checkpoint != "best":
+        raise ValueError(f"checkpoint={checkpoint!r}: {path} holds one model; leave it out")
+    try:
+        from sft_jax.export import safetensors_folder
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path} needs the package {error.name}: pip install 'sft_jax[safetensors]'"
+        ) from error
+    return Classifier(*safetensors_folder.read(path))
 
 
 def _shapes(model: MultimodalClassifier) -> Any:
