@@ -12,17 +12,19 @@ import subprocess
 __version__ = "0.1.0"
 
 _PACKAGE = pathlib.Path(__file__).parent
+_SOURCES = (".py", ".c", ".css", ".html", ".js")
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @functools.cache
 def code_digest() -> str:
-    """Sha256 over the paths and contents of the package's `.py` files, as `sha256:...`.
+    """Sha256 over the paths and contents of the package's source files, as `sha256:...`.
 
     The same code has the same digest, in a repository or installed, under git or not.
     """
     digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py"), key=lambda path: path.as_posix()):
+    paths = [path for path in _PACKAGE.rglob("*") if path.suffix in _SOURCES]
+    for path in sorted(paths, key=lambda path: path.as_posix()):
         content = path.read_bytes()
         name = path.relative_to(_PACKAGE).as_posix()
         # The length keeps where one file ends and the next begins.
@@ -69,7 +71,8 @@ def _checkout() -> tuple[str | None, bool | None]:
     # A package that is installed below another repository is not tracked by it.
     if _git("ls-files", "--error-unmatch", "--", pathlib.Path(__file__).name) is None:
         return None, None
-    changed = _git("status", "--porcelain", "--", ":(top)*.py")
+    patterns = [f":(top)*{suffix}" for suffix in _SOURCES]
+    changed = _git("status", "--porcelain", "--", *patterns)
     return _git("rev-parse", "HEAD"), None if changed is None else bool(changed)
 
 

@@ -37,7 +37,7 @@ _LOGGER = logging.getLogger("sft_jax.data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; a fault in the data ends in a clear message and exit status 1."""
+    """Runs one command; faulty data gives a clear message and exit status 1."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sft_jax").setLevel(logging.INFO)
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     program = argparse.ArgumentParser(prog="python -m sft_jax.data", description=__doc__, **form)
     commands = program.add_subparsers(required=True, metavar="COMMAND")
     for run, summary in (
-        (_list, "the datasets that are known; of one, the fields that can be set"),
+        (_list, "list the known datasets, or the fields of one dataset"),
         (_prepare, "prepare a dataset from its raw files, and print its data card"),
         (_inspect, "print the data card of a prepared dataset, of raw files or of a run"),
         (_validate, "read raw files to their end and say what is wrong with them"),
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _dataset(name: str) -> str:
-    """Checks a name before anything else is done."""
+    """Checks the name of a dataset before any other work."""
     try:
         registry.find_dataset(name)
     except ValueError as error:
@@ -110,7 +110,7 @@ def _config(values: dict[str, Any], fields: Sequence[str]) -> base.DatasetEntry:
         key, separator, text = field.partition("=")
         if not separator:
             raise ValueError(f"{field!r} is not FIELD=VALUE, such as manual_dir=raw")
-        # Messages that train.py shares have the name of the section.
+        # Messages shared with train.py include the name of the section.
         key = key.removeprefix("data.")
         try:
             values[key] = ast.literal_eval(text)
@@ -190,7 +190,7 @@ def _validate(options: argparse.Namespace) -> None:
 
 
 def _make_folder(json_file: str | None) -> None:
-    """Makes the folder of a file to be written, before anything takes long."""
+    """Makes the folder of the JSON file before any slow work starts."""
     if json_file and json_file != "-":
         if (path := pathlib.Path(json_file)).is_dir():
             raise IsADirectoryError(f"--json={json_file} is a folder, expected a file")
@@ -217,7 +217,7 @@ def _read(path: pathlib.Path, options: argparse.Namespace) -> Card:
     _LOGGER.info("reading %s", path)
     try:
         raw = registry.read_raw(config)
-        # What is not finite is counted, not refused, whatever will become of it.
+        # An inspection counts numbers that are not finite and never refuses them.
         card = Card.count(config.store_name(), raw, "zero")
     except ValueError as error:
         where = "" if str(path) in str(error) else f"{path}: "

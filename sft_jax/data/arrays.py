@@ -35,8 +35,7 @@ def from_arrays(
 
     Masked arrays (`numpy.ma`) keep their meaning. A step that is masked in all of its features is
     a gap, like one that `masks` leaves out. A masked number in any other step counts as NaN.
-    Anything else that converts to an array, such as a table of another library, is taken in its
-    order.
+    Anything else that converts to an array, such as a table of another library, keeps its order.
 
     Args:
       inputs: Split (`train` and `valid`, and `test` if there is one) to its `Arrays`.
@@ -49,8 +48,8 @@ def from_arrays(
       masks: Split to modality name to booleans, for modalities that have gaps. They are
         `[n, length, ...]`, or a list of n `[length, ...]`, None where an example has no gap.
         A model does not see a step that is False, and neither do the statistics.
-      metrics: Families of metrics that an evaluation computes beside those of the task: names or
-        import paths, as in `sft_jax.data.metric_families.load_family`.
+      metrics: Families of metrics that an evaluation computes in addition to those of the task:
+        names or import paths, as in `sft_jax.data.metric_families.load_family`.
 
     Raises:
       ValueError: If the arrays do not fit together. The message names the split, modality or
@@ -114,7 +113,7 @@ def _check_counts(
 
 
 def _examples(arrays: Arrays, split: str) -> _Examples:
-    """Makes, for each modality, an array of each example."""
+    """Converts the values of each example to an array, for each modality."""
     examples: _Examples = {}
     for name, rows in arrays.items():
         examples[name] = []
@@ -139,7 +138,7 @@ def _array(values: Any) -> np.ndarray:
 
 
 def _masks(masks: Mapping[str, Arrays], examples: Mapping[str, _Examples]) -> dict[str, _Examples]:
-    """Makes, for each split and modality, a mask of each example."""
+    """Converts the mask of each example, for each split and modality."""
     if unknown := sorted(set(masks) - set(examples)):
         raise ValueError(f"masks: unknown split {unknown}, known: {sorted(examples)}")
     for split, arrays in masks.items():

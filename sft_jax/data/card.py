@@ -32,10 +32,10 @@ class Card:
       class_names: Names of the classes, labels or numbers.
       shapes: Modality name to the largest `[length, ..., features]` of its examples.
       policy: Treatment of numbers that were not finite.
-      files: Name, size in bytes and sha256 of each file that was read; for a folder, of the
-        files in it together.
+      files: Name, size in bytes and sha256 of each file that was read. A folder has one entry
+        for all of its files.
       padding: Modality name to the side on which its examples were padded in the file.
-      known_releases: Name of a release to its number of examples of each split.
+      known_releases: Name of a release to its number of examples in each split.
       splits: Split to the summary of its examples.
     """
 
@@ -54,13 +54,13 @@ class Card:
     def begin(
         cls, dataset: str, raw: RawData, policy: NotFinite, folder: pathlib.Path | None = None
     ) -> Card:
-        """Makes a card without any split; reads the files to hash them.
+        """Makes a card without any split, and hashes the files.
 
         Args:
           dataset: Name of the dataset.
           raw: Result of a reader.
           policy: Treatment of numbers that are not finite.
-          folder: Folder of the files; files in it are named by their path from there.
+          folder: Folder of the files; the card gives paths relative to it.
         """
         return cls(
             dataset=dataset,
@@ -76,7 +76,7 @@ class Card:
 
     @classmethod
     def count(cls, dataset: str, raw: RawData, policy: NotFinite) -> Card:
-        """Reads all raw files to make their card; raises as `clean_records` does."""
+        """Makes a card from all raw files; raises the errors of `clean_records`."""
         card = cls.begin(dataset, raw, policy)
         for split in raw.num_examples:
             collections.deque(clean_records(raw, card, split), maxlen=0)
@@ -103,7 +103,7 @@ class Card:
         return total
 
     def warnings(self) -> list[str]:
-        """Lists faults that a person should look at before trusting the data."""
+        """Lists faults to look at before trusting the data."""
         warnings = []
         counts = {name: split.n_examples for name, split in self.splits.items()}
         if self.known_releases and counts not in self.known_releases.values():
@@ -133,7 +133,7 @@ class Card:
         return warnings
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Returns plain JSON values."""
         return {
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
             "class_names": list(self.class_names),
@@ -143,7 +143,7 @@ class Card:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Card:
-        """The exact inverse of `to_json`."""
+        """Restores a card exactly from the result of `to_json`."""
         return cls(
             **{
                 **values,
@@ -162,16 +162,16 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
 
     Args:
       raw: Result of a reader.
-      card: Data card; `splits[split]` is filled in meanwhile.
+      card: Data card, whose `splits[split]` is filled in as the records are read.
       split: Name of a split of `raw.num_examples`.
 
     Yields:
-      Records whose inputs are finite and of the dtype of `as_stored`; modalities in `masks` have
-      gaps.
+      Records whose inputs are finite and have the dtype of `as_stored`; modalities in `masks`
+      have gaps.
 
     Raises:
-      ValueError: If an example is not as `raw` says, an id comes twice, or the split is empty;
-        also if the policy is `error` and a number is not finite.
+      ValueError: If an example contradicts `raw`, two examples share an id, or the split is
+        empty. Also if the policy is `error` and a number is not finite.
     """
     means = finite_means(raw.read("train")) if card.policy == "mean" else {}
     summary = card.splits[split] = SplitSummary(
@@ -220,10 +220,10 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
 
 
 def describe_file(path: pathlib.Path, folder: pathlib.Path | None = None) -> dict[str, Any]:
-    """Gives name (the path from `folder`, if it is in there), size in bytes and sha256 of a file.
+    """Returns the name, size in bytes and sha256 of a file or folder.
 
-    The sha256 of a folder is that of the lines `SHA256  NAME` of its files, sorted by name.
-    Hidden files don't count.
+    The name of a file inside `folder` is its path relative to `folder`. The sha256 of a folder is
+    computed from the lines `SHA256  NAME` of its files, sorted by name. Hidden files don't count.
     """
     name = path.name
     if folder and path.is_relative_to(folder):

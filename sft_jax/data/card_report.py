@@ -1,4 +1,4 @@
-"""Data cards for people: tables that fit into 80 columns, and a summary of a few lines."""
+"""Readable data cards: tables that fit into 80 columns, and a summary of a few lines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def print_summary(console: Console, card: Card, where: str) -> None:
     Args:
       console: Console to print to.
       card: Data card.
-      where: File that holds the card, to be named if there are more warnings.
+      where: File that holds the card, named in the output if there are more warnings.
     """
     warnings = card.warnings()
     _say(
@@ -146,7 +146,7 @@ def _kinds(split: SplitSummary, modality: str) -> str:
 
 
 def _range(lengths: Mapping[int, int]) -> str:
-    """Formats minimum, median and maximum length of the examples that have the modality."""
+    """Formats the minimum, median and maximum length of the examples that have the modality."""
     present = {length: count for length, count in sorted(lengths.items()) if length}
     if not present:
         return "-"

@@ -1,4 +1,4 @@
-"""Checks of examples and names, whose errors give place, value found and value expected."""
+"""Checks of examples and names; the errors give the place, the value and the expected value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LARGEST_WHOLE = 2**53
 
 
 def in_order(values: Any) -> Any:
-    """Turns tables of other libraries, which have their own indices, into arrays."""
+    """Turns tables of other libraries, which have indices of their own, into arrays."""
     if isinstance(values, np.ndarray | list | tuple) or not hasattr(values, "__array__"):
         return values
     return np.asarray(values)
@@ -29,8 +29,8 @@ def checked_names(names: Sequence[Any] | np.ndarray, task: Task) -> tuple[str, .
       task: Kind of the labels.
 
     Raises:
-      ValueError: If the names have no order or are too few. Also if one is neither text nor an
-        integer, is empty, or comes twice.
+      ValueError: If the names have no order or are too few. Also if a name is neither text nor an
+        integer, is empty, or occurs twice.
     """
     if isinstance(names, str | bytes | Mapping | Set):
         raise ValueError(
@@ -45,7 +45,7 @@ def checked_names(names: Sequence[Any] | np.ndarray, task: Task) -> tuple[str, .
                 f"class_names[{i}] is {name!r}, of type {type(name).__name__}; expected text, or an"
                 " integer"
             )
-        # Plain text, whatever the type prints: that of NumPy, or of an enumeration.
+        # Strings of NumPy and of enumerations may print differently from plain text.
         texts[i] = str.__str__(name) if isinstance(name, str) else str(int(name))
         if not texts[i].strip():
             raise ValueError(f"class_names[{i}] is {texts[i]!r}; expected a name that can be read")
@@ -67,7 +67,7 @@ def check_label(
     classes: Sequence[str],
     largest: float = np.inf,
 ) -> None:
-    """Raises ValueError unless a label is one of the task's.
+    """Raises ValueError unless a label is valid for the task.
 
     Args:
       identity: ID of the example.
@@ -97,7 +97,7 @@ def check_label(
 
 
 def _allowed_class(values: np.ndarray, classes: Sequence[str]) -> str:
-    """Describes a label of one class, and how to make it of the value found."""
+    """Describes a valid label of one class, and how to convert the given value to it."""
     hint = ""
     if values.shape == () and values.dtype.kind in "UOiu" and str(values) in classes:
         hint = f"; of {str(values)!r} it is {classes.index(str(values))}"
@@ -114,7 +114,7 @@ def _allowed_class(values: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _allowed_numbers(values: np.ndarray, task: Task, classes: Sequence[str]) -> str:
-    """Describes a label of several numbers, and how to make it of the value found."""
+    """Describes a valid label of several numbers, and how to convert the given value to it."""
     hint = ", one for each of class_names"
     if task == "multi_label":
         hint = ": 1 for each of class_names that the example has, and 0 for the others"
@@ -129,7 +129,7 @@ def _allowed_numbers(values: np.ndarray, task: Task, classes: Sequence[str]) -> 
 def check_shapes(
     identity: str, inputs: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises ValueError unless inputs are numbers of known modalities and within their shapes.
+    """Raises ValueError unless all inputs are numbers of known modalities and fit their shapes.
 
     Args:
       identity: ID of the example.
@@ -160,20 +160,20 @@ def check_shapes(
 
 
 def real_steps(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Gives the values of a modality of an example, 0 where a step is not real, and a mask.
+    """Returns the values of one modality, 0 where a step is not real, and their mask.
 
     A step is real unless the mask of the example leaves it out, or it is masked in all of its
     features (`numpy.ma`). A number that is masked in a real step becomes NaN.
 
     Args:
-      example: Example with `inputs`, and maybe `masks`, by modality name.
+      example: Example with `inputs`, and optionally `masks`, by modality name.
       name: Name of the modality.
 
     Returns:
       `[..., features]` numbers and `[...]` booleans.
 
     Raises:
-      ValueError: If the mask does not fit these values, or float64 does not hold them.
+      ValueError: If the mask does not fit the values, or float64 can't represent them.
     """
     identity, values = example["id"], example["inputs"][name]
     mask = example.get("masks", {}).get(name)
@@ -200,7 +200,7 @@ def real_steps(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.nd
 
 
 def check_mask(identity: str, name: str, mask: np.ndarray, values: np.ndarray) -> None:
-    """Raises ValueError unless a mask is boolean and its input without the last axis in shape."""
+    """Raises ValueError unless a mask is boolean and has the shape of its input, less features."""
     if np.ma.is_masked(mask):
         raise ValueError(f"example {identity!r}: mask of {name} is itself masked")
     if mask.dtype != bool:
@@ -213,7 +213,7 @@ def check_mask(identity: str, name: str, mask: np.ndarray, values: np.ndarray) -
 
 
 def check_finite(identity: str, name: str, values: np.ndarray, mask: np.ndarray) -> None:
-    """Raises ValueError if a number that is not padding is NaN, infinite or beyond float32."""
+    """Raises ValueError if a real step holds a number that is NaN, infinite or beyond float32."""
     with np.errstate(over="ignore"):
         finite = np.isfinite(values.astype(np.float32, copy=False))
     if finite.all():

@@ -12,11 +12,11 @@ from sft_jax.data.records import Record
 from sft_jax.structs import NotFinite
 
 Counts = dict[str, int]
-"""Number of values that were `nan`, `inf` (also too large for float32) and `-inf`."""
+"""Number of values that were `nan`, `inf` (or too large for float32) and `-inf`."""
 
 
 class Cleaned(NamedTuple):
-    """Numbers after those that are not finite have been treated.
+    """Numbers after treatment of those that are not finite.
 
     Attributes:
       values: `[length, ..., features]`; see `as_stored` for the dtype.
@@ -35,11 +35,11 @@ def clean(
     means: np.ndarray | None = None,
     mask: np.ndarray | None = None,
 ) -> Cleaned:
-    """Treats the numbers that are not finite, and casts to a dtype that holds all others exactly.
+    """Treats numbers that are not finite, and casts to a dtype that holds the others exactly.
 
     Args:
       values: `[length, ..., features]` integers or floats.
-      policy: Treatment (`NotFinite`). With `error` they are counted and stay.
+      policy: Treatment (`NotFinite`). With `error` these numbers are counted and kept.
       means: `[features]` floats for the policy `mean`.
       mask: `[length, ...]` booleans, True at real steps; all True by default. Values of other
         steps must be finite.
@@ -65,15 +65,15 @@ def clean(
 
 
 def as_stored(values: np.ndarray) -> np.ndarray:
-    """Casts to uint8 if they were, to float32 if it holds them all, else to float64.
+    """Keeps uint8, casts to float32 if that is exact for all values, and else to float64.
 
-    So an offset that is subtracted later is subtracted from all digits.
+    The values keep all their digits, so that an offset can be subtracted later without loss.
     """
     return _casts(values)[0]
 
 
 def _casts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gives the numbers in the dtype in which they are stored, and in float32."""
+    """Returns the numbers in the dtype in which they are stored, and in float32."""
     if values.dtype == np.uint8:
         return values, values
     if np.can_cast(values.dtype, np.float32):  # Without any loss.
@@ -92,7 +92,7 @@ def _as_float32(values: np.ndarray) -> np.ndarray:
 
 
 def finite_means(records: Iterable[Record]) -> dict[str, np.ndarray]:
-    """Computes the mean of each feature of each modality over numbers that are finite as float32.
+    """Computes the mean of each feature of each modality over the numbers finite in float32.
 
     Args:
       records: Records of the training split.
@@ -101,7 +101,7 @@ def finite_means(records: Iterable[Record]) -> dict[str, np.ndarray]:
       Modality name to `[features]` float64; 0 for a feature without any finite number.
     """
     origins: dict[str, np.ndarray] = {}  # The first finite number of each feature, else NaN.
-    sums: dict[str, np.ndarray] = {}  # Of differences from it, so that no digit is lost.
+    sums: dict[str, np.ndarray] = {}  # Sums of differences from the origin lose no digit.
     counts: dict[str, np.ndarray] = {}
     for record in records:
         for name in record["inputs"]:

@@ -1,7 +1,7 @@
-"""Datasets: their description, and their splits as sequences of standardised examples.
+"""Datasets: a description, and splits as sequences of standardised examples.
 
-`sft_jax.data.registry.open_dataset` opens the dataset that a config names, and
-`sft_jax.data.arrays` makes one of your own arrays.
+`sft_jax.data.registry.open_dataset` opens the dataset of a config, and
+`sft_jax.data.arrays` makes a dataset from your own arrays.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Example(TypedDict):
       masks: Modality name to `[*lengths]` booleans; False marks padding. A mask that is False
         throughout stands for an example without that modality.
       label: Class index, for the tasks single_label and ordinal. For multi_label `[c]` numbers,
-        1 where the example has the label and 0 where not. For regression the `[c]` numbers
-        to predict, which are not standardised and are best of a size of about 1.
+        1 where the example has the label and 0 elsewhere. For regression the `[c]` numbers
+        to predict, which are not standardised; magnitudes of about 1 work best.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Example(TypedDict):
 
 
 def check_task(model_task: Task, data_task: Task) -> None:
-    """Raises ValueError unless a model of one task can learn labels of the other.
+    """Raises ValueError unless a model of `model_task` can learn labels of `data_task`.
 
     Classes may be predicted with their order or without it.
     """
@@ -79,22 +79,22 @@ def check_task(model_task: Task, data_task: Task) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """Description of a dataset, as far as a model and its evaluation need it.
+    """Description of a dataset for a model and its evaluation.
 
     Attributes:
       modalities: Shape of each modality.
       class_names: Names of the classes, labels or numbers to predict, in the order of the
         labels; integers become text.
       statistics: Statistics that each modality is standardised by.
-      num_examples: Number of examples of each split.
-      task: Kind of the labels; ordinal if the order of the classes means something.
+      num_examples: Number of examples in each split.
+      task: Kind of the labels; ordinal if the order of the classes has a meaning.
       metrics: Families of metrics that an evaluation computes besides those of the task: names
         or import paths, as in `sft_jax.data.metric_families.load_family`. They do not describe
-        the data: infos that differ in them alone are equal.
+        the data: two infos that differ only in their metrics are equal.
 
     Raises:
       ValueError: If the statistics do not fit the modalities, the task is unknown, or the metrics
-        are unknown or do not fit the labels. Also for names as in `checked_names`.
+        are unknown or do not fit the labels. Also if `checked_names` refuses the class names.
     """
 
     modalities: dict[str, ModalitySpec]
@@ -131,7 +131,7 @@ class DatasetInfo:
         return sum(4 * math.prod(shape) + math.prod(shape[:-1]) for shape in shapes)
 
     def differences(self, other: DatasetInfo) -> list[str]:
-        """Names the fields in which infos differ by more than earlier rounding."""
+        """Names the fields that differ by more than the rounding of earlier versions."""
         return [
             field.name
             for field in dataclasses.fields(self)
@@ -141,18 +141,18 @@ class DatasetInfo:
         ]
 
     def check_task(self, task: Task) -> None:
-        """Raises ValueError unless a model of this task can learn the labels (`check_task`)."""
+        """Raises ValueError unless a model of `task` can learn the labels (see `check_task`)."""
         check_task(task, self.task)
 
     def to_json(self) -> dict[str, Any]:
-        """Dicts, lists, strings and numbers, as `json.load` gives them."""
+        """Returns dicts, lists, strings and numbers, as `json.load` does."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DatasetInfo:
-        """The exact inverse of `to_json`.
+        """Restores the info exactly from the result of `to_json`.
 
-        Earlier versions saved no task, which was single_label, and no metrics.
+        Earlier versions saved no metrics and no task; their task was always single_label.
         """
         return cls(
             modalities={k: ModalitySpec(**v) for k, v in values["modalities"].items()},
@@ -170,7 +170,7 @@ class Dataset:
     Attributes:
       info: Description of the dataset.
       card: Data card, if the dataset was read from files.
-      prepared: Place and form of the prepared data as JSON values, if it was read from such.
+      prepared: Place and form of the prepared data as JSON values, if the dataset was read from it.
     """
 
     def __init__(
@@ -180,13 +180,13 @@ class Dataset:
         card: Card | None = None,
         prepared: Mapping[str, Any] | None = None,
     ) -> None:
-        """Makes a dataset without reading it.
+        """Makes a dataset without reading its examples.
 
         Args:
           info: Description of the dataset.
           read: Function from a split to its examples, not standardised. It is called once per
-            split, and once more for the fingerprint. Examples may be shorter than `info` says
-            and lack modalities (`sft_jax.data.records.Record`), or have `masks`.
+            split, and once more for the fingerprint. Examples may be shorter than the shapes of
+            `info`, lack modalities (`sft_jax.data.records.Record`), or have `masks`.
           card: Data card of the files.
           prepared: Description of prepared data (`sft_jax.data.prepared`).
 
@@ -204,16 +204,16 @@ class Dataset:
     def like(self, info: DatasetInfo) -> Dataset:
         """Makes a dataset of the same examples, padded and standardised like another dataset.
 
-        A model must be given examples in the form of those that it learned from.
+        A model needs examples in the form that it was trained on.
 
         Args:
-          info: Description of the other dataset. Shapes, patches and statistics are taken from
-            it; metrics are not.
+          info: Description of the other dataset. Its shapes, patches and statistics are used;
+            its metrics are not.
 
         Raises:
           ValueError: If `info` has other modalities, numbers of axes or features, another task
-            or other class_names. An example that is longer than `info` says is refused when it
-            is read.
+            or other class_names. An example that exceeds the shapes of `info` is refused when
+            it is read.
         """
         for field, own, expected in (
             ("modalities, as (axes, features),", _form(self.info), _form(info)),
@@ -228,19 +228,23 @@ class Dataset:
         return Dataset(changed, self._read, self.card)
 
     def fingerprint(self, split: str) -> str:
-        """Digest of the examples of a split as they were read (`fingerprint`)."""
+        """Computes the digest of the examples of a split as they were read (`fingerprint`)."""
         return fingerprint(self._read(split))
 
-    def source(self, split: str) -> Sequence[Example]:
-        """Examples of a split, padded and standardised.
+    def records(self, split: str) -> Sequence[Mapping[str, Any]]:
+        """Examples of a split as they were read, neither padded nor standardised."""
+        return self._read(split)
 
-        A split that takes up to `IN_MEMORY_BYTES` is read, checked and held in memory on its
-        first use; examples of a larger one are made anew whenever they are asked for.
+    def source(self, split: str) -> Sequence[Example]:
+        """Returns the examples of a split, padded and standardised.
+
+        A split of at most `IN_MEMORY_BYTES` is read, checked and held in memory on its first
+        use; an example of a larger split is made anew on every access.
         Inputs are 0 where the mask is False.
 
         Raises:
-          ValueError: If there is no such split, or it is empty. Also if an example does not have
-            the shapes and labels of `info`, or holds a number that is not finite.
+          ValueError: If the split is unknown or empty. Also if an example does not have the
+            shapes and labels of `info`, or holds a number that is not finite.
         """
         if split not in self.info.num_examples:
             raise ValueError(f"no split {split!r}: there are {', '.join(self.info.num_examples)}")
@@ -271,26 +275,46 @@ def padded_example(
       largest: Largest absolute value that a number to predict may have.
 
     Raises:
-      ValueError: If it does not have the shapes and labels of `info`, or holds a number that is
-        not finite.
+      ValueError: If the record does not have the shapes and labels of `info`, or holds a number
+        that is not finite.
+    """
+    identity = record["id"]
+    check_label(identity, record["label"], info.task, info.class_names, largest)
+    inputs, masks = padded_inputs(info, record)
+    return Example(id=identity, inputs=inputs, masks=masks, label=record["label"])
+
+
+def padded_inputs(
+    info: DatasetInfo, record: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Checks the inputs of a record, pads them to the shapes of a dataset, and standardises them.
+
+    Args:
+      info: Description of the dataset.
+      record: Example that is not standardised; a label is not needed.
+
+    Returns:
+      `[*lengths, features]` float32 and `[*lengths]` masks of every modality of `info`.
+
+    Raises:
+      ValueError: If an input does not have the shape in `info`, or holds a number that is not
+        finite.
     """
     identity, shapes = record["id"], {name: spec.shape for name, spec in info.modalities.items()}
-    check_label(identity, record["label"], info.task, info.class_names, largest)
     check_shapes(identity, record["inputs"], shapes)
-    example = Example(id=identity, inputs={}, masks={}, label=record["label"])
+    inputs, masks = {}, {}
     for name, shape in shapes.items():
-        values = np.zeros(shape, np.float32)
-        mask = np.zeros(shape[:-1], bool)
-        if name in record["inputs"]:
-            raw, real = finite_steps(record, name)
-            within = tuple(slice(length) for length in raw.shape[:-1])
-            values[within] = info.statistics[name].apply(raw)
-            mask[within] = real
-            if not real.all():
-                values[~mask] = 0
-            if not np.isfinite(values).all():
-                raise ValueError(
-                    f"example {identity!r}: {name} is beyond float32 once it is standardised"
-                )
-        example["inputs"][name], example["masks"][name] = values, mask
-    return example
+        inputs[name], masks[name] = np.zeros(shape, np.float32), np.zeros(shape[:-1], bool)
+        if name not in record["inputs"]:
+            continue
+        raw, real = finite_steps(record, name)
+        within = tuple(slice(length) for length in raw.shape[:-1])
+        values = info.statistics[name].apply(raw)
+        if not real.all():
+            values[~real] = 0
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"example {identity!r}: {name} is beyond float32 once it is standardised"
+            )
+        inputs[name][within], masks[name][within] = values, real
+    return inputs, masks

@@ -1,4 +1,4 @@
-"""A digest of examples, by which a run recognises its data."""
+"""Digest of examples, by which a run recognises its data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 MOST_EXAMPLES = 2_000
-"""Largest number of examples that are read; of more, as many, evenly spread."""
+"""Largest number of examples to read; a larger split is sampled at even intervals."""
 
 
 def fingerprint(examples: Sequence[Mapping[str, Any]]) -> str:
@@ -18,7 +18,7 @@ def fingerprint(examples: Sequence[Mapping[str, Any]]) -> str:
     Numbers are rounded to float32, as they are for a model.
 
     Args:
-      examples: Examples with `id`, `label`, `inputs` and perhaps `masks`.
+      examples: Examples with `id`, `label`, `inputs` and optionally `masks`.
     """
     digest = hashlib.sha256(str(len(examples)).encode())
     for i in np.linspace(0, len(examples) - 1, min(len(examples), MOST_EXAMPLES)).astype(int):

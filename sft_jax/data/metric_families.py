@@ -1,4 +1,4 @@
-"""Metrics that a dataset may ask for beside those of its task."""
+"""Metrics that a dataset may request in addition to those of its task."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sft_jax.structs import CLASS_TASKS, Task
 
 @dataclasses.dataclass(frozen=True)
 class MetricFamily:
-    """Metrics that are computed together, and the labels that they are for.
+    """Metrics that are computed together, and the labels that they apply to.
 
     Attributes:
       compute: Function of the `Predictions` of a split and the names of its classes, labels or
         targets, or its import path. It returns JSON values by name. Floats and None are
         summarised over seeds. Tables show these and lists of names, not nested mappings.
-      accepts: Function of a task and its number of classes, labels or targets. True if the
-        metrics exist for such labels.
-      needs: Description, for an error, of the labels that `accepts` accepts.
+      accepts: Function of a task and its number of classes, labels or targets. It returns True
+        if the metrics exist for such labels.
+      needs: Description of the labels that `accepts` accepts, for an error message.
       largest: Largest absolute value that a number to predict may have.
     """
 
@@ -47,11 +47,11 @@ FAMILIES: Mapping[str, MetricFamily] = {
         largest=3.0,
     ),
 }
-"""Families that a dataset may ask for by name. Others are named by their import path."""
+"""Families that a dataset may request by name. Others are named by their import path."""
 
 
 def load_family(name: str) -> MetricFamily:
-    """Returns the family of a name.
+    """Returns the family with a given name.
 
     Args:
       name: Key of `FAMILIES`, or import path of a `MetricFamily` such as `package.module:NAME`.
@@ -76,15 +76,15 @@ def load_family(name: str) -> MetricFamily:
 
 
 def check_family(name: str, task: Task, count: int) -> None:
-    """Refuses a family that does not exist or is not for such labels.
+    """Raises ValueError for a family that does not exist or does not fit the labels.
 
     Args:
       name: Name of the family, as in `load_family`.
       task: Task of the dataset.
-      count: Number of its classes, labels or targets.
+      count: Number of classes, labels or targets of the dataset.
 
     Raises:
-      ValueError: Naming the family, the labels it needs and those of the dataset.
+      ValueError: With the family, the labels it needs and the labels of the dataset.
     """
     family = load_family(name)
     if not family.accepts(task, count):

@@ -1,4 +1,4 @@
-"""Mean and deviation of features, counted in parts that add up."""
+"""Mean and deviation of features, computed in parts that can be added."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-_NEIGHBOURS = 16  # Steps of an example whose differences enter.
+_NEIGHBOURS = 16  # Steps of an example whose differences are counted.
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Count, mean and sum of squared differences from the mean of each feature.
+    """Count, mean and sum of squared differences from the mean, for each feature.
 
     Attributes:
       count: Number of vectors.
       mean: `[features]` float64.
       squares: `[features]` float64.
-      changes: `[features]` number of compared neighbours that differ.
+      changes: `[features]` number of compared neighbouring steps that differ.
       log_changes: `[features]` float64, sum of the base-2 logarithms of their differences.
     """
 
@@ -33,12 +33,12 @@ class Moments:
     def from_values(cls, values: np.ndarray, after: np.ndarray | None = None) -> Moments:
         """Computes the moments of `[..., features]` finite numbers.
 
-        The first vector is subtracted before anything is summed up. So numbers that all lie far
-        from 0 lose nothing, and a feature that never changes has exactly its own value as mean.
+        The first vector is subtracted before summation. Numbers that all lie far from 0 therefore
+        lose no precision, and the mean of a constant feature is exactly its value.
 
         Args:
           values: `[..., features]` integers or floats.
-          after: `[features]` vector that the first one is compared with.
+          after: `[features]` vector that the first vector is compared with.
         """
         flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
         if not len(flat):
@@ -58,7 +58,7 @@ class Moments:
         )
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of both together (Chan, Golub and LeVeque 1979)."""
+        """Combines the moments of two sets of vectors (Chan, Golub and LeVeque 1979)."""
         count = self.count + other.count
         if not count:
             return self
@@ -94,7 +94,7 @@ class Moments:
         return np.where(self.changes > 0, mean, 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Returns plain JSON values."""
         return {
             "count": self.count,
             "mean": self.mean.tolist(),
@@ -105,7 +105,7 @@ class Moments:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Moments:
-        """The exact inverse of `to_json`; earlier versions saved no changes."""
+        """Restores moments exactly from `to_json`; earlier versions saved no changes."""
         none = [0] * len(values["mean"])
         return cls(
             values["count"],

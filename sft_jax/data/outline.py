@@ -9,14 +9,14 @@ __all__ = ["Outline", "outline"]
 
 
 def outline(config: DatasetEntry) -> Outline:
-    """Inputs and outputs, without the data where its format fixes them.
+    """Returns the inputs and outputs of a model, without opening the data where possible.
 
-    They are those of the published files. Data whose format leaves them open, such as a folder
-    of your own, is opened.
+    A published format fixes them. Data in a format that does not, such as a folder of your own,
+    is opened.
 
     Raises:
       ValueError: If the config names unknown modalities, or a patch does not fit.
-      ValueError, OSError, ModuleNotFoundError: As `open_dataset` says, if the data is opened.
+      ValueError, OSError, ModuleNotFoundError: See `open_dataset`, if the data is opened.
     """
     known = config.outline()
     if known is None:

@@ -2,10 +2,10 @@
 
 Grain shuffles, shares out and batches positions; the examples themselves are in memory.
 
-Several processes share each batch. They count through the same order of examples, and process
-`i` of `n` takes every n-th from the i-th on. So the shares are disjoint, together they are the
+Several processes share each batch. All follow the same order of examples, and process `i` of `n`
+takes every n-th example, starting with the i-th. The shares are disjoint and together equal the
 batch of a single process, and `n` need not divide the number of examples. (Cutting the examples
-into `n` fixed shares first would leave epochs of unequal length.)
+into `n` fixed shares first would give epochs of unequal length.)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sft_jax.structs import Batch
 
 BatchAndIds = tuple[Batch, np.ndarray]
 
-# One thread makes batches while the last one is computed with. More would only compete, since
-# the examples are in memory already.
+# One thread makes the next batches while a training step runs. More threads would only compete,
+# since the examples are already in memory.
 _READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 
 
@@ -34,11 +34,12 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator[BatchAndIds]:
-    """Makes batches without end, of every example once per epoch, in another order each time.
+    """Makes an endless stream of batches, with every example once per epoch in a new order.
 
-    An epoch may end within a batch; the next begins there. The state of the iterator (Grain's
-    `get_state` and `set_state`, or its checkpoint handler) is the number of batches taken.
-    Batches that were read ahead do not count, so a restored iterator goes on exactly there.
+    An epoch may end within a batch, and the next epoch fills the rest of that batch. The state of
+    the iterator (Grain's `get_state` and `set_state`, or its checkpoint handler) is the number of
+    batches taken. Batches that were read ahead do not count, so a restored iterator continues
+    exactly where the saved one stopped.
 
     Args:
       source: Examples, at least one.
@@ -55,8 +56,8 @@ def train_iterator(
       ValueError: If `source` is empty, or `process_count` does not divide `batch_size`.
     """
     share = _share(source, batch_size, process_index, process_count)
-    # Grain numbers the seeds of epochs upwards from the seed of `shuffle`. Given the seed
-    # itself, seed 1 would begin with the second epoch of seed 0; `seed` scatters it first.
+    # Grain numbers the seeds of epochs upwards from the seed of `shuffle`. If that were the seed
+    # itself, seed 1 would begin with the second epoch of seed 0; `seed` scrambles it first.
     positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     return iter(
         positions[process_index::process_count]
@@ -72,9 +73,9 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterable[BatchAndIds]:
-    """Makes batches of every example once and in order, filled up to equal sizes.
+    """Makes batches of equal size that hold every example once, in order.
 
-    Copies of the first example, of weight 0 and id "", fill up the last batch, since they are as
+    Copies of the first example, with weight 0 and id "", fill the last batch, since they are as
     finite as real ones. Every process gets the same number of batches.
 
     Args:
@@ -84,7 +85,7 @@ def eval_batches(
       process_count: Number of processes that share a batch.
 
     Returns:
-      An iterable of `(batch, ids)`, as from `train_iterator`, that can be used any number of
+      An iterable of `(batch, ids)`, as in `train_iterator`, that can be used any number of
       times.
 
     Raises:
@@ -108,7 +109,7 @@ def stack_labels(examples: Sequence[Example]) -> np.ndarray:
 def _share(
     source: Sequence[Example], batch_size: int, process_index: int, process_count: int
 ) -> int:
-    """Checks the arguments; returns the number of examples of a batch on this process."""
+    """Checks the arguments; returns the number of examples of a batch for this process."""
     if not len(source):
         raise ValueError("there are no examples to make batches of")
     if not 0 <= process_index < process_count:
@@ -122,7 +123,7 @@ def _share(
 
 
 def _collate(source: Sequence[Example], positions: Sequence[int]) -> BatchAndIds:
-    """Stacks the examples at some positions; one beyond the end gives a copy of weight 0."""
+    """Stacks the examples at `positions`; a position beyond the end gives a copy of weight 0."""
     real = np.asarray(positions) < len(source)
     examples = [source[i] if i < len(source) else source[0] for i in positions]
     first = examples[0]

@@ -1,4 +1,4 @@
-"""Faults of a dataset whose numbers float32, or the dtype they were read in, can't hold."""
+"""Checks whether float32, and the dtype that was read, can hold the variation of a dataset."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from sft_jax.data.moments import Moments
 
-_STEPS = 4  # of a float, at the least, in what varies
+_STEPS = 4  # Least number of rounding steps of a float that the variation must span.
 _EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _FIRST = 5
 
 
 def faults(moments: Moments, types: Mapping[str, int]) -> list[str]:
-    """Describes the features of a modality that lose what varies in them.
+    """Describes the features of a modality whose variation is lost to rounding.
 
     Args:
       moments: Moments of the features.
@@ -39,7 +39,7 @@ def faults(moments: Moments, types: Mapping[str, int]) -> list[str]:
             f", {_features(constant)}: varies by no more than float64 rounds, so it counts as one"
             " that never changes"
         )
-    # Neighbours of a size of one deviation, which most numbers are after it has been divided by.
+    # After standardisation most numbers have a magnitude of about one deviation.
     lost = varies & (moments.typical_change > 0)
     lost &= moments.typical_change < _STEPS / 2 * _EPS["float32"] * deviation
     if lost.any():
@@ -53,10 +53,10 @@ def faults(moments: Moments, types: Mapping[str, int]) -> list[str]:
 
 
 def label_faults(ranges: Mapping[str, Sequence[float]]) -> list[str]:
-    """Describes numbers to predict that float32 rounds by a visible share of their range.
+    """Describes targets that float32 rounds by a visible share of their range.
 
     Args:
-      ranges: Name of a number to its smallest and largest value.
+      ranges: Name of a target to its smallest and largest value.
     """
     sentences = []
     for name, (low, high) in ranges.items():

@@ -1,7 +1,7 @@
 """Prepared data on disk: written once by TFDS, with a data card, and read as records.
 
-TFDS writes to a directory of another name and renames it at the end, so prepared data is whole
-or not there; the card travels in its metadata.
+TFDS writes to a temporary directory and renames it at the end, so prepared data is complete or
+absent. The metadata of TFDS holds the card.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PreparedConfig(tfds.core.BuilderConfig):
 
     Attributes:
       entry: Dataset, with its settings.
-      form: Name and form of the prepared data; `name` is the same.
+      form: Name and form of the prepared data; `name` repeats its name.
     """
 
     entry: DatasetEntry | None = None
@@ -51,7 +51,7 @@ class PreparedConfig(tfds.core.BuilderConfig):
 
 
 class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Records of a dataset on disk, in the order of its reader; each of its splits by itself.
+    """Records of a dataset on disk, in the order of its reader, with each split stored separately.
 
     `sft_jax.data.stored_records` describes the form of a record.
     """
@@ -63,10 +63,10 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
     @property
     def card(self) -> Card:
-        """The data card.
+        """Returns the data card.
 
         Raises:
-          ValueError: If there is none, or it is damaged.
+          ValueError: If the card is missing or damaged.
         """
         try:
             return Card.from_json(self.info.metadata["card"])
@@ -78,7 +78,7 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
             raise _damaged(self.data_path, error) from error
 
     def description(self) -> dict[str, Any]:
-        """Place and form of the data as JSON values, by which `find_again` opens it."""
+        """Returns the place and form of the data as JSON values, for `find_again`."""
         form = self.builder_config.form
         return {
             "data_dir": os.path.abspath(os.path.expanduser(str(self.data_path.parents[2]))),
@@ -93,15 +93,15 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         modalities: Sequence[str] | None = None,
         encode_label: Callable[[Any], int | np.ndarray] = lambda label: label,
     ) -> View[Record]:
-        """Records of some splits, decoded when they are asked for.
+        """Returns the records of some splits, each decoded on access.
 
         Args:
           splits: Names of stored splits, whose records follow one another.
           modalities: Names of the modalities to decode; all by default.
-          encode_label: Function from a stored label to that of the record.
+          encode_label: Function from a stored label to the label of the record.
 
         Raises:
-          ValueError: If the data is damaged; also when a record is asked for.
+          ValueError: If the data is damaged; also on access to a record.
         """
         form = self.builder_config.form
         names = tuple(form.ranks) if modalities is None else modalities
@@ -121,7 +121,7 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     def _naming_damage(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # What array_record raises for any fault of a file.
+        except RuntimeError as error:  # array_record raises it for any fault of a file.
             raise _damaged(self.data_path, error) from error
 
     def _info(self) -> Any:
@@ -143,12 +143,12 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         return {split: self._generate_examples(raw, card, split) for split in raw.num_examples}
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        """Writes each example as it comes.
+        """Writes each example as it is read.
 
-        TFDS by itself holds a split in memory, and needs TensorFlow for one of more than 1 GiB.
+        TFDS's own method holds a split in memory, and needs TensorFlow for more than 1 GiB.
         """
         del download_config
-        # Of the directory that is written to before it gets its name.
+        # The info of the temporary directory, before it is renamed.
         info = self._info()
         writer = tfds.core.SequentialWriter(
             info, max_examples_per_shard=_SHARD_EXAMPLES, file_format="array_record"
@@ -171,16 +171,16 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
 
 def prepare(entry: DatasetEntry) -> PreparedData:
-    """Prepares a dataset on disk, unless that has been done before.
+    """Prepares a dataset on disk, unless it is prepared already.
 
-    A preparation that was killed is simply done again, and several processes may prepare at
-    once: the first to finish wins.
+    A preparation that was killed starts again from the beginning. Several processes may prepare
+    at once: the first to finish wins.
 
     Raises:
       OSError: If `data_dir` cannot be written to, or there is no `manual_dir`.
-      ValueError: As `DatasetEntry.read` says; if what has been prepared is damaged, or was
-        prepared from files of other sizes than those that are in `manual_dir` now.
-      ModuleNotFoundError: As `DatasetEntry.read` says.
+      ValueError: See `DatasetEntry.read`. Also if the prepared data is damaged, or the sizes of
+        the files in `manual_dir` have changed since the preparation.
+      ModuleNotFoundError: See `DatasetEntry.read`.
     """
     prepared = open_prepared(entry)
     folder = _manual_folder(entry)
@@ -200,7 +200,7 @@ def prepare(entry: DatasetEntry) -> PreparedData:
     except (OSError, RuntimeError) as error:
         # Renaming fails if another process has finished in the meantime.
         if not prepared.data_path.exists():
-            # What array_record raises if it cannot write is a plain RuntimeError.
+            # array_record raises a plain RuntimeError if it cannot write.
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             if full or type(error) is RuntimeError:
                 raise _unwritable(prepared.data_path.parent, entry.data_dir, error) from error
@@ -210,27 +210,27 @@ def prepare(entry: DatasetEntry) -> PreparedData:
 
 
 def open_prepared(entry: DatasetEntry) -> PreparedData:
-    """Prepared data of a dataset; its `data_path` exists if it has been prepared.
+    """Opens the prepared data of a dataset; `data_path` exists only after a preparation.
 
     Raises:
-      OSError, ValueError, ModuleNotFoundError: As `DatasetEntry.stored_form` says.
-      ValueError: If what has been prepared is damaged.
+      OSError, ValueError, ModuleNotFoundError: See `DatasetEntry.stored_form`.
+      ValueError: If the prepared data is damaged.
     """
     return _open(entry, entry.stored_form(_manual_folder(entry)), entry.data_dir)
 
 
 def find_again(entry: DatasetEntry, description: Mapping[str, Any]) -> PreparedData | None:
-    """Opens data that was prepared before, also where the raw data is gone.
+    """Opens data that was prepared earlier, even if the raw data is gone.
 
     Args:
-      entry: Dataset, whose `data_dir` is looked into first.
-      description: As `PreparedData.description` gives it.
+      entry: Dataset, whose `data_dir` is searched first.
+      description: Value of `PreparedData.description`.
 
     Returns:
-      Prepared data, or None if it is not there.
+      Prepared data, or None if there is none.
 
     Raises:
-      ValueError: If it is damaged.
+      ValueError: If the prepared data is damaged.
     """
     form = StoredForm(description["config"], description["ranks"], description["task"])
     for folder in filter(None, (entry.data_dir, description["data_dir"])):
@@ -257,7 +257,7 @@ def _open(entry: DatasetEntry, form: StoredForm, data_dir: str) -> PreparedData:
 
 @functools.cache
 def _kind(entry: type[DatasetEntry]) -> type[PreparedData]:
-    """A builder class for a dataset, since TFDS takes name and version from the class."""
+    """Makes a builder class for a dataset, since TFDS takes name and version from the class."""
 
     class Prepared(PreparedData, skip_registration=True):  # type: ignore[call-arg]
         name = entry.store_name()
@@ -268,7 +268,7 @@ def _kind(entry: type[DatasetEntry]) -> type[PreparedData]:
 
 
 def require_writable(directory: Path, data_dir: str) -> None:
-    """Raises OSError unless something can be written to a directory, which it makes."""
+    """Makes a directory, and raises OSError unless it can be written to."""
     probe = directory / f"probe_{uuid.uuid4().hex}"
     try:
         probe.mkdir(parents=True)
@@ -286,7 +286,7 @@ def _unwritable(directory: Path, data_dir: str, error: Exception) -> OSError:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Holds back what TFDS prints: talk of downloads, progress bars, a line for each file."""
+    """Suppresses the output of TFDS: messages about downloads, progress bars, lines per file."""
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     tfds.display_progress_bar(False)
@@ -299,14 +299,14 @@ def quiet() -> Iterator[None]:
 
 
 def _manual_folder(entry: DatasetEntry) -> Path:
-    """Folder of the raw files: `manual_dir`, or `downloads/manual` in `data_dir`."""
+    """Returns the folder of the raw files: `manual_dir`, or `downloads/manual` in `data_dir`."""
     root = os.path.expanduser(entry.data_dir) or tfds.core.constants.DATA_DIR
     named = os.path.expanduser(entry.raw_folder)
     return Path(named or os.path.join(root, "downloads", "manual"))
 
 
 def _older(data_path: Path) -> str:
-    """Sentence that names data of other versions, if there is any."""
+    """Returns a sentence that names data of other versions, if there is any."""
     siblings = sorted(data_path.parent.iterdir()) if data_path.parent.exists() else []
     versions = [str(path) for path in siblings if path.name.replace(".", "").isdigit()]
     if not versions:

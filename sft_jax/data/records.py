@@ -16,7 +16,7 @@ Padding = Literal["left", "right", "none"]
 
 
 class DataFileError(ValueError):
-    """A file that is not as it should be; the message gives its name, contents and expectation."""
+    """Error in a data file; the message gives its name, the value found and what is expected."""
 
 
 class Record(TypedDict):
@@ -24,8 +24,8 @@ class Record(TypedDict):
 
     Attributes:
       id: Readable name, unique within its split.
-      inputs: Modality name to `[length, ..., features]` integers or floats, which may hold
-        numbers that are not finite. A modality that the example lacks is left out.
+      inputs: Modality name to `[length, ..., features]` integers or floats. They may hold numbers
+        that are not finite. A modality that the example lacks is left out.
       label: Class index, for the tasks single_label and ordinal; for multi_label and
         regression `[c]` numbers.
       masks: Modality name to `[length, ...]` booleans, False where a step is not real, for
@@ -49,14 +49,14 @@ class RawData:
       class_names: Names of the classes, labels or numbers to predict, in the order of the
         labels; integers become text.
       task: Kind of the labels.
-      num_examples: Number of examples of each split.
+      num_examples: Number of examples in each split.
       read: Function from a split to its examples, in the order of the file. It can be called
-        again.
+        repeatedly.
       padding: Modality name to the side on which its examples were padded in the file.
-      known_releases: Name of a release that is in use to its number of examples of each split.
+      known_releases: Name of a published release to its number of examples in each split.
 
     Raises:
-      ValueError: If a name is not as `checked_names` demands.
+      ValueError: If `checked_names` refuses the class names.
     """
 
     variant: str

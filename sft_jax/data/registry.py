@@ -1,4 +1,4 @@
-"""The table of datasets, and how the one that a config names is prepared and opened."""
+"""The table of datasets, and functions that prepare and open the dataset of a config."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DATASETS: Mapping[str, type[DatasetEntry]] = {
     "npz_folder": FolderData,
     "tfds": TfdsData,
 }
-"""Datasets of this library by name, as `data.name` has it."""
+"""Datasets of this library by the name in `data.name`."""
 
 DEFAULT = "watch"
 """Dataset of a config that names none."""
@@ -50,20 +50,20 @@ ENTRY_POINTS = "sft_jax.datasets"
 
 
 def known_datasets() -> dict[str, str]:
-    """Name of each dataset to the import path of its class, those of other packages included."""
+    """Maps the name of each dataset to the import path of its class, other packages included."""
     own = {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in DATASETS.items()}
     installed = importlib.metadata.entry_points(group=ENTRY_POINTS)
     return own | {point.name: point.value for point in installed if point.name not in own}
 
 
 def find_dataset(name: object) -> type[DatasetEntry]:
-    """Class of the dataset that a config names.
+    """Finds the class of the dataset that a config names.
 
     Args:
       name: Name in `DATASETS` or of an entry point, or an import path.
 
     Raises:
-      ValueError: If there is no such dataset, or the class is no dataset.
+      ValueError: If the dataset is unknown, or the class is not a dataset.
     """
     if isinstance(name, str) and name in DATASETS:
         return DATASETS[name]
@@ -80,7 +80,7 @@ def find_dataset(name: object) -> type[DatasetEntry]:
 
 
 def _problem(kind: Any) -> str:
-    """Description of what a class lacks to be a dataset, or nothing."""
+    """Describes the first reason why a class is not a dataset; empty if it is one."""
     base = f"{DatasetEntry.__module__}.{DatasetEntry.__qualname__}"
     if not inspect.isclass(kind) or not issubclass(kind, DatasetEntry):
         return f"is {kind!r}; expected a subclass of {base}"
@@ -92,36 +92,36 @@ def _problem(kind: Any) -> str:
 
 
 def parse(values: Any) -> DatasetEntry:
-    """Dataset of the section `data` of a config.
+    """Makes the dataset that the section `data` of a config describes.
 
     Args:
-      values: Mapping as from JSON, whose `name` is `DEFAULT` if left out, or a dataset.
+      values: Mapping of JSON values, whose `name` is `DEFAULT` if left out; or a dataset.
 
     Raises:
       ValueError: If the name is unknown.
-      pydantic.ValidationError: If the fields are not as the class of the dataset says.
+      pydantic.ValidationError: If the class of the dataset does not allow the fields.
     """
     if isinstance(values, DatasetEntry):
         return values
     if not isinstance(values, Mapping):
         raise PydanticCustomError("dataset_type", "Input should be an object")
     kind = find_dataset(values.get("name", DEFAULT))
-    # Strict types of JSON: a list stands for a tuple, as in a config file.
+    # Strict validation of JSON takes a list for a tuple, as in a config file.
     return pydantic.TypeAdapter(kind).validate_json(json.dumps(values))
 
 
 def dump(dataset: DatasetEntry) -> dict[str, Any]:
-    """Gives the JSON values from which `parse` makes the same dataset."""
+    """Returns the JSON values from which `parse` makes the same dataset."""
     return pydantic.TypeAdapter(type(dataset)).dump_python(dataset, mode="json")
 
 
 def prepare_dataset(config: DatasetEntry) -> PreparedData:
-    """Prepares the data that a config names on disk, unless that has been done before.
+    """Prepares the dataset of a config on disk, unless it is prepared already.
 
     Raises:
-      OSError, ValueError, ModuleNotFoundError: As `sft_jax.data.prepared.prepare` says.
+      OSError, ValueError, ModuleNotFoundError: See `sft_jax.data.prepared.prepare`.
     """
-    # Deferred, as in the other functions: TFDS takes a second to import.
+    # Imported late, here and in the other functions, since TFDS takes a second to import.
     from sft_jax.data import prepared
 
     return prepared.prepare(config)
@@ -140,13 +140,14 @@ def open_dataset(
       config: Dataset, with its settings.
       statistics: Statistics to standardise by; by default those of the training split. An
         evaluation passes those that were saved with its run.
-      prepared: `Dataset.prepared` of an earlier time. By it prepared data is found where the
+      prepared: `Dataset.prepared` of an earlier run, which finds the prepared data even if the
         raw data is gone.
 
     Raises:
-      ValueError: If the data is not what the config says, or a split is empty. Also if patches
+      ValueError: If the data does not match the config, or a split is empty. Also if patches
         or statistics do not fit the modalities.
-      OSError: If the data is not there and `config.data_dir` cannot be written to.
+      OSError: If the data is not prepared, and the raw data is missing or `config.data_dir`
+        cannot be written to.
       ModuleNotFoundError: If a package that is needed to read the data is not installed.
     """
     data = _prepare_or_find(config, prepared)
@@ -185,16 +186,16 @@ def _prepare_or_find(config: DatasetEntry, description: Mapping[str, Any] | None
         earlier = prepared.find_again(config, description) if description else None
         if earlier is None:
             raise
-        _LOGGER.warning("taking the prepared data in %s, as: %s", earlier.data_dir, error)
+        _LOGGER.warning("using the prepared data in %s, because: %s", earlier.data_dir, error)
         return earlier
 
 
 def prepared_card(config: DatasetEntry) -> Card:
-    """Card of data that has been prepared.
+    """Returns the card of prepared data.
 
     Raises:
-      FileNotFoundError: If it has not been.
-      ValueError: If what has been prepared is damaged.
+      FileNotFoundError: If the data is not prepared.
+      ValueError: If the prepared data is damaged.
     """
     from sft_jax.data import prepared
 
@@ -209,23 +210,23 @@ def prepared_card(config: DatasetEntry) -> Card:
 
 
 def read_raw(config: DatasetEntry) -> RawData:
-    """Contents of the raw files of a config's `manual_dir`, which are not prepared.
+    """Reads the raw files in the `manual_dir` of a config, without preparing them.
 
     Raises:
-      OSError, ValueError, ModuleNotFoundError: As `DatasetEntry.read` says.
+      OSError, ValueError, ModuleNotFoundError: See `DatasetEntry.read`.
     """
     return config.read_for_inspection(pathlib.Path(config.raw_folder))
 
 
 def config_of_path(path: pathlib.Path, name: str | None = None) -> dict[str, Any]:
-    """Section `data` of a config by which a raw file or folder is read.
+    """Makes the section `data` of a config that reads a raw file or folder.
 
     Args:
       path: Path of the file or folder.
       name: Name of the dataset; by default the one that recognises the file.
 
     Raises:
-      ValueError: If none does, or several do.
+      ValueError: If no dataset recognises the file, or several do.
     """
     if name is None:
         claims = [key for key, kind in DATASETS.items() if kind.recognises(path)]
@@ -243,14 +244,14 @@ def config_of_path(path: pathlib.Path, name: str | None = None) -> dict[str, Any
 
 
 def with_files() -> list[str]:
-    """Names of the datasets of this library that are read from raw files."""
+    """Returns the names of the datasets of this library that are read from raw files."""
     return [name for name, kind in DATASETS.items() if kind.has_files()]
 
 
 def field_names(name: object) -> list[str]:
-    """Names of the fields of a dataset.
+    """Returns the names of the fields of a dataset.
 
     Raises:
-      ValueError: If there is no such dataset.
+      ValueError: If the dataset is unknown.
     """
     return [field.name for field in dataclasses.fields(find_dataset(name))]

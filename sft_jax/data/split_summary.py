@@ -15,17 +15,17 @@ from sft_jax.structs import CLASS_TASKS, Task
 
 @dataclasses.dataclass
 class SplitSummary:
-    """Summary of the examples of a split; summaries add up.
+    """Summary of the examples of a split; summaries can be added.
 
     Attributes:
       n_examples: Number of examples.
-      labels: Class or label name to the number of its examples; for regression, number name to
+      labels: Class or label name to the number of its examples; for regression, target name to
         the smallest and the largest value.
       lengths: Modality to {steps: number of examples}; 0 steps stand for an absent modality.
-      not_finite: Modality to {kind of numbers that are not finite: how many}.
-      moments: Modality to the moments of its features, after such numbers have been treated.
-      rounded: For regression, number name to {rounded to a whole number: number of examples};
-        halves go to the even one, like classes of sentiment.
+      not_finite: Modality to {kind of number that is not finite: count}.
+      moments: Modality to the moments of its features, after treatment of such numbers.
+      rounded: For regression, target name to {value rounded to an integer: number of examples};
+        halves are rounded to the even integer, like classes of sentiment.
       types: Modality to {dtype in which its numbers were read: number of examples}.
     """
 
@@ -63,7 +63,7 @@ class SplitSummary:
                 seen[kind] = seen.get(kind, 0) + count
 
     def __add__(self, other: SplitSummary) -> SplitSummary:
-        """Summary of the examples of both."""
+        """Adds the summaries of two sets of examples."""
         return SplitSummary(
             self.n_examples + other.n_examples,
             _add_labels(self.labels, other.labels),
@@ -80,7 +80,7 @@ class SplitSummary:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Returns plain JSON values."""
         moments = {name: moment.to_json() for name, moment in self.moments.items()}
         return {
             **dataclasses.asdict(self),
@@ -91,7 +91,7 @@ class SplitSummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SplitSummary:
-        """The exact inverse of `to_json`; earlier versions saved no types."""
+        """Restores a summary exactly from `to_json`; earlier versions saved no types."""
         return cls(
             values["n_examples"],
             dict(values["labels"]),

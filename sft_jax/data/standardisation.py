@@ -11,7 +11,7 @@ import numpy as np
 from sft_jax.data.checks import check_finite, real_steps
 from sft_jax.data.moments import Moments
 
-_ROUNDING = 2.0**-22  # A few times what float32 rounds.
+_ROUNDING = 2.0**-22  # A few times the rounding error of float32.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Standardisation:
       std: One positive number per feature, in float64.
 
     Raises:
-      ValueError: If the lengths differ, or a number is not finite, or not positive in `std`.
+      ValueError: If the lengths differ, a number is not finite, or `std` is not positive.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):  # Plain numbers, which JSON knows.
+        for name in ("mean", "std"):  # JSON can hold only plain numbers.
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if len(self.mean) != len(self.std):
             raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
@@ -41,10 +41,10 @@ class Standardisation:
         """Subtracts the mean and divides by the deviation, in float64.
 
         Args:
-          values: `[..., features]` integers or floats; a masked array stays one.
+          values: `[..., features]` integers or floats; a masked array stays masked.
 
         Returns:
-          An array of the same shape, rounded to float32; infinite beyond it.
+          An array of the same shape, rounded to float32; infinite beyond its range.
         """
         mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
         with np.errstate(over="ignore", under="ignore"):
@@ -53,9 +53,9 @@ class Standardisation:
             return standardised.astype(np.float32)
 
     def agrees(self, other: Standardisation) -> bool:
-        """Tells if the effect of the other differs by no more than the rounding of float32.
+        """Returns whether both have the same effect, up to the rounding of float32.
 
-        Earlier versions saved statistics that were rounded to float32.
+        Earlier versions saved statistics rounded to float32.
         """
         if len(self.mean) != len(other.mean):
             return False
@@ -70,13 +70,13 @@ class Standardisation:
 def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Standardisation]:
     """Computes mean and standard deviation of every feature over the real steps of all examples.
 
-    Sums are kept in float64. A feature that never changes gets a deviation of 1.
+    Sums are computed in float64. A feature that never changes gets a deviation of 1.
 
     Args:
       examples: Examples, at least one, not standardised.
 
     Raises:
-      ValueError: If a number is not finite, or a modality has no real step at all.
+      ValueError: If a number is not finite, or a modality has no real step.
     """
     total: dict[str, Moments] = {}
     for example in examples:
@@ -91,7 +91,7 @@ def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisatio
     """Makes the statistics of modalities from the moments of their features.
 
     Raises:
-      ValueError: If a modality has no step at all.
+      ValueError: If a modality has no step.
     """
     for name, own in moments.items():
         if not own.count:
@@ -103,19 +103,19 @@ def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisatio
 
 
 def finite_steps(example: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Gives the values of a modality, which must be finite, and the mask of its real steps."""
+    """Returns the values of a modality, which must be finite, and the mask of its real steps."""
     values, real = real_steps(example, name)
     check_finite(example["id"], name, values, real)
     return values, real
 
 
 def same_statistics(saved: Mapping[str, Any], computed: Mapping[str, Any]) -> bool:
-    """Tells if the statistics of two datasets, as JSON gives them, agree."""
+    """Returns whether the statistics of two datasets agree, given as JSON values."""
     return saved == computed or agree(statistics_from_json(saved), statistics_from_json(computed))
 
 
 def statistics_from_json(values: Mapping[str, Any]) -> dict[str, Standardisation]:
-    """Makes statistics of the JSON values of `dataclasses.asdict`."""
+    """Makes statistics from the JSON values of `dataclasses.asdict`."""
     return {
         name: Standardisation(mean=tuple(saved["mean"]), std=tuple(saved["std"]))
         for name, saved in values.items()
@@ -123,7 +123,7 @@ def statistics_from_json(values: Mapping[str, Any]) -> dict[str, Standardisation
 
 
 def agree(first: Mapping[str, Standardisation], second: Mapping[str, Standardisation]) -> bool:
-    """Tells if two datasets have the same modalities and their statistics agree."""
+    """Returns whether two datasets have the same modalities and their statistics agree."""
     return first.keys() == second.keys() and all(
         own.agrees(second[name]) for name, own in first.items()
     )

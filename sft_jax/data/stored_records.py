@@ -1,9 +1,9 @@
-"""Form in which records are stored: TFDS features of ragged arrays, without loss.
+"""Lossless storage of records: TFDS features for ragged arrays.
 
 An example has `id`, `label` and, for each modality, `shape`, `value` and `mask`. The shape is
 `[length, ..., features]`, and the length is 0 where the example lacks the modality. `value` holds
-the bytes of the numbers in C order: uint8, little-endian float32, or float64 if float32 does not
-hold them all. `mask` holds one byte a step if there are gaps.
+the bytes of the numbers in C order: uint8, little-endian float32, or float64 if float32 cannot
+represent them all. `mask` holds one byte per step if there are gaps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from sft_jax.data.records import Record
 from sft_jax.structs import CLASS_TASKS, Task
 
-_DTYPES: Mapping[int, np.dtype[Any]] = {  # By the bytes of one number.
+_DTYPES: Mapping[int, np.dtype[Any]] = {  # Bytes per number to dtype.
     1: np.dtype("u1"),
     4: np.dtype("<f4"),
     8: np.dtype("<f8"),
@@ -25,7 +25,7 @@ _DTYPES: Mapping[int, np.dtype[Any]] = {  # By the bytes of one number.
 
 
 def features(ranks: Mapping[str, int], task: Task) -> Any:
-    """TFDS features of a record.
+    """Makes the TFDS features of a record.
 
     Args:
       ranks: Modality name to the number of axes of `[length, ..., features]`.
@@ -38,8 +38,8 @@ def features(ranks: Mapping[str, int], task: Task) -> Any:
             "id": tfds.features.Text(),
             "label": one_class if task in CLASS_TASKS else numbers,
             **{
-                # TFDS stores a tensor of unknown shape in the same way, but can't read one that
-                # has fewer bytes than axes.
+                # TFDS stores a tensor of unknown shape in the same way, but can't read a tensor
+                # with fewer bytes than axes.
                 name: {
                     "shape": tfds.features.Tensor(shape=(rank,), dtype=np.int32),
                     "value": _bytes(),
@@ -52,7 +52,7 @@ def features(ranks: Mapping[str, int], task: Task) -> Any:
 
 
 def encode(record: Record, ranks: Mapping[str, int], task: Task) -> dict[str, Any]:
-    """Makes an example of a record whose inputs have a dtype of `cleaning.as_stored`."""
+    """Converts a record, with inputs in a dtype of `cleaning.as_stored`, to a stored example."""
     inputs = {}
     for name, rank in ranks.items():
         values = record["inputs"].get(name, np.zeros((0,) * rank))
@@ -69,7 +69,7 @@ def encode(record: Record, ranks: Mapping[str, int], task: Task) -> dict[str, An
 
 
 def decode(example: Mapping[str, Any], modalities: Iterable[str], task: Task) -> Record:
-    """Makes the record of an example, with some of its modalities."""
+    """Converts a stored example to a record with the given modalities."""
     stored = {name: example[name] for name in modalities if example[name]["shape"][0]}
     record = Record(
         id=example["id"].decode(),

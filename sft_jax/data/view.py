@@ -1,4 +1,4 @@
-"""A sequence whose items are made when they are asked for."""
+"""A sequence whose items are made on access."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 class View(Sequence[T]):
-    """Items of a function of the position."""
+    """Sequence of the values of a function of the position."""
 
     def __init__(self, count: int, item: Callable[[int], T]) -> None:
-        """Makes no item yet.
+        """Stores the function without making any item.
 
         Args:
           count: Number of items.
-          item: Function from a position, 0 to `count - 1`, to the item there.
+          item: Function from a position, 0 to `count - 1`, to the item at that position.
         """
         self._positions, self._item = range(count), item
 

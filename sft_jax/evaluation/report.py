@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import scipy.special
 from rich import markup
 from rich.console import Console
 from rich.table import Table
 
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import BREAKDOWN, is_family
-from sft_jax.evaluation.scores import check_outputs
+from sft_jax.evaluation.scores import check_outputs, probabilities
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 from sft_jax.structs import CLASS_TASKS
@@ -202,10 +201,10 @@ def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[s
 def _class_columns(
     predictions: Predictions, names: Sequence[str]
 ) -> tuple[list[str], Iterable[list[str]]]:
-    probabilities = scipy.special.softmax(predictions.logits, axis=-1)
+    predicted = probabilities(predictions.task, predictions.logits)
     rows = (
         [names[label], names[row.argmax()], *(f"{p:.6f}" for p in row)]
-        for label, row in zip(predictions.labels, probabilities, strict=True)
+        for label, row in zip(predictions.labels, predicted, strict=True)
     )
     return ["label", "prediction", *(f"p({name})" for name in names)], rows
 
@@ -213,9 +212,8 @@ def _class_columns(
 def _number_columns(
     predictions: Predictions, names: Sequence[str]
 ) -> tuple[list[str], Iterable[list[str]]]:
-    predicted, digits, kind = predictions.logits, ".8g", "predicted"
-    if predictions.task == "multi_label":
-        predicted, digits, kind = scipy.special.expit(predicted), ".6f", "p"
+    predicted = probabilities(predictions.task, predictions.logits)
+    digits, kind = (".6f", "p") if predictions.task == "multi_label" else (".8g", "predicted")
     rows = (
         [*(f"{true:.8g}" for true in label), *(f"{value:{digits}}" for value in row)]
         for label, row in zip(predictions.labels, predicted, strict=True)

@@ -39,11 +39,11 @@ class Outline(NamedTuple):
 
 
 class StoredForm(NamedTuple):
-    """Name and form of prepared data, known before any of it is read.
+    """Name and form of prepared data, known before any record is read.
 
     Attributes:
-      name: Folder of the prepared data within that of the dataset. Settings that change the
-        records must change it.
+      name: Folder of the prepared data within the folder of the dataset. Settings that change
+        the records must change this name.
       ranks: Modality name to the number of axes of `[length, ..., features]`.
       task: Kind of the stored labels.
     """
@@ -67,7 +67,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True, config=STRICT)
 class DatasetEntry(abc.ABC):
-    """One dataset: its fields are the section `data` of a config, its methods do the rest.
+    """One dataset: its fields are the section `data` of a config, and its methods read the data.
 
     A subclass is decorated like this class and defines `read`. It may add fields, and replace
     any other method or class variable. `docs/extending/dataset.md` has a complete example.
@@ -90,13 +90,13 @@ class DatasetEntry(abc.ABC):
     patch_size: PatchSizes = field(default_factory=dict)
 
     needs: ClassVar[str] = ""
-    """Sentence that says which files the dataset is read from and where they come from."""
+    """Sentence that names the files the dataset is read from, and their source."""
     store: ClassVar[str] = ""
-    """Folder of its prepared data within `data_dir`; by default made of module and class."""
+    """Folder of the prepared data within `data_dir`; by default derived from module and class."""
     version: ClassVar[str] = "1.1.0"
-    """Version of the prepared data. Raise it whenever `read` gives other records than before."""
+    """Version of the prepared data. Raise it whenever `read` returns different records."""
     metrics: ClassVar[tuple[str, ...]] = ()
-    """Metric families to report besides the metrics of the task
+    """Metric families to report in addition to the metrics of the task
     (`sft_jax.data.metric_families`)."""
 
     def __post_init__(self) -> None:
@@ -105,17 +105,17 @@ class DatasetEntry(abc.ABC):
 
     @abc.abstractmethod
     def read(self, folder: pathlib.Path) -> RawData:
-        """Finds out what the dataset holds; the examples are read later, one by one.
+        """Finds the contents of the dataset; the examples are read later, one by one.
 
         Args:
           folder: Folder of the raw files, for a dataset that has the field `manual_dir`.
 
         Raises:
-          DataFileError: If the files are not what they should be.
+          DataFileError: If a file is missing, damaged or of an unexpected form.
         """
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
-        """Name and form of the prepared data; by default a digest of the fields, and `read`."""
+        """Returns name and form of the prepared data; by default from the fields and `read`."""
         self.require_files(folder)
         raw = self.read(folder)
         ranks = {name: len(shape) for name, shape in raw.shapes.items()}
@@ -124,11 +124,11 @@ class DatasetEntry(abc.ABC):
         return StoredForm(name, ranks, raw.task)
 
     def outline(self) -> Outline | None:
-        """Inputs and outputs where the format fixes them; None if only the data can tell."""
+        """Returns the inputs and outputs that the format fixes; None if they depend on the data."""
         return None
 
     def split_names(self, card: Card) -> dict[str, Sequence[str]]:
-        """Split to the stored splits that make it.
+        """Maps each split to the stored splits that it consists of.
 
         Raises:
           ValueError: If the data lacks a split.
@@ -138,56 +138,56 @@ class DatasetEntry(abc.ABC):
         return {split: [split] for split in SPLITS}
 
     def outputs(self, card: Card) -> Outputs:
-        """Labels that a model learns; by default those of the raw data."""
+        """Returns the labels that a model learns; by default those of the raw data."""
         return Outputs(card.class_names, card.task)
 
     def encode_label(self, label: int | np.ndarray) -> int | np.ndarray:
-        """Turns a stored label into one of `outputs`."""
+        """Converts a stored label to a label of `outputs`."""
         return label
 
     def read_for_inspection(self, folder: pathlib.Path) -> RawData:
-        """Like `read`, also for files of another variant than the fields say."""
+        """Reads like `read`, but also files of another variant than the fields name."""
         return self.read(folder)
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Tells if a raw file or folder is one of this dataset, as its name tells."""
+        """Returns whether a raw file or folder belongs to this dataset, judged by its name."""
         return False
 
     @classmethod
     def fields_of_path(cls, path: pathlib.Path) -> dict[str, Any]:
-        """Fields by which a raw file or folder is read.
+        """Returns the fields that read a raw file or folder.
 
         Raises:
-          ValueError: If the path does not tell.
+          ValueError: If the path does not determine them.
         """
         return {"manual_dir": str(path if path.is_dir() else path.parent)}
 
-    # The methods below serve every dataset as they are.
+    # No dataset needs to override the methods below.
 
     @classmethod
     def store_name(cls) -> str:
-        """Folder of the prepared data within `data_dir`."""
+        """Returns the folder of the prepared data within `data_dir`."""
         words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", f"{cls.__module__}_{cls.__qualname__}")
         return cls.store or re.sub(r"\W+", "_", words).lower()
 
     @classmethod
     def has_files(cls) -> bool:
-        """Tells if there is a folder of raw files."""
+        """Returns whether the dataset is read from a folder of raw files."""
         return "manual_dir" in {entry_field.name for entry_field in dataclasses.fields(cls)}
 
     @property
     def raw_folder(self) -> str:
-        """Folder of the raw files as the fields name it; empty if they name none."""
+        """Returns the folder of raw files that the fields name; empty if they name none."""
         return getattr(self, "manual_dir", "")
 
     @property
     def policy(self) -> NotFinite:
-        """Treatment of numbers that are not finite."""
+        """Returns the treatment of numbers that are not finite."""
         return getattr(self, "not_finite", "error")
 
     def require_files(self, folder: pathlib.Path) -> None:
-        """Raises FileNotFoundError unless the folder of raw files has something in it."""
+        """Raises FileNotFoundError if the folder of raw files is missing or empty."""
         if self.has_files() and (not folder.is_dir() or not any(folder.iterdir())):
             raise FileNotFoundError(
                 f"no folder {folder} with the raw files of {self.store_name()}; name it with"
@@ -195,13 +195,13 @@ class DatasetEntry(abc.ABC):
             )
 
     def modality_specs(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, ModalitySpec]:
-        """Modalities that are used, with their patches.
+        """Returns the modalities that are used, with their patches.
 
         Args:
           shapes: Modality name to the shape of its examples, for all modalities.
 
         Raises:
-          ValueError: If the fields name other modalities, or a patch does not fit.
+          ValueError: If the fields name unknown modalities, or a patch does not fit.
         """
         chosen = self.modalities or tuple(shapes)
         patches: Any = self.patch_size
@@ -220,22 +220,22 @@ _NOT_STORED = {"name", "data_dir", "manual_dir", "modalities", "patch_size"}
 
 
 def digest(values: object) -> str:
-    """Twelve hexadecimal digits that other JSON values do not have."""
+    """Computes twelve hexadecimal digits that identify JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def file_names(path: pathlib.Path) -> list[str]:
-    """Name of a file, or sorted names of what is in a folder."""
+    """Returns the name of a file, or the sorted names of the entries of a folder."""
     return [path.name] if path.is_file() else sorted(entry.name for entry in path.iterdir())
 
 
 def title(kind: type[DatasetEntry]) -> str:
-    """First line of the docstring of a dataset."""
+    """Returns the first line of the docstring of a dataset."""
     return (inspect.getdoc(kind) or kind.__name__).splitlines()[0]
 
 
 def explain_fields(kind: type[DatasetEntry]) -> dict[str, str]:
-    """Name of each field to its lines in the docstrings of a dataset and its base classes."""
+    """Maps each field to its lines in the docstrings of a dataset and its base classes."""
     fields: dict[str, str] = {}
     for cls in reversed(kind.__mro__):
         if issubclass(cls, DatasetEntry):

@@ -31,7 +31,7 @@ class AvMnistData(DatasetEntry):
       valid_pairs: Number of pairs to validate on, at most 5,000.
       test_pairs: Number of pairs to test on, at most 10,000.
       energy: Share of the energy of the images that their principal components keep.
-      blanked_share: Share of the patches of 4 x 4 pixels of each image that are blanked.
+      blanked_share: Share of the patches of 4 x 4 pixels that are blanked in each image.
       snr_db: Smallest and largest signal-to-noise ratio of the speech, in dB.
       data_seed: Seed of pairs and noise.
       patch_size: Modality name to the size of its patches, along both axes.
@@ -66,21 +66,21 @@ class AvMnistData(DatasetEntry):
         )
 
     def read(self, folder: pathlib.Path) -> RawData:
-        """Reads the files that the pairs are made of; see `read_av_mnist`."""
+        """Reads the files that the pairs are made from; see `read_av_mnist`."""
         return read_av_mnist(folder, self._options())
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
-        """Form of two images, named after the number of pairs and how they are made."""
+        """Returns the form of two images, named after the options of the pairs."""
         pairs = f"{self.train_pairs}_{self.valid_pairs}_{self.test_pairs}"
         name = f"pairs_{pairs}_{digest(dataclasses.asdict(self._options()))}"
         return StoredForm(name, {"image": 3, "sound": 3}, "single_label")
 
     def outline(self) -> Outline:
-        """Shapes of image and spectrogram, and the digits."""
+        """Returns the shapes of image and spectrogram, and the digits."""
         specs = self.modality_specs(self._options().shapes)
         return Outline(specs, len(CLASS_NAMES), "single_label")
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Tells if there is a file or folder of MNIST."""
+        """Returns whether the path is, or contains, a file or folder of MNIST."""
         return any(map(is_mnist, file_names(path)))

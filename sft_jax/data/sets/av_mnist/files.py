@@ -1,4 +1,4 @@
-"""The raw files of AV-MNIST: idx files of MNIST, and spoken digits, as splits."""
+"""Splits of the raw files of AV-MNIST: idx files of MNIST, and spoken digits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sft_jax.data.sets.av_mnist.spoken_digits import (
     read_spoken_digits,
 )
 
-_VALID_SHARE = 12  # One training image in so many is for validation.
+_VALID_SHARE = 12  # One training image in 12 is for validation.
 _RECORDINGS = {"test": range(5), "valid": range(5, 10)}  # By index; the rest is for training.
 _MNIST_FILES = {
     ("train", "images"): "train-images-idx3-ubyte",
@@ -33,7 +33,7 @@ _SPEECH_SOURCE = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 
 
 class Split(NamedTuple):
-    """Images and recordings of a split; `first` is the place of its first image in the file."""
+    """Images and recordings of a split; `first` is the index of its first image in the file."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -42,7 +42,7 @@ class Split(NamedTuple):
 
 
 def is_mnist(name: str) -> bool:
-    """Tells if a name is that of a file of images of MNIST, or of its folder."""
+    """Returns whether a name is the name of an image file of MNIST, or of its folder."""
     return "idx3-ubyte" in name or name == "mnist"
 
 
@@ -50,7 +50,7 @@ def find_files(folder: pathlib.Path) -> tuple[dict[tuple[str, str], pathlib.Path
     """Finds the four files of MNIST, and the folder or archive of recordings.
 
     Raises:
-      DataFileError: If files are missing, with the names and sources of all of them.
+      DataFileError: If files are missing; the message gives the name and source of each.
     """
     if not folder.is_dir():
         raise DataFileError(f"there is no folder {folder}")
@@ -70,7 +70,7 @@ def find_files(folder: pathlib.Path) -> tuple[dict[tuple[str, str], pathlib.Path
 
 
 def _find_mnist(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    names = {name, name.replace("-idx", ".idx")}  # Both are in use.
+    names = {name, name.replace("-idx", ".idx")}  # Both spellings are in use.
     names |= {f"{unpacked}.gz" for unpacked in names}
     paths = sorted(path for path in folder.rglob(f"{name[:12]}*") if path.name in names)
     parents = {path.parent for path in paths}
@@ -85,7 +85,7 @@ def _find_mnist(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 def read_splits(
     files: Mapping[tuple[str, str], pathlib.Path], speech: pathlib.Path
 ) -> dict[str, Split]:
-    """Reads all images and recordings, and holds some of both out for validation and test."""
+    """Reads all images and recordings, and holds out some of both for validation and test."""
     images, labels = _read_images(files["train", "images"], files["train", "labels"])
     held_out = len(images) // _VALID_SHARE
     if not held_out:

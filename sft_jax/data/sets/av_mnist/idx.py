@@ -1,7 +1,7 @@
-"""The idx format, in which MNIST and the sets that replace it come.
+"""The idx format of MNIST and its drop-in replacements.
 
 A file begins with four bytes: 0, 0, a code for the type of the numbers, and the number of
-dimensions. Then come the size of each dimension as four bytes, and the numbers. Everything is
+dimensions. The size of each dimension follows in four bytes, then the numbers. Everything is
 big-endian.
 """
 
@@ -22,15 +22,15 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:
-    """Reads an idx file, packed with gzip or not, whatever its name ends in.
+    """Reads an idx file, compressed with gzip or not, whatever its file extension.
 
     Returns:
       A read-only array of the file's shape and type, in the byte order of this machine.
 
     Raises:
-      DataFileError: If the file is no idx file, or does not hold exactly as many numbers as
-        it says, or its gzip stream is damaged.
-      OSError: If it cannot be opened.
+      DataFileError: If the file is not an idx file, its length contradicts its header, or its
+        gzip stream is damaged.
+      OSError: If the file cannot be opened.
     """
     content = read_maybe_gzipped(path)
     if len(content) < 4 or content[:2] != b"\0\0":
@@ -63,7 +63,7 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
 
 
 def read_maybe_gzipped(path: pathlib.Path) -> bytes:
-    """Reads the bytes of a file, and unpacks them if it begins like a gzip file.
+    """Reads the bytes of a file, and decompresses them if the file begins like a gzip file.
 
     Raises:
       DataFileError: If the gzip stream is damaged or cut short.

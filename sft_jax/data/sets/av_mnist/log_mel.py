@@ -40,8 +40,8 @@ def log_mel(
     """Computes the natural logarithm of the power in mel bands, frame by frame.
 
     Frames are weighted by a (periodic) Hann window. The power spectrum of a frame is divided by
-    the sum of the squared window. So white noise of power 1 has a power of 1 at every frequency.
-    Nothing is padded: the rest at the end is dropped.
+    the sum of the squared window. White noise of power 1 thus has a power of 1 at every frequency.
+    Nothing is padded: an incomplete frame at the end is dropped.
 
     Args:
       waves: `[..., samples]` floats, at least `window` samples.
@@ -49,7 +49,7 @@ def log_mel(
       window: Length of a frame in samples, and of its Fourier transform.
       hop: Number of samples from the start of a frame to the start of the next.
       bands: Number of mel bands; see `mel_filters`.
-      floor: Smallest power; smaller ones are raised to it.
+      floor: Smallest power; smaller values are raised to it.
 
     Returns:
       `[..., 1 + (samples - window) // hop, bands]` float32.

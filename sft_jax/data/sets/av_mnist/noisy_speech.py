@@ -9,14 +9,14 @@ import numpy as np
 
 
 class NoisySpeech(NamedTuple):
-    """Parts of a noisy recording, which is their sum.
+    """Parts of a noisy recording; the recording is their sum.
 
     Attributes:
       speech: `[samples]` float64, 0 before and after the recording.
       babble: `[samples]` float64 of power 1/2.
       pink: `[samples]` float64 of power 1/2.
       start: First sample of the speech.
-      stop: Sample after the last of the speech.
+      stop: Sample after the last sample of the speech.
     """
 
     speech: np.ndarray
@@ -35,12 +35,12 @@ def mix(
 ) -> NoisySpeech:
     """Places a recording in a window and adds noise, half babble and half pink.
 
-    The noise has power 1 over the window, and the speech is scaled to `10^(snr_db / 10)` times
-    that over the part where it is heard; silence before and after does not count.
+    The noise has power 1 over the window. The speech has power `10^(snr_db / 10)` over the part
+    where it is heard; silence before and after does not count.
 
-    A recording shorter than the window starts at a random point such that it fits; a longer one
-    gives a random piece. Each voice of the babble is a recording that runs backwards, from a
-    random point and around again until the window is full. All voices have the same power.
+    A recording shorter than the window is placed at random inside it; a longer recording gives a
+    random excerpt. Each voice of the babble is a recording played backwards from a random point,
+    and repeated until the window is full. All voices have the same power.
 
     Args:
       rng: Generator of all random numbers.
@@ -81,7 +81,7 @@ def pink_noise(rng: np.random.Generator, samples: int) -> np.ndarray:
 
 
 def to_power(values: np.ndarray, power: float) -> np.ndarray:
-    """Scales to a mean square; zeros stay zeros."""
+    """Scales values to a mean square; zeros stay zeros."""
     values = values.astype(np.float64)
     now = np.mean(values**2)
     return values * np.sqrt(power / now) if now > 0 else values

@@ -18,20 +18,20 @@ class AvMnistOptions:
     """Weakness of the images, noise of the speech, and number of pairs.
 
     Attributes:
-      energy: Share of the variance of the training images that the kept principal components
-        carry at least, above 0 and at most 1. MNIST's first 3 carry 23 %, 4 carry 28 %.
-      blanked_share: Share of the 49 patches of 4 x 4 pixels of an image that are 0, from 0 to 1.
-        Each image has others.
+      energy: Least share of the variance of the training images that the kept principal
+        components carry, above 0 and at most 1. MNIST's first 3 carry 23 %, 4 carry 28 %.
+      blanked_share: Share of the 49 patches of 4 x 4 pixels that are set to 0, from 0 to 1. The
+        patches are chosen anew for each image.
       snr_db: Lowest and highest ratio of speech to noise; see `noisy_speech.mix`. Each value
         between them is equally likely.
       window_seconds: Length of a sound, a whole number of samples at 8 kHz.
-      babble_voices: Number of recordings that make the babble.
-      train_pairs, valid_pairs, test_pairs: Number of examples of each split; by default one
-        for each image. Fewer are the first of them.
+      babble_voices: Number of recordings that make up the babble.
+      train_pairs, valid_pairs, test_pairs: Number of examples in each split; by default one
+        for each image. A smaller number takes the first of these examples.
       seed: Seed of all random numbers, 0 to 2^32 - 1.
 
     Raises:
-      ValueError: If a field is not within these limits.
+      ValueError: If a field is outside these limits.
     """
 
     energy: float = 0.25
@@ -72,21 +72,21 @@ class AvMnistOptions:
 
     @property
     def window(self) -> int:
-        """Length of a sound in samples."""
+        """Returns the length of a sound in samples."""
         return round(self.window_seconds * SAMPLE_RATE)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Modality to the shape of its examples: pixels, and frames by bands."""
+        """Returns the shape of the examples of each modality: pixels, and frames by bands."""
         frames = 1 + (self.window - FRAME) // HOP
         return {"image": (SIZE, SIZE, 1), "sound": (frames, BANDS, 1)}
 
     @property
     def variant(self) -> str:
-        """An identifier that other options do not have.
+        """Returns an identifier that is unique to these options.
 
-        It begins with `full` or `blanked` (three quarters of the patches). Name and value of every
-        other field that is not at its default follow, as in `full_train_pairs_8000`.
+        It begins with `full` or `blanked` (three quarters of the patches). The name and value of
+        every other field that differs from its default follow, as in `full_train_pairs_8000`.
         """
         fields = {field.name: field.default for field in dataclasses.fields(self)}
         name = "full"

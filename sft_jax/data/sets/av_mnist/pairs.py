@@ -1,9 +1,9 @@
 """AV-MNIST: weakened images of digits, each with a digit spoken in noise.
 
-It is made of the idx files of MNIST (LeCun, Cortes & Burges) and the recordings of the Free
+It combines the idx files of MNIST (LeCun, Cortes & Burges) with the recordings of the Free
 Spoken Digit Dataset, after V. Vielzeuf et al., "CentralNet: a multilayer approach for multimodal
-fusion" (2018), arXiv 1808.07275. The authors' files are not public, so this is a set of the
-same kind, not the same set.
+fusion" (2018), arXiv 1808.07275. The authors' files are not public, so this dataset is similar
+to theirs but not identical.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class AvMnistPair(NamedTuple):
     """An example whose sound is not yet a spectrogram.
 
     Attributes:
-      number: Place of the image in its file, from 0.
+      number: Index of the image in its file, from 0.
       image: `[28, 28]` uint8.
       recording: Spoken digit.
       snr_db: Ratio of the speech to the noise.
@@ -47,23 +47,23 @@ class AvMnistPair(NamedTuple):
 
 
 class AvMnist:
-    """Pairs of an image and a spoken digit, each made when it is asked for.
+    """Pairs of an image and a spoken digit, each made on access.
 
-    The valid split is the last twelfth of MNIST's training images (5,000 of 60,000), the test
-    split its test images. Recordings 0 to 4 of each speaker and digit are in the test split
+    The valid split is the last twelfth of MNIST's training images (5,000 of 60,000), and the test
+    split is MNIST's test images. Recordings 0 to 4 of each speaker and digit are in the test split
     only, as speech and as babble. Recordings 5 to 9 are in the valid split, the others in
     training.
 
     The images of a split come in a random order, each with a random recording of the same
-    digit; the babble is made of other recordings of the split, of any digit. An example depends
-    on the seed, its split and its place there alone.
+    digit. The babble is mixed from other recordings of the split, of any digit. An example depends
+    only on the seed, its split and its index in the split.
 
     Attributes:
       files: Files that were read.
       options: Options of the pairs.
-      num_examples: Number of pairs of each split.
-      components: Number of principal components that the images are made of.
-      energy: Share of the variance that they carry.
+      num_examples: Number of pairs in each split.
+      components: Number of principal components kept in the images.
+      energy: Share of the variance that the components carry.
     """
 
     def __init__(self, folder: pathlib.Path, options: AvMnistOptions) -> None:
@@ -92,11 +92,11 @@ class AvMnist:
 
         Args:
           split: Name of the split, one of `SPLITS`.
-          index: Place in the split, from 0.
+          index: Index in the split, from 0.
         """
         rng, source = self._rng(split, 1 + index), self._splits[split]
         number = int(self._order[split][index])
-        # Recordings are sorted by digit, and there are equally many of each.
+        # Recordings are sorted by digit, and each digit has equally many.
         each = len(source.recordings) // len(DIGITS)
         spoken = int(source.labels[number]) * each + choose(rng, each)
         others = [
@@ -107,7 +107,7 @@ class AvMnist:
         snr_db = lowest + (highest - lowest) * rng.random()
         recording = source.recordings[spoken]
         sound = mix(rng, recording.samples, voices, snr_db, self.options.window)
-        # Last, so that the sounds are the same whether patches are blanked or not.
+        # Blanking draws last, so that the sounds are the same with and without it.
         image = blank_patches(rng, source.images[number], self.options.blanked_share)
         return AvMnistPair(source.first + number, image, recording, snr_db, sound)
 
@@ -115,14 +115,14 @@ class AvMnist:
         """Makes the examples of a split, in order.
 
         Raises:
-          ValueError: If there is no such split.
+          ValueError: If the split is unknown.
         """
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}: there are {', '.join(SPLITS)}")
         for index in range(self.num_examples[split]):
             pair = self.pair(split, index)
             wave = pair.sound.speech + pair.sound.babble + pair.sound.pink
-            # One by one: the last bits of a stack would depend on its size.
+            # Sounds are transformed one by one: the last bits of a stack depend on its size.
             sound = log_mel(wave, sample_rate=SAMPLE_RATE, window=FRAME, hop=HOP, bands=BANDS)
             yield {
                 "id": f"image_{pair.number:05d}+{pair.recording.name}",
@@ -131,8 +131,8 @@ class AvMnist:
             }
 
     def _rng(self, split: str, stream: int) -> np.random.Generator:
-        # Everything random is made of uniform numbers, since no others of NumPy's generators stay
-        # the same from release to release.
+        # All random values derive from uniform numbers. NumPy keeps no other distribution the
+        # same from release to release.
         return np.random.Generator(
             np.random.PCG64(
                 np.random.SeedSequence((self.options.seed, SPLITS.index(split), stream))
@@ -141,22 +141,24 @@ class AvMnist:
 
 
 def read_av_mnist(folder: str | pathlib.Path, options: AvMnistOptions = DEFAULT) -> RawData:
-    """Reads the files that AV-MNIST is made of; its examples are made as they are read.
+    """Reads the files that AV-MNIST is made from; its examples are made as they are read.
 
     Modality `image` is `[28, 28, 1]` uint8. Modality `sound` is `[frames, 32, 1]` float32, the
     natural logarithm of the power in 32 mel bands (see `log_mel`). A frame has 256 samples and
-    starts 128 after the one before, so 1.04 s have 64. See `AvMnist` for the splits.
+    starts 128 samples after the previous frame, so 1.04 s have 64 frames. See `AvMnist` for the
+    splits.
 
     Args:
-      folder: Folder of the files, or of folders that hold them. The files are the four of
-        MNIST, packed with gzip or not, and recordings of spoken digits. These are in a folder
-        `recordings` or the archive `*free-spoken-digit-dataset*.tar.gz` that holds one.
+      folder: Folder that contains the files, directly or in subfolders. The files are the four
+        of MNIST, compressed with gzip or not, and recordings of spoken digits. The recordings
+        are in a folder `recordings`, or in an archive `*free-spoken-digit-dataset*.tar.gz` with
+        such a folder.
       options: Options of the pairs.
 
     Raises:
-      DataFileError: If files are missing (with the names and sources of all of them) or there
-        more than once. Also if one is damaged or is not what its name says.
-      ValueError: If more pairs are asked for than there are images.
+      DataFileError: If files are missing (the message gives the name and source of each) or
+        occur more than once. Also if a file is damaged or its contents contradict its name.
+      ValueError: If the options request more pairs than there are images.
       OSError: If a file cannot be opened.
     """
     pairs = AvMnist(pathlib.Path(folder).expanduser(), options)

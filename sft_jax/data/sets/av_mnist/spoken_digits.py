@@ -1,9 +1,9 @@
 """The Free Spoken Digit Dataset: short recordings of English digits at 8 kHz.
 
-The release in use has 3,000 recordings: 6 speakers said each digit 50 times. A file is called
-`DIGIT_SPEAKER_INDEX.wav`, such as `7_jackson_32.wav`. https://github.com/Jakobovski/
-free-spoken-digit-dataset (Z. Jackson et al., CC BY-SA 4.0) has them in the folder `recordings`;
-by its rule the recordings with index 0 to 4 are for testing.
+The current release has 3,000 recordings: each of 6 speakers spoke each digit 50 times. A file is
+called `DIGIT_SPEAKER_INDEX.wav`, such as `7_jackson_32.wav`. The files are in the folder
+`recordings` of https://github.com/Jakobovski/free-spoken-digit-dataset (Z. Jackson et al.,
+CC BY-SA 4.0), which reserves the recordings with index 0 to 4 for testing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SpokenDigit(NamedTuple):
     Attributes:
       digit: Digit, 0 to 9.
       speaker: Name of the speaker.
-      take: Number of the recording of this digit and speaker, from 0; the INDEX of the file.
+      take: Number of the recording of this digit by this speaker, from 0; the INDEX of the file.
       samples: `[samples]` int16 at `SAMPLE_RATE`, not all 0.
     """
 
@@ -46,7 +46,7 @@ class SpokenDigit(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the file, without `.wav`."""
+        """Returns the name of the file, without `.wav`."""
         return f"{self.digit}_{self.speaker}_{self.take}"
 
 
@@ -54,8 +54,8 @@ def find_spoken_digits(folder: pathlib.Path) -> pathlib.Path | None:
     """Finds the recordings in a folder or below it.
 
     Returns:
-      A folder called `recordings` that holds at least one file with the name of a recording, or
-      else an archive called `*free-spoken-digit-dataset*.tar.gz`, or else None.
+      A folder called `recordings` with at least one file named like a recording; or else an
+      archive called `*free-spoken-digit-dataset*.tar.gz`; or else None.
     """
     folders = [folder, *folder.rglob(_FOLDER)]
     for path in sorted(path for path in folders if path.name == _FOLDER and path.is_dir()):
@@ -65,19 +65,19 @@ def find_spoken_digits(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def read_spoken_digits(path: pathlib.Path) -> list[SpokenDigit]:
-    """Reads all recordings out of a folder, or of an archive without unpacking it to disk.
+    """Reads all recordings from a folder, or from an archive without unpacking it to disk.
 
     Args:
-      path: Folder or archive, as `find_spoken_digits` gives it. In an archive, recordings lie
-        in a folder called `recordings`. Files that do not end in `.wav` are passed over.
+      path: Folder or archive, as `find_spoken_digits` returns it. In an archive, recordings lie
+        in a folder called `recordings`. Files that do not end in `.wav` are ignored.
 
     Returns:
       The recordings, sorted by digit, speaker and take.
 
     Raises:
-      DataFileError: If the archive or a file is damaged, or a file is silent or has another
-        name, rate, width or number of channels. Also if recordings are missing: each speaker
-        must have said each digit equally often.
+      DataFileError: If the archive or a file is damaged, or a file is silent. If the name, sample
+        rate, sample width or channels of a file are wrong. Also if recordings are missing: each
+        speaker must have spoken each digit equally often.
       OSError: If the path cannot be opened.
     """
     files = _folder_files(path) if path.is_dir() else _archive_files(path)
@@ -96,8 +96,8 @@ def _folder_files(folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _archive_files(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
-    # Unpacked as a whole first, which checks the sum at its end: `tarfile` alone takes an
-    # archive that is cut short for one that ends there.
+    # The archive is decompressed as a whole first, which verifies its checksum: `tarfile` alone
+    # does not notice that an archive is cut short.
     content = read_maybe_gzipped(path)
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BLOCK = 5000  # Images at a time in float64.
+_BLOCK = 5000  # Number of images held in float64 at a time.
 
 
 class PrincipalComponents(NamedTuple):
@@ -26,8 +26,8 @@ class PrincipalComponents(NamedTuple):
 def fit_components(images: np.ndarray, energy: float) -> PrincipalComponents:
     """Finds the fewest principal components that carry a share of the variance.
 
-    The variance is the sum over the pixels, about the mean image. It is made of sums of whole
-    numbers, so the order of summation does not matter.
+    The variance is summed over the pixels, about the mean image. It is computed from sums of
+    whole numbers, so the order of summation does not matter.
 
     Args:
       images: `[images, height, width]` uint8, at least one.
@@ -48,7 +48,7 @@ def fit_components(images: np.ndarray, energy: float) -> PrincipalComponents:
 
 
 def weaken(images: np.ndarray, kept: PrincipalComponents) -> np.ndarray:
-    """Projects each image onto the components, rounded and clipped to 0 to 255.
+    """Projects each image onto the components, then rounds and clips to 0 to 255.
 
     Args:
       images: `[images, height, width]` uint8.
@@ -69,12 +69,12 @@ def weaken(images: np.ndarray, kept: PrincipalComponents) -> np.ndarray:
 def blank_patches(
     rng: np.random.Generator, image: np.ndarray, share: float, patch: int = 4
 ) -> np.ndarray:
-    """Sets patches of an image to 0, chosen at random among those of a grid.
+    """Sets randomly chosen patches of an image to 0, on a regular grid.
 
     Args:
-      rng: Generator of the choice.
+      rng: Generator that chooses the patches.
       image: `[height, width]` uint8, both multiples of `patch`.
-      share: Share of the patches, 0 to 1; their number is rounded, so that 0.75 of 49 are 37.
+      share: Share of the patches, 0 to 1; their number is rounded, so 0.75 of 49 is 37.
       patch: Height and width of a patch.
 
     Returns:

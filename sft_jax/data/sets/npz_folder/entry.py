@@ -36,7 +36,7 @@ class FolderData(DatasetEntry):
         return read_npz_folder(folder)
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
-        """Form of the arrays, named after the folder and what is in it now."""
+        """Returns the form of the arrays, named after the folder and its current contents."""
         folder = pathlib.Path(os.path.expanduser(self.manual_dir))
         if not self.manual_dir or not folder.is_dir():
             raise DataFileError(
@@ -49,5 +49,5 @@ class FolderData(DatasetEntry):
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Tells if there is a manifest."""
+        """Returns whether there is a manifest."""
         return MANIFEST in file_names(path)

@@ -1,4 +1,4 @@
-"""Your own data: a folder of one `.npz` file per example, and a manifest of them.
+"""Your own data: a folder with one `.npz` file per example, and a manifest.
 
 `manifest.csv`, in the folder, has a line for each example:
 
@@ -7,14 +7,14 @@
     clips/b.npz,valid,cat
 
 `file` is relative to the folder and stays inside it. `split` is train, valid or test, and each
-must have an example. A column `id` gives examples names other than those of their files.
+must have an example. An optional column `id` names the examples; by default the file does.
 Further columns are ignored.
 
 A `.npz` file, as `np.savez` writes it, holds an array for each modality, under the modality's
 name: `[length, ..., features]` integers or floats, or `[length]` for `[length, 1]`. Examples
-may differ in length alone. A modality that an example lacks is left out, or has length 0.
+may differ only in length. A modality that an example lacks is left out, or has length 0.
 
-`dataset.json`, beside the manifest, may say more. `{"task": ..., "class_names": [...]}`:
+`dataset.json`, beside the manifest, is optional: `{"task": ..., "class_names": [...]}`.
 
     | task         | label column                    | class_names                          |
     | single_label | a name                          | by default the sorted names in train |
@@ -22,7 +22,7 @@ may differ in length alone. A modality that an example lacks is left out, or has
     | multi_label  | names joined by "|", or nothing | by default the sorted names in train |
     | regression   | numbers joined by "|"           | by default target_0, target_1, ...   |
 
-Without it the task is single_label. Nothing is unpickled.
+Without this file the task is single_label. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _NOT_MODALITIES = ("id", "label", "labels")
 _MOST_PROBLEMS = 10
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A line of the manifest."""
 
     line: int
@@ -61,7 +61,7 @@ class _Row(NamedTuple):
 
 
 class _Array(NamedTuple):
-    """Header of an array of a `.npz` file."""
+    """Header of an array in a `.npz` file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -71,27 +71,27 @@ class _Array(NamedTuple):
 def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
     """Finds the contents of a folder from the headers of its files; `read` then reads the values.
 
-    The format stands at the top of this module. `files` of the result are the manifest and, if
-    there is one, dataset.json; `content_sha256` tells if the data has changed.
+    The docstring of this module describes the format. `files` of the result are the manifest and
+    dataset.json, if it exists; `content_sha256` detects changes of the data.
 
     Args:
       folder: Folder of the manifest.
 
     Raises:
-      DataFileError: If the manifest is missing, or any file is not as it should be. The message
-        lists the first ten problems and counts the others. Also from `read`, if a file is
-        damaged further on, or has changed.
+      DataFileError: If the manifest is missing, or a file does not have the described form. The
+        message lists the first ten problems and counts the others. Also from `read`, if the
+        values of a file are damaged or have changed.
     """
     folder = pathlib.Path(folder).expanduser()
     manifest = folder / MANIFEST
-    rows = _read_manifest(manifest)
+    rows = read_manifest(manifest)
     problems = _row_problems(rows)
     labels = read_labels(
         folder / DESCRIPTION,
         [(f"line {row.line}", row.split, row.label) for row in rows],
         problems,
     )
-    shapes = _shapes(folder, [row for row in rows if _is_inside(row.file)], problems)
+    shapes = _shapes(folder, [row for row in rows if is_inside(row.file)], problems)
     _raise(manifest, problems)
     return RawData(
         variant="npz_folder",
@@ -107,10 +107,10 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
 def content_sha256(folder: str | os.PathLike[str]) -> str:
     """Computes a sha256 of the data of `read_npz_folder`, without reading the values.
 
-    It is made from the manifest, dataset.json and name, shape, type and CRC-32 of each array; a
-    `.npz` file holds the CRC-32 anyway. Compression and time of writing make no difference.
-    A change of values that keeps their CRC-32 goes unnoticed: one in 4e9 does by chance, and
-    any that was made to.
+    It covers the manifest, dataset.json and the name, shape, type and CRC-32 of each array, which
+    a `.npz` file already holds. Compression and time of writing make no difference.
+    A change that keeps the CRC-32 goes unnoticed: one in 4e9 does by chance, and a deliberate
+    change can.
 
     Args:
       folder: Folder that `read_npz_folder` accepts.
@@ -119,7 +119,7 @@ def content_sha256(folder: str | os.PathLike[str]) -> str:
       DataFileError: If the manifest or a file is missing or cannot be read.
     """
     folder = pathlib.Path(folder).expanduser()
-    rows = _read_manifest(folder / MANIFEST)
+    rows = read_manifest(folder / MANIFEST)
     _raise(folder / MANIFEST, _row_problems(rows))
     digest = hashlib.sha256()
     for path in (folder / MANIFEST, folder / DESCRIPTION):
@@ -141,29 +141,37 @@ def _raise(manifest: pathlib.Path, problems: Sequence[str]) -> None:
         raise DataFileError("\n".join(printed + ([f"and {more} more problems"] * (more > 0))))
 
 
-def _read_manifest(manifest: pathlib.Path) -> list[_Row]:
-    """Reads the lines, without spaces around their values."""
+def read_manifest(manifest: pathlib.Path, required: Sequence[str] = _COLUMNS) -> list[Row]:
+    """Reads the lines of a manifest, without spaces around their values.
+
+    Args:
+      manifest: Path of the manifest.
+      required: Columns that it must have. Others of a `Row` are empty where they are missing.
+
+    Raises:
+      DataFileError: If there is no such file, or it is no table with these columns.
+    """
     if not manifest.is_file():
         raise DataFileError(
-            f"there is no {manifest}; expected a table with the columns {', '.join(_COLUMNS)}"
+            f"there is no {manifest}; expected a table with the columns {', '.join(required)}"
         )
     try:
         with open(manifest, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            missing = [name for name in _COLUMNS if name not in columns]
+            missing = [name for name in required if name not in columns]
             if missing or len(set(columns)) < len(columns):
                 raise DataFileError(
                     f"{manifest} has the columns {', '.join(columns) or '(none)'}; expected "
-                    f"{', '.join(_COLUMNS)} and maybe id, each once"
+                    f"{', '.join(required)} and maybe id, each once"
                 )
             return [_row(manifest, reader.line_num, fields) for fields in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataFileError(f"{manifest} is no CSV file in UTF-8: {error}") from error
 
 
-def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | None]) -> _Row:
+def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | None]) -> Row:
     if None in fields or None in fields.values():
         raise DataFileError(
             f"{manifest} line {line} has more or fewer values than there are columns; a value "
@@ -172,26 +180,27 @@ def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | No
     values = {name: (value or "").strip() for name, value in fields.items()}
     file = values["file"]
     example_id = values.get("id") or file.removesuffix(".npz")
-    return _Row(line, file, values["split"], values["label"], example_id)
+    return Row(line, file, values.get("split", ""), values.get("label", ""), example_id)
 
 
-def _is_inside(file: str) -> bool:
+def is_inside(file: str) -> bool:
+    """Tells if the path of a file in a manifest stays inside the folder."""
     path = pathlib.PurePosixPath(file)
     return (
         bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
     )
 
 
-def _row_problems(rows: Sequence[_Row]) -> list[str]:
+def _row_problems(rows: Sequence[Row]) -> list[str]:
     problems = []
-    files: dict[pathlib.PurePosixPath, int] = {}  # To their lines.
+    files: dict[pathlib.PurePosixPath, int] = {}  # File to its line.
     ids: dict[str, int] = {}
     for row in rows:
         if row.split not in SPLITS:
             problems.append(
                 f"line {row.line}: split {row.split!r} is not one of {', '.join(SPLITS)}"
             )
-        if not _is_inside(row.file):
+        if not is_inside(row.file):
             problems.append(f"line {row.line}: file {row.file!r} is no path inside the folder")
         first = files.setdefault(pathlib.PurePosixPath(row.file), row.line)
         if first != row.line:
@@ -207,7 +216,7 @@ def _row_problems(rows: Sequence[_Row]) -> list[str]:
     return problems
 
 
-# Errors of zipfile, zlib and numpy for files that are not as they should be.
+# Errors that zipfile, zlib and numpy raise for damaged files.
 _DAMAGE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -215,7 +224,7 @@ def _arrays(path: pathlib.Path) -> dict[str, _Array]:
     """Reads the header of the array of each modality.
 
     Raises:
-      DataFileError: If the file is missing or not as `np.savez` writes it.
+      DataFileError: If the file is missing or does not have the form that `np.savez` writes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -246,11 +255,11 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
 
 
 def _shapes(
-    folder: pathlib.Path, rows: Sequence[_Row], problems: list[str]
+    folder: pathlib.Path, rows: Sequence[Row], problems: list[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Finds the largest `[length, ..., features]` of each modality; adds faults of files."""
+    """Finds the largest `[length, ..., features]` of each modality; adds faults to `problems`."""
     lengths: dict[str, int] = {}
-    steps: dict[str, dict[tuple[int, ...], list[str]]] = {}  # Their shapes, and in which files.
+    steps: dict[str, dict[tuple[int, ...], list[str]]] = {}  # Shape of a step to its files.
     in_train: set[str] = set()
     for row in rows:
         try:
@@ -292,7 +301,7 @@ def _array_problem(key: str, array: _Array) -> str:
 def _most_frequent(
     key: str, steps: Mapping[tuple[int, ...], Sequence[str]], problems: list[str]
 ) -> tuple[int, ...]:
-    """Finds the shape of a step that most files have; adds files with another to the problems."""
+    """Finds the shape of a step that most files share; adds other files to `problems`."""
     expected, *others = sorted(steps, key=lambda step: -len(steps[step]))
     for other in others:
         problems += [
@@ -305,7 +314,7 @@ def _most_frequent(
 
 def _read(
     folder: pathlib.Path,
-    rows: Sequence[_Row],
+    rows: Sequence[Row],
     labels: Labels,
     shapes: Mapping[str, tuple[int, ...]],
     split: str,
@@ -319,18 +328,28 @@ def _read(
 
 
 def _values(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values = {key: arrays[key] for key in arrays.files}
-    except _DAMAGE as error:
-        raise DataFileError(f"{path} is damaged or gone: {error}") from error
-    inputs = {
-        key: array[:, None] if array.ndim == 1 else array
-        for key, array in values.items()
-        if array.size
-    }
+    inputs = read_arrays(path)
     for key, array in inputs.items():
         length, *step = shapes.get(key, (0,))
         if array.shape[1:] != tuple(step) or len(array) > length:
             raise DataFileError(f"{path} has changed: now {key} has shape {array.shape}")
     return inputs
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a `.npz` file; `[length]` becomes `[length, 1]`, empty ones are left out.
+
+    Raises:
+      DataFileError: If the file is missing or damaged.
+    """
+    try:
+        # NumPy would leave a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            values = {key: arrays[key] for key in arrays.files}
+    except _DAMAGE as error:
+        raise DataFileError(f"{path} is damaged or gone: {error}") from error
+    return {
+        key: array[:, None] if array.ndim == 1 else array
+        for key, array in values.items()
+        if array.size
+    }

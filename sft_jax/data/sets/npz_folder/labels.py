@@ -21,7 +21,7 @@ _KEYS = ("task", "class_names")
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Labels, and the way from their text to numbers.
+    """Labels, and their conversion from text to numbers.
 
     Attributes:
       task: Kind of the labels.
@@ -32,10 +32,10 @@ class Labels:
     class_names: tuple[str, ...]
 
     def encode(self, text: str) -> int | np.ndarray:
-        """Makes a class index; for multi_label and regression `[c]` float32.
+        """Converts text to a class index; for multi_label and regression to `[c]` float32.
 
         Raises:
-          ValueError: If the text is no label of this task.
+          ValueError: If the text is not a label of this task.
         """
         if self.task == "regression":
             return np.array(_numbers(text, len(self.class_names)), np.float32)
@@ -55,20 +55,20 @@ class Labels:
 def read_labels(
     description: pathlib.Path, rows: Sequence[tuple[str, str, str]], problems: list[str]
 ) -> Labels:
-    """Finds out the kind of the labels, and adds labels of another kind to `problems`.
+    """Finds the kind of the labels, and adds labels of another kind to `problems`.
 
     Args:
       description: Path of `dataset.json`, which need not exist.
-      rows: Place, split and label of each example.
+      rows: Line, split and label of each example.
       problems: List to which problems are added.
 
     Raises:
-      DataFileError: If the description is not as it should be.
+      DataFileError: If the description is not valid.
     """
     task, class_names = _read_description(description)
     if not class_names:
         train = [label for _, split, label in rows if split == "train"]
-        if not train:  # The manifest's reader reports it.
+        if not train:  # The reader of the manifest reports an empty split.
             return Labels(task, ())
         class_names = _default_names(task, train)
     labels = Labels(task, class_names)

@@ -40,17 +40,17 @@ _NAMES = ("mosei", "mosi")
 
 @dataclass(frozen=True, config=STRICT)
 class SentimentData(DatasetEntry):
-    """Utterances by video, audio and words, and their sentiment, from -3 to 3.
+    """Utterances as video, audio and words, labelled with their sentiment, from -3 to 3.
 
     The modalities are vision, audio and text.
 
     Attributes:
       manual_dir: Folder of the file; empty for `downloads/manual` in `data_dir`.
-      variant: File to read. mult_aligned and mult_noalign are those of Tsai et al. 2019 (MulT),
-        such as `mosei_senti_data.pkl` and `mosei_senti_data_noalign.pkl`. mmsa_aligned and
-        mmsa_unaligned are those of Yu et al. 2021 (MMSA), `aligned_50.pkl` and
+      variant: File to read. mult_aligned and mult_noalign are the files of Tsai et al. 2019
+        (MulT), such as `mosei_senti_data.pkl` and `mosei_senti_data_noalign.pkl`. mmsa_aligned
+        and mmsa_unaligned are the files of Yu et al. 2021 (MMSA), `aligned_50.pkl` and
         `unaligned_50.pkl`.
-      file: Name or path of the file within `manual_dir`, where it is another.
+      file: Name or path of the file within `manual_dir`, if it differs from the above.
       target: classes to predict the sentiment rounded to one of seven classes, as the SFT
         authors do; value to predict the number itself.
       not_finite: Treatment of NaN and infinite features (`sft_jax.structs.NotFinite`).
@@ -80,40 +80,40 @@ class SentimentData(DatasetEntry):
         return raw
 
     def read_for_inspection(self, folder: pathlib.Path) -> RawData:
-        """Reads a file that is named, whichever variant it is of."""
+        """Reads the file that the fields name, whatever its variant."""
         return read_sentiment(folder / self.file, self.name) if self.file else self.read(folder)
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
-        """Form of three sequences and a number, named after variant, policy and file."""
+        """Returns the form of three sequences and a number, named after variant, policy, file."""
         name = f"{self.variant}_{self.not_finite}"
         if self.file:
             name += f"_{digest(self.file)}"
         return StoredForm(name, dict.fromkeys(MODALITIES, 2), "regression")
 
     def outline(self) -> Outline:
-        """Shapes of the published files, and the target."""
+        """Returns the shapes of the published files, and the target."""
         specs = self.modality_specs(published_shapes(self.name, self.variant))
         if self.target == "classes":
             return Outline(specs, len(SENTIMENTS), "ordinal")
         return Outline(specs, 1, "regression")
 
     def outputs(self, card: Card) -> Outputs:
-        """Seven classes in order, or the number of the file."""
+        """Returns seven ordered classes, or the number in the file."""
         if self.target == "classes":
             return Outputs(SENTIMENTS, "ordinal")
         return super().outputs(card)
 
     def encode_label(self, label: int | np.ndarray) -> int | np.ndarray:
-        """Class of a sentiment `[1]`, or the sentiment itself."""
+        """Converts a sentiment `[1]` to its class, or returns it unchanged."""
         if self.target == "classes":
             return sentiment_class(float(np.asarray(label)[0]))
         return label
 
     def path_in(self, folder: pathlib.Path) -> pathlib.Path:
-        """Path of the file of the variant, also two folders down, as its publishers pack it.
+        """Finds the file of the variant, at most two folders down, as its publishers pack it.
 
         Raises:
-          DataFileError: If it is not there.
+          DataFileError: If there is no such file, or more than one.
         """
         source, _, alignment = self.variant.partition("_")
         name = self.file or (
@@ -133,7 +133,7 @@ class SentimentData(DatasetEntry):
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Tells if there is a pickle whose name, or nearest folder with a name, is that of this."""
+        """Returns whether there is a pickle whose own name or nearest folder names this dataset."""
         pickles = _pickles(path)
         parts = [*pickles, *reversed(path.resolve().parts)] if pickles else []
         names = (name for part in parts for name in _NAMES if name in part.lower())
@@ -141,7 +141,7 @@ class SentimentData(DatasetEntry):
 
     @classmethod
     def fields_of_path(cls, path: pathlib.Path) -> dict[str, Any]:
-        """Folder and name of the file."""
+        """Returns the folder and the name of the file."""
         pickles = _pickles(path)
         if path.is_dir() and len(pickles) != 1:
             raise ValueError(
@@ -157,7 +157,7 @@ def _pickles(path: pathlib.Path) -> list[str]:
 
 @dataclass(frozen=True, config=STRICT)
 class MoseiData(SentimentData):
-    """CMU-MOSEI (Zadeh et al. 2018): utterances by video, audio and words, and their sentiment."""
+    """CMU-MOSEI (Zadeh et al. 2018): utterances as video, audio and words, and their sentiment."""
 
     name: Literal["mosei"] = "mosei"
 
@@ -175,7 +175,7 @@ class MoseiData(SentimentData):
 
 @dataclass(frozen=True, config=STRICT)
 class MosiData(SentimentData):
-    """CMU-MOSI (Zadeh et al. 2016): utterances by video, audio and words, and their sentiment."""
+    """CMU-MOSI (Zadeh et al. 2016): utterances as video, audio and words, and their sentiment."""
 
     name: Literal["mosi"] = "mosi"
 

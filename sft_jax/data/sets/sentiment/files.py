@@ -1,18 +1,18 @@
-"""Files of features of CMU-MOSI and CMU-MOSEI, in the published forms.
+"""Feature files of CMU-MOSI and CMU-MOSEI, in the published forms.
 
-Clips of people giving an opinion, each labelled with the sentiment of what is said: a number
-from -3, highly negative, to 3, highly positive. A file is a pickle: split to key to an array
-with a row per clip. Nobody reads the clips themselves; two sets of features are in use:
+The datasets are clips of people giving an opinion. Each is labelled with its sentiment: a number
+from -3, highly negative, to 3, highly positive. A file is a pickle that maps split and key to an
+array with a row per clip. Published work uses extracted features; two sets of them are common:
 
 - MulT (Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences",
   ACL 2019, arXiv 1906.00295). GloVe words, COVAREP audio and Facet vision are padded with zeros
-  in front (https://github.com/yaohungt/Multimodal-Transformer/issues/3), without lengths.
+  in front (https://github.com/yaohungt/Multimodal-Transformer/issues/3), and have no lengths.
 - MMSA (Yu et al., "Learning Modality-Specific Representations with Self-Supervised Multi-Task
   Learning for Multimodal Sentiment Analysis", AAAI 2021, arXiv 2102.04830,
   https://github.com/thuiar/MMSA). The same audio and vision are padded behind. The text is the
   output of BERT, with the tokens and their mask.
 
-Either comes word-aligned, with the same number of steps in each modality, or not aligned.
+Both come word-aligned, with the same number of steps in each modality, and not aligned.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from sft_jax.data.sets.sentiment.form import (
 from sft_jax.data.sets.sentiment.padding import find_padding, find_spans
 from sft_jax.data.sets.sentiment.unpickling import load_pickle
 
-# From public code that uses the files: MMSA's configs (`train_samples`), and quotations of the
-# appendix of MultiBench (Liang et al., NeurIPS 2021), whose file has MulT's aligned form. No count
-# could be confirmed for MulT's MOSEI file that is not aligned.
+# The counts come from public code that uses the files: MMSA's configs (`train_samples`), and
+# quotations of the appendix of MultiBench (Liang et al., NeurIPS 2021), whose file has MulT's
+# aligned form. No count could be confirmed for MulT's unaligned MOSEI file.
 KNOWN_RELEASES: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     "mosei": {
         "MultiBench": {"train": 16265, "valid": 1869, "test": 4643},
@@ -53,9 +53,10 @@ _TEXT_FEATURES = {"mult": 300, "mmsa": 768}  # GloVe, BERT
 
 
 def published_shapes(dataset: str, variant: Variant) -> dict[str, tuple[int, ...]]:
-    """Gives, for each modality, the `(steps, features)` of the published files with padding.
+    """Returns the `(steps, features)` of each modality in the published files, padding included.
 
-    A file that is read is as long as its longest example; in the published ones that is all.
+    The shape of a file that is read has the length of its longest example. In the published
+    files the longest examples fill all steps.
 
     Args:
       dataset: Name of the dataset, "mosei" or "mosi".
@@ -82,37 +83,36 @@ def sentiment_class(value: float) -> int:
 
 
 def read_sentiment(path: str | os.PathLike[str], dataset: str) -> RawData:
-    """Reads a file of features, whose variant is found out from its contents.
+    """Reads a feature file, and detects its variant from its contents.
 
     The variants are `mult_aligned`, `mult_noalign`, `mmsa_aligned` and `mmsa_unaligned`. Padding
-    is left out. It is:
+    is removed. Padding is defined as follows:
 
-    - `mult_noalign`: steps before the first (or after the last, if that is the side) that is
-      not all zero, in each modality for itself.
+    - `mult_noalign`: steps before the first nonzero step (or after the last, if the padding is
+      behind), in each modality separately.
     - `mult_aligned`: steps that are zero in all modalities at once, so that the modalities of
       an example stay aligned.
-    - `mmsa_aligned`: steps that the mask of the tokens leaves out, in all modalities, which so
-      stay aligned. The first and the last token stand for no word: audio and vision are zero
-      there.
-    - `mmsa_unaligned`: text steps that the mask leaves out, and steps of audio and vision beyond
-      the length that the file gives. MMSA's script takes the place of the first zero step for
-      the length, at least 1. So where a length ends at a zero step, the example lasts until its
-      last step that is not zero.
+    - `mmsa_aligned`: steps that the token mask leaves out, in all modalities, so that they stay
+      aligned. The first and the last token stand for no word: audio and vision are zero there.
+    - `mmsa_unaligned`: text steps that the token mask leaves out, and steps of audio and vision
+      beyond the length in the file. MMSA's script takes the position of the first zero step for
+      the length, at least 1. If a length ends at a zero step, the example therefore lasts until
+      its last nonzero step.
 
-    Zero steps in between stay. A modality that has nothing but zero steps in an example is left
-    out of the example; there may be examples without any modality.
+    Zero steps in between are kept. A modality with only zero steps in an example is left out of
+    the example; an example may have no modality at all.
 
     Args:
       path: Path of a pickle; see `load_pickle`.
-      dataset: Name of the dataset, "mosei" or "mosi". Both have the same form, and releases of
-        different size.
+      dataset: Name of the dataset, "mosei" or "mosi". Both have the same form; their releases
+        differ in size.
 
     Returns:
-      The examples, with inputs in the dtype of the file that read the file when they are
-      used, and labels `[1]` float32. Audio holds numbers that are not finite.
+      The examples, with labels `[1]` float32 and inputs in the dtype of the file. The values of
+      the inputs are read from the file on use. Audio holds numbers that are not finite.
 
     Raises:
-      ValueError: If there is no such dataset.
+      ValueError: If the dataset is unknown.
       DataFileError: If the file has another form; the message lists all faults.
       OSError: If the file cannot be read.
     """

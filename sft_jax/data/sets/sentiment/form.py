@@ -1,4 +1,4 @@
-"""Form of files of features of CMU-MOSI and CMU-MOSEI: found out, and checked."""
+"""Detection and checks of the form of feature files of CMU-MOSI and CMU-MOSEI."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class SentimentSplit:
     Attributes:
       features: Modality name to `[n, steps, features]`.
       labels: `[n]` float64.
-      ids: Names of the examples, `n` unique ones.
-      text_mask: `[n, steps]` booleans, if the file has them.
-      lengths: Modality name to `[n]` integers, for modalities whose lengths the file has.
+      ids: Names of the `n` examples, all different.
+      text_mask: `[n, steps]` booleans, if the file has a mask.
+      lengths: Modality name to `[n]` integers, for modalities whose lengths are in the file.
     """
 
     features: dict[str, np.ndarray]
@@ -38,7 +38,7 @@ class SentimentSplit:
 
 
 def raise_problems(path: pathlib.Path, problems: Sequence[str]) -> None:
-    """Raises DataFileError with all the problems, if there are any."""
+    """Raises DataFileError that lists all problems, if there are any."""
     if problems:
         raise DataFileError(
             f"{path} is not a file of MulT's or MMSA's form:"
@@ -47,9 +47,9 @@ def raise_problems(path: pathlib.Path, problems: Sequence[str]) -> None:
 
 
 def checked_form(path: pathlib.Path, content: Any) -> tuple[Variant, dict[str, SentimentSplit]]:
-    """Finds out which variant a file is, and takes out the arrays that are needed.
+    """Detects the variant of a file, and extracts the required arrays.
 
-    Keys other than those of the form, and splits other than `SPLITS`, are left alone.
+    All other keys, and splits other than `SPLITS`, are ignored.
 
     Args:
       path: Path of the file, for messages.
@@ -112,7 +112,7 @@ def _listed(keys: Mapping[Any, Any]) -> str:
 def _parsed(
     name: str, content: Mapping[str, Any], label_key: str, problems: list[str]
 ) -> SentimentSplit:
-    """Takes the arrays that are as they should be; adds the others to the problems."""
+    """Extracts the valid arrays, and adds a problem for each of the others."""
     features = {
         key: content[key]
         for key in MODALITIES
@@ -163,7 +163,7 @@ def _check_features(name: str, value: Any, problems: list[str]) -> bool:
 
 
 def _numbers(value: Any) -> np.ndarray | None:
-    """Converts to `[n]` float64; None if there is not one number for each example."""
+    """Converts values to `[n]` float64; None unless there is one number for each example."""
     if isinstance(value, list | tuple):
         if not all(isinstance(item, int | float | np.number) for item in value):
             return None
@@ -216,7 +216,7 @@ def _lengths(name: str, value: Any, steps: int, problems: list[str]) -> np.ndarr
 
 
 def _steps_agree(features: Mapping[Any, Any]) -> bool:
-    """Tells if all modalities that have steps have the same number."""
+    """Returns whether all modalities with a steps axis have the same number of steps."""
     values = [features.get(key) for key in MODALITIES]
     arrays = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 3]
     return len({array.shape[1] for array in arrays}) == 1
@@ -242,7 +242,7 @@ def _disagreements(splits: Mapping[str, SentimentSplit]) -> list[str]:
 
 
 def _ids(values: Sequence[Any]) -> list[str]:
-    """Makes readable names, made unique by the position where the file's are not."""
+    """Makes readable names, and appends the position to names that are not unique."""
     names = ["_".join(_text(part) for part in _parts(value)) for value in values]
     counts = collections.Counter(names)
     unique = [f"{name}#{row}" if counts[name] > 1 else name for row, name in enumerate(names)]

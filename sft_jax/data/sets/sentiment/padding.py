@@ -11,7 +11,7 @@ from sft_jax.data.sets.sentiment.form import MODALITIES, SentimentSplit, Variant
 
 
 def find_padding(variant: Variant, splits: Mapping[str, SentimentSplit]) -> dict[str, Padding]:
-    """Finds, for each modality, the side on which more examples have padding alone."""
+    """Finds the side of the padding for each modality, by a majority of the examples."""
     edges: dict[str, list[np.ndarray]] = {modality: [] for modality in MODALITIES}
     for split in splits.values():
         for modality, values in split.features.items():
@@ -43,7 +43,7 @@ def _side(edges: np.ndarray, expected: Padding) -> Padding:
 def find_spans(
     variant: Variant, split: SentimentSplit, padding: Mapping[str, Padding]
 ) -> dict[str, np.ndarray]:
-    """Finds, for each modality, start and stop of the steps of each example, `[n, 2]`."""
+    """Finds the start and stop of the real steps of each example, `[n, 2]` per modality."""
     spans = {modality: np.zeros((len(split.ids), 2), np.int64) for modality in MODALITIES}
     for row in range(len(split.ids)):
         real = {
@@ -78,7 +78,7 @@ def _outer_span(real: np.ndarray) -> tuple[int, int]:
 def _span_of_length(real: np.ndarray, length: int, side: Padding) -> tuple[int, int]:
     from_edge = real[::-1] if side == "left" else real
     ends_at_zero = length < len(real) and not from_edge[length]
-    # MMSA's script looks from the front, and gives 1 where the first step is zero.
+    # MMSA's script searches from the front, and gives length 1 if the first step is zero.
     if ends_at_zero or (length == 1 and not real[0]):
         length = max(length, _outer_span(from_edge)[1])
     return (len(real) - length, len(real)) if side == "left" else (0, length)

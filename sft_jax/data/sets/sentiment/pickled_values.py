@@ -1,4 +1,4 @@
-"""Values that a pickle of data may ask for, made without calling what it names."""
+"""Values that a pickle of data may contain, built without calling the functions it names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 
 class RefusedError(Exception):
-    """A pickle asks for more than data."""
+    """Error for a pickle that requests more than data."""
 
 
 class Global(NamedTuple):
-    """A name in a pickle that stands for a function or class, without being one."""
+    """Name of a function or class in a pickle; the object itself is never loaded."""
 
     module: str
     name: str
@@ -25,7 +25,7 @@ class Global(NamedTuple):
 
 
 class Pending:
-    """A dtype or an array whose state the pickle has not given yet."""
+    """A dtype or an array whose state has not been read yet."""
 
     def __init__(self, finish: Callable[[Any], object]) -> None:
         self.finish = finish
@@ -33,12 +33,12 @@ class Pending:
 
 
 def _printable(value: Any) -> str:
-    """Text for messages; a stranger's text may be endless, or control the terminal."""
+    """Formats a value for messages; text of unknown origin may be huge, or control the terminal."""
     return repr(value[:80]) if type(value) is str else f"a {type(value).__name__}"
 
 
 def checked_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Makes a dict whose keys `checked_keys` accepts."""
+    """Makes a dict, and checks its keys by `checked_keys`."""
     items = list(pairs)
     return dict(
         zip(checked_keys(key for key, _ in items), (value for _, value in items), strict=True)
@@ -48,7 +48,7 @@ def checked_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 def checked_keys(items: Iterable[Any]) -> list[Any]:
     """Checks that items are text, numbers, None or tuples of these.
 
-    Hashing tuples within tuples, as deep as a pickle wants them, overflows the stack of C.
+    Nested tuples are refused: a pickle can nest them so deeply that hashing overflows the C stack.
 
     Raises:
       ValueError: If an item is anything else.
@@ -62,10 +62,10 @@ def checked_keys(items: Iterable[Any]) -> list[Any]:
 
 
 def admitted(module: str, name: str) -> Global:
-    """Looks up a name that a pickle asks for.
+    """Looks up a name that a pickle requests.
 
     Raises:
-      RefusedError: If a pickle may not ask for it.
+      RefusedError: If the name is not on the list of allowed names.
     """
     requested = Global(module, name)
     if requested not in ADMITTED:
@@ -74,7 +74,7 @@ def admitted(module: str, name: str) -> Global:
 
 
 def _make_encoded(text: Any, encoding: Any = None) -> bytes:
-    """Makes bytes, as Python 3 writes them for Python 2."""
+    """Makes bytes from the form in which Python 3 writes them for Python 2."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise RefusedError(f"it calls _codecs.encode with {_printable(encoding)}")
     return text.encode("latin-1")
@@ -118,7 +118,7 @@ def _make_default_dict(factory: Any = None) -> dict[Any, Any]:
     return {}
 
 
-# Neither dates, which count from somewhere, nor records, whose layout can be anything.
+# Dates are not allowed, as their origin varies, nor are records, whose layout can be anything.
 _DTYPE = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU][1-9][0-9]{0,8}|O[48]?")
 
 
@@ -129,7 +129,8 @@ def _make_dtype(code: Any, align: Any = False, copy: Any = True) -> Pending:
 
 
 def _finish_dtype(code: str, state: Any) -> np.dtype[Any]:
-    # Version, byte order, subarray, names, fields, element size, alignment, flags, metadata.
+    # The state is version, byte order, subarray, names, fields, element size, alignment, flags
+    # and metadata.
     if type(state) is not tuple or len(state) not in (8, 9) or state[1] not in tuple("<>=|"):
         raise ValueError(f"the state of dtype {code!r} is not one that is known")
     if state[2:5] != (None, None, None):
@@ -166,7 +167,7 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
         raise ValueError(f"the order of an array is {_printable(order)}, expected C or F")
     count = math.prod(shape)
     if dtype.kind == "O":
-        # A list is in the order of C even where the array was not.
+        # The list is in C order even if the array was not.
         array = _objects(content, count).reshape(shape)
     else:
         array = _elements(content, dtype, count).reshape(shape, order=order)
@@ -179,7 +180,7 @@ def _objects(content: Any, count: int) -> np.ndarray:
         raise ValueError(f"an array of {count} objects is not made of a list of as many")
     array = np.empty(count, object)
     for index, item in enumerate(content):
-        # Nested without end, they would overflow the stack of C when they are freed.
+        # Freeing deeply nested arrays of objects would overflow the C stack.
         if isinstance(item, np.ndarray) and item.dtype.kind == "O":
             raise ValueError("an array of objects holds an array of objects")
         array[index] = item
@@ -205,7 +206,7 @@ def _elements(content: Any, dtype: np.dtype[Any], count: int) -> np.ndarray:
 
 
 def _table() -> dict[Global, Callable[..., object] | None]:
-    """Makes the table of allowed names and the functions that make them, None if just named."""
+    """Maps each allowed name to the function that builds its value; None for a mere reference."""
     builtins = {
         "bytearray": _make_bytearray,
         "bytes": _make_bytes,

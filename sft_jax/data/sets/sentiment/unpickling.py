@@ -1,13 +1,13 @@
-"""Pickles of arrays, text and containers, read without running anything that is in them.
+"""Reader for pickles of arrays, text and containers that runs no code from the file.
 
-A pickle is a program for a stack machine, and can name any function to call: whoever loads one
-with `pickle` trusts its author. Here a machine of its own carries out the instructions. It
-builds numbers, text, containers and numpy arrays, and can do nothing else. Names in a pickle
-are looked up in the table of `pickled_values` and never imported. Arrays are made from bytes
-whose number has been checked.
+A pickle is a program for a stack machine, and can name any function to call: loading one with
+`pickle` means trusting its author. This module executes the instructions in a restricted machine.
+It builds numbers, text, containers and numpy arrays, and can do nothing else. Names in a pickle
+are looked up in the table of `pickled_values` and never imported. The number of bytes of an array
+is checked before the array is made.
 
-The files in use are larger than the memory of most machines. So the file is mapped. An array
-of a MiB or more is a window on it, which takes memory only while it is read.
+The published files are larger than the memory of most machines, so the file is memory-mapped.
+An array of 1 MiB or more is a view of the file, which takes memory only while it is read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sft_jax.data.sets.sentiment.pickled_values import (
     checked_keys,
 )
 
-_LARGE = 1 << 20  # Bytes from which on a value stays in the file.
+_LARGE = 1 << 20  # Least number of bytes of a value that stays in the file.
 
 
 def load_pickle(path: str | os.PathLike[str]) -> Any:
@@ -43,15 +43,15 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
     Strings of Python 2 are decoded as latin-1. OrderedDict and defaultdict become dict.
 
     Args:
-      path: Path of a file that stays as it is while the result is in use.
+      path: Path of a file that must not change while the result is in use.
 
     Returns:
       Pickled data: numbers, str, bytes, bytearray, containers, numpy scalars, and arrays of
-      booleans, numbers, text or objects. Arrays cannot be written to, and those of a MiB or
-      more read the file. Bytes of a MiB or more outside of an array are a memoryview.
+      booleans, numbers, text or objects. Arrays are read-only, and arrays of 1 MiB or more read
+      the file on access. Bytes of 1 MiB or more outside of an array are a memoryview.
 
     Raises:
-      DataFileError: If the pickle asks for anything else, or is no pickle, or is incomplete.
+      DataFileError: If the pickle contains anything else, or the file is not a whole pickle.
       OSError: If the file cannot be read.
     """
     path = pathlib.Path(path)
@@ -78,9 +78,9 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
 
 
 class _Machine:
-    """Carries out the instructions of one pickle.
+    """Executes the instructions of one pickle.
 
-    Method `_do_x` is opcode X of `pickletools`; opcodes without a method are refused.
+    The method `_do_x` implements opcode X of `pickletools`; opcodes without a method are refused.
     """
 
     def __init__(self, content: mmap.mmap) -> None:
@@ -143,7 +143,7 @@ class _Machine:
             raise ValueError(f"protocol {version} is not known, expected at most 5")
 
     def _do_frame(self, length: int) -> None:
-        pass  # A hint for readers that do not have the whole file at hand.
+        pass  # The opcode is a hint for readers that stream the file.
 
     def _do_mark(self, _: None) -> None:
         self._marked.append(self._stack)
@@ -280,10 +280,10 @@ _OPCODES: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
     opcode.code.encode("latin-1"): (opcode.name, opcode.arg.reader if opcode.arg else None)
     for opcode in pickletools.opcodes
 }
-# Its reader takes ASCII alone, but the strings of Python 2 are bytes.
+# The reader of `pickletools` accepts ASCII only, but the strings of Python 2 are bytes.
 _OPCODES[b"S"] = ("STRING", None)
 
-# Opcodes followed by a number of bytes and these bytes, with the form of the number.
+# Opcodes followed by a number of bytes and then the bytes, with the format of the number.
 _SIZES = {
     "BINBYTES": struct.Struct("<I"),
     "BINBYTES8": struct.Struct("<Q"),
@@ -291,7 +291,7 @@ _SIZES = {
     "BYTEARRAY8": struct.Struct("<Q"),
 }
 
-# Opcodes whose argument is a value as it stands.
+# Opcodes whose argument is itself the value.
 _VALUES = {
     "BINBYTES",
     "BINBYTES8",

@@ -22,16 +22,15 @@ if TYPE_CHECKING:
 class TfdsData(DatasetEntry):
     """Any dataset of TensorFlow Datasets that is prepared as array_record or parquet.
 
-    The data is kept a second time, in this library's form. `modalities` name the features that
+    The data is stored a second time, in this library's form. `modalities` lists the features that
     are modalities: tensors `[length, ..., features]` and images.
 
     Attributes:
-      builder: Name of the TFDS dataset, with config and version if need be, such as
-        `mine/small:1.0.0`. It is looked for in `data_dir`.
+      builder: Name of the TFDS dataset, with config and version where needed, such as
+        `mine/small:1.0.0`. The dataset must be in `data_dir`.
       label: Name of the feature that is the label.
       task: Kind of the label.
-      splits: train, valid and test, each with the TFDS split that it is, such as
-        `train[:90%]`.
+      splits: TFDS split of each of train, valid and test, such as `train[:90%]`.
       not_finite: Treatment of NaN and infinite numbers (`sft_jax.structs.NotFinite`).
     """
 
@@ -51,19 +50,19 @@ class TfdsData(DatasetEntry):
     store: ClassVar[str] = "from_tfds"
 
     def _source(self) -> TfdsSource:
-        # Deferred: TFDS takes a second to import.
+        # Imported late, since TFDS takes a second to import.
         from sft_jax.data.sets.tfds.source import open_tfds
 
         return open_tfds(self)
 
     def read(self, folder: pathlib.Path) -> RawData:
-        """Goes through all examples, to find the shapes."""
+        """Reads all examples once to find the shapes."""
         return self._source().read()
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
-        """Form of the chosen features, named after the TFDS dataset and the fields."""
+        """Returns the form of the chosen features, named after the TFDS dataset and the fields."""
         source = self._source()
-        # Neither the place nor the patches change the stored data.
+        # Neither the folder nor the patches change the stored data.
         stored = dataclasses.asdict(self) | {"data_dir": "", "patch_size": {}}
         name = f"{source.full_name.replace('/', '_')}_{digest(stored)}"
         return StoredForm(name, source.ranks, self.task)

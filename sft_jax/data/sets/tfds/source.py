@@ -1,4 +1,4 @@
-"""Any dataset of TensorFlow Datasets that can be read without TensorFlow, as raw data."""
+"""Raw data from any dataset of TensorFlow Datasets that can be read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sft_jax.structs import CLASS_TASKS
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """A dataset whose features have been checked, before any example is read.
+    """A dataset whose features have been checked, but whose examples have not been read.
 
     Attributes:
       full_name: Name, config and version.
@@ -33,16 +33,16 @@ class TfdsSource:
 
 
 def open_tfds(config: TfdsData) -> TfdsSource:
-    """Opens a dataset that has been prepared as array_record or parquet.
+    """Opens a dataset that is prepared as array_record or parquet.
 
     Args:
-      config: Dataset and roles of its features. A feature of one axis is a modality
+      config: Dataset and roles of its features. A feature with one axis is a modality
         `[length, 1]`. The feature `id`, if there is one, names the examples.
 
     Raises:
-      DataFileError: If there is no such dataset, it has not been prepared, or a feature is not
-        there or not as it should be. Also from `read`, if it cannot be read, a split is not
-        there, or no example has a modality.
+      DataFileError: If the dataset is unknown or not prepared, or a feature is missing or
+        unsuitable. Also from `read`, if the data cannot be read, a split is missing, or no
+        example has one of the modalities.
     """
     builder = _open(config)
     features = builder.info.features
@@ -55,7 +55,7 @@ def open_tfds(config: TfdsData) -> TfdsSource:
 
 
 def _read(builder: Any, config: TfdsData) -> RawData:
-    """Goes through all examples once, to find the largest shape of each modality."""
+    """Reads all examples once to find the largest shape of each modality."""
     source: dict[str, Any] = {
         split: _data_source(builder, config.builder, text) for split, text in config.splits.items()
     }
@@ -120,7 +120,7 @@ def _open(config: TfdsData) -> Any:
         ImportError,
         RuntimeError,
     ) as error:
-        first = str(error).partition("\n")[0]  # A list of all that TFDS knows may follow.
+        first = str(error).partition("\n")[0]  # A list of all known datasets may follow.
         raise DataFileError(f"data.builder={config.builder!r} can't be opened: {first}") from error
     if not prepared:
         raise DataFileError(
@@ -166,7 +166,7 @@ def _check_features(config: TfdsData, features: Mapping[str, Any]) -> None:
 
 
 def _form(feature: Any) -> tuple[tuple[int | None, ...] | None, str]:
-    """Gives shape and kind of dtype; None and "O" for features within features."""
+    """Returns the shape and kind of dtype; None and "O" for nested features."""
     if not isinstance(feature.shape, tuple):
         return None, "O"
     return feature.shape, np.dtype(feature.np_dtype).kind

@@ -25,7 +25,7 @@ class VggSoundData(DatasetEntry):
       manual_dir: Folder of the two HDF5 files; empty for `downloads/manual` in `data_dir`.
       classes: 10 for `vgg_{train,test}.h5py`, 100 for `vgg100_{train,test}.h5py`.
       split: stratified draws `valid_share` of each class for validation; authors is the split
-        of the SFT authors, which is random over clips.
+        of the SFT authors, which ignores the classes.
       valid_share: Share of the training file for validation.
       not_finite: Treatment of NaN and infinite features (`sft_jax.structs.NotFinite`).
     """
@@ -51,23 +51,23 @@ class VggSoundData(DatasetEntry):
         )
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
-        """Form of three sequences, named after classes, split and policy."""
+        """Returns the form of three sequences, named after classes, split and policy."""
         split = self.split if self.split == "authors" else f"valid_{self.valid_share}"
         name = f"classes_{self.classes}_{split}_{self.not_finite}"
         return StoredForm(name, dict.fromkeys(SHAPES, 2), "single_label")
 
     def outline(self) -> Outline:
-        """Shapes of the published files."""
+        """Returns the shapes of the published files."""
         return Outline(self.modality_specs(SHAPES), self.classes, "single_label")
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
-        """Tells if there is an HDF5 file."""
+        """Returns whether there is an HDF5 file."""
         return any(name.endswith((".h5py", ".hdf5", ".h5")) for name in file_names(path))
 
     @classmethod
     def fields_of_path(cls, path: pathlib.Path) -> dict[str, Any]:
-        """Folder, and number of classes by the names of the files."""
+        """Returns the folder, and the number of classes by the names of the files."""
         folder = path if path.is_dir() else path.parent
         hundred = any(name.startswith("vgg100") for name in file_names(path))
         return {"manual_dir": str(folder), "classes": 100 if hundred else 10}

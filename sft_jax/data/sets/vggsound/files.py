@@ -1,9 +1,9 @@
 """The feature files of VGGSound that the authors of SFT trained on.
 
-Chen et al. 2020 (arXiv 2004.14368) name the sound of clips from YouTube; the authors of SFT
-(arXiv 2111.11992) computed features of the clips of 10 and of 100 classes. Each of their HDF5
-files holds arrays for n clips. They are called `vgg_train.h5py` and `vgg_test.h5py` (10 classes),
-and `vgg100_train.h5py` and `vgg100_test.h5py` (100 classes):
+Chen et al. 2020 (arXiv 2004.14368) labelled YouTube clips with their sound; the authors of SFT
+(arXiv 2111.11992) computed features for the clips of 10 and of 100 classes. Their HDF5 files are
+called `vgg_train.h5py` and `vgg_test.h5py` (10 classes), and `vgg100_train.h5py` and
+`vgg100_test.h5py` (100 classes). Each holds arrays for n clips:
 
     | rgb        | [n, 38, 1024]    | features of the pictures               |
     | spect      | [n, 1200, 128]   | spectrogram                            |
@@ -11,7 +11,7 @@ and `vgg100_train.h5py` and `vgg100_test.h5py` (100 classes):
     | class_name | [n]              | names as bytes, such as b"baby_crying" |
     | labels     | [n] or [n, ...]  | not used, except its length            |
 
-There is no file for validation: some rows of the training file are set aside.
+There is no validation file: some rows of the training file are set aside for validation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 class _Rows(NamedTuple):
-    """Rows of a file that make a split, and the label of each."""
+    """Rows of a file that form a split, and their labels."""
 
     file: pathlib.Path
     rows: np.ndarray
@@ -54,33 +54,34 @@ def read_vggsound(
     seed: int = 0,
     only_classes: Sequence[str] = (),
 ) -> RawData:
-    """Finds the clips of the two files of features; `read` then reads them clip by clip.
+    """Finds the clips of the two feature files; `read` then reads them clip by clip.
 
     The class of a clip is the rank of its name among the sorted names of the training file,
     or of `only_classes`. A clip in row 123 of the training file has the id `train/000123`,
-    even if it is set aside for validation. Numbers that are not finite are left as they are.
+    even if it is set aside for validation. Numbers that are not finite are kept.
 
     Args:
       folder: Folder of the two files.
       classes: 10 for the files `vgg_*.h5py`, 100 for `vgg100_*.h5py`.
       split: Choice of the rows for validation. "stratified" takes the same share of every class
-        that has several rows, at least one and not all. It is drawn for each class by itself
-        from `seed` and the name. "authors" follows the authors' code, whatever the class: rows
-        are shuffled by `np.random.RandomState(1111)`, and the last floor(n / 5) are taken.
+        with several rows, at least one row and never all. It is drawn for each class separately,
+        from `seed` and the name of the class. "authors" follows the authors' code and ignores
+        the classes: `np.random.RandomState(1111)` shuffles the rows, and the last floor(n / 5)
+        are taken.
       valid_share: Share of each class for the stratified split, between 0 and 1.
       seed: Seed of the stratified split, 0 or more.
       only_classes: Names of the classes to keep, at least two; by default all. The authors'
-        split shuffles the rows that are kept.
+        split then shuffles only the rows of these classes.
 
     Returns:
-      Splits train, valid and test of the task single_label. The variant says how many classes
-      the training file has: "vggsound10", or "vggsound100_only_2" if two of 100 are kept.
+      Splits train, valid and test of the task single_label. The variant gives the number of
+      classes in the training file: "vggsound10", or "vggsound100_only_2" if two of 100 are kept.
 
     Raises:
-      DataFileError: If a file is missing, cannot be read or has other contents than it should
-        (all problems of both at once). Also if the test file has a class that the training file
-        lacks, or a split has no clips; from `read`, if the file is damaged further on.
-      ValueError: If an argument is not allowed, or `only_classes` names no class.
+      DataFileError: If a file is missing, cannot be read or has the wrong layout; the message
+        lists the problems of both files. Also if the test file has a class that the training
+        file lacks, or a split has no clips. From `read`, if the values of a file are damaged.
+      ValueError: If an argument is not allowed, or `only_classes` has an unknown name.
       ModuleNotFoundError: If h5py is not installed.
     """
     _check_arguments(classes, split, valid_share, seed, only_classes)
@@ -152,7 +153,7 @@ def _paths(folder: pathlib.Path, classes: int) -> tuple[pathlib.Path, pathlib.Pa
 def _class_names(
     h5py: Any, train_file: pathlib.Path, test_file: pathlib.Path
 ) -> tuple[list[str], list[str]]:
-    """Reads the class names of the rows of both files, and checks their layout."""
+    """Reads the class names of the rows of both files, and checks the layout of the files."""
     problems = _missing_problems(train_file, test_file)
     train, test = (
         _checked_names(h5py, file, problems) if file.is_file() else []
@@ -182,13 +183,13 @@ def _missing_problems(train_file: pathlib.Path, test_file: pathlib.Path) -> list
 
 
 def _checked_names(h5py: Any, path: pathlib.Path, problems: list[str]) -> list[str]:
-    """Reads the class names of the rows of a file; adds its faults to the problems."""
+    """Reads the class names of the rows of a file; adds its faults to `problems`."""
     try:
         with h5py.File(path, "r") as file:
             faults = _layout_problems(h5py, file)
             problems += [f"{path}: {fault}" for fault in faults]
             return [] if faults else [_text(name) for name in file["class_name"][:]]
-    # All of these come from h5py, depending on which part of a file is damaged.
+    # h5py raises all of these, depending on which part of the file is damaged.
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         problems.append(f"{path} is damaged, cut short or no HDF5 file: {error}")
         return []
@@ -241,7 +242,7 @@ def _kept_classes(
     return sorted(only_classes) if only_classes else known
 
 
-# Both draw from RandomState, whose numbers, unlike a Generator's, no release of numpy changes.
+# Both splits use RandomState: unlike a Generator's, its numbers never change with numpy releases.
 def _authors_validation(num_rows: int) -> np.ndarray:
     """Draws `[num_rows]` booleans, True for validation."""
     order = list(range(num_rows))
@@ -290,7 +291,7 @@ def _read(splits: Mapping[str, _Rows], split: str) -> Iterator[Record]:
 
 
 class _Blocks:
-    """Rows of a dataset, read in blocks of as many as HDF5 stores in one piece.
+    """Rows of a dataset, read in blocks of the size of an HDF5 chunk.
 
     HDF5 reads whole chunks of many rows, which may be compressed. Reading row by row would
     decode each chunk many times.
@@ -304,7 +305,7 @@ class _Blocks:
         self._start, self._block = -1, np.empty(0)
 
     def row(self, row: int) -> np.ndarray:
-        """Reads one row, as an array of its own."""
+        """Reads one row, and returns a copy of it."""
         start = row - row % self._size
         if start != self._start:
             try:

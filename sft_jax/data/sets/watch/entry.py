@@ -31,9 +31,9 @@ People = tuple[Annotated[int, Field(ge=1, le=10)], ...]
 class WatchData(DatasetEntry):
     """Smartwatch exercises (Burns et al. 2018): windows of the recordings, split by person.
 
-    A window never crosses from one recording into another, and the rest at the end of a
-    recording is dropped. Every person is a stored split, so any split by person is a sum of
-    stored splits, such as `person_01+person_02`, and no other needs preparing.
+    A window never spans two recordings, and an incomplete window at the end of a recording is
+    dropped. Every person is a stored split. So any split by person is a sum of stored splits,
+    such as `person_01+person_02`, and needs no preparation of its own.
 
     Attributes:
       window_seconds: Length of a window.
@@ -47,7 +47,7 @@ class WatchData(DatasetEntry):
     name: Literal["watch"] = "watch"
     window_seconds: Positive = 4.0
     stride_seconds: Positive = 1.0
-    # One number, since both modalities have the same steps.
+    # One number serves both modalities, since they have the same steps.
     patch_size: Count = 10  # type: ignore[assignment]
     train_people: People = (1, 2, 3, 4, 5, 6)
     valid_people: People = (7,)
@@ -57,7 +57,7 @@ class WatchData(DatasetEntry):
         "No files: the recordings come in the package seglearn, the extra [watch]"
     )
     store: ClassVar[str] = "watch"
-    version: ClassVar[str] = "1.2.0"  # Since 1.2.0, numbers that float32 lacks are float64.
+    version: ClassVar[str] = "1.2.0"  # Since 1.2.0, numbers that float32 can't hold are float64.
 
     def __post_init__(self) -> None:
         splits = {f"{split}_people": people for split, people in self._people().items()}
@@ -77,7 +77,7 @@ class WatchData(DatasetEntry):
         return {"train": self.train_people, "valid": self.valid_people, "test": self.test_people}
 
     def _windows(self) -> tuple[int, int]:
-        """Length of a window and stride, in samples."""
+        """Returns the length of a window and the stride, in samples."""
         return (
             whole_samples("window_seconds", self.window_seconds),
             whole_samples("stride_seconds", self.stride_seconds),
@@ -88,33 +88,33 @@ class WatchData(DatasetEntry):
         return read_watch(*self._windows())
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
-        """Form of two sequences, named after the windows."""
+        """Returns the form of two sequences, named after the windows."""
         return StoredForm(
             _variant(*self._windows()), dict.fromkeys(MODALITIES, 2), task="single_label"
         )
 
     def outline(self) -> Outline:
-        """Shapes of a window, and the exercises."""
+        """Returns the shapes of a window, and the exercises."""
         window, _ = self._windows()
         specs = self.modality_specs(window_shapes(window))
         return Outline(specs, len(EXERCISES), "single_label")
 
     def split_names(self, card: Card) -> dict[str, Sequence[str]]:
-        """Splits made of those of people."""
+        """Maps each split to the stored splits of its people."""
         return {split: [*map(split_name, people)] for split, people in self._people().items()}
 
 
 def split_name(person: int) -> str:
-    """Stored split of all windows of a person, such as `person_03`."""
+    """Returns the name of the stored split of a person, such as `person_03`."""
     return f"person_{person:02d}"
 
 
 def whole_samples(field: str, seconds: float) -> int:
-    """Turns a duration into a number of samples.
+    """Converts a duration to a number of samples.
 
     Args:
-      field: Name of the duration in an error.
-      seconds: Duration.
+      field: Name of the duration, for the error message.
+      seconds: Duration in seconds.
 
     Raises:
       ValueError: If the duration is not a whole, positive number of samples.
@@ -137,7 +137,7 @@ def read_watch(window: int, stride: int) -> RawData:
 
     Raises:
       ValueError: If a window is longer than every recording of some person.
-      ModuleNotFoundError, FileNotFoundError: As `read_recordings` says.
+      ModuleNotFoundError, FileNotFoundError: See `read_recordings`.
     """
     recordings: dict[int, list[Recording]] = {person: [] for person in PEOPLE}
     for recording in read_recordings():

@@ -1,11 +1,11 @@
-"""The recordings of smartwatch shoulder exercises of Burns et al. 2018.
+"""Smartwatch recordings of shoulder exercises by Burns et al. 2018.
 
 Ten people did seven shoulder exercises with each arm, about twenty repetitions at a time.
 A smartwatch recorded acceleration and rotation at 50 Hz: 140 recordings of 19 to 52 s. They are
-part of the recordings of D. Burns et al., "Shoulder physiotherapy exercise recognition: machine
+a part of the data of D. Burns et al., "Shoulder physiotherapy exercise recognition: machine
 learning the inertial signals from a smartwatch", Physiological Measurement 39 (2018), arXiv
-1802.01489. They come inside the Python package `seglearn` (BSD licence). Its documentation gives
-the units and the arm of each code of `side`.
+1802.01489. The Python package `seglearn` (BSD licence) contains them. Its documentation gives
+the units, and the arm for each code of `side`.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ class Recording(NamedTuple):
 
 
 def window_shapes(samples: int) -> dict[str, tuple[int, ...]]:
-    """Gives the `(steps, features)` of each modality in a window of so many samples."""
+    """Returns the `(steps, features)` of each modality in a window of `samples` samples."""
     return {name: (samples, columns.stop - columns.start) for name, columns in MODALITIES.items()}
 
 
 def read_recordings() -> list[Recording]:
-    """Reads the recordings out of the installed package, without importing it.
+    """Reads the recordings from the installed package, without importing it.
 
-    The file is a pickle, which could run code when it is read, so its sha256 comes first.
+    The file is a pickle, which could run code when it is read, so its sha256 is checked first.
 
     Returns:
       The 140 recordings, in the order of the file.
 
     Raises:
       ModuleNotFoundError: If the package that holds the file is not installed.
-      FileNotFoundError: If the package is there but the file is not.
-      ValueError: If the file is not the one that is known.
+      FileNotFoundError: If the package is installed but the file is missing.
+      ValueError: If the sha256 of the file is not the expected one.
     """
     try:
         package = importlib.metadata.distribution(_PACKAGE)
