@@ -25,9 +25,9 @@ class SparsePooling(nn.Module):
 
     Attributes:
       num_heads: Number of attention heads.
-      pool: See `Reducer`.
+      pool: Pool, as in `Reducer`.
       k: Number of tokens kept; 0 for CLS alone.
-      reference_windows: See `Reducer`.
+      reference_windows: Fixed windows, as in `Reducer`.
       dropout: Rate of dropout of the residual branch.
       dtype: Type of the computation.
       pattern: Keys that each query sees; None for all.
@@ -47,11 +47,11 @@ class SparsePooling(nn.Module):
     def __call__(
         self, tokens: Tokens, *, train: bool = False, keys: Mapping[str, Keys] | None = None
     ) -> tuple[Float[Array, "b d"], Tokens]:
-        """Takes tokens with CLS first; returns CLS and the pooled others.
+        """Returns CLS and the pooled other tokens.
 
         Args:
-          tokens: Tokens of the batch.
-          train: Whether to apply dropout, and to draw in the random pools.
+          tokens: Tokens of the batch, CLS first.
+          train: Whether to apply dropout, and to draw tokens in the random pools.
           keys: Key of each example by stream; by default from "dropout" and "pool".
         """
         width = tokens.values.shape[-1]
@@ -62,7 +62,7 @@ class SparsePooling(nn.Module):
         attended, salient = SelfAttention(
             self.num_heads,
             self.dtype,
-            # As the authors' attention here, unlike that of their blocks, is initialised.
+            # The authors initialise this attention in another way than that of their blocks.
             qkv_bias_init=bounded_uniform(width**-0.5),
             out_kernel_init=nn.initializers.xavier_uniform(),
             pattern=self.pattern,
