@@ -37,21 +37,22 @@ __all__ = [
 
 
 def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Classifier:
-    """Loads the classifier of a run, or of a folder of `export.py --format=safetensors`.
+    """Loads the classifier of a run, from nothing but the files of its directory.
 
-    Nothing but the files of the folder is needed, and it may have moved. The parameters are the
+    Neither the data nor its folder is needed, and the run may have moved. The parameters are the
     running mean where one was trained. This needs the packages of the extra `predict`, which
     `train` has too.
 
     Args:
-      workdir: Run directory, also `gs://BUCKET/FOLDER`; or exported folder.
+      workdir: Run directory, also `gs://BUCKET/FOLDER`; or a local folder that
+        `export.py --format=safetensors` wrote.
       checkpoint: Name of the checkpoint: best, latest, or a step.
 
     Raises:
+      ExportedFileError: If an exported folder is damaged, or of another version.
       RunDirectoryError: If the folder is not a run directory, or holds the runs of several seeds.
       NoCheckpointError: If there is no such checkpoint; names the existing ones.
       DamagedCheckpointError: If it is damaged, and there is none to take in its place.
-      ExportedFileError: If an exported folder is damaged, or of another version.
       ValueError: If the config or the description of the data can't be read.
       ModuleNotFoundError: If a package of the extra is not installed.
     """

@@ -39,7 +39,7 @@ def code() -> dict[str, str | bool | None]:
       JSON values:
 
       - `commit`, the git commit; None where the package is not part of a git checkout;
-      - `dirty`, True if Python files of the checkout differ from the commit; None without one;
+      - `dirty`, True if source files of the checkout differ from the commit; None without one;
       - `digest`, the value of `code_digest()`.
     """
     commit, dirty = _checkout()
@@ -67,7 +67,7 @@ def environment() -> dict[str, dict[str, str | bool | None]]:
 
 @functools.cache
 def _checkout() -> tuple[str | None, bool | None]:
-    """The git commit, and True if Python files differ from it."""
+    """The git commit, and True if source files differ from it."""
     # A package that is installed below another repository is not tracked by it.
     if _git("ls-files", "--error-unmatch", "--", pathlib.Path(__file__).name) is None:
         return None, None

@@ -25,11 +25,11 @@ ROOMS = {
     "parallel": {"runs"},
     "training": {"ops", "modules", "runs", "parallel"},
     "evaluation": {"ops", "modules", "data", "runs", "parallel", "training"},
+    "export": {"ops", "modules", "data", "runs", "evaluation"},
+    "inference": {"ops", "modules", "data", "runs", "evaluation", "export"},
     "profile": {
         "ops", "modules", "data", "runs", "parallel", "training", "evaluation", "command_line"
     },
-    "export": {"ops", "modules", "data", "runs", "evaluation"},
-    "inference": {"ops", "modules", "data", "runs", "evaluation", "export"},
     "commands": {
         "data", "runs", "parallel", "evaluation", "export", "inference", "profile", "experiment",
         "command_line"

@@ -18,7 +18,7 @@ import scipy.special
 import synthetic
 
 import sft_jax
-from sft_jax import ModalitySpec, SparseFusionTransformer, Unimodal, export
+from sft_jax import ModalitySpec, SparseFusionTransformer, Unimodal
 from sft_jax.data.dataset import DatasetInfo, Standardisation, padded_inputs
 from sft_jax.evaluation import report
 from sft_jax.evaluation.run import evaluate_run
@@ -381,15 +381,6 @@ def test_folders_that_are_no_run_are_named(tmp_path, workdir):
     (tmp_path / "run" / "config.json").write_text("{")
     with pytest.raises(RunDirectoryError, match=r"config.json is damaged"):
         sft_jax.load(tmp_path / "run")
-
-
-def test_exported_folders_are_loaded_too(classifier, raw, tmp_path):
-    export.write(classifier, tmp_path / "folder", "safetensors")
-    again = sft_jax.load(tmp_path / "folder")
-    chex.assert_trees_all_equal(again.params, classifier.params)
-    np.testing.assert_array_equal(again.predict_proba(raw[0]), classifier.predict_proba(raw[0]))
-    with pytest.raises(ValueError, match=r"checkpoint='latest': the exported folder .* holds one"):
-        sft_jax.load(tmp_path / "folder", "latest")
 
 
 def test_damaged_checkpoints_are_named(tmp_path, workdir):

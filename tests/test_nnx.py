@@ -20,7 +20,7 @@ RANDOM = tiny_sft.sft(n_pre=0, pool="random", dropout=0.5)
 
 def _model():
     """The model of `RANDOM`, with parameters of `tiny_sft`."""
-    model = sft_nnx.MultimodalClassifier(RANDOM, rngs=nnx.Rngs(0))
+    model = sft_nnx.MultimodalClassifier(RANDOM, rngs=nnx.Rngs(params=0, dropout=1, pool=2))
     model.from_linen(tiny_sft.variables(RANDOM)["params"])
     return model
 
@@ -67,6 +67,7 @@ def test_logits_in_evaluation_are_those_of_linen():
 
 def test_streams_are_drawn_in_training_alone():
     inputs, model = tiny_sft.inputs(), _model()
+    assert all(stream.key.tag == name for name, stream in model.streams.items())
     same = nnx.Rngs(**model.streams)
     others = [nnx.Rngs(dropout=1, pool=2), nnx.Rngs(dropout=1, pool=3), nnx.Rngs(dropout=3, pool=2)]
 
@@ -144,7 +145,8 @@ def test_mode_of_a_view():
 
 
 def test_state_makes_the_round_trip():
-    model, other = _model(), sft_nnx.MultimodalClassifier(RANDOM, rngs=nnx.Rngs(1))
+    model = _model()
+    other = sft_nnx.MultimodalClassifier(RANDOM, rngs=nnx.Rngs(params=1, dropout=2, pool=3))
     model.streams["pool"]()
     graph, state = nnx.split(model)
     merged = nnx.merge(graph, state)

@@ -69,6 +69,8 @@ def export_run(
     exporter.check_quantize(format, quantize)
     if examples is not None and examples < 1:
         raise ValueError(f"examples={examples} must be at least 1")
+    if storage.in_bucket(out):
+        raise ValueError(f"out={out} is in a bucket: give a local path, and copy the file")
     if examples is not None and exporter.shows_examples:
         raise ValueError(
             f"examples={examples}: --format={format} shows the test split, and random"

@@ -19,15 +19,12 @@ from sft_jax.runs import storage
 from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory
 
-_WEIGHTS = "model.safetensors"
-"""File that tells a folder of `sft_jax.export.safetensors_folder` from a run directory."""
-
 
 def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Classifier:
     """Loads the classifier of a run or an exported folder; see `sft_jax.load`."""
     path = storage.as_path(workdir)
-    if (path / _WEIGHTS).exists():
-        return _load_exported(workdir, checkpoint)
+    if (path / "model.safetensors").exists():
+        return _from_folder(path, checkpoint)
     run = RunDirectory(path)
     config = run.read_config(data=False)
     if config.seeds:
@@ -45,18 +42,17 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Cla
     return Classifier(model, state[field], info, step=int(state["step"]), not_finite=policy)
 
 
-def _load_exported(folder: str | os.PathLike[str], checkpoint: str | int) -> Classifier:
+def _from_folder(path: storage.AnyPath, checkpoint: str | int) -> Classifier:
+    """Classifier of a folder of `export.py --format=safetensors`."""
     if checkpoint != "best":
-        raise ValueError(
-            f"checkpoint={checkpoint!r}: the exported folder {folder} holds one; leave it out"
-        )
+        raise ValueError(f"checkpoint={checkpoint!r}: {path} holds one model; leave it out")
     try:
         from sft_jax.export import safetensors_folder
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{folder} is read by the package {error.name!r}: pip install 'sft_jax[safetensors]'"
+            f"{path} needs the package {error.name}: pip install 'sft_jax[safetensors]'"
         ) from error
-    return Classifier(*safetensors_folder.read(folder))
+    return Classifier(*safetensors_folder.read(path))
 
 
 def _shapes(model: MultimodalClassifier) -> Any:

@@ -10,4 +10,4 @@ MODELS: Mapping[str, str] = {
     "mbt": "sft_jax.modules.mbt:BottleneckTransformer",
     "mult": "sft_jax.modules.mult:CrossmodalTransformer",
 }
-"""Import path of each model by the name that a config gives."""
+"""Import path of each model by its name in a config."""

@@ -1,4 +1,4 @@
-"""Multi-head attention: of tokens to each other, and to those of a source."""
+"""Multi-head attention: self-attention, and cross-attention to the tokens of a source."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ AttentionPattern = BlockSparsePattern | WindowPattern
 def pattern_for(pattern: AttentionPattern | None, num_tokens: int) -> AttentionPattern | None:
     """Returns the pattern, or None where dense attention costs no more for a modality.
 
-    It depends on the full length of the modality, never on that of an array: otherwise padding
-    would change what a model computes.
+    The choice depends on the full length of the modality, never on the length of an array:
+    otherwise padding would change the output of a model.
 
     Args:
       pattern: Pattern of the keys that each query sees; None for all keys.
-      num_tokens: Number of tokens of an example of full length, without CLS.
+      num_tokens: Number of tokens in an example of full length, without CLS.
     """
     if isinstance(pattern, WindowPattern) and pattern.is_dense(num_tokens + 1):
         return None
@@ -37,21 +37,21 @@ def pattern_for(pattern: AttentionPattern | None, num_tokens: int) -> AttentionP
 
 
 class SelfAttention(nn.Module):
-    """Self-attention (Vaswani et al. 2017): real tokens attend to those of their example.
+    """Self-attention (Vaswani et al. 2017) among the real tokens of each example.
 
     Attributes:
       num_heads: Number of heads; must divide the width of the tokens.
-      dtype: Type of the computation; None for that of inputs and parameters.
+      dtype: Type of the computation; None for the type of inputs and parameters.
       qkv_bias_init: Initialiser of the biases of query, key and value.
       out_kernel_init: Initialiser of the output projection; by default U(±1/sqrt(width)).
-      pattern: Keys that each query sees; None for all. A pattern has a computation of its own.
+      pattern: Keys that each query sees; None for all. A pattern replaces the kernel.
       kernel: Name of a kernel of `sft_jax.ops.attention.kernels`, or a kernel, for attention
-        without a pattern. It changes the cost alone.
-      with_saliency: Whether to return the saliency; the first token is CLS then.
+        without a pattern. It changes only the cost.
+      with_saliency: Whether to return the saliency; the first token must then be CLS.
 
     Raises (on `init` and `apply`):
-      ValueError: For tokens with sizes and a pattern: sizes count in dense attention alone. For an
-        unknown kernel, or one that returns other shapes.
+      ValueError: For tokens with sizes and a pattern, since only dense attention supports sizes.
+        Also for an unknown kernel, or one that returns the wrong shapes.
     """
 
     num_heads: int
@@ -68,13 +68,13 @@ class SelfAttention(nn.Module):
     ) -> tuple[Float[Array, "b q d"], Float[Array, "b k"] | None]:
         """Returns the attended values, and the saliency of all tokens after CLS or None.
 
-        Where the weights are computed as a whole, they are sown as "weights" among the
+        If the whole matrix of weights is computed, it is sown as "weights" among the
         intermediates.
 
         Args:
           tokens: Tokens that attend and are attended to.
-          first: Number of tokens, from the first on, that attend; None for all. Only where there
-            is neither a pattern nor saliency.
+          first: Number of leading tokens that attend; None for all. It must be None with a
+            pattern or with saliency.
         """
         width = tokens.values.shape[-1]
         query, key, value = _QueryKeyValue(
@@ -122,8 +122,8 @@ class _QueryKeyValue(nn.Module):
         self, values: Float[Array, "b n d"], first: int | None
     ) -> tuple[Float[Array, "b q h e"], Float[Array, "b n h e"], Float[Array, "b n h e"]]:
         width = values.shape[-1]
-        # One Xavier-uniform matrix for all three, as in PyTorch: U(±sqrt(6 / (4 width))). Its
-        # last axis holds whole heads one after the other, which devices can divide.
+        # As in PyTorch, all three share one Xavier-uniform matrix: U(±sqrt(6 / (4 width))). Its
+        # last axis holds whole heads in sequence, so that devices can divide it.
         init = nn.initializers.variance_scaling(1, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2))
         kernel = self.param("kernel", init, (width, 3, width), jnp.float32)
         bias = self.param("bias", self.bias_init, (3, width), jnp.float32)
@@ -136,7 +136,7 @@ class _QueryKeyValue(nn.Module):
         return query, key, value
 
     def _project(self, values: Array, kernel: Array, bias: Array) -> Iterator[Array]:
-        """Yields one array of heads for each place in the middle axis of the kernel."""
+        """Yields one array of heads for each index of the middle axis of the kernel."""
         projected = flat_dot(values, kernel)
         projected += jnp.expand_dims(bias, range(values.ndim - 1))
         heads = (self.num_heads, projected.shape[-1] // self.num_heads)
@@ -152,25 +152,24 @@ def cross_attention(
     kernel: str | Kernel = kernels.AUTO,
     drop: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "b q d"]:
-    """Cross-attention: queries attend to the real tokens of their example's source.
+    """Cross-attention: queries attend to the real tokens of a source in the same example.
 
-    Called within a compact module, whose parameters "query", "key", "value" and "out" it uses, in
-    PyTorch's initialisation.
+    It must be called within a compact module. It creates the parameters "query", "key", "value"
+    and "out" of that module, with PyTorch's initialisation.
 
     Args:
       values: Tokens that attend.
       source: Tokens that are attended to, of the same width.
       num_heads: Number of heads; must divide the width.
-      dtype: Type of the computation; None for that of inputs and parameters.
-      kernel: See `SelfAttention`; with `drop` always plain.
+      dtype: Type of the computation; None for the type of inputs and parameters.
+      kernel: Attention kernel, as in `SelfAttention`; ignored with `drop`, which needs `plain`.
       drop: Function applied to the attention weights.
 
     Returns:
-      The attended values; the bias of "out" alone in an example whose source is masked
-      throughout.
+      The attended values; only the bias of "out" in an example whose source is fully masked.
     """
     width = values.shape[-1]
-    # As if the three were one Xavier-uniform matrix: U(±sqrt(6 / (4 width))).
+    # The bound is that of one Xavier-uniform matrix for all three: U(±sqrt(6 / (4 width))).
     init = bounded_uniform((1.5 / width) ** 0.5)
 
     def project(name: str, values: Float[Array, "b n d"]) -> Float[Array, "b n h e"]:

@@ -1,4 +1,4 @@
-"""Batches that pass through a module in groups of examples, to save memory."""
+"""Application of a module to a batch in groups of examples, to save memory."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from sft_jax.ops.noise import example_keys
 from sft_jax.structs import Tokens
 
 _MIN_TOKENS_TO_SPLIT = 129
-"""Tokens of a sequence, CLS included, from which on a batch is cut into groups."""
+"""Least number of tokens of a sequence, CLS included, for which a batch is cut into groups."""
 
 
 def apply_in_groups(
     parent: nn.Module, module: nn.Module, tokens: Tokens, parts: int, *, train: bool
 ) -> Any:
-    """Computes `module(tokens)` for one group of examples after the other.
+    """Computes `module(tokens)` for one group of examples at a time.
 
-    Where sequences have more than 128 tokens, everything except attention is computed again for
-    the gradient. No number depends on the groups.
+    If sequences have more than 128 tokens, everything except attention is recomputed for the
+    gradient. The results do not depend on the groups.
 
     Args:
-      parent: Module whose random streams are drawn from.
+      parent: Module that provides the random streams.
       module: Module from tokens to any PyTree of arrays with the examples first.
       tokens: Tokens of the batch.
-      parts: Number of groups. Where it does not divide the batch, the greatest common divisor
-        counts.
-      train: Passed on to `module`.
+      parts: Number of groups. If it does not divide the batch size, the greatest common divisor
+        of both is used.
+      train: Whether to train; passed to `module`.
     """
     if parent.is_initializing():
         return module(tokens, train=train)
@@ -41,11 +41,11 @@ def apply_in_groups(
         if parent.has_rng(name)
     }
     cut = parts > 1 and length >= _MIN_TOKENS_TO_SPLIT
-    # A symbolic size of the batch has no divisor.
+    # A symbolic batch size has no known divisor.
     parts = math.gcd(batch, parts) if cut and isinstance(batch, int) else 1
     if parts == 1 or parent.is_mutable_collection("intermediates"):
         return module(tokens, train=train, keys=keys or None)
-    # Every group takes each parts-th example, so that it stays spread over the devices.
+    # A group takes every parts-th example, so that it stays spread over the devices.
     split = jax.tree.map(
         lambda a: a.reshape(batch // parts, parts, *a.shape[1:]).swapaxes(0, 1), (tokens, keys)
     )

@@ -26,7 +26,7 @@ class Block(nn.Module):
     Attributes:
       num_heads: Number of attention heads.
       dropout: Rate of dropout, in both residual branches and inside the MLP.
-      dtype: Type of the computation; None for that of inputs and parameters.
+      dtype: Type of the computation; None for the type of inputs and parameters.
       kernel: Attention kernel; see `SelfAttention`.
       pattern: Keys that each query sees; None for all.
     """
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
         Args:
           tokens: Tokens of the batch.
-          first: Number of tokens, from the first on, to compute; None for all.
+          first: Number of leading tokens to compute; None for all.
           train: Whether to apply dropout.
           keys: Key of each example by stream; by default from the stream "dropout".
         """

@@ -1,4 +1,4 @@
-"""Dropout that draws for each example by itself."""
+"""Dropout with independent draws for each example."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sft_jax.ops.noise import Keys, dropout, example_keys, fold_in
 
 
 class Dropout(nn.Dropout):
-    """`flax.linen.Dropout` whose draws depend on the key and position of an example alone.
+    """`flax.linen.Dropout` whose draws depend only on the key and position of an example.
 
     Attributes: see `flax.linen.Dropout`; `broadcast_dims` must be empty.
     """
@@ -20,7 +20,7 @@ class Dropout(nn.Dropout):
     def __call__(  # type: ignore[override]
         self, inputs: Float[Array, "b ..."], keys: Keys | None = None
     ) -> Float[Array, "b ..."]:
-        """Drops numbers unless `deterministic`.
+        """Sets numbers to 0 at random unless `deterministic`.
 
         Args:
           inputs: Array with the examples first.
@@ -34,7 +34,7 @@ class Dropout(nn.Dropout):
 
 
 def numbered(keys: Mapping[str, Keys] | None, number: int) -> Keys | None:
-    """Derives the keys of one of several calls from those of the stream "dropout", if given."""
+    """Derives the keys of call number `number` from those of the stream "dropout", if any."""
     if keys is None or "dropout" not in keys:
         return None
     return fold_in(keys["dropout"], number)

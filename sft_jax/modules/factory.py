@@ -1,4 +1,4 @@
-"""From a model's config to the Flax module."""
+"""Construction of the Flax module from the config of a model."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def build_model(
 
     Every model is called as `module.apply(variables, inputs, masks, train=...)` and returns
     `[b, num_classes]` outputs; `MultimodalClassifier.task` defines their meaning. The model gets
-    those fields of the config that its class has. Its `parts` is 1 where the config leaves that
-    open; `sft_jax.training.assembly.build` chooses by the mesh.
+    those fields of the config that its class has. If the config leaves `parts` open, it is 1;
+    `sft_jax.training.assembly.build` chooses it by the mesh.
 
     Args:
       config: Config of the model.
@@ -49,7 +49,7 @@ def build_model(
       num_classes: Number of outputs.
 
     Raises:
-      ValueError: If an import path of the config leads to nothing usable.
+      ValueError: If an import path of the config does not lead to a suitable object.
     """
     kind = _load_class(config.name)
     attributes: dict[str, Any] = {
@@ -63,7 +63,7 @@ def build_model(
         "pre_pooling_pattern": _PATTERNS[config.pre_pooling_attention],
         "tokenizers": {name: _load_tokenizer(name, p) for name, p in config.tokenizers.items()},
     }
-    del attributes["name"]  # Flax has a field of this name for its own use.
+    del attributes["name"]  # Flax uses a field of this name itself.
     accepted = {field.name for field in dataclasses.fields(kind)}
     if config.tokenizers and "tokenizers" not in accepted:
         raise ValueError(f"model.tokenizers is set, and model.name={config.name!r} takes none")
@@ -71,7 +71,7 @@ def build_model(
 
 
 def _load_class(name: str) -> Any:
-    """Loads the class of a model, ours or that of another package."""
+    """Loads the class of a model of this or another package."""
     kind = plugins.load(MODELS.get(name, name), "model.name")
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"model.name={name!r} must be a flax.linen.Module class, got {kind!r}")

@@ -1,4 +1,4 @@
-"""Heads: from a token to the outputs of a task."""
+"""Heads, which map a token to the outputs of a task."""
 
 from __future__ import annotations
 

@@ -28,19 +28,19 @@ def check_inputs(
     *,
     required: Collection[str] = (),
 ) -> dict[str, Bool[Array, "b _ ..."]]:
-    """Checks names and shapes, and gives each input a mask.
+    """Checks names and shapes, and returns a mask for each input.
 
     Args:
       modalities: Shape of each modality of the model.
       inputs: Values by modality.
       masks: Masks of some or all of the inputs.
-      required: Modalities that must be in `inputs`, as to create parameters.
+      required: Modalities that must be in `inputs`, for example to create parameters.
 
     Returns:
       A mask for each input; all True for an input without one.
 
     Raises:
-      ValueError: With every problem of the inputs.
+      ValueError: If the inputs are not valid; the message lists all problems.
     """
     known = sorted(modalities)
     problems = [
@@ -72,7 +72,7 @@ def check_inputs(
 def _shape_problems(
     name: str, spec: ModalitySpec, array: AnyArray, mask: AnyArray | None
 ) -> list[str]:
-    # Fewer along a later axis would give tokens the learned positions of others.
+    # With fewer steps along a later axis, tokens would get the learned positions of others.
     most, *rest = spec.shape
     expected = f"[batch, 1 to {most}, {', '.join(map(str, rest))}]"
     if array.ndim < 2 or list(array.shape[2:]) != rest or not 1 <= array.shape[1] <= most:

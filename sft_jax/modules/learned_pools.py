@@ -25,13 +25,13 @@ from sft_jax.structs import AnyArray, Tokens
 class TokenLearner(nn.Module):
     """Pool of `k` weighted means of the tokens (Ryoo et al. 2021, arXiv 2106.11297, version 1.1).
 
-    An MLP gives each token `k` logits, `W2 gelu(W1 LN(x))`; each of the `k` maps becomes
-    weights by softmax over the real tokens. The hidden layer is as wide as the tokens, like
-    that of `Block`; in the authors' code it has 64 features whatever the width.
+    An MLP gives each token `k` logits, `W2 gelu(W1 LN(x))`. A softmax over the real tokens turns
+    each of the `k` maps into weights. The hidden layer is as wide as the tokens, as in `Block`;
+    in the authors' code it has 64 features for any width.
 
     Attributes:
       k: Number of slots.
-      dtype: Type of the computation; None for that of inputs and parameters.
+      dtype: Type of the computation; None for the type of inputs and parameters.
     """
 
     k: int
@@ -46,7 +46,7 @@ class TokenLearner(nn.Module):
         logits = _SlotLogits(self.k, self.dtype, name="mlp_out")(nn.gelu(hidden)).swapaxes(1, 2)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         weights = masked_softmax(logits, tokens.mask[:, None])
-        # The weights of the k maps, like those of k queries of one head.
+        # The k maps act like the attention weights of k queries of one head.
         means = apply_weights(weights[:, None], values[:, :, None])[:, :, 0]
         return _all_slots(means, tokens)
 
@@ -54,15 +54,15 @@ class TokenLearner(nn.Module):
 class PerceiverPool(nn.Module):
     """Pool of `k` learned queries that attend to the tokens once.
 
-    With learned queries `q` and tokens `x`, `q + Attention(LN_q(q), LN_x(x), LN_x(x))`: the
-    cross-attention of Perceiver (Jaegle et al. 2021, arXiv 2103.03206) and of Flamingo's
-    resampler (Alayrac et al. 2022, arXiv 2204.14198), without the MLP that follows there.
-    Here the pooled tokens go on to the fused blocks, which have MLPs.
+    The result is `q + Attention(LN_q(q), LN_x(x), LN_x(x))` for learned queries `q` and tokens
+    `x`. This is the cross-attention of Perceiver (Jaegle et al. 2021, arXiv 2103.03206) and of
+    Flamingo's resampler (Alayrac et al. 2022, arXiv 2204.14198), without the MLP that follows
+    there. Here the pooled tokens pass to the fused blocks, which have MLPs.
 
     Attributes:
       k: Number of slots.
       num_heads: Number of attention heads; must divide the width of the tokens.
-      dtype: Type of the computation; None for that of inputs and parameters.
+      dtype: Type of the computation; None for the type of inputs and parameters.
     """
 
     k: int
@@ -82,7 +82,7 @@ class PerceiverPool(nn.Module):
             tokens.replace(values=layer_norm(self.dtype, "token_norm")(values)),
             self.num_heads,
             self.dtype,
-            "plain",  # A few queries only.
+            "plain",  # There are only a few queries.
         )
         return _all_slots(queries.astype(attended.dtype)[None] + attended, tokens)
 
@@ -129,7 +129,7 @@ def slots_param(
 
 
 def _without_padding(tokens: Tokens) -> Float[Array, "b n d"]:
-    # NaN at padding would reach the gradients of parameters, whatever weight it had.
+    # NaN at padding would reach the gradients of parameters even with weight 0.
     return jnp.where(tokens.mask[..., None], tokens.values, 0)
 
 

@@ -26,10 +26,10 @@ def flat_dot(
     precision: jax.lax.PrecisionLike = None,
     **keywords: Any,
 ) -> Float[Array, "*b f *g"]:
-    """Computes `values kernel` with all leading axes made one.
+    """Computes `values kernel` with all leading axes merged.
 
-    It is for `nn.Dense(dot_general=flat_dot)`. On a CPU the gradient of the kernel is one matrix
-    product then, not one for each example: 1.5 to 3 times as fast.
+    Use it as `nn.Dense(dot_general=flat_dot)`. On a CPU the gradient of the kernel is then one
+    matrix product, not one for each example. This is 1.5 to 3 times as fast.
 
     Args:
       values: Values with any number of leading axes.
@@ -59,7 +59,7 @@ def dense(
     kernel_init: Initializer,
     bias_init: Initializer = nn.initializers.zeros,
 ) -> nn.Dense:
-    """Makes a dense layer that computes by `flat_dot`."""
+    """Makes a dense layer that uses `flat_dot`."""
     return nn.Dense(
         features,
         dtype=dtype,

@@ -16,29 +16,29 @@ from sft_jax.structs import Tokens
 
 
 class BottleneckTransformer(MultimodalClassifier):
-    """Transformer whose modalities exchange information through a few bottleneck tokens only.
+    """Transformer whose modalities exchange information only through a few bottleneck tokens.
 
-    Each modality `m` has `n_pre + n_post` blocks of its own. In the last `n_post` it attends
-    to its tokens `z_m` and the bottleneck `f` (equations 8 and 9 of the paper):
+    Each modality `m` has `n_pre + n_post` blocks of its own. In the last `n_post` blocks it
+    attends to its tokens `z_m` and the bottleneck `f` (equations 8 and 9 of the paper):
 
         [z_m, f_m] <- Block_m([z_m, f])
         f <- mean_m f_m
 
-    over the modalities that an example has. One head, shared, classifies the CLS of each
-    modality, and the logits are averaged, again over the modalities that an example has.
+    where the mean is over the modalities that an example has. One shared head classifies the CLS
+    of each modality, and the logits are averaged over the same modalities.
 
-    Padding has no effect. A modality that is masked throughout an example and one that is left out
-    of `inputs` give the same logits. Without any modality, they are 0.
+    Padding has no effect. Masking a modality throughout an example and leaving it out of `inputs`
+    give the same logits. Without any modality, the logits are 0.
 
     Attributes:
-      num_bottlenecks: Number of bottleneck tokens, learned, drawn from N(0, 0.02²) as in the
-        paper.
-      faithful: Whether to compute what the code of Ding et al. 2021 does: the bottleneck starts
-        at 0 without parameters, so that its tokens stay equal; fusion starts one layer late; and
-        the modalities take turns in the order of their names, each given the bottleneck
-        that the one before has left.
+      num_bottlenecks: Number of bottleneck tokens. They are learned, and initially drawn from
+        N(0, 0.02²) as in the paper.
+      faithful: Whether to reproduce the code of Ding et al. 2021. The bottleneck starts at 0
+        without parameters, so that its tokens stay equal. Fusion starts one layer late. The
+        modalities take turns in the order of their names; each gets the bottleneck that the
+        previous modality returned.
 
-    See `MultimodalClassifier` for the others.
+    See `MultimodalClassifier` for the other attributes.
     """
 
     num_bottlenecks: int = 4
@@ -63,7 +63,7 @@ class BottleneckTransformer(MultimodalClassifier):
             else:
                 if bottleneck is None:
                     bottleneck = self._bottleneck(like)
-                # The name tells the costs of these blocks from those of the blocks before fusion.
+                # The name separates the costs of these blocks from the blocks before fusion.
                 with jax.named_scope("fused"):
                     streams, bottleneck = self._fused_layer(i, streams, bottleneck, train=train)
             if mixup is not None:
@@ -74,7 +74,7 @@ class BottleneckTransformer(MultimodalClassifier):
         return mean_over_present(self._classify_each(streams), presence(streams))
 
     def _bottleneck(self, like: Float[Array, "b n d"]) -> Float[Array, "b f d"]:
-        """Makes the bottleneck that fusion starts from, in the type of `like`."""
+        """Makes the initial bottleneck, in the type of `like`."""
         shape = (like.shape[0], self.num_bottlenecks, self.width)
         if self.faithful:
             return jnp.zeros(shape, like.dtype)

@@ -23,14 +23,14 @@ from sft_jax.structs import Tokens
 class CrossmodalLayer(nn.Module):
     """Cross-attention to the tokens of a source, then an MLP of four times the width.
 
-    Pre-norm: `x <- x + drop(Attention(LN_a(x), LN_a(y), LN_a(y)))`, with one layer norm for
-    target `x` and source `y`, then `x <- x + drop(W2 drop(relu(W1 LN_b(x))))`. Attention
-    weights are dropped out too.
+    The layer is pre-norm: `x <- x + drop(Attention(LN_a(x), LN_a(y), LN_a(y)))`, with one layer
+    norm for target `x` and source `y`, then `x <- x + drop(W2 drop(relu(W1 LN_b(x))))`. Dropout
+    also applies to the attention weights.
 
     Attributes:
       num_heads: Number of attention heads.
       dropout: Rate of dropout.
-      dtype: Type of the computation; None for that of inputs and parameters.
+      dtype: Type of the computation; None for the type of inputs and parameters.
       kernel: Attention kernel; see `SelfAttention`.
     """
 
@@ -43,7 +43,7 @@ class CrossmodalLayer(nn.Module):
     def __call__(self, tokens: Tokens, source: Tokens, *, train: bool = False) -> Tokens:
         """Maps `tokens` to tokens of the same shape and mask.
 
-        In an example whose source is masked throughout, attention adds its output bias only.
+        In an example whose source is fully masked, attention adds only its output bias.
         """
         width = tokens.values.shape[-1]
         drop = Dropout(self.dropout, deterministic=not train)
@@ -66,18 +66,18 @@ class CrossmodalLayer(nn.Module):
 class CrossmodalTransformer(MultimodalClassifier):
     """Transformer with a stack of cross-attention for every ordered pair of modalities.
 
-    In stack `x_with_y` the tokens of modality `x` pass through `n_pre` layers. Their keys and
-    values are the tokens of `y` as the tokenizer made them, whatever the layer. For `m`
-    modalities, the results of the `m - 1` stacks of `x` are normed and joined along the
-    features. They pass through `n_post` layers of self-attention of that width. The normed
-    CLS tokens of all modalities, joined, pass through a residual MLP to the head.
+    In stack `x_with_y` the tokens of modality `x` pass through `n_pre` layers. In every layer the
+    keys and values come from the tokens of `y` as its tokenizer made them. For `m` modalities,
+    the results of the `m - 1` stacks of `x` are normed and joined along the features. They pass
+    through `n_post` layers of self-attention of that width. The normed CLS tokens of all
+    modalities are joined and pass through a residual MLP to the head.
 
     This follows the code of Ding et al. 2021, without its unused sinusoidal positions. It differs
-    from that of Tsai et al. Positions are learned, CLS rather than the last token is classified,
-    the output norms are shared, and no convolution comes first.
+    from the code of Tsai et al. Positions are learned, CLS rather than the last token is
+    classified, the output norms are shared, and there is no initial convolution.
 
-    Padding has no effect. A modality that is masked throughout an example and one that is left
-    out of `inputs` give the same logits. As a target it is replaced by 0, as a source it is not
+    Padding has no effect. Masking a modality throughout an example and leaving it out of `inputs`
+    give the same logits. As a target such a modality is replaced by 0; as a source it is not
     attended to.
 
     Attributes: See `MultimodalClassifier`; at least two modalities, and `n_pre` at least 1.
@@ -95,7 +95,7 @@ class CrossmodalTransformer(MultimodalClassifier):
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
         """Computes the logits; see `MultimodalClassifier`."""
-        # The name tells the costs of these layers from those of the tokenizers and the head.
+        # The name separates the costs of these layers from the tokenizers and the head.
         with jax.named_scope("fused"):
             token = self._fuse(streams, train=train, mixup=mixup)
         self.sow("intermediates", "cls", token)
@@ -130,9 +130,9 @@ class CrossmodalTransformer(MultimodalClassifier):
     def _cross_stacks(
         self, sources: Mapping[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> dict[str, Tokens]:
-        """Joins the tokens of each modality along the features, after attending to each other one.
+        """Runs the stacks of each modality, and joins their results along the features.
 
-        Mixup mixes the sources too: later layers attend to those of the mixed example.
+        Mixup also mixes the sources: later layers attend to the sources of the mixed example.
         """
         values = next(iter(sources.values())).values
         nothing = Tokens(jnp.zeros_like(values[:, :1]), jnp.zeros((values.shape[0], 1), bool))

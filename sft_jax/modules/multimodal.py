@@ -26,19 +26,19 @@ _LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0,
 
 
 class MultimodalClassifier(nn.Module):
-    """Base class of the models; each adds its `compute_logits`.
+    """Base class of the models; each defines its own `compute_logits`.
 
-    A model of its own derives from this class, and computes logits from tokens:
+    A custom model derives from this class, and computes logits from tokens:
 
         class MyFusion(MultimodalClassifier):
             def compute_logits(self, streams, *, train, mixup):
                 ...
 
-    Names of submodules carry a meaning elsewhere. `sft_jax.profile` groups costs by the outermost
-    name that is `head` or starts with `tokenizer_`, `unimodal_`, `pooling_` or `fused`. Everything
-    else counts as `other`. `sft_jax.parallel.sharding.RULES` divides parameters over devices by
-    the names of their layers, `qkv`, `out`, `mlp_in` and `mlp_out`. Other parameters are divided
-    over the `fsdp` axis alone, or whole on each device.
+    Other modules interpret the names of submodules. `sft_jax.profile` groups costs by the
+    outermost name that is `head` or starts with `tokenizer_`, `unimodal_`, `pooling_` or `fused`.
+    Everything else counts as `other`. `sft_jax.parallel.sharding.RULES` divides parameters over
+    devices by the names of their layers, `qkv`, `out`, `mlp_in` and `mlp_out`. Other parameters
+    are divided over the `fsdp` axis alone, or replicated on each device.
 
     Attributes:
       num_classes: Number of outputs: classes, labels, or numbers to predict.
@@ -47,27 +47,27 @@ class MultimodalClassifier(nn.Module):
       num_heads: Number of attention heads; must divide `width`.
       n_pre: Number of blocks before fusion.
       n_post: Number of blocks from fusion on.
-      dropout: Rate inside blocks.
-      embedding_std: Standard deviation that CLS and positions are initialised with. The authors
-        have 1. A smaller one lets the content of a token count from the start, which helps where
-        its place in the sequence says little.
-      dtype: Type of the computation; None for that of inputs and parameters. Parameters are
+      dropout: Rate of dropout inside blocks.
+      embedding_std: Standard deviation of the initial CLS and positions. The authors use 1. A
+        smaller value lets the content of a token count from the start, which helps where its
+        position in the sequence says little.
+      dtype: Type of the computation; None for the type of inputs and parameters. Parameters are
         float32, and the logits are never less than float32.
       attention_kernel: Name of a kernel of `sft_jax.ops.attention.kernels`, or a kernel. It
-        changes the cost alone.
-      parts: Number of groups that a batch is cut into where sequences have more than 128
-        tokens. The groups pass through each block before fusion one after the other, which
-        trades time for memory and changes no number (`sft_jax.modules.batch_groups`).
-      task: Meaning of the outputs, called logits everywhere: with single_label and multi_label
-        logits of a softmax or of sigmoids; with ordinal log-probabilities (`OrdinalHead`);
-        with regression the predicted numbers. A model that averages logits over modalities does
-        so for each task: the mean of log-probabilities is that of a normalised geometric mean.
-        So does one that gives 0 without any modality: a regression without input predicts 0.
+        changes only the cost.
+      parts: Number of groups that a batch is cut into if sequences have more than 128 tokens. The
+        groups pass through each block before fusion in turn, which trades time for memory and
+        does not change the results (`sft_jax.modules.batch_groups`).
+      task: Meaning of the outputs, called logits everywhere. They are logits of a softmax for
+        single_label and of sigmoids for multi_label, log-probabilities for ordinal
+        (`OrdinalHead`), and predicted numbers for regression. Some models average logits over
+        modalities, for every task; for ordinal this gives a normalised geometric mean of the
+        probabilities. Some give 0 without any modality, also as the prediction of a regression.
       tokenizers: Modules that make the tokens of some modalities, by name, in place of patches:
         see `sft_jax.modules.tokenizer.Tokenizer`. Each modality has a copy of its own.
 
     Raises (on `init` and `apply`):
-      ValueError: For an attribute out of range or an input of the wrong name or shape.
+      ValueError: If an attribute is out of range, or an input has the wrong name or shape.
     """
 
     num_classes: int
@@ -85,12 +85,12 @@ class MultimodalClassifier(nn.Module):
     tokenizers: Mapping[str, nn.Module] | None = None
 
     def __post_init__(self) -> None:
-        # A model with a dict could not be hashed, as a static argument of jax.jit must be.
+        # A static argument of jax.jit must be hashable, and a model with a dict is not.
         for field in dataclasses.fields(self):
             value = getattr(self, field.name, None)
             if isinstance(value, Mapping):
                 object.__setattr__(self, field.name, flax.core.freeze(value))
-        # A name and its type would be equal and have two hashes.
+        # The name of a type equals the type but has another hash.
         if self.dtype is not None:
             object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
         super().__post_init__()
@@ -107,20 +107,20 @@ class MultimodalClassifier(nn.Module):
         """Computes the logits.
 
         Args:
-          inputs: `[b, *lengths, features]` floats by modality. The first of the lengths may be
-            less than the modality's, never more; the others are the modality's.
+          inputs: `[b, *lengths, features]` floats by modality. The first length may be less than
+            the modality's, but not more; the others must equal the modality's.
           masks: `[b, *lengths]` booleans by modality, False for padding. A modality without an
             entry has no padding.
           train: Whether to apply dropout, drawn from the random stream "dropout". In training the
-            random pools draw from the stream "pool" rather than always the same tokens; in
-            evaluation they do so only if that stream is given.
-          mixup: Mixes the output of a block between examples. The blocks of a modality are
-            layers 0 to `n_pre - 1`, and the fused blocks those from `n_pre` on.
+            random pools draw from the stream "pool". In evaluation they select the same tokens
+            every time, unless that stream is given.
+          mixup: Draw of mixup, which mixes the output of one block between examples. The blocks
+            of a modality are layers 0 to `n_pre - 1`; the fused blocks are layers `n_pre` and up.
 
         Returns:
-          `[b, num_classes]` logits; 0 where none of `mixed_modalities` is in `inputs`. Applied
-          with `mutable=["intermediates"]` and `capture_intermediates=True`, every tensor on the
-          way can be had as well.
+          `[b, num_classes]` logits; 0 where none of `mixed_modalities` is in `inputs`. With
+          `mutable=["intermediates"]` and `capture_intermediates=True`, `apply` also returns every
+          intermediate tensor.
         """
         streams = self._make_streams(inputs, masks)
         if not streams:
@@ -131,15 +131,16 @@ class MultimodalClassifier(nn.Module):
     def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
-        """Computes the logits of the modalities given; each model implements it.
+        """Computes the logits from the tokens of the modalities; each model implements it.
 
         Args:
           streams: Tokens of each modality of `inputs`, CLS first, in the order of the names. In
-            an example without the modality all its tokens are masked, CLS included. A model
-            that attends to tokens and reads CLS by their masks has no other case to consider.
-          train: See `__call__`.
-          mixup: See `__call__`. The model passes the output of block `i` of every modality to
-            `mixup.streams(i, streams)`, and that of fused blocks to `mixup.fused(i, tokens)`.
+            an example without the modality all of its tokens are masked, CLS included. A model
+            that respects the masks of tokens and CLS needs no other special case.
+          train: Whether to train, as in `__call__`.
+          mixup: Draw of mixup, as in `__call__`. The model passes the output of block `i` of every
+            modality to `mixup.streams(i, streams)`, and the output of fused block `i` to
+            `mixup.fused(i, tokens)`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no compute_logits")
 
@@ -150,20 +151,20 @@ class MultimodalClassifier(nn.Module):
 
     @property
     def joint_from(self) -> int:
-        """First layer whose tokens are no longer of one modality alone."""
+        """First layer whose tokens are not of a single modality."""
         return self.n_pre
 
     @property
     def shared_from(self) -> int | None:
-        """First layer that mixes one token which all examples have; see `Mixup`."""
+        """First layer where every example has the token that is classified; see `Mixup`."""
         return None
 
     def example_inputs(self) -> dict[str, Float[Array, "1 _ ... _"]]:
-        """Makes zeros of the right shapes, to initialise from."""
+        """Makes zeros of the right shapes, for initialisation."""
         return {name: jnp.zeros((1, *spec.shape)) for name, spec in self.modalities.items()}
 
     def _problems(self) -> list[str]:
-        """Lists everything that is wrong with the attributes; subclasses add theirs."""
+        """Lists all problems of the attributes; subclasses add their own."""
         problems = [
             f"{name}={getattr(self, name)} must be at least {least}"
             for name, least in _LEAST.items()
@@ -202,9 +203,9 @@ class MultimodalClassifier(nn.Module):
         check_modalities(self.modalities)
         if problems := self._problems():
             raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
-        # Initialisation makes the parameters of every modality that has any.
+        # Initialisation creates the parameters of all modalities that the model uses.
         required = self.mixed_modalities if self.is_initializing() else ()
-        # Sorted, so that the program does not depend on the order of the mapping.
+        # The inputs are sorted, so that the program does not depend on the order of the mapping.
         in_order = {name: inputs[name] for name in sorted(inputs)}
         return check_inputs(self.modalities, in_order, masks or {}, required=required)
 
@@ -222,7 +223,7 @@ class MultimodalClassifier(nn.Module):
         """Makes the tokens of one modality, CLS first."""
         embed = (self.tokenizers or {}).get(name)
         if embed is not None:
-            # A copy that belongs to no module yet, for the tokenizer to take and name.
+            # The copy has no parent yet, so that the tokenizer can adopt and name it.
             embed = embed.clone(parent=None, name=None, _deep_clone=True, _reset_names=True)
         tokenizer = Tokenizer(
             self.modalities[name],
@@ -247,7 +248,7 @@ class MultimodalClassifier(nn.Module):
         return apply_in_groups(self, module, tokens, self.parts, train=train)
 
     def _classify_each(self, streams: Mapping[str, Tokens]) -> list[Float[Array, "b c"]]:
-        """Classifies the CLS of each modality by one head that they share."""
+        """Classifies the CLS of each modality with a shared head."""
         head = self.make_head()
         logits = []
         for tokens in streams.values():
@@ -256,7 +257,7 @@ class MultimodalClassifier(nn.Module):
         return logits
 
     def _fill(self, name: str, tokens: Tokens) -> Tokens:
-        """Adds padding up to the modality's full length: fixed windows count positions."""
+        """Pads tokens to the modality's full length, since fixed windows count positions."""
         short = self.modalities[name].num_tokens + 1 - tokens.mask.shape[1]
         return Tokens(
             jnp.pad(tokens.values, ((0, 0), (0, short), (0, 0))),
@@ -264,11 +265,11 @@ class MultimodalClassifier(nn.Module):
         )
 
     def _unimodal_block(self, modality: str, i: int) -> Block:
-        """Makes block `i` over the tokens of one modality."""
+        """Makes block `i` for the tokens of one modality."""
         return self.make_block(f"unimodal_{modality}_{i}")
 
     def make_block(self, name: str | None, **attributes: Any) -> Block:
-        """Makes a transformer block, with the attributes of the model unless others are given."""
+        """Makes a transformer block with the model's attributes; `attributes` override them."""
         return Block(
             self.num_heads,
             self.dropout,
@@ -279,11 +280,11 @@ class MultimodalClassifier(nn.Module):
         )
 
     def make_head(self) -> ClassifierHead | OrdinalHead:
-        """Makes the head of the task."""
+        """Makes the head for the task."""
         head = OrdinalHead if self.task == "ordinal" else ClassifierHead
         return head(self.num_classes, self.dtype, name="head")
 
 
 def presence(streams: Mapping[str, Tokens]) -> list[Bool[Array, " b"]]:
-    """Tells which examples have each modality, from the masks of the CLS tokens."""
+    """Returns which examples have each modality, from the masks of the CLS tokens."""
     return [tokens.mask[:, 0] for tokens in streams.values()]

@@ -1,4 +1,4 @@
-"""The pooling step of sparse pooling."""
+"""Reduction of tokens by a pool, the second step of sparse pooling."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sft_jax.structs import Tokens
 
 
 class Reducer(nn.Module):
-    """Cuts the tokens of each example down to `k` by one of the pools of `sft_jax.ops.pool`.
+    """Reduces the tokens of each example to `k` by one of the pools of `sft_jax.ops.pool`.
 
-    An example with fewer than `k` real tokens keeps them all; slots left over are masked. The
-    learned pools, `token_learner` and `perceiver`, fill every slot of an example that has any
-    real token. They alone have parameters, and each modality has its own.
+    An example with fewer than `k` real tokens keeps them all; the remaining slots are masked. The
+    learned pools, `token_learner` and `perceiver`, fill every slot of an example with any real
+    token. Only these pools have parameters, separate for each modality.
 
-    The pools that select whole tokens sow their positions, `[b, k]`, as "index" among the
-    intermediates. The random ones draw from the stream "pool" in training. In evaluation they use
+    Pools that select whole tokens sow their positions, `[b, k]`, as "index" among the
+    intermediates. Random pools draw from the stream "pool" in training. In evaluation they use
     one fixed draw for every example, so that neither a key nor the rest of the batch has any
-    effect. If they are given that stream in evaluation, they draw from it.
+    effect. If the stream "pool" is given in evaluation, they draw from it.
 
     Attributes:
       pool: Name or import path of a pool, or a `sft_jax.ops.pool.Pool`.
       k: Number of tokens kept.
       num_heads: Number of attention heads, for pools that attend.
-      reference_windows: The authors' fixed windows, which bring their divisors and epsilon, in
-        place of `k` adaptive windows.
+      reference_windows: The authors' fixed windows, with the divisors and epsilon of their code,
+        in place of `k` adaptive windows.
       iterations: Number of times that `attn_wkmedoids` moves its centres.
       dtype: Type of the computation, for pools with parameters.
     """
@@ -56,16 +56,17 @@ class Reducer(nn.Module):
         train: bool = False,
         keys: Mapping[str, Keys] | None = None,
     ) -> Tokens:
-        """Returns `[b, k, d]` tokens; a slot that an example has no token for is masked.
+        """Returns `[b, k, d]` tokens; unfilled slots are masked.
 
         Args:
-          tokens: Tokens to choose from.
-          saliency: Saliency of each token. Pools that do not need it ignore it.
+          tokens: Tokens to reduce.
+          saliency: Saliency of each token, ignored by pools that do not need it.
           train: Whether the random pools draw from the stream "pool".
           keys: Key of each example by stream; by default from the stream "pool".
 
         Raises:
-          ValueError: If the pool is unknown, needs a saliency and has none, or returns no tokens.
+          ValueError: If the pool is unknown, lacks a saliency that it needs, or does not return
+            tokens.
         """
         pool = find_pool(self.pool)
         if pool.module is not None:
@@ -108,9 +109,9 @@ class Reducer(nn.Module):
     def _noise(
         self, tokens: Tokens, train: bool, keys: Mapping[str, Keys] | None
     ) -> Float[Array, "b n"]:
-        """Gumbel noise: that of each example in training, the same for all in evaluation."""
+        """Draws Gumbel noise: independent per example in training, one fixed draw in evaluation."""
         batch, length = tokens.mask.shape
-        # Drawn in float32 whatever the precision, so that the draw does not depend on it.
+        # Noise is always drawn in float32, so that the draw does not depend on the precision.
         if keys is not None and "pool" in keys:
             noise = gumbel(keys["pool"], length)
         elif train or self.has_rng("pool"):
@@ -121,7 +122,7 @@ class Reducer(nn.Module):
 
 
 def _checked(pool: str | Pool, kept: Any) -> Tokens:
-    """Returns the result of a pool, which must be tokens."""
+    """Returns the result of a pool; raises ValueError unless it is tokens."""
     if not isinstance(kept, Tokens):
         raise ValueError(
             f"pool={pool!r} must return sft_jax.Tokens, or Tokens and their positions,"

@@ -25,7 +25,7 @@ from sft_jax.structs import Readout, Tokens
 READOUTS: Sequence[str] = get_args(Readout)
 
 _MIN_BLOCKS_TO_SCAN = 4
-"""Number of equal blocks from which on they are compiled as a loop."""
+"""Least number of equal blocks that are compiled as a loop."""
 
 
 class SparseFusionTransformer(MultimodalClassifier):
@@ -34,9 +34,9 @@ class SparseFusionTransformer(MultimodalClassifier):
     Each modality is tokenized and passes through `n_pre` blocks of its own and one more
     self-attention; its tokens are then pooled to `k`. The sum of the modalities' CLS tokens
     and all pooled tokens pass through `n_post` shared blocks, and the CLS is classified.
-    `readout` has alternatives to the sum:
+    `readout` offers alternatives to the sum:
 
-    | readout | tokens that enter fusion beside the pooled ones | token that is classified |
+    | readout | tokens that enter fusion with the pooled ones | token that is classified |
     | --- | --- | --- |
     | `sum_cls` | the sum of the modalities' CLS tokens | that token |
     | `fresh_cls` | one learned token | that token |
@@ -45,31 +45,31 @@ class SparseFusionTransformer(MultimodalClassifier):
     | `attention` | as `sum_cls` | the result of a learned query that attends to them |
 
     Padding has no effect. A modality that is masked throughout an example adds nothing to the
-    sum of CLS tokens, and no pooled token. One that is left out of `inputs` gives the same logits.
+    sum of CLS tokens, and no pooled token. Leaving it out of `inputs` gives the same logits.
 
-    All fused blocks but the last are parameters of one name, `fused`, with a first axis for the
-    block; the last is `fused_last`.
+    The parameters of all fused blocks except the last are stacked along a first axis under the
+    name `fused`; the last block is `fused_last`.
 
     Attributes:
       pool: Name or import path of a pool of `sft_jax.ops.pool`, or a `Pool`.
       k: Number of tokens kept of each modality, for all or by name; no effect with pool `none`.
         With 0 no token is kept, and the CLS tokens alone represent the modality. A trained model
         takes another `k` with the same parameters (`sft_jax.modules.budget.with_budget`).
-      readout: One of the above.
+      readout: One of the readouts above.
       reference_windows: The authors' fixed windows in place of adaptive ones, by name.
       reference_fusion_layer: Number of tokens of the authors' optional fusion layer; None for no
         such layer. Their code never uses its parameters. The CLS sum is tripled and, with
-        `channel_topk`, each modality is pooled again, to this many tokens. For `max`, `avg` and
-        `channel_topk`; with other pools their code fails.
+        `channel_topk`, each modality is pooled again to this number of tokens. It requires the
+        pool `max`, `avg` or `channel_topk`; the authors' code fails with others.
       unimodal_pattern: Keys that each query sees in the blocks of a modality; None for all. A
         `WindowPattern` makes their cost linear in the number of tokens. A modality whose full
         length is so short that the pattern would save nothing stays dense.
       pre_pooling_pattern: Keys that each query sees in the self-attention before pooling; None for
-        all. The authors announce a sparse attention there, `BlockSparsePattern()`, and set up
-        that of fairseq. Their code never applies the pattern and computes dense attention. Up to
-        33 tokens, CLS included, the pattern is dense too.
+        all. The authors describe a sparse attention here, `BlockSparsePattern()`, and configure
+        the one of fairseq. Their code never applies the pattern and computes dense attention. Up
+        to 33 tokens, CLS included, the pattern is dense too.
 
-    See `MultimodalClassifier` for the others.
+    See `MultimodalClassifier` for the other attributes.
     """
 
     pool: str | Pool = "attn_topk"
@@ -82,7 +82,7 @@ class SparseFusionTransformer(MultimodalClassifier):
 
     @property
     def shared_from(self) -> int | None:
-        """First fused layer, unless the CLS of each modality is classified."""
+        """First fused layer; None if the CLS of each modality is classified."""
         return None if self.readout == "modality_cls" else self.n_pre
 
     def compute_logits(
@@ -144,9 +144,9 @@ class SparseFusionTransformer(MultimodalClassifier):
     def _fuse(
         self, tokens: Tokens, num_modalities: int, *, train: bool, mixup: Mixup | None
     ) -> Tokens:
-        """Applies the fused blocks; the last one computes only the tokens that are read out.
+        """Applies the fused blocks; the last block computes only the tokens that are read out.
 
-        Where intermediates are captured, the last block computes every token.
+        If intermediates are captured, the last block computes every token.
         """
         if not self.n_post:
             return tokens
@@ -162,11 +162,11 @@ class SparseFusionTransformer(MultimodalClassifier):
     def _fuse_stack(
         self, count: int, tokens: Tokens, *, train: bool, mixup: Mixup | None
     ) -> Tokens:
-        """Applies equal blocks, whose parameters have a first axis for the block."""
+        """Applies equal blocks, whose parameters are stacked along a first axis."""
         rngs: Any = {"params": True, "dropout": True}
         block = self.make_block("fused")
         if self.is_initializing():
-            # Beside each other, as all parameters are drawn at once and no result is needed.
+            # Initialisation needs no result, so `vmap` draws the parameters of all blocks at once.
             nn.vmap(
                 lambda block, tokens: block(tokens, train=train),
                 variable_axes={"params": 0},
@@ -187,7 +187,7 @@ class SparseFusionTransformer(MultimodalClassifier):
         return tokens if mixup is None else mixup.fused(self.n_pre + i, tokens)
 
     def _reference_pooled_again(self, name: str, kept: Tokens) -> Tokens:
-        """Does to pooled tokens what the authors' fusion layer does, if there is one."""
+        """Applies the authors' fusion layer to pooled tokens, if there is one."""
         if self.reference_fusion_layer is None:
             return kept
         if self.pool == "channel_topk":
@@ -198,7 +198,7 @@ class SparseFusionTransformer(MultimodalClassifier):
     def _entering(
         self, values: Sequence[Float[Array, "b d"]], present: Sequence[Bool[Array, " b"]]
     ) -> Tokens:
-        """Makes the CLS tokens that enter fusion from those of the modalities."""
+        """Makes the CLS tokens that enter fusion from the CLS tokens of the modalities."""
         if self.readout == "modality_cls":
             return Tokens(jnp.stack(values, axis=1), jnp.stack(present, axis=1))
         real = jnp.ones((values[0].shape[0], 1), bool)
@@ -257,7 +257,7 @@ class SparseFusionTransformer(MultimodalClassifier):
     def _problems_of_k(self, pool: Pool, kept: Mapping[str, int]) -> list[str]:
         if not pool.uses_k:
             return []
-        # Fixed windows give as many tokens as they do, whatever `k` is.
+        # The number of tokens of fixed windows does not depend on `k`.
         fixed = self.reference_windows if "windows" in pool.needs else None
         problems = [
             f"k={kept[name]} for modality {name!r}, which has {spec.num_tokens} tokens"

@@ -1,11 +1,11 @@
 """Simple ways to fuse modalities: at the end, at the start, or not at all.
 
-They are the baselines of Ding et al. 2021 (arXiv 2111.11992), section 4, made of the same
+They are the baselines of Ding et al. 2021 (arXiv 2111.11992), section 4. They use the same
 tokenizers, blocks and head as the Sparse Fusion Transformer, with `n_pre + n_post` blocks.
 Each is correct by default; an option reproduces the authors' code, defects included.
 
-Padding has no effect. A modality that is masked throughout an example and one that is left out of
-`inputs` give the same logits.
+Padding has no effect. Masking a modality throughout an example and leaving it out of `inputs`
+give the same logits.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from sft_jax.structs import Tokens
 class LateFusion(MultimodalClassifier):
     """Late fusion: classifies each modality alone and averages the logits.
 
-    Each modality passes through `n_pre + n_post` blocks of its own; one head, shared,
-    classifies its CLS. `logits = mean_m head(cls_m)` over the modalities that an example
-    has, so that having fewer does not make a prediction less sure; without any, they are 0.
+    Each modality passes through `n_pre + n_post` blocks of its own, and a shared head classifies
+    its CLS. The logits are `mean_m head(cls_m)` over the modalities that an example has, so that
+    a missing modality does not make a prediction less confident. Without any modality they are 0.
 
     Attributes:
-      faithful: Whether to compute what the authors' code does: CLS is duplicated after the first
-        block, and the logits are summed.
+      faithful: Whether to reproduce the authors' code: CLS is duplicated after the first block,
+        and the logits are summed.
 
-    See `MultimodalClassifier` for the others.
+    See `MultimodalClassifier` for the other attributes.
     """
 
     faithful: bool = False
@@ -57,33 +57,33 @@ class LateFusion(MultimodalClassifier):
 class ConcatFusion(MultimodalClassifier):
     """One transformer over the tokens of all modalities: dense, early fusion.
 
-    The token sequences, each with its CLS first, are concatenated in the order of their names.
-    They pass through `n_pre + n_post` shared blocks, in which every real token attends
+    The token sequences, each with its CLS first, are concatenated in the order of the modality
+    names. They pass through `n_pre + n_post` shared blocks, in which every real token attends
     to every other. The head classifies the mean of the CLS tokens of the modalities that an
-    example has. The tokens of the others, CLS included, are masked; without any modality,
+    example has. The tokens of absent modalities, CLS included, are masked. Without any modality,
     the head classifies a token of 0.
 
     Attributes:
-      reference_windows: The authors' fixed windows, to compute what their code does; None for no
-        pooling. After the first block, the first CLS is kept. All other tokens, the other CLS
-        tokens among them, are max-pooled within these windows, which straddle the borders of the
-        modalities. The head classifies the first CLS. For this the authors take the windows that
-        were made for the first modality. Here the first CLS takes part even if its modality is
-        absent, and shorter inputs are padded, so that the windows do not move.
+      reference_windows: The authors' fixed windows, to reproduce their code; None for no pooling.
+        After the first block, the first CLS is kept. All other tokens, including the other CLS
+        tokens, are max-pooled within these windows, which may span two modalities. The head
+        classifies the first CLS. The authors use the windows made for the first modality. The
+        first CLS takes part even if its modality is absent, and shorter inputs are padded, so
+        that the windows do not move.
 
-    See `MultimodalClassifier` for the others.
+    See `MultimodalClassifier` for the other attributes.
     """
 
     reference_windows: ReferenceWindows | None = None
 
     @property
     def joint_from(self) -> int:
-        """First layer: every layer sees the tokens of all modalities."""
+        """First layer, since every layer sees the tokens of all modalities."""
         return 0
 
     @property
     def shared_from(self) -> int | None:
-        """First layer where the first CLS is classified, whatever the modalities."""
+        """First layer if the first CLS is classified, which is always present; else None."""
         return 0 if self.reference_windows else None
 
     def _problems(self) -> list[str]:
@@ -111,7 +111,7 @@ class ConcatFusion(MultimodalClassifier):
         if windows:
             cls = tokens.values[:, 0]
         else:
-            # The CLS of a modality is real where the example, mixed or not, has it.
+            # The CLS of a modality is real where the example has the modality, also after mixup.
             cls = mean_over_present(
                 [tokens.values[:, start] for start in starts],
                 [tokens.mask[:, start] for start in starts],
@@ -120,14 +120,14 @@ class ConcatFusion(MultimodalClassifier):
         return self.make_head()(cls)
 
     def _with_absent(self, streams: Mapping[str, Tokens]) -> dict[str, Tokens]:
-        """Fills all modalities up to their full length; the first CLS is real in any case."""
+        """Pads all modalities to their full length, and marks the first CLS as real."""
         batch = next(iter(streams.values())).mask.shape[0]
         filled = {}
         for name, spec in sorted(self.modalities.items()):
             if name in streams:
                 tokens = streams[name]
             else:
-                # One step of padding stands for a modality left out.
+                # One step of padding stands for a modality that is left out.
                 padding = jnp.zeros((batch, 1, *spec.shape[1:]))
                 tokens = self._tokenize(name, padding, jnp.zeros(padding.shape[:-1], bool))
             filled[name] = self._fill(name, tokens)
@@ -139,16 +139,16 @@ class ConcatFusion(MultimodalClassifier):
 class Unimodal(MultimodalClassifier):
     """Classifies one modality and ignores the others.
 
-    Its tokens pass through `n_pre + n_post` blocks and the head classifies their CLS. For
-    an example without that modality the logits are 0, as those of `LateFusion` are.
+    The tokens of the modality pass through `n_pre + n_post` blocks, and the head classifies their
+    CLS. For an example without the modality the logits are 0, as in `LateFusion`.
 
     Attributes:
-      modality: Name of the modality; may be left out where there is only one.
-      reference_windows: Windows within which the tokens other than CLS are max-pooled after
-        `n_pre` blocks. The authors' code does so, for every modality with the windows that
-        were made for the first one. By default nothing is pooled.
+      modality: Name of the modality; optional if there is only one.
+      reference_windows: The authors' fixed windows, to reproduce their code; None for no pooling.
+        The tokens other than CLS are max-pooled within these windows after `n_pre` blocks. The
+        authors use the windows made for the first modality for every modality.
 
-    See `MultimodalClassifier` for the others. Only this modality has parameters.
+    See `MultimodalClassifier` for the other attributes. Only this modality has parameters.
     """
 
     modality: str | None = None
@@ -188,6 +188,6 @@ class Unimodal(MultimodalClassifier):
 
 
 def pool_after_cls(tokens: Tokens, windows: ReferenceWindows) -> Tokens:
-    """Keeps the first token, and of each window over the others the maximum per feature."""
+    """Keeps the first token, and max-pools the others within windows."""
     rest = Tokens(tokens.values[:, 1:], tokens.mask[:, 1:])
     return join(first_tokens(tokens), window_max(rest, windows(rest.mask)))

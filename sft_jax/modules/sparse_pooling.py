@@ -51,8 +51,8 @@ class SparsePooling(nn.Module):
         """Takes tokens with CLS first; returns CLS and the pooled others, a tuple for several `k`.
 
         Args:
-          tokens: Tokens of the batch.
-          train: Whether to apply dropout, and to draw in the random pools.
+          tokens: Tokens of the batch, CLS first.
+          train: Whether to apply dropout, and to draw tokens in the random pools.
           keys: Key of each example by stream; by default from "dropout" and "pool".
         """
         width = tokens.values.shape[-1]
@@ -64,7 +64,7 @@ class SparsePooling(nn.Module):
         attended, salient = SelfAttention(
             self.num_heads,
             self.dtype,
-            # As the authors' attention here, unlike that of their blocks, is initialised.
+            # The authors initialise this attention in another way than that of their blocks.
             qkv_bias_init=bounded_uniform(width**-0.5),
             out_kernel_init=nn.initializers.xavier_uniform(),
             pattern=self.pattern,

@@ -1,4 +1,4 @@
-"""Tokenizers: from the positions of a modality, steps or pixels, to tokens."""
+"""Tokenizers, which turn the positions of a modality, steps or pixels, into tokens."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def patchify(
     mask: Bool[Array, " b *lengths"],
     patch_sizes: Sequence[int],
 ) -> Tokens:
-    """Cuts each example into patches, which become one token each.
+    """Cuts each example into patches; each patch becomes one token.
 
     Masked positions become 0, so that no masked value, NaN included, has an effect. A token
-    is real if any of its positions is. The last patch along an axis is filled with zeros.
+    is real if any of its positions is. The last patch along an axis is padded with zeros.
 
     Args:
       values: Values of the batch.
@@ -31,15 +31,15 @@ def patchify(
       patch_sizes: Number of positions of a patch along each of the axes `lengths`.
 
     Returns:
-      `prod(ceil(lengths / patch_sizes))` tokens of `prod(patch_sizes) * f` features: the
-      patches, and the positions of each, in row-major order.
+      `prod(ceil(lengths / patch_sizes))` tokens of `prod(patch_sizes) * f` features. The patches,
+      and the positions within each patch, are in row-major order.
     """
     batch, *lengths, features = values.shape
     counts = [-(-n // size) for n, size in zip(lengths, patch_sizes, strict=True)]
     fill = [(0, c * s - n) for n, c, s in zip(lengths, counts, patch_sizes, strict=True)]
     values = jnp.pad(jnp.where(mask[..., None], values, 0), [(0, 0), *fill, (0, 0)])
     mask = jnp.pad(mask, [(0, 0), *fill])
-    # The axes alternate between the number of the patch and the place in it: numbers come first.
+    # The axes alternate between the patch index and the position in the patch; indices go first.
     split = [n for pair in zip(counts, patch_sizes, strict=True) for n in pair]
     order = [0, *range(1, len(split) + 1, 2), *range(2, len(split) + 1, 2)]
     count, size = math.prod(counts), math.prod(patch_sizes)
@@ -54,21 +54,20 @@ def patchify(
 class Tokenizer(nn.Module):
     """Projects patches to tokens, puts CLS first and adds learned positions.
 
-    A module of the user may take the place of the patches. `embed(values, mask)` maps
+    A custom module may replace the patches. `embed(values, mask)` maps
     `[b, *lengths, features]` floats and their `[b, *lengths]` mask to `Tokens` without CLS.
-    The tokens may have any number of features, are at least 1 and at most `spec.num_tokens`, and
-    have no sizes. Values at padding are 0 before they reach the module, and a token whose mask
-    is False is set to 0 after it.
+    It returns 1 to `spec.num_tokens` tokens with any number of features and without sizes. Values
+    at padding are set to 0 before the module, and masked tokens are set to 0 after it.
 
     Attributes:
       spec: Shape of the modality.
       width: Number of features of a token.
-      embedding_std: Standard deviation that CLS and positions are drawn with.
-      dtype: Type of the computation; None for that of inputs and parameters.
+      embedding_std: Standard deviation of the initial CLS and positions.
+      dtype: Type of the computation; None for the type of inputs and parameters.
       embed: Module that makes the tokens; None for patches.
 
     Raises (on `init` and `apply`):
-      ValueError: If `embed` returns something else.
+      ValueError: If `embed` does not return such tokens.
     """
 
     spec: ModalitySpec
@@ -103,7 +102,7 @@ class Tokenizer(nn.Module):
         )
 
     def _embedded(self, values: Array, mask: Array) -> Tokens:
-        """Tokens of `embed`, checked, and 0 where they are masked."""
+        """Returns the checked tokens of `embed`, set to 0 where they are masked."""
         assert self.embed is not None
         tokens = self.embed(jnp.where(mask[..., None], values, 0), mask)
         most = self.spec.num_tokens

@@ -1,4 +1,4 @@
-"""Integer arithmetic whose products would not fit 32 bits."""
+"""Integer arithmetic with products that do not fit 32 bits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def divided_product(
       factor: Integers of at least 0.
       other: Integers of at least 0 and below 2**30.
       divisor: Integers of at least 1 and below 2**30.
-      largest: Bound of the product. Up to 2**31 - 1 the product is formed; above, the division
-        goes over the bits of `factor`, whose quotient must fit 32 bits.
+      largest: Upper bound of the product. Up to 2**31 - 1 the product is formed. Above that, the
+        division proceeds bit by bit over `factor`, and the quotient must fit 32 bits.
 
     Returns:
       The quotient, rounded down, and the remainder.
     """
-    # A symbolic size can't be compared, and is no int.
+    # A symbolic size is not an int and can't be compared.
     if isinstance(largest, int) and largest < 2**31:
         product = factor * other
         return product // divisor, product % divisor
@@ -29,7 +29,7 @@ def divided_product(
     quotient = rest = jnp.zeros_like(factor * divisor)
     for bit in reversed(range(31)):
         has_bit = (factor >> bit) & 1
-        # One after the other: three times a divisor may not fit.
+        # The carries are separate, since three times the divisor may not fit.
         quotient, rest = _carry(2 * quotient, 2 * rest, divisor)
         quotient, rest = _carry(quotient + has_bit * step, rest + has_bit * rest_of_step, divisor)
     return quotient, rest
@@ -38,6 +38,6 @@ def divided_product(
 def _carry(
     quotient: Int[Array, "*a"], rest: Int[Array, "*a"], divisor: Int[Array, "*#a"]
 ) -> tuple[Int[Array, "*a"], Int[Array, "*a"]]:
-    """Carries into the quotient, so that a rest below twice the divisor is below the divisor."""
+    """Carries into the quotient; reduces a remainder below twice the divisor to below it."""
     over = rest >= divisor
     return quotient + over, jnp.where(over, rest - divisor, rest)

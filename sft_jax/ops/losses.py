@@ -1,4 +1,4 @@
-"""Losses of single examples, and the score that is reported beside them.
+"""Losses per example, and the score that is reported with them.
 
 | loss | task | numbers |
 | --- | --- | --- |
@@ -7,7 +7,7 @@
 | `binary_cross_entropy` | multi_label | mean over the labels of `-log p(label)` |
 | `squared_error` | regression | mean over the targets of `(output - target)²` |
 | `absolute_error` | regression | mean over the targets of `abs(output - target)` |
-| `huber` | regression | as `squared_error / 2` up to an error of 1, linear above |
+| `huber` | regression | `squared_error / 2` up to an error of 1, linear above |
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def example_losses(
       task: Task of the model.
       outputs: Outputs of the model.
       labels: `[b]` classes; `[b, c]` floats for multi_label and regression.
-      smoothing: Label smoothing, from 0 to below 1.
+      smoothing: Label smoothing, at least 0 and below 1.
       loss: Name of one of `LOSSES` that fits the task, the import path of a function, or a
         function; `auto` for the first of `LOSSES` that fits.
 
     Raises:
-      ValueError: If the loss does not fit the task, returns another shape, or the labels of a
-        regression are to be smoothed.
+      ValueError: If the loss does not fit the task or returns the wrong shape, or if `smoothing`
+        is not 0 for regression.
     """
     if task == "regression" and smoothing:
         raise ValueError(f"smoothing={smoothing} must be 0 for regression")
@@ -82,11 +82,11 @@ def loss_name(task: Task, loss: str = AUTO, field: str = "train.loss") -> str:
 
     Args:
       task: Task of the model.
-      loss: See `example_losses`.
+      loss: Loss, as in `example_losses`.
       field: Name of the field that holds `loss`, for the error message.
 
     Raises:
-      ValueError: If there is no such loss for the task.
+      ValueError: If the task has no such loss.
     """
     allowed = [name for name, entry in LOSSES.items() if task in entry.tasks]
     if loss == AUTO:
@@ -104,11 +104,11 @@ def example_scores(
     outputs: Float[AnyArray, "b c"],
     labels: Int[AnyArray, " b"] | Float[AnyArray, "b c"],
 ) -> Bool[Array, " b"] | Float[Array, " b"]:
-    """Computes the score that is reported beside the loss; `SCORE_NAMES` names its mean.
+    """Computes the score that is reported with the loss; `SCORE_NAMES` names its mean.
 
-    For single_label and ordinal it is whether the largest output is the label's; for multi_label
-    the share of labels whose output has the right sign; for regression the mean absolute error
-    over the targets.
+    For single_label and ordinal the score is 1 if the label has the largest output, else 0. For
+    multi_label it is the share of labels whose output has the right sign. For regression it is
+    the mean absolute error over the targets.
     """
     match task:
         case "single_label" | "ordinal":
@@ -122,10 +122,10 @@ def example_scores(
 def cross_entropy(
     logits: Float[Array, "b c"], labels: Int[AnyArray, " b"], smoothing: float = 0.0
 ) -> Float[Array, " b"]:
-    """Cross-entropy with the label, mixed with `smoothing` parts of the uniform distribution.
+    """Cross-entropy with the label, smoothed towards the uniform distribution.
 
     The target is `(1 - smoothing) onehot(label) + smoothing / c`. A label outside
-    `0 .. c - 1` gives NaN, which training reports, rather than the loss of some class.
+    `0 .. c - 1` gives NaN, which training reports, rather than the loss of another class.
     """
     classes = logits.shape[-1]
     target = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
@@ -137,10 +137,10 @@ def cross_entropy(
 def focal(
     logits: Float[Array, "b c"], labels: Int[AnyArray, " b"], smoothing: float = 0.0
 ) -> Float[Array, " b"]:
-    """Focal loss with gamma 2, which counts examples less the surer the model is of them.
+    """Focal loss with gamma 2, which gives less weight to confidently classified examples.
 
-    `-sum_c target_c (1 - p_c)² log p_c`, with the target of `cross_entropy` (Lin et al. 2017,
-    arXiv 1708.02002). A label outside `0 .. c - 1` gives NaN.
+    The loss is `-sum_c target_c (1 - p_c)² log p_c`, with the target of `cross_entropy` (Lin et
+    al. 2017, arXiv 1708.02002). A label outside `0 .. c - 1` gives NaN.
     """
     log_p = jax.nn.log_softmax(logits)
     classes = logits.shape[-1]
@@ -153,7 +153,7 @@ def focal(
 def binary_cross_entropy(
     logits: Float[Array, "b c"], labels: Float[AnyArray, "b c"], smoothing: float = 0.0
 ) -> Float[Array, " b"]:
-    """Mean over the labels of the cross-entropy of each with the sigmoid of its logit.
+    """Mean over the labels of the cross-entropy between label and sigmoid of its logit.
 
     The target is `(1 - smoothing) label + smoothing / 2`. An example with a label outside
     `[0, 1]` gets NaN.
@@ -192,9 +192,9 @@ class Loss:
     """One loss, and the tasks that it fits.
 
     Attributes:
-      function: Called as `function(outputs, labels, smoothing)` with `[b, c]` outputs in float32
-        at least; returns `[b]` losses.
-      tasks: Tasks with the labels and outputs that it takes.
+      function: Function called as `function(outputs, labels, smoothing)`, with `[b, c]` outputs
+        in float32 at least; it returns `[b]` losses.
+      tasks: Tasks whose labels and outputs the function accepts.
     """
 
     function: Callable[..., Any]
@@ -209,4 +209,4 @@ LOSSES: Mapping[str, Loss] = {
     "absolute_error": Loss(absolute_error, ("regression",)),
     "huber": Loss(huber, ("regression",)),
 }
-"""Our losses by the name that a config gives. The first that fits a task is its default."""
+"""Built-in losses by their name in a config. The first that fits a task is its default."""

@@ -1,11 +1,11 @@
-"""Multimodal manifold mixup: hidden states of examples, mixed with those of others.
+"""Multimodal manifold mixup, which mixes the hidden states of pairs of examples.
 
-Manifold mixup (Verma et al. 2019, arXiv 1806.05236) with a share for each modality (Ding et
+It is manifold mixup (Verma et al. 2019, arXiv 1806.05236) with a share for each modality (Ding et
 al. 2021, arXiv 2111.11992, section 3.4). The output of one block becomes
 
     share x + (1 - share) x_partner
 
-and the loss `label_share loss(label) + (1 - label_share) loss(label_partner)`.
+and the loss becomes `label_share loss(label) + (1 - label_share) loss(label_partner)`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from sft_jax.structs import Tokens
 class Mixup(flax.struct.PyTreeNode):
     """Partners, shares and the layer of one draw of mixup.
 
-    Where two examples differ in their modalities or lengths, the one with the larger share decides
-    (the example itself where both have half). The result has the tokens and the modalities of that
-    example. A token that the other lacks is not mixed, and tokens of the other alone are dropped.
-    So a share of 1 leaves an example as it was, and one of 0 turns it into its partner.
+    If two examples differ in their modalities or lengths, the one with the larger share decides
+    (at equal shares, the example itself). The result has the tokens and modalities of the deciding
+    example. Tokens that the other example lacks are not mixed, and its additional tokens are
+    dropped. A share of 1 thus leaves an example unchanged, and 0 turns it into its partner.
 
     Attributes:
-      partner: `[b]` position in the batch of the example that each is mixed with.
-      shares: `[b]` shares from 0 to 1 of the example itself, by modality.
-      layer: Block whose output is mixed, the first of a modality being 0; -1 for none.
-      shared_from: First layer from which on every example has the token that is classified,
-        whatever its modalities; None if there is none.
-      group: Number of neighbouring examples among which partners are found; None for the batch.
-        Small groups stay on a device, whatever devices a batch is divided over.
+      partner: `[b]` positions in the batch of the partners.
+      shares: `[b]` shares of the example itself, from 0 to 1, by modality.
+      layer: Block whose output is mixed, counted from 0 in each modality; -1 for none.
+      shared_from: First layer where every example has the token that is classified, whatever its
+        modalities; None if there is no such layer.
+      group: Number of neighbouring examples among which partners are drawn; None for the batch.
+        Small groups stay on one device, however a batch is divided over devices.
     """
 
     partner: Int[Array, " b"]
@@ -46,15 +46,15 @@ class Mixup(flax.struct.PyTreeNode):
     group: int | None = flax.struct.field(pytree_node=False, default=None)
 
     def streams(self, layer: int, streams: Mapping[str, Tokens]) -> dict[str, Tokens]:
-        """Mixes the output of block `layer` of every modality if this is the layer.
+        """Mixes the output of block `layer` of every modality if that layer was drawn.
 
         Args:
           layer: Number of the block.
-          streams: Tokens by modality, CLS first. The mask of CLS tells which examples have the
+          streams: Tokens by modality, CLS first. The mask of CLS is True where an example has the
             modality.
 
         Returns:
-          Tokens after mixing, with the masks of the examples that decide.
+          Tokens after mixing, with the masks of the deciding examples.
         """
 
         def mix(streams: Any) -> Any:
@@ -66,9 +66,9 @@ class Mixup(flax.struct.PyTreeNode):
         return self._if_drawn(layer, mix, dict(streams))
 
     def fused(self, layer: int | Int[Array, ""], tokens: Tokens) -> Tokens:
-        """Mixes the output of block `layer` over the tokens of all modalities if it is the layer.
+        """Mixes the output of fused block `layer` if that layer was drawn.
 
-        The share is that of the first modality by name.
+        The share of the first modality by name applies.
         """
         mixed: Tokens = self._if_drawn(
             layer, lambda tokens: mix_tokens(tokens, self._first_share, self.from_partner), tokens
@@ -76,7 +76,7 @@ class Mixup(flax.struct.PyTreeNode):
         return mixed
 
     def from_partner(self, array: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
-        """Takes the row of each example's partner from an array with the examples first."""
+        """Gathers the rows of the partners from an array with the examples first."""
         if self.group is None:
             return array[self.partner]
         shape = (array.shape[0] // self.group, self.group)
@@ -90,12 +90,12 @@ class Mixup(flax.struct.PyTreeNode):
         return self.shares[min(self.shares)]
 
     def label_share(self, present: Mapping[str, Bool[Array, " b"]]) -> Float[Array, " b"]:
-        """Share of each example's own label in its loss; 1 if no layer is mixed.
+        """Computes the share of each example's own label in its loss; 1 if no layer is mixed.
 
-        From `shared_from` on it is the share in which the fused tokens are mixed. Before, it is
-        the mean over the modalities of the mixed example. Where both examples have a modality, it
-        counts with its share. Where the deciding example alone has it, it counts with 1 if that is
-        the example itself, and with 0 if it is the partner.
+        From `shared_from` on it is the share of the fused tokens. Before, it is a mean over the
+        modalities of the mixed example. A modality that both examples have counts with its share.
+        A modality that only the deciding example has counts with 1 if that is the example itself,
+        and with 0 if it is the partner.
 
         Args:
           present: Examples that have the modality before mixing, for all modalities of `shares`.
@@ -124,12 +124,12 @@ def mix_tokens(
 
     Args:
       tokens: Tokens of the batch.
-      share: Share of the example itself.
+      share: Share of each example itself.
       from_partner: Function from an array with the examples first to the rows of their partners.
     """
     both = tokens.mask & from_partner(tokens.mask)
     own = (share >= 0.5)[:, None]
-    # The partner's share is computed in the type of the share, as the authors' code does.
+    # The partner's share is computed in the type of the share, as in the authors' code.
     own_share = jnp.where(both, share[:, None], own.astype(share.dtype))
     other_share = jnp.where(both, 1 - share[:, None], 1 - own.astype(share.dtype))
 
@@ -159,21 +159,21 @@ def draw_mixup(
 ) -> Mixup:
     """Draws partners, shares and the layer for a batch.
 
-    The partner of an example is another of its group of neighbours (`group_size`), each with equal
-    probability. As batches are in random order, so are neighbours.
+    The partner of an example is another member of its group of neighbours (`group_size`), each
+    with equal probability. Neighbours are random too, since batches are in random order.
 
     Args:
-      key: Key of the draw.
+      key: Random key.
       batch_size: Number of examples.
       modalities: Names of the modalities that are mixed.
       alpha: Parameter of Beta(alpha, alpha), the distribution of the shares.
-      layers: First layer that may be drawn, and the one after the last.
-      joint_from: First layer whose tokens are no longer of one modality alone.
-      shared_from: See `Mixup`.
-      per_modality: Whether a share is drawn for each modality, not one for all.
+      layers: First layer that may be drawn, and the layer after the last.
+      joint_from: First layer whose tokens are not of a single modality.
+      shared_from: First layer with one token for all, as in `Mixup`.
+      per_modality: Whether each modality has a share of its own.
       consistent: Whether, from `joint_from` on, all modalities have the share of the first, so
-        that features and labels are mixed alike. The authors' code mixes fused features by that
-        share and labels by the mean of all: False does so too.
+        that features and labels are mixed alike. With False, as in the authors' code, that share
+        mixes the fused features and the mean of all shares mixes the labels.
     """
     partner_key, layer_key, share_key = jax.random.split(key, 3)
     layer = jax.random.randint(layer_key, (), *layers)
@@ -193,7 +193,7 @@ def draw_mixup(
 
 
 def group_size(batch_size: int) -> int:
-    """Chooses how many neighbours mix with each other: the least divisor of the batch above 2.
+    """Returns the number of neighbours that mix: the least divisor of the batch size above 2.
 
     A batch without such a divisor is one group.
     """
@@ -201,7 +201,7 @@ def group_size(batch_size: int) -> int:
 
 
 def _draw_partners(key: Key[Array, ""], batch_size: int, group: int) -> Int[Array, " b"]:
-    """Positions of the partners: every group is turned by a number of places of its own."""
+    """Draws the positions of the partners by rotating every group by a random number of places."""
     if group == 1:
         return jnp.arange(batch_size)
     turn = jax.random.randint(key, (batch_size // group, 1), 1, group)

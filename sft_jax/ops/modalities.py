@@ -1,8 +1,8 @@
 """Arithmetic over modalities that an example may lack.
 
 An example lacks a modality if the mask of that modality is False throughout the example. A model
-puts a CLS token first, and the mask of CLS tells whether the example has the modality. So the
-tokens and their presence travel together, and no token of an absent modality counts as real.
+puts a CLS token first, whose mask is True where the example has the modality. Tokens thus carry
+their presence with them, and no token of an absent modality counts as real.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sft_jax.structs import Tokens
 
 
 def is_present(mask: Bool[Array, "b _ ..."]) -> Bool[Array, " b"]:
-    """Tells which examples have a modality.
+    """Computes which examples have a modality.
 
     Args:
       mask: Mask of the modality, False at padding.
@@ -31,13 +31,13 @@ def is_present(mask: Bool[Array, "b _ ..."]) -> Bool[Array, " b"]:
 def drop_modalities(
     key: Key[Array, ""], masks: Mapping[str, Bool[Array, "b _ ..."]], rate: float
 ) -> dict[str, Bool[Array, "b _ ..."]]:
-    """Masks each modality of each example with probability `rate`, but never all it has.
+    """Masks each modality of each example with probability `rate`, but never all of them.
 
-    Where all modalities of an example would be dropped, one of them stays, each with equal
+    Where all modalities of an example would be dropped, one is kept, each with equal
     probability (compare Neverova et al. 2016, ModDrop, arXiv 1501.00102).
 
     Args:
-      key: Key of the draw.
+      key: Random key.
       masks: Masks by modality. An example lacks a modality whose mask is False throughout.
       rate: Probability from 0 to 1.
 
@@ -57,11 +57,11 @@ def drop_modalities(
 def mean_over_present(
     values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
 ) -> Float[Array, "b ..."]:
-    """Mean over the modalities that each example has.
+    """Computes the mean over the modalities that each example has.
 
     Args:
       values: One array for each modality.
-      present: Examples that have the modality, for each modality.
+      present: One mask of the examples that have the modality, for each modality.
 
     Returns:
       `sum_m present_m values_m / sum_m present_m`; 0 for an example without any modality.
@@ -75,14 +75,14 @@ def mean_over_present(
 def sum_over_present(
     values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
 ) -> Float[Array, "b ..."]:
-    """Sum over the modalities that each example has; 0 where it has none."""
+    """Computes the sum over the modalities that each example has; 0 without any."""
     return _total_over_present(values, present).astype(values[0].dtype)
 
 
 def _total_over_present(
     values: Sequence[Float[Array, "b ..."]], present: Sequence[Bool[Array, " b"]]
 ) -> Float[Array, "b ..."]:
-    """Sum in float32 at least: numbers of float16 may have a mean there and no sum."""
+    """Computes the sum in float32 at least: it may overflow float16 even if the mean does not."""
     total = jnp.zeros_like(values[0], jnp.promote_types(values[0].dtype, jnp.float32))
     for array, has in zip(values, present, strict=True):
         total += jnp.where(has.reshape(-1, *[1] * (total.ndim - 1)), array, 0)
@@ -95,9 +95,9 @@ def first_tokens(tokens: Tokens, count: int = 1) -> Tokens:
 
 
 def join(*sequences: Tokens) -> Tokens:
-    """Puts sequences one after the other.
+    """Concatenates sequences.
 
-    A sequence without sizes has size 1 everywhere if it stands beside others with sizes.
+    A sequence without sizes gets size 1 everywhere if another sequence has sizes.
     """
     sizes = None
     if any(tokens.sizes is not None for tokens in sequences):

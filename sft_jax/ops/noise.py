@@ -1,7 +1,7 @@
-"""Random draws of each example by itself.
+"""Random draws that are independent for each example.
 
-The draw of an example depends on a key and its position in the batch alone. It depends neither on
-the devices, nor on groups that the batch is cut into, nor on the padding of its sequences.
+The draw of an example depends only on a key and its position in the batch. It does not depend on
+the devices, on the groups that the batch is cut into, or on the padding of its sequences.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Keys = Array
 
 
 def example_keys(key: Array, batch_size: int) -> Keys:
-    """Derives a key for each example of a batch from a key for all."""
+    """Derives a key for each example of a batch from a single key."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch_size))
 
 
 def fold_in(keys: Keys, number: int) -> Keys:
-    """Derives other keys of the same examples, for the draw of that number."""
+    """Derives new keys for the same examples, for draw number `number`."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
@@ -29,8 +29,8 @@ def dropout(values: Float[Array, "b ..."], rate: float, keys: Keys) -> Float[Arr
 
     Args:
       values: Array with the examples first.
-      rate: Probability from 0 to below 1.
-      keys: One for each example.
+      rate: Probability, at least 0 and below 1.
+      keys: Key of each example.
 
     Returns:
       An array of the same shape and dtype.

@@ -2,8 +2,8 @@
 
     P(y <= j) = sigmoid(t_j - s),    t_0 < t_1 < ... < t_{c-2}
 
-The thresholds are stored so that any values are ordered. The first is stored as it is, and each
-gap to the next as the inverse of its softplus.
+The thresholds are parametrised so that any stored values give ordered thresholds. The first is
+stored directly, and each gap to the next as its inverse softplus.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def uniform_thresholds(classes: int) -> Float[np.ndarray, " t"]:
     """Computes stored thresholds with which a score of 0 makes all classes equally likely.
 
     Args:
-      classes: Number of classes, at least 2; one more than there are thresholds.
+      classes: Number of classes, at least 2; one more than the number of thresholds.
 
     Returns:
       `[classes - 1]` float32.
@@ -41,8 +41,8 @@ def ordinal_log_probabilities(
 
     `log(sigmoid(u) - sigmoid(l))` is computed as
     `log_sigmoid(u) + log_sigmoid(-l) + log(1 - exp(l - u))`, whose last term is
-    `log_sigmoid(stored_j)` for a gap of `softplus(stored_j)`. So neither a score far from the
-    thresholds nor a gap that rounds to 0 gives an infinite logarithm or gradient.
+    `log_sigmoid(stored_j)` for a gap of `softplus(stored_j)`. Neither a score far from the
+    thresholds nor a gap that rounds to 0 thus gives an infinite logarithm or gradient.
     """
     distance = ordered_thresholds(stored)[None] - score[:, None]
     below = jnp.pad(jax.nn.log_sigmoid(distance), ((0, 0), (0, 1)))

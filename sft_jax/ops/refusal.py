@@ -1,7 +1,7 @@
-"""Operations that can be traced anywhere, and refuse to be computed with an error of their own.
+"""Placeholders that can be traced anywhere, but raise a specific error when they are computed.
 
-An operation may lack a derivative or a platform. JAX's own errors about that name neither the
-operation nor a way out, and come when the program is lowered, far from the call.
+An operation may lack a derivative or support for a platform. JAX's own errors then name neither
+the operation nor a remedy, and occur when the program is lowered, far from the call.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ _refuse = Primitive("refuse")
 
 
 def refuse(array: Array, message: str) -> Array:
-    """Stands for an array of the same shape and dtype that can't be computed.
+    """Returns a placeholder for an array of the same shape and dtype that can't be computed.
 
-    It is linear and may be transposed: a program is refused only if it needs the result itself.
+    The operation is linear and may be transposed: only a program that needs the result fails.
 
     Args:
       array: Array of the shape and dtype of the result.
       message: Text of the error.
 
     Raises:
-      NotImplementedError: With `message`, when it is computed or lowered.
+      NotImplementedError: With `message`, when the placeholder is computed or lowered.
     """
     return _refuse.bind(array, message=message)
 
 
 def reverse_only(array: Array, message: str) -> Array:
-    """Returns the array, and refuses its forward-mode derivative with `message`."""
+    """Returns the array; its forward-mode derivative raises NotImplementedError with `message`."""
 
     @jax.custom_jvp
     def same(array: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Kernels laid out for a CPU and for accelerators, chosen when a program is lowered.
+"""Layouts of kernels for a CPU and for accelerators, chosen when a program is lowered.
 
-A function does not ask which machine it is traced on: the program may be meant for another, or
-for several at once (`jax.export`). Both layouts are traced, and lowering keeps that of the
+A function never asks which machine traces it: the program may be meant for another platform, or
+for several at once (`jax.export`). Both layouts are traced, and lowering keeps the one for the
 platform (`jax.lax.platform_dependent`).
 """
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Kind of machine that a kernel is lowered for, and its ways to compute.
+    """Kind of machine that a kernel is lowered for, and operations that suit it.
 
     Attributes:
       sequential: Whether heads are computed one by one, each within the cache of a core, rather
@@ -34,7 +34,7 @@ class Target:
     sequential: bool
 
     def each(self, function: Callable[[Any], T], arrays: Any) -> T:
-        """Applies a function to every example or head, the first axis of each array."""
+        """Applies a function to every example or head, along the first axis of each array."""
         if self.sequential:
             return jax.lax.map(function, arrays)
         return jax.vmap(function)(arrays)
@@ -42,9 +42,9 @@ class Target:
     def matmul(
         self, left: Float[Array, "*a"], right: Float[Array, "*b"], dtype: np.dtype
     ) -> Float[Array, "*c"]:
-        """Multiplies matrices and adds up in `dtype`, the type of the result.
+        """Multiplies matrices and accumulates in `dtype`, the type of the result.
 
-        XLA's products on a CPU need not take operands of fewer bits than the result.
+        On a CPU, XLA may not support operands with fewer bits than the result.
         """
         if self.sequential:
             return jnp.matmul(left.astype(dtype), right.astype(dtype))
@@ -69,12 +69,12 @@ def for_target(kernel: Callable[..., T], *arrays: Any) -> T:
 
 
 def varying_alike(arrays: T) -> T:
-    """Returns the same arrays, any PyTree of them, of one type within `jax.shard_map`.
+    """Returns the arrays of a PyTree unchanged, but of one type within `jax.shard_map`.
 
-    There an array may be known to be equal on all devices. A loop over some such arrays and others
-    would change the type of its state, and a gradient would have another type than its array.
+    The type of an array says whether it is equal on all devices. A loop over arrays of both types
+    would change the type of its state, and the type of a gradient would differ from its array's.
     """
-    # The number added to them all is 0, and known to be equal only if all of them are.
+    # A 0 is added to all arrays. It counts as equal on all devices only if all arrays are.
     zeros = (jnp.zeros_like(array, jnp.float32, shape=()) for array in jax.tree.leaves(arrays))
     zero = functools.reduce(jnp.add, zeros)
     return jax.tree.map(lambda array: array + zero.astype(array.dtype), arrays)

@@ -216,13 +216,16 @@ def draw_budgets(path: storage.AnyPath, result: Mapping[str, Any]) -> None:
     with pictures.drawn(path, (10, 4), [title, *panels]) as figure:
         figure.suptitle(title)
         for axes, (label, costs) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            axes.errorbar(costs, means, yerr=spread, fmt="o-", capsize=3, color="black")
-            for row, place in zip(rows, zip(costs, means, strict=True), strict=True):
-                offset: Any = {"xytext": (5, 5), "textcoords": "offset points"}
-                axes.annotate(f"k={row['k']}", place, **offset)
+            axes.plot(costs, means, color="lightgrey", zorder=0)
+            for i, row in enumerate(rows):
+                error = spread[i] if spread else None
+                # Names beside the points would cover each other: small budgets cost the same.
+                axes.errorbar(
+                    costs[i], means[i], yerr=error, fmt="o", capsize=3, label=f"k={row['k']}"
+                )
             axes.set(xlabel=label, ylabel=score)
-            axes.margins(x=0.15, y=0.2)
             axes.grid(alpha=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def read_budgets(texts: Sequence[str]) -> list[int]:

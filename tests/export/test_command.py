@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import synthetic
+from absl import flags
 
 from sft_jax.commands import export as program
 from sft_jax.data.dataset import Dataset
@@ -72,6 +73,21 @@ def test_the_report_tells_differences_digest_and_code(workdir, tmp_path):
     assert "same class: 70 of 70" in summary(report)
 
 
+def test_the_program_prints_the_report(workdir, tmp_path, capsys):
+    out = tmp_path / "a"
+    values = flags.FlagValues()
+    program.define_flags(values)
+    given = {"workdir": workdir, "format": "safetensors", "out": out, "k": 1, "examples": 2}
+    values(["export.py", *(f"--{name}={value}" for name, value in given.items())])
+    program.main(values)
+    printed = capsys.readouterr().out
+    assert "compared with JAX on 2 examples (random examples)" in printed
+    assert printed.endswith(f"report: {out}.json\n")
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert {*report["bytes"]} == {"a/README.md", "a/config.json", "a/model.safetensors"}
+    assert report["metadata"]["k"] == {"sight": 1, "sound": 1}
+
+
 def test_random_examples_need_no_data(workdir, tmp_path, monkeypatch):
     def gone(*_):
         raise OSError("the data is gone")
@@ -110,6 +126,8 @@ def test_bad_arguments_end_before_any_work(workdir, tmp_path, monkeypatch):
         export_run(workdir, "onnx", tmp_path / "file" / "a.onnx")
     with pytest.raises(ValueError, match="is a folder with other files"):
         export_run(workdir, "safetensors", tmp_path)
+    with pytest.raises(ValueError, match="is in a bucket: give a local path"):
+        export_run(workdir, "onnx", "gs://bucket/a.onnx")
     with pytest.raises(ValueError, match="--format='tflite'"):
         export_run(workdir, "tflite", tmp_path / "a")
     with pytest.raises(ValueError, match="quantize='int8' is not possible"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_exports
 
+import sft_jax
 from sft_jax import ModalitySpec, WindowPattern, export
 from sft_jax.export import safetensors_folder
 from sft_jax.export.written import ExportedFileError
@@ -38,6 +39,15 @@ def test_it_predicts_what_the_model_does(folder):
     outputs = export.read(folder, "safetensors").predict(values, masks)
     expected = tiny_exports.expected(classifier, values, masks)
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
+
+
+def test_it_is_loaded_like_a_run(folder):
+    loaded = sft_jax.load(folder)
+    values = {name: array[:1] for name, array in tiny_exports.raw_inputs()[0].items()}
+    outputs = export.read(folder, "safetensors").predict(values)
+    np.testing.assert_allclose(loaded.predict_proba(values), outputs, atol=1e-5)
+    with pytest.raises(ValueError, match="holds one model"):
+        sft_jax.load(folder, "latest")
 
 
 def test_the_card_says_what_goes_in_and_out(folder):

@@ -16,18 +16,18 @@ from sft_jax.ops.attention.plain import saliency, scaled_products
 
 @dataclasses.dataclass(frozen=True)
 class BlockSparsePattern:
-    """Pattern in which each query sees the keys of its window, and a few of every window.
+    """Pattern in which each query sees the keys of its window, and a few keys of every window.
 
-    Window `w` holds the positions `w s .. (w + 1) s`, so that neighbours share one. Query
-    `i > 0` belongs to window `(i - 1) // s`, query 0 to the first. Every query sees the summary
-    keys: the last `c` positions of each stretch of `s` and the position after them. Those are
-    `j >= s - c` with `j mod s >= s - c` or `j mod s = 0`.
+    Window `w` holds the positions `w s .. (w + 1) s`, so that neighbours share one position.
+    Query `i > 0` belongs to window `(i - 1) // s`, query 0 to the first window. Every query sees
+    the summary keys: the last `c` positions of each stretch of `s` and the position after them.
+    Their positions are `j >= s - c` with `j mod s >= s - c` or `j mod s = 0`.
 
     This is the fixed pattern of the Sparse Transformer (Child et al. 2019, arXiv 1904.10509,
-    section 4.3) without its causal mask. It is the variant of fairseq's
-    `SparseMultiheadAttention`, with `s + 1` keys in a window and `c + 1` summary keys of each:
-    one more than in the paper. Up to `s + 1` tokens it is dense. Position 0, a CLS token,
-    is nothing special: only the first window sees it. Padding counts as positions.
+    section 4.3) without its causal mask. It follows the variant in fairseq's
+    `SparseMultiheadAttention`, with `s + 1` keys and `c + 1` summary keys per window: one more
+    than in the paper. Up to `s + 1` tokens the pattern is dense. Position 0, a CLS token, has no
+    special role: only the first window sees it. Padding counts as positions.
 
     Attributes:
       stride: Distance `s` from the start of one window to the start of the next.
@@ -54,26 +54,26 @@ class BlockSparsePattern:
 
     @property
     def num_local(self) -> int:
-        """Number of positions at the start of each window that are no summary keys: `s - c`."""
+        """Number of positions at the start of each window that are not summary keys: `s - c`."""
         return self.stride - self.expressivity
 
     def num_windows(self, length: int) -> int:
-        """Number of windows that the queries of a sequence belong to."""
+        """Returns the number of windows that the queries of a sequence belong to."""
         return max(-(-(length - 1) // self.stride), 1)
 
     def window(self, length: int) -> Int[np.ndarray, " n"]:
-        """Number of the window that each query belongs to."""
+        """Returns the index of the window that each query belongs to."""
         return np.maximum(np.arange(length) - 1, 0) // self.stride
 
     def summary(self, length: int) -> Int[np.ndarray, " g"]:
-        """Positions of the summary keys, ascending."""
+        """Returns the positions of the summary keys, ascending."""
         key = np.arange(length)
         within = key % self.stride
         late = (within >= self.num_local) | (within == 0)
         return key[(key >= self.num_local) & late]
 
     def allowed(self, length: int) -> Bool[np.ndarray, "n n"]:
-        """Matrix that is True where the query (row) sees the key (column), for inspection."""
+        """Returns a matrix, True where the query (row) sees the key (column), for inspection."""
         start = self.window(length)[:, None] * self.stride
         key = np.arange(length)
         allowed = (start <= key) & (key <= start + self.stride)
@@ -81,15 +81,15 @@ class BlockSparsePattern:
         return allowed
 
 
-# Not checked: JAX fills the same class with shapes, shardings or NumPy arrays.
+# The types are not checked: JAX fills the same class with shapes, shardings or NumPy arrays.
 @typing.no_type_check
 class BlockSparseWeights(flax.struct.PyTreeNode):
     """Attention weights of the keys that a `BlockSparsePattern` lets each query see.
 
     Attributes:
-      local: `[b, h, n, s - c]`, of the first `s - c` positions of the query's window. Those
-        among them that are summary keys or beyond the end have weight 0 here.
-      summary: `[b, h, n, g]`, of the summary keys, in the order of their positions.
+      local: `[b, h, n, s - c]` weights of the first `s - c` positions of the query's window.
+        Positions that are summary keys or beyond the end have weight 0 here.
+      summary: `[b, h, n, g]` weights of the summary keys, in the order of their positions.
       pattern: Pattern of the weights.
     """
 
@@ -107,21 +107,21 @@ def block_sparse_attention(
 ) -> tuple[Float[Array, "b n h e"], BlockSparseWeights]:
     """Scaled dot-product self-attention over the keys that the pattern lets each query see.
 
-    It equals softmax attention with every other key masked, and is computed from the windows and
-    the summary keys alone. Time and memory grow with `n (s - c + g)` for `g` summary keys. No `n`
-    by `n` array is formed.
+    The result equals softmax attention with every other key masked, but is computed from the
+    windows and the summary keys alone. Time and memory grow with `n (s - c + g)` for `g` summary
+    keys. No `n` by `n` array is formed.
 
     Args:
       query: Queries of `h` heads of size `e`.
       key: Keys.
       value: Values.
-      mask: False marks padding: it gets no weight, and has no effect on real queries.
+      mask: False marks padding, which gets no weight and has no effect on real queries.
       pattern: Pattern of the keys that each query sees.
 
     Returns:
       The weighted sums of the values, in their type, and the weights, in float32 or, for
-      float64 inputs, float64. A query that sees no real key (itself padding then, since each
-      sees itself) has weights and sums of 0.
+      float64 inputs, float64. A query that sees no real key has weights and sums of 0; it is
+      padding itself, since each query sees itself.
     """
     length = mask.shape[1]
     query, key, value = (
@@ -132,7 +132,7 @@ def block_sparse_attention(
     windows, local_keys = _query_windows(query, pattern), _local_keys(key, pattern)
     to_local = _from_windows(scaled_products("bhwqe,bhwke->bhwqk", windows, local_keys), length)
     to_summary = scaled_products("bhne,bhge->bhng", query, key[:, :, summary])
-    # One softmax over both, which share no key.
+    # Local and summary keys are disjoint, so one softmax serves both.
     logits = jnp.concatenate([to_local, to_summary], axis=-1)
     weights = _softmax(logits, _visible(mask, pattern)[:, None])
     local, far = jnp.split(weights, [pattern.num_local], axis=-1)
@@ -160,7 +160,7 @@ def received(
     if not isinstance(weights, BlockSparseWeights):
         return saliency(weights, mask)
     pattern, length = weights.pattern, mask.shape[1]
-    # CLS is no query here, and no other query belongs to a window as its first position.
+    # CLS is not a query here, and no other query is the first position of its own window.
     queries = mask.at[:, 0].set(False).astype(weights.local.dtype)
     per_window = jnp.einsum(
         "bhwqk,bwq->bwk",
@@ -168,7 +168,7 @@ def received(
         _query_windows(queries[..., None], pattern)[..., 1:, 0],
     )
     spread = jnp.pad(per_window, ((0, 0), (0, 0), (0, pattern.expressivity)))
-    # One more position, for the last: it ends the last window if that is complete.
+    # One position is added, which ends the last window if that window is complete.
     in_order = spread.reshape(spread.shape[0], spread.shape[1] * spread.shape[2])
     total = jnp.pad(in_order, ((0, 0), (0, 1)))[:, :length]
     far = jnp.einsum("bhng,bn->bg", weights.summary, queries)
@@ -179,26 +179,26 @@ def received(
 
 
 def to_dense(weights: BlockSparseWeights) -> Float[Array, "b h n n"]:
-    """Dense weights, with a 0 for each key that a query does not see, for inspection."""
+    """Makes dense weights, with 0 for each key that a query does not see, for inspection."""
     pattern = weights.pattern
     length = weights.local.shape[2]
     query = np.arange(length)[:, None]
     local = pattern.window(length)[:, None] * pattern.stride + np.arange(pattern.num_local)
     dense = jnp.zeros((*weights.local.shape[:2], length, length), weights.local.dtype)
     dense = dense.at[:, :, :, pattern.summary(length)].set(weights.summary)
-    # Added, since a window's first position can be a summary key, whose weight here is 0.
+    # Weights are added: a window's first position can be a summary key, whose local weight is 0.
     return dense.at[:, :, query, local].add(weights.local, mode="drop")
 
 
 def _softmax(logits: Float[Array, "b h n k"], visible: Bool[Array, "b 1 n k"]) -> Array:
-    """Softmax over the visible entries; 0 at the others, also where none is visible."""
-    # The lowest finite number, not -inf: see `attention_weights`.
+    """Computes a softmax over the visible entries; 0 at the others, also where none is visible."""
+    # The fill is the lowest finite number, not -inf: see `masked_softmax`.
     weights = jax.nn.softmax(jnp.where(visible, logits, jnp.finfo(logits.dtype).min), axis=-1)
     return jnp.where(visible, weights, 0)
 
 
 def _visible(mask: Bool[Array, "b n"], pattern: BlockSparsePattern) -> Bool[Array, "b n k"]:
-    """Mask of the real keys among the local keys of each query and the summary keys."""
+    """Computes the mask of the real keys among each query's local keys and the summary keys."""
     length = mask.shape[1]
     summary = pattern.summary(length)
     not_summary = np.ones(length, bool)
@@ -210,11 +210,11 @@ def _visible(mask: Bool[Array, "b n"], pattern: BlockSparsePattern) -> Bool[Arra
 
 
 def _stretches(values: Array, pattern: BlockSparsePattern) -> tuple[Array, Array]:
-    """Splits the axis before the last into stretches of `s`, filled up with 0, and the rest.
+    """Splits the second-to-last axis into stretches of `s` and their end positions, padded with 0.
 
     Returns:
-      `[..., w, s, e]` and `[..., w, 1, e]`: the first `s` positions of each window, and the
-      last, which the next window shares.
+      `[..., w, s, e]` and `[..., w, 1, e]`: the first `s` positions of each window, and its
+      last position, which the next window shares.
     """
     *batch, length, size = values.shape
     count = pattern.num_windows(length)
@@ -227,18 +227,18 @@ def _stretches(values: Array, pattern: BlockSparsePattern) -> tuple[Array, Array
 def _local_keys(
     values: Float[Array, "*b n e"] | Bool[Array, "*b n e"], pattern: BlockSparsePattern
 ) -> Array:
-    """`[..., w, s - c, e]`: the positions of each window that are no summary keys."""
+    """Gathers the positions of each window that are not summary keys, `[..., w, s - c, e]`."""
     return _stretches(values, pattern)[0][..., : pattern.num_local, :]
 
 
 def _query_windows(values: Float[Array, "*b n e"], pattern: BlockSparsePattern) -> Array:
-    """`[..., w, s + 1, e]`: all positions of each window."""
+    """Gathers all positions of each window, `[..., w, s + 1, e]`."""
     return jnp.concatenate(_stretches(values, pattern), axis=-2)
 
 
 def _from_windows(values: Float[Array, "*b w q e"], length: int) -> Float[Array, "*b n e"]:
-    """Rows of the queries within their windows: the inverse of `_query_windows`."""
+    """Restores the rows of the queries from their windows: the inverse of `_query_windows`."""
     *batch, count, slots, size = values.shape
     own = values[..., 1:, :].reshape(*batch, count * (slots - 1), size)
-    # The first slot is a query of that window in the first alone.
+    # Only in the first window is the first slot a query of that window.
     return jnp.concatenate([values[..., 0, :1, :], own], axis=-2)[..., :length, :]

@@ -1,4 +1,4 @@
-"""Attention by cuDNN, NVIDIA's library, which stores no weights."""
+"""Attention by NVIDIA's library cuDNN, which does not store the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sft_jax.ops.refusal import refuse, reverse_only
 
 _DTYPES = ("bfloat16", "float16")
 _MULTIPLE, _LARGEST = 8, 128
-"""Divisor of the number of features of a head, and their largest number."""
+"""Required divisor of the number of features of a head, and its largest value."""
 
 _ELSEWHERE = "attention_kernel='cudnn' needs an NVIDIA GPU; 'auto' works everywhere"
 _NO_FORWARD_MODE = (
@@ -29,7 +29,7 @@ _NO_FORWARD_MODE = (
 
 
 def is_supported(dtype: np.dtype, head_size: int) -> bool:
-    """Tells whether `cudnn_attention` takes heads of this type and size."""
+    """Returns whether `cudnn_attention` supports heads of this type and size."""
     return jnp.dtype(dtype).name in _DTYPES and head_size < _LARGEST
 
 
@@ -44,33 +44,33 @@ def cudnn_attention(
 ) -> Float[Array, "b q h e"]:
     """Scaled dot-product attention on an NVIDIA GPU, in bfloat16 or float16.
 
-    The same as `apply_weights` of `attention_weights` (`sft_jax.ops.attention.plain`), to rounding.
-    Mask and sizes travel as one more feature of the keys, which every query has as 1: no array
-    of queries times keys is needed. Sequences are padded to even lengths.
+    It equals `apply_weights` of `attention_weights` (`sft_jax.ops.attention.plain`), up to
+    rounding. Mask and sizes enter as one more feature of the keys, which is 1 in every query: no
+    array of queries times keys is needed. Sequences are padded to even lengths.
 
     Args:
       query: Queries of `h` heads of size `e`, at most 127.
       key: Keys.
       value: Values.
       key_mask: False marks a key that gets no weight. Masked keys and values must be finite.
-      key_sizes: Above 0 at real keys, how many equal keys each counts as; None for 1.
-      elsewhere: Function of the same arrays that is used where cuDNN can't be: on other
-        platforms, and for sizes that are symbolic. None refuses.
+      key_sizes: Number of equal keys that each key counts as, above 0 at real keys; None for 1.
+      elsewhere: Function of the same arrays for cases that cuDNN can't handle: other platforms
+        and symbolic sizes. With None these cases raise errors.
 
     Returns:
       The weighted sums of the values, in their type; 0 where an example has no real key.
 
     Raises:
       ValueError: For heads of another type or size, and for symbolic sizes without `elsewhere`.
-      NotImplementedError: When its forward-mode derivative is lowered, and when it is lowered for
-        another platform than cuda without `elsewhere`.
+      NotImplementedError: When the forward-mode derivative is lowered, or when the function is
+        lowered for another platform than cuda without `elsewhere`.
     """
     if not is_supported(query.dtype, query.shape[-1]):
         raise ValueError(
             f"attention_kernel='cudnn' takes {' or '.join(_DTYPES)} and heads of at most"
             f" {_LARGEST - 1} features, got {query.dtype} and {query.shape[-1]}; 'auto' takes any"
         )
-    # The programs of cuDNN hold all sizes.
+    # The programs of cuDNN are compiled for fixed sizes.
     if not all(isinstance(size, int) for size in (*query.shape, *key.shape)):
         if elsewhere is None:
             raise ValueError(
@@ -91,10 +91,10 @@ def _refuse(query: Array, *_: Any) -> Array:
 def _padded(
     query: Array, key: Array, value: Array, key_mask: Array, key_sizes: Array | None
 ) -> Array:
-    """Attention of arrays that are filled up to the shapes that cuDNN takes."""
+    """Computes attention of arrays padded to shapes that cuDNN supports."""
     _, length, _, size = query.shape
     scale = size**-0.5
-    # Far below any logit, and finite once it is multiplied by the scale.
+    # The fill is far below any logit, and stays finite when multiplied by the scale.
     masked = 0.5 * float(jnp.finfo(key.dtype).min)
     bias = jnp.zeros(key_mask.shape)
     if key_sizes is not None:
@@ -109,18 +109,18 @@ def _padded(
         _wide(_even(jnp.concatenate([value, jnp.zeros_like(value[..., :1])], axis=-1))),
         scale,
     )[:, :length, :, :size]
-    # Without any real key, cuDNN returns the mean of all values.
+    # For an example without any real key, cuDNN returns the mean of all values.
     return jnp.where(key_mask.any(axis=-1)[:, None, None, None], attended, 0)
 
 
 def _even(array: Array, fill: float = 0.0) -> Array:
-    """Adds a place to the second axis if it is odd, as a gradient needs."""
+    """Pads the second axis to an even length, which the gradient needs."""
     widths = [(0, 0), (0, array.shape[1] % 2), *[(0, 0)] * (array.ndim - 2)]
     return jnp.pad(array, widths, constant_values=fill)
 
 
 def _wide(heads: Array) -> Array:
-    """Adds features of 0 up to a multiple that cuDNN takes."""
+    """Pads the features with 0 to a multiple that cuDNN supports."""
     return jnp.pad(heads, ((0, 0), (0, 0), (0, 0), (0, -heads.shape[-1] % _MULTIPLE)))
 
 
@@ -142,16 +142,16 @@ def _backward(scale: float, residuals: Any, d_out: Array) -> tuple[Array, ...]:
 _attend.defvjp(_forward, _backward)
 
 
-# These functions are called by `jax.nn.dot_product_attention(..., implementation="cudnn")`, once it
-# has asked this host for its cuDNN. A program for another host does not need that.
+# `jax.nn.dot_product_attention(..., implementation="cudnn")` calls the functions below, but first
+# checks the cuDNN of this host. A program for another host does not need that check.
 def _settings(scale: float) -> tuple[Any, ...]:
-    """Scale, seed, dropout, bias, mask, layout, window, version of cuDNN, residuals returned."""
+    """Returns scale, seed, dropout, bias, mask, layout, window, cuDNN version and residuals."""
     no_mask, layout = fused.MaskType.NO_MASK, fused.AttentionLayout.BTNH.value
     return (scale, 42, 0.0, (False, False), no_mask, layout, None, 0, False)
 
 
 def _nothing(like: Array) -> list[Array]:
-    """Empty arrays in place of bias, lengths, offsets and pages."""
+    """Makes empty arrays in place of bias, lengths, offsets and pages."""
     return [jnp.zeros(0, like.dtype)] * 7
 
 
@@ -175,10 +175,10 @@ def _gradients(*arrays: Array, scale: float) -> list[Array]:
 
 
 _cuda_program = Primitive("cuda_program")
-"""`function(*arrays, scale=scale)`, for arrays with the batch first, lowered for cuda alone.
+"""Primitive for `function(*arrays, scale=scale)`, lowered for cuda alone; the batch comes first.
 
-JAX lowers every branch of `platform_dependent` for each platform of a program for several. For the
-others this primitive gives zeros there, in a branch that they do not take.
+In a program for several platforms, JAX lowers every branch of `platform_dependent` for each of
+them. On platforms other than cuda this primitive gives zeros, in a branch that they do not take.
 """
 _cuda_program.multiple_results = True
 
@@ -209,7 +209,7 @@ def _lower_elsewhere(context: Any, *arrays: Any, **parameters: Any) -> Any:
 def _batch(
     arrays: Sequence[Array], axes: Sequence[int | None], **parameters: Any
 ) -> tuple[list[Array], list[int]]:
-    """Makes one batch of the batches of `jax.vmap`."""
+    """Merges the batch axis of `jax.vmap` with the batch of the arrays."""
     size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
     every = (
         jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
@@ -224,5 +224,5 @@ mlir.register_lowering(
 )
 mlir.register_lowering(_cuda_program, _lower_elsewhere)
 batching.primitive_batchers[_cuda_program] = _batch
-# JAX partitions the call to cuDNN over the devices, which it must know when it lowers it.
+# JAX partitions the call to cuDNN over the devices, so lowering must know the devices.
 dispatch.prim_requires_devices_during_lowering.add(_cuda_program)

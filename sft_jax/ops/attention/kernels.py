@@ -1,21 +1,21 @@
 """Attention kernels: functions that compute the same numbers at different costs.
 
-| kernel | how attention is computed |
+| kernel | computation of attention |
 | --- | --- |
 | `auto` | `plain` for short sequences; for longer ones `cudnn` where it can, else `tiled` |
 | `plain` | with the weights of all queries and keys in memory |
-| `tiled` | for a tile of queries at a time (`sft_jax.ops.attention.tiled`) |
-| `cudnn` | by NVIDIA's library on its GPUs, in 16 bits; else, and with saliency, as `tiled` |
+| `tiled` | one tile of queries at a time (`sft_jax.ops.attention.tiled`) |
+| `cudnn` | NVIDIA's library on its GPUs, in 16 bits; otherwise, and with saliency, as `tiled` |
 
 A kernel is called as `kernel(query, key, value, mask, sizes, with_saliency=...)`:
 
 - `query` is `[b, q, h, e]`, `key` and `value` are `[b, n, h, e]`, for `h` heads of size `e`;
 - `mask` is `[b, n]`, False for a key that gets no weight;
 - `sizes` is `[b, n]`, the number of equal keys that each key counts as, or None for 1;
-- `with_saliency` asks for the saliency too. Then queries and keys are one sequence, CLS first.
+- `with_saliency` requests the saliency too. Then queries and keys are one sequence, CLS first.
 
 It returns the weighted sums of the values, `[b, q, h, e]`, and the saliency of the tokens after
-CLS, `[b, n - 1]`. The saliency is None where it is not asked for.
+CLS, `[b, n - 1]`. The saliency is None unless it is requested.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Kernel = Callable[..., tuple[Array, Array | None]]
 
 AUTO = "auto"
 FORMER_NAMES = {"blocked": "tiled"}
-"""Names that kernels had in earlier releases, which older configs hold."""
+"""Names of kernels in earlier releases, which older configs contain."""
 
 _MAX_PLAIN_SCORES = 128 * 128
-"""Number of weights of a head up to which storing them costs less than computing them twice."""
+"""Largest number of weights of a head for which storing them is cheaper than recomputing them."""
 
 
 def plain(
@@ -49,7 +49,7 @@ def plain(
     *,
     with_saliency: bool,
 ) -> tuple[Array, Array | None]:
-    """Attention with all weights in memory."""
+    """Computes attention with all weights in memory."""
     weights = attention_weights(query, key, mask, sizes)
     attended = apply_weights(weights, value)
     return attended, saliency(weights, mask) if with_saliency else None
@@ -64,7 +64,7 @@ def tiled(
     *,
     with_saliency: bool,
 ) -> tuple[Array, Array | None]:
-    """Attention for a tile of queries at a time."""
+    """Computes attention for one tile of queries at a time."""
     if with_saliency:
         return tiled_self_attention(query, key, value, mask, sizes)
     return tiled_attention(query, key, value, mask, sizes), None
@@ -79,14 +79,14 @@ def cudnn(
     *,
     with_saliency: bool,
 ) -> tuple[Array, Array | None]:
-    """Attention by cuDNN, which has no saliency; where that is asked for, attention by tiles."""
+    """Computes attention by cuDNN, or by tiles where the saliency, which cuDNN lacks, is needed."""
     if with_saliency:
         return tiled_self_attention(query, key, value, mask, sizes)
     return cudnn_attention(query, key, value, mask, sizes, elsewhere=tiled_attention), None
 
 
 KERNELS: Mapping[str, Kernel] = {"plain": plain, "tiled": tiled, "cudnn": cudnn}
-"""Our kernels by the name that a config gives; `auto` chooses among them."""
+"""Built-in kernels by their name in a config; `auto` chooses among them."""
 
 
 def kernel_name(name: str, field: str = "attention_kernel") -> str:
@@ -97,7 +97,7 @@ def kernel_name(name: str, field: str = "attention_kernel") -> str:
       field: Name of the field that holds `name`, for the error message.
 
     Raises:
-      ValueError: If it is neither a known name nor an import path.
+      ValueError: If `name` is neither a known name nor an import path.
     """
     name = FORMER_NAMES.get(name, name)
     if name != AUTO and name not in KERNELS and not plugins.is_import_path(name):
@@ -109,7 +109,7 @@ def kernel_name(name: str, field: str = "attention_kernel") -> str:
 
 
 def choose_kernel(kernel: str | Kernel, query: Array, key: Array) -> Kernel:
-    """Chooses the kernel for some queries and keys.
+    """Chooses the kernel for given queries and keys.
 
     Args:
       kernel: Name of a kernel (see `kernel_name`), or a kernel.
@@ -117,7 +117,7 @@ def choose_kernel(kernel: str | Kernel, query: Array, key: Array) -> Kernel:
       key: `[b, n, h, e]` keys.
 
     Raises:
-      ValueError: If there is no such kernel.
+      ValueError: If the kernel is unknown.
     """
     if not isinstance(kernel, str):
         return kernel
@@ -142,7 +142,7 @@ def attend(
     *,
     with_saliency: bool = False,
 ) -> tuple[Float[Array, "b q h e"], Float[Array, "b m"] | None]:
-    """Computes attention by a kernel, and checks the shapes that it returns.
+    """Computes attention by a kernel, and checks the shapes of the results.
 
     Args:
       kernel: Name of a kernel, or a kernel.
@@ -157,7 +157,7 @@ def attend(
       The weighted sums of the values, and the saliency or None.
 
     Raises:
-      ValueError: If there is no such kernel, or it returns other shapes.
+      ValueError: If the kernel is unknown, or its results have the wrong shapes.
     """
     function = choose_kernel(kernel, query, key)
     attended, salient = function(query, key, value, mask, sizes, with_saliency=with_saliency)

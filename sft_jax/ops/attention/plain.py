@@ -1,4 +1,4 @@
-"""Multi-head attention over padded sequences, and the saliency that pooling takes from it."""
+"""Multi-head attention over padded sequences, and the saliency that pooling uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def attention_weights(
 
     Returns:
       Weights that sum to 1 over the real keys, in float32 or, for float64 inputs, float64.
-      Where an example has no real key at all they are 0, not NaN.
+      In an example without any real key they are 0, not NaN.
     """
     logits = scaled_products("bqhe,bnhe->bhqn", query * query.shape[-1] ** -0.5, key)
     if key_sizes is not None:
@@ -38,7 +38,7 @@ def attention_weights(
 def scaled_products(subscripts: str, query: Array, key: Array) -> Array:
     """Computes logits by `jnp.einsum`, and returns them in float32 or float64.
 
-    Products of float16 are computed in float32, as float16 may hold the factors alone.
+    Products of float16 are computed in float32, since they may overflow float16.
     """
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     if query.dtype == jnp.float16:
@@ -49,18 +49,18 @@ def scaled_products(subscripts: str, query: Array, key: Array) -> Array:
 def masked_softmax(
     logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]
 ) -> Float[Array, "*b n"]:
-    """Softmax over the last axis, of the entries whose mask is True.
+    """Computes a softmax over the last axis, for the entries whose mask is True.
 
     Args:
-      logits: Logits; entries where the mask is False do not matter.
+      logits: Logits; entries where the mask is False are ignored.
       mask: Mask that broadcasts over the leading axes.
 
     Returns:
-      Numbers that sum to 1 over the entries whose mask is True, and are 0 at the others;
-      0 everywhere, not NaN, where no mask is True.
+      Numbers that sum to 1 over the entries whose mask is True, and are 0 at the others.
+      A row without any True entry is 0, not NaN.
     """
-    # The lowest finite number, not -inf: a row that is masked throughout must stay finite, in
-    # the gradient too, until the row is set to 0.
+    # The fill is the lowest finite number, not -inf: a fully masked row must stay finite, in the
+    # gradient too, until it is set to 0.
     softmax = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
     return jnp.where(mask, softmax, 0)
 
@@ -73,11 +73,11 @@ def apply_weights(
 
 
 def saliency(weights: Float[Array, "b h n n"], mask: Bool[Array, "b n"]) -> Float[Array, "b n-1"]:
-    """Attention that each token after CLS receives (Ding et al. 2021, section 3.2).
+    """Computes the attention that each token after CLS receives (Ding et al. 2021, section 3.2).
 
-    With `w` the weights averaged over the heads, `s_j = mean_i w[i, j]` over the real queries
-    `i >= 1`. The first token, CLS, is neither a query nor a key here. The saliencies are not
-    renormalised, so they sum to less than 1.
+    The saliency is `s_j = mean_i w[i, j]` over the real queries `i >= 1`, where `w` are the
+    weights averaged over the heads. The first token, CLS, is neither a query nor a key here. The
+    saliencies are not renormalised, so they sum to less than 1.
 
     Args:
       weights: Attention weights of a sequence over itself, CLS first.

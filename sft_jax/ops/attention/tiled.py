@@ -1,9 +1,9 @@
-"""Exact attention that never stores its weights, and the saliency that pooling takes from it.
+"""Exact attention that never stores its weights, and the saliency that pooling uses.
 
-The weights are computed for a tile of queries at a time and forgotten. The backward pass
-computes them again from the log-sum-exp of each query (Rabe and Staats 2021, arXiv 2112.05682;
-Dao et al. 2022, arXiv 2205.14135). A tile holds all keys, so that its softmax needs no second
-tile, and the saliency comes out of the same pass. Memory grows linearly with the length.
+The weights are computed for one tile of queries at a time and discarded. The backward pass
+recomputes them from the log-sum-exp of each query (Rabe and Staats 2021, arXiv 2112.05682;
+Dao et al. 2022, arXiv 2205.14135). A tile holds all keys, so that its softmax needs no other
+tile, and the same pass yields the saliency. Memory grows linearly with the length.
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ def tiled_attention(
 ) -> Float[Array, "b q h e"]:
     """Scaled dot-product attention, in memory linear in the number of queries and of keys.
 
-    The same as `apply_weights` of `attention_weights` (`sft_jax.ops.attention.plain`), to rounding.
+    It equals `apply_weights` of `attention_weights` (`sft_jax.ops.attention.plain`), up to
+    rounding.
 
     Args:
       query: Queries of `h` heads of size `e`.
       key: Keys.
       value: Values.
-      key_mask: False marks a key that gets no weight; neither it nor its value has any
-        effect, whatever they are.
-      key_sizes: Number of equal keys that each real key counts as, above 0; no gradient
-        passes through them. None for 1 everywhere.
+      key_mask: False marks a key that gets no weight. Neither the key nor its value has any
+        effect, even if it is NaN.
+      key_sizes: Number of equal keys that each real key counts as, above 0; None for 1
+        everywhere. No gradient passes through the sizes.
 
     Returns:
       The weighted sums of the values, in their type; 0 where an example has no real key.
@@ -67,7 +68,7 @@ def tiled_self_attention(
     mask: Bool[Array, "b n"],
     sizes: Float[Array, "b n"] | None = None,
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n-1"]]:
-    """`tiled_attention` of a sequence over itself, CLS first, and the saliency of its tokens.
+    """Computes `tiled_attention` of a sequence over itself, CLS first, and the saliency.
 
     Args:
       query: Queries of `h` heads of size `e`.
@@ -77,8 +78,9 @@ def tiled_self_attention(
       sizes: See `tiled_attention`.
 
     Returns:
-      The weighted sums of the values, and `sft_jax.ops.attention.plain.saliency` of the weights, in
-      float32 or, for float64 inputs, float64. Gradients pass through both.
+      The weighted sums of the values, and the saliency of the tokens after CLS
+      (`sft_jax.ops.attention.plain.saliency`), in float32 or, for float64 inputs, float64.
+      Gradients pass through both.
     """
     query, key, value = (
         jnp.where(mask[..., None, None], array, 0) for array in (query, key, value)
@@ -87,14 +89,14 @@ def tiled_self_attention(
     queries = mask.at[:, 0].set(False).astype(real.dtype)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1) * query.shape[2]
     attended, received = _attend(_Inputs(query, key, value, real, bias, queries / count))
-    assert received is not None  # For mypy: it is None only without weights of the queries.
+    assert received is not None  # For mypy: it is None only if `query_weight` is.
     return attended, received[:, 1:]
 
 
 def _key_terms(
     mask: Bool[Array, "b n"], sizes: Float[Array, "b n"] | None, query: Array
 ) -> tuple[Array, Array | None]:
-    """1 at real keys and 0 at others, and the terms added to the logits to base 2, if any."""
+    """Returns 1 at real keys and 0 elsewhere, and the terms added to base-2 logits, if any."""
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     bias = None
     if sizes is not None:
@@ -103,15 +105,15 @@ def _key_terms(
 
 
 class _Inputs(NamedTuple):
-    """Arrays that attention is computed from: of a batch, of all its heads, or of one head.
+    """Input arrays of attention: for a batch, for all of its heads, or for one head.
 
     Attributes:
       query: Queries.
-      key: Keys, finite where masked, like the values.
-      value: Values.
-      real: 1 at real keys and 0 at others.
-      bias: Terms added to the logits to base 2 of a key; None for 0.
-      query_weight: Weight of each query in what the keys receive; None for nothing received.
+      key: Keys, finite where masked.
+      value: Values, finite where masked.
+      real: 1 at real keys and 0 elsewhere.
+      bias: Term added to the base-2 logits of each key; None for 0.
+      query_weight: Weight of each query in the sum that a key receives; None to skip that sum.
     """
 
     query: Array
@@ -123,10 +125,10 @@ class _Inputs(NamedTuple):
 
 
 def _attend(inputs: _Inputs) -> tuple[Array, Array | None]:
-    """The weighted sums and, if queries have weights, the weight that each key receives.
+    """Computes the weighted sums and, if queries have weights, the weight each key receives.
 
-    With `w_ij` the attention weights summed over the heads, a key receives
-    `sum_i query_weight_i w_ij`.
+    A key receives `sum_i query_weight_i w_ij`, where `w_ij` are the attention weights summed over
+    the heads.
     """
     query, key, value = (reverse_only(array, _NO_FORWARD_MODE) for array in inputs[:3])
     return _attend_in_reverse(varying_alike(inputs._replace(query=query, key=key, value=value)))
@@ -169,14 +171,14 @@ def _backward_of_heads(target: Target, heads: tuple[Any, ...]) -> tuple[Array, A
 
 
 def _forward_of_head(target: Target, head: _Inputs) -> tuple[Array, Array, Array | None]:
-    """Sums `[q, e]`, log-sum-exp to base 2 `[q]`, and weights that keys receive, for one head.
+    """Computes sums `[q, e]`, base-2 log-sum-exp `[q]` and received weights for one head.
 
-    Keys are rows and queries columns: reducing over the rows vectorises on a CPU.
+    Keys are rows and queries are columns: a reduction over the rows vectorises on a CPU.
     """
     key, value, real, bias = head.key, head.value, head.real, head.bias
     dtype = real.dtype
     query = base_2(head.query)
-    # With a weight of 0 a masked key is gone, whatever its logit.
+    # A masked key has weight 0, so its logit has no effect.
     values = (value * real[:, None]).astype(value.dtype).T
 
     def tile(received: Array | None, queries: Any, *, shift: bool) -> tuple[Any, Any]:
@@ -184,7 +186,7 @@ def _forward_of_head(target: Target, head: _Inputs) -> tuple[Array, Array, Array
         logits = _logits(target, key, query, bias, dtype)
         most = jnp.zeros(query.shape[1], dtype)
         if shift:
-            # Masked keys, whose logit is 0, are left out: next to that all others might vanish.
+            # Masked keys have logit 0. If it entered the maximum, all real weights might vanish.
             logits = jnp.where(real[:, None] > 0, logits, jnp.finfo(dtype).min)
             most = logits.max(axis=0)
         weights = target.exp2(logits - most[None] if shift else logits)
@@ -203,10 +205,10 @@ def _forward_of_head(target: Target, head: _Inputs) -> tuple[Array, Array, Array
         return _scan_tiles(step, start, columns, _tile_size(target, key.shape[0]))
 
     if target.sequential:
-        needless = are_small(query, key, value.dtype, bias)
-        received, (out, lse) = jax.lax.cond(needless, lambda: tiles(False), lambda: tiles(True))
+        is_small = are_small(query, key, value.dtype, bias)
+        received, (out, lse) = jax.lax.cond(is_small, lambda: tiles(False), lambda: tiles(True))
     else:
-        # A condition on each of several heads at once would compute both.
+        # Under `vmap` over heads, `lax.cond` would compute both branches.
         received, (out, lse) = tiles(True)
     return out.T, lse, None if received is None else received * real
 
@@ -219,7 +221,7 @@ def _logits(target: Target, key: Array, query: Array, bias: Array | None, dtype:
 def _backward_of_head(
     target: Target, head: _Inputs, out: Array, lse: Array, d_out: Array, d_received: Array | None
 ) -> tuple[Array, Array, Array]:
-    """Computes the gradients of query, key and value of one head of one example."""
+    """Computes the gradients with respect to query, key and value for one head of one example."""
     query, key, value, real, bias, query_weight = head
     dtype = real.dtype
     scaled = base_2(query)
@@ -230,7 +232,7 @@ def _backward_of_head(
         d_key, d_value = gradients
         query, scaled, lse, d_out, inner, query_weight = queries
         logits = _logits(target, key, scaled, bias, dtype)
-        # No weight exceeds 1; only that of a masked key could.
+        # True weights are at most 1; the minimum bounds those of masked keys.
         weights = target.exp2(jnp.minimum(logits - lse[None], 0))
         d_weights = target.matmul(value, d_out, dtype)
         if d_received is not None:
@@ -266,18 +268,18 @@ def are_small(
     dtype: np.dtype,
     bias: Float[Array, "*n"] | None = None,
 ) -> Bool[Array, ""]:
-    """Tells whether softmax can do without subtracting the largest logit.
+    """Returns whether softmax can do without subtracting the largest logit.
 
-    The logits are to base 2, `query · key + bias`. Softmax is the same whatever is subtracted from
-    them. Nothing need be subtracted where no exponential can overflow or vanish. That holds for
-    logits within half of the exponents of `dtype`, in which the weights are multiplied with the
-    values.
+    The logits are to base 2, `query · key + bias`. Subtracting a constant from them does not
+    change the softmax, and is only needed where an exponential can overflow or vanish. None can
+    if the logits lie within half of the exponent range of `dtype`, in which the weights are
+    multiplied with the values.
 
     Args:
       query: Queries, scaled by `base_2`.
       key: Keys.
       dtype: Type of the values.
-      bias: Terms that are added to the logits of a key; None for 0.
+      bias: Term added to the logits of each key; None for 0.
     """
     most = jnp.finfo(dtype).maxexp // 2
     left = most if bias is None else jnp.maximum(most - abs(bias).max(), 0)
@@ -292,7 +294,7 @@ def _largest_square(vectors: Float[Array, "*n e"]) -> Float[Array, ""]:
 def _scan_tiles(
     step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, columns: Any, size: int
 ) -> tuple[Any, Any]:
-    """`jax.lax.scan` over tiles of the last axis; a last, smaller tile is not filled up."""
+    """Applies `jax.lax.scan` over tiles of the last axis; a smaller last tile is not padded."""
     length = jax.tree.leaves(columns)[0].shape[-1]
     full = length // size
     outputs = []
@@ -319,14 +321,14 @@ def _unsplit(array: Float[Array, "s *c w"]) -> Float[Array, "*c s*w"]:
 
 
 def _tile_size(target: Target, num_keys: int) -> int:
-    """Number of queries of a tile; on a CPU its weights stay in the second-level cache."""
+    """Chooses the number of queries of a tile; on a CPU its weights fit the second-level cache."""
     if target.sequential:
         return min(max(80_000 // num_keys // 16, 1), 6) * 16
     return 256
 
 
 def _by_head(inputs: _Inputs) -> _Inputs:
-    """Moves heads of examples to the first axis."""
+    """Moves examples and heads to one leading axis."""
     query, key, value = (_to_heads(array) for array in inputs[:3])
     per_head: Any = jax.tree.map(
         lambda array: jnp.repeat(array, inputs.query.shape[2], axis=0), inputs[3:]

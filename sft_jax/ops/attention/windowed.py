@@ -21,21 +21,20 @@ from sft_jax.ops.target import Target, for_target
 class WindowPattern:
     """Pattern in which each query sees the keys around it, CLS, and a few means over all tokens.
 
-    Position 0 is the CLS token, which as a query sees every key. The others are cut into
-    windows of `w` from position 1 on. A query sees the keys of its window, the CLS key, and `s`
-    summary keys. It also sees the keys of the `r` positions on either side of the window. Padding
-    counts as positions, not as tokens.
+    Position 0 is the CLS token, which as a query sees every key. The other positions are cut into
+    windows of `w` from position 1 on. A query sees the keys of its window and of the `r` positions
+    on either side, the CLS key, and `s` summary keys. Padding counts as positions, not as tokens.
 
     The real tokens of an example except CLS are divided, in their order, into `s` stretches whose
     lengths differ by 1 at most. The key and the value of a summary are the means over its
-    stretch. A summary of `t` tokens counts as `t` keys: `log t` is added to its logits. So
-    where the tokens of each stretch are equal, the far field is that of dense attention. The
-    tokens near a query count twice there: for themselves, and in their summary. With fewer
-    real tokens than `s`, each has a summary of its own and the last summaries have none.
+    stretch. A summary of `t` tokens counts as `t` keys: `log t` is added to its logits. If the
+    tokens of each stretch are equal, the far field thus equals that of dense attention. The
+    tokens near a query count twice there: by themselves, and in their summary. With fewer real
+    tokens than `s`, each token has a summary of its own and the last summaries are empty.
 
     Attributes:
       window: Number `w` of queries that see the same keys.
-      reach: Number `r` of positions on either side of a window that its queries see too.
+      reach: Number `r` of positions on either side of a window that its queries also see.
       summaries: Number `s` of summary keys.
 
     Raises:
@@ -57,15 +56,15 @@ class WindowPattern:
 
     @property
     def num_local(self) -> int:
-        """Number of positions that a window's queries see as they are: `w + 2 r`."""
+        """Number of positions that a window's queries see individually: `w + 2 r`."""
         return self.window + 2 * self.reach
 
     def num_windows(self, length: int) -> int:
-        """Number of windows that the queries after CLS belong to."""
+        """Returns the number of windows that the queries after CLS belong to."""
         return max(-(-(length - 1) // self.window), 1)
 
     def is_dense(self, length: int) -> bool:
-        """Tells whether dense attention over `length` tokens, CLS among them, costs no more."""
+        """Returns whether dense attention over `length` tokens, CLS included, costs no more."""
         return self.num_local + self.summaries >= length
 
 
@@ -79,14 +78,14 @@ def windowed_attention(
     """Scaled dot-product self-attention over the keys that the pattern lets each query see.
 
     Time and memory grow with `n (w + 2 r + s + 1)`. The weights are not kept for the backward
-    pass, which computes them again from the inputs; the results bear the name `SAVED` of
-    `sft_jax.ops.attention.tiled` for the policies of `jax.checkpoint`.
+    pass, which recomputes them from the inputs. The results have the checkpoint name `SAVED` of
+    `sft_jax.ops.attention.tiled`, for the policies of `jax.checkpoint`.
 
     Args:
       query: Queries of `h` heads of size `e`, CLS first.
       key: Keys.
       value: Values.
-      mask: False marks padding: it gets no weight, and has no effect on real queries.
+      mask: False marks padding, which gets no weight and has no effect on real queries.
       pattern: Pattern of the keys that each query sees.
 
     Returns:
@@ -98,7 +97,7 @@ def windowed_attention(
     share = _share(mask, pattern, jnp.promote_types(query.dtype, jnp.float32))
     num_queries = jnp.maximum(mask[:, 1:].sum(axis=1), 1) * query.shape[2]
     heads = tuple(a.swapaxes(1, 2) for a in (query, key, value))
-    # The gradient of either target computes its arrays again from these inputs.
+    # The gradient of either target recomputes its arrays from these inputs.
     attend = jax.checkpoint(functools.partial(for_target, functools.partial(_examples, pattern)))
     attended, salient = attend(heads, mask, share, num_queries)
     attended = checkpoint_name(attended.swapaxes(1, 2), SAVED)
@@ -108,7 +107,7 @@ def windowed_attention(
 def _examples(
     pattern: WindowPattern, target: Target, *arrays: Any
 ) -> tuple[Float[Array, "b h n e"], Float[Array, "b m"]]:
-    """Weighted sums and saliency of each example."""
+    """Computes the weighted sums and the saliency of each example."""
 
     def example(arrays: Any) -> tuple[Array, Array]:
         heads, mask, share, num_queries = arrays
@@ -126,7 +125,7 @@ def _examples(
 def _share(
     mask: Bool[Array, "b n"], pattern: WindowPattern, dtype: np.dtype
 ) -> Float[Array, "b s m"]:
-    """Matrix that takes the means of the stretches of tokens after CLS."""
+    """Computes the matrix that averages over each stretch of tokens after CLS."""
     tokens = mask[:, 1:]
     real = tokens.sum(axis=1, keepdims=True, dtype=jnp.int32)
     number = pattern.summaries
@@ -149,7 +148,7 @@ def _attend(
     share: Float[Array, "s m"],
     pattern: WindowPattern,
 ) -> tuple[Float[Array, "n e"], Float[Array, " m"]]:
-    """Sums, and the weight that each token receives from real queries, for one head."""
+    """Computes the sums, and the weight each token receives from real queries, for one head."""
     kind = jnp.promote_types(query.dtype, jnp.float32)
     real, share = mask.astype(kind), share.astype(kind)
     query = base_2(query)
@@ -160,14 +159,14 @@ def _attend(
     counts = _seen(real[:, None], sizes[:, None], pattern)
     weights, total = _weights(target, windows, keys, counts)
     values = _seen(value, far_value, pattern).swapaxes(1, 2)
-    # Keys before queries: see `sft_jax.ops.attention.tiled`.
+    # Keys come before queries: see `sft_jax.ops.attention.tiled`.
     sums = target.matmul(values, weights.astype(value.dtype), kind)
     sums = (sums / total[:, None]).swapaxes(1, 2).reshape(-1, value.shape[1])
 
-    asking = _queries(real[1:, None], pattern)[..., 0] / total
-    given_to_seen = jnp.einsum("wkq,wq->wk", weights, asking)
-    received = _add_seen(given_to_seen, mask.shape[0] - 1, pattern)
-    received += given_to_seen[:, -pattern.summaries :].sum(axis=0) @ share
+    query_weight = _queries(real[1:, None], pattern)[..., 0] / total
+    received_by_seen = jnp.einsum("wkq,wq->wk", weights, query_weight)
+    received = _add_seen(received_by_seen, mask.shape[0] - 1, pattern)
+    received += received_by_seen[:, -pattern.summaries :].sum(axis=0) @ share
 
     weights, total = _weights(target, query[None, :1], key[None], real[None, :, None])
     first = target.matmul(weights[..., 0].astype(value.dtype), value, kind) / total
@@ -180,7 +179,7 @@ def _means(
     sizes: Float[Array, " s"],
     rows: Float[Array, "m e"],
 ) -> Float[Array, "s e"]:
-    """Means over each stretch, summed in float32 at least: a share may vanish in float16."""
+    """Averages over each stretch, in float32 at least: a share may vanish in float16."""
     member = (share > 0).astype(rows.dtype)
     total = target.matmul(member, rows, sizes.dtype)
     return (total / jnp.maximum(sizes, 1)[:, None]).astype(rows.dtype)
@@ -192,7 +191,7 @@ def _weights(
     key: Float[Array, "w k e"],
     counts: Float[Array, "w k 1"],
 ) -> tuple[Float[Array, "w k q"], Float[Array, "w q"]]:
-    """Weights that are not normalised, and their sums, or 1 for no key."""
+    """Computes unnormalised weights, and their sums; the sum is 1 where there is no key."""
     dtype = counts.dtype
     bias = jnp.log2(jnp.maximum(counts, 1))
     logits = target.matmul(key, query.swapaxes(1, 2), dtype) + bias
@@ -202,12 +201,12 @@ def _weights(
 
     fixed = jax.lax.stop_gradient(logits)
     if target.sequential:
-        needless = are_small(query, key, key.dtype, bias[..., 0])
-        top = jax.lax.cond(needless, lambda x: jnp.zeros_like(x[:, 0]), largest, fixed)
+        is_small = are_small(query, key, key.dtype, bias[..., 0])
+        top = jax.lax.cond(is_small, lambda x: jnp.zeros_like(x[:, 0]), largest, fixed)
     else:
-        # A condition on each of several heads at once would compute both.
+        # Under `vmap` over heads, `lax.cond` would compute both branches.
         top = largest(fixed)
-    # A masked logit may be far above the largest: it must stay finite to be multiplied by 0.
+    # A masked logit may far exceed the largest: its exponential must be finite to multiply by 0.
     most = jnp.finfo(dtype).maxexp - 2
     weights = target.exp2(jnp.minimum(logits - top[:, None], most)) * (counts > 0)
     total = weights.sum(axis=1)
@@ -215,7 +214,7 @@ def _weights(
 
 
 def _queries(rows: Float[Array, "m e"], pattern: WindowPattern) -> Float[Array, "w q e"]:
-    """Windows of the positions after CLS, filled up with 0."""
+    """Cuts the positions after CLS into windows, padded with 0."""
     count = pattern.num_windows(len(rows) + 1)
     rows = jnp.pad(rows, ((0, count * pattern.window - len(rows)), (0, 0)))
     return rows.reshape(count, pattern.window, -1)
@@ -224,19 +223,19 @@ def _queries(rows: Float[Array, "m e"], pattern: WindowPattern) -> Float[Array, 
 def _seen(
     rows: Float[Array, "n e"], summaries: Float[Array, "s e"], pattern: WindowPattern
 ) -> Float[Array, "w k e"]:
-    """Rows that each window sees: the positions around it, CLS, and the summaries."""
+    """Gathers the rows that each window sees: positions around it, CLS, and the summaries."""
     local = _unfold(rows[1:], pattern)
     far = jnp.concatenate([rows[:1], summaries]).astype(rows.dtype)
     return jnp.concatenate([local, jnp.broadcast_to(far, (len(local), *far.shape))], axis=1)
 
 
 def _add_seen(
-    given_to_seen: Float[Array, "w k"], length: int, pattern: WindowPattern
+    received_by_seen: Float[Array, "w k"], length: int, pattern: WindowPattern
 ) -> Float[Array, " m"]:
-    """Adds up what windows give to the positions that they see: the transpose of `_unfold`."""
+    """Sums the contributions of windows to the positions they see: the transpose of `_unfold`."""
     further = -(-2 * pattern.reach // pattern.window)
     fill = (further + 1) * pattern.window - pattern.num_local
-    local = jnp.pad(given_to_seen[:, : pattern.num_local], ((0, 0), (0, fill)))
+    local = jnp.pad(received_by_seen[:, : pattern.num_local], ((0, 0), (0, fill)))
     shifted = local.reshape(-1, further + 1, pattern.window)
     parts = (
         jnp.pad(shifted[:, first], ((first, further - first), (0, 0)))
@@ -247,7 +246,7 @@ def _add_seen(
 
 
 def _unfold(rows: Float[Array, "m e"], pattern: WindowPattern) -> Float[Array, "w l e"]:
-    """Cuts positions into windows with their reach on either side, filled up with 0."""
+    """Cuts positions into windows with their reach on either side, padded with 0."""
     count, window, reach = pattern.num_windows(len(rows) + 1), pattern.window, pattern.reach
     further = -(-2 * reach // window)
     after = (count + further) * window - reach - len(rows)

@@ -1,4 +1,4 @@
-"""Pools: the ways to cut the tokens of an example down to `k`.
+"""Pools: ways to reduce the tokens of an example to `k`.
 
 | pool | the `k` tokens |
 | --- | --- |
@@ -36,18 +36,19 @@ Need = Literal["saliency", "windows", "noise", "iterations"]
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """One way to cut tokens down, and what it needs beside the tokens.
+    """One way to reduce tokens, and the arguments that it needs in addition to the tokens.
 
     Attributes:
-      function: Called as `function(tokens, k, **needs)`. Returns `[b, k, d]` tokens, or a pair of
-        the tokens and their positions `[b, k]` in the sequence. None for a pool with parameters.
+      function: Function called as `function(tokens, k, **needs)`. It returns `[b, k, d]` tokens,
+        or a pair of the tokens and their positions `[b, k]` in the sequence. None for a pool with
+        parameters.
       needs: Names of the keyword arguments of `function`. `saliency` is `[b, n]`, the attention
         that each token receives; `windows` divides the tokens among `k` slots
         (`sft_jax.ops.pool.windows.Windows`); `noise` is `[b, n]` Gumbel noise; `iterations` is
         the number of steps of an iterative pool.
       module: For a pool with parameters, its `flax.linen.Module` class or the import path of one.
-        Of the attributes `k`, `num_heads` and `dtype` it is made with those that it has, and it
-        is called as `module(tokens)`.
+        It is created with those of the attributes `k`, `num_heads` and `dtype` that it has, and
+        called as `module(tokens)`.
       uses_k: Whether the number of tokens depends on `k`.
       nested: Whether the tokens for `k` are the first `k` of those for any larger number. A
         module takes the first slots then where its parameters have more
@@ -122,7 +123,7 @@ POOLS: Mapping[str, Pool] = {
     "evit": Pool(_top_k_and_rest, ("saliency",)),
     "none": Pool(_all, uses_k=False),
 }
-"""Our pools by the name that a config gives."""
+"""Built-in pools by their name in a config."""
 
 
 def find_pool(pool: str | Pool, field: str = "pool") -> Pool:
@@ -133,7 +134,7 @@ def find_pool(pool: str | Pool, field: str = "pool") -> Pool:
       field: Name of the field that holds `pool`, for the error message.
 
     Raises:
-      ValueError: If there is no such pool, or the import path leads to something else.
+      ValueError: If the pool is unknown, or the import path leads to something else.
     """
     if isinstance(pool, Pool):
         return pool

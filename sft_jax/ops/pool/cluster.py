@@ -13,7 +13,7 @@ from sft_jax.structs import Tokens
 def pairwise_l1(values: Float[Array, "b n d"]) -> Float[Array, "b n n"]:
     """Computes the L1 distances between the tokens of each example, in float32 at least.
 
-    They are added up feature by feature, so that nothing larger than the result is held.
+    The distances are summed feature by feature, so that no array exceeds the result in size.
     """
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     batch, length, _ = values.shape
@@ -22,7 +22,7 @@ def pairwise_l1(values: Float[Array, "b n d"]) -> Float[Array, "b n n"]:
         return total + jnp.abs(feature[:, :, None] - feature[:, None, :]), None
 
     zeros = jnp.zeros((batch, length, length), values.dtype)
-    # Unrolled, so that the sum is read and written once for several features.
+    # The scan is unrolled, so that the sum is read and written once for several features.
     distance, _ = jax.lax.scan(add, zeros, values.transpose(2, 0, 1), unroll=8)
     return distance
 
@@ -30,23 +30,23 @@ def pairwise_l1(values: Float[Array, "b n d"]) -> Float[Array, "b n n"]:
 def weighted_k_medoids(
     tokens: Tokens, saliency: Float[Array, "b n"], k: int, iterations: int
 ) -> tuple[Tokens, Int[Array, "b k"]]:
-    """Selects `k` tokens that represent the others: medoids, weighted by saliency, in L1 distance.
+    """Selects `k` representative tokens: medoids in L1 distance, weighted by saliency.
 
     The centres start as the `k` tokens of largest saliency `s`. In each iteration every
     token joins its nearest centre (the first of equals); then the centre of each cluster `M`
     becomes `argmin_{i in M} sum_{j in M} |x_i - x_j| s_j` (Ding et al. 2021, section 3.2). A
-    cluster without members, as equal tokens can give, keeps its centre. No gradient flows
-    through the choice.
+    cluster without members, which equal tokens can cause, keeps its centre. No gradient flows
+    through the selection.
 
     Args:
-      tokens: Tokens to cluster; padding is in no cluster.
+      tokens: Tokens to cluster; padding belongs to no cluster.
       saliency: Saliency, at least 0.
       k: Number of clusters, at least 1.
-      iterations: Number of times that the centres are moved; with 0 this is `select_top_k`.
+      iterations: Number of times that the centres are moved; 0 is equivalent to `select_top_k`.
 
     Returns:
-      The tokens at the centres and their positions; those of slots that are not filled mean
-      nothing. An example with at most `k` real tokens keeps them all, in their order.
+      The tokens at the centres and their positions; positions of unfilled slots have no meaning.
+      An example with at most `k` real tokens keeps them all, in their order.
     """
     mask = tokens.mask
     values = jax.lax.stop_gradient(jnp.where(mask[..., None], tokens.values, 0))
@@ -56,8 +56,8 @@ def weighted_k_medoids(
     def move(_: Array, centres: Int[Array, "b k"]) -> Int[Array, "b k"]:
         to_centres = jnp.take_along_axis(distance, centres[:, None], axis=2)
         nearest = to_centres.argmin(axis=2)
-        # A token can become the centre of its own cluster only: one cost each will do, and
-        # no product with the k clusters.
+        # A token can only become the centre of its own cluster, so one cost per token is enough:
+        # no product with the k clusters is needed.
         together = nearest[:, :, None] == nearest[:, None]
         cost = jnp.sum(distance * weight[:, None], axis=2, where=together)
         member = (nearest[..., None] == jnp.arange(k)[None, None]) & mask[..., None]

@@ -13,32 +13,32 @@ def merge_tokens(tokens: Tokens, k: int) -> Tokens:
     """Merges similar tokens into their means until at most `k` are left: token merging, ToMe.
 
     A round of bipartite soft matching divides the real tokens into set A, of even rank, and set B,
-    of odd rank. Each token of A finds the token of B of largest cosine similarity (the first of
-    equals). Of `v` tokens, the `v - max(k, ceil(v / 2))` in A with the most similar partners are
-    merged into them; several may be merged into one. The tokens left keep their order. The paper
-    merges a few tokens in every block, here all rounds follow each other. The paper compares
-    attention keys, here the tokens themselves are compared.
+    of odd rank. Each token of A finds the token of B with the largest cosine similarity (the first
+    of equals). Of `v` tokens, the `v - max(k, ceil(v / 2))` in A with the most similar partners
+    are merged into their partners; several may share a partner. The remaining tokens keep their
+    order. The paper merges a few tokens in every block; here all rounds follow each other. The
+    paper compares attention keys; here the tokens themselves are compared.
 
-    A merged token is the mean of all tokens that went into it, weighted by their sizes, and
-    its size is the sum of theirs. So the sum of `sizes * values` over the real tokens does
-    not change, nor that of the sizes. The gradient flows through the means, none through the
-    choice of what is merged.
+    A merged token is the mean of its constituents, weighted by their sizes, and its size is the
+    sum of their sizes. The sums of `sizes * values` and of the sizes over the real tokens thus do
+    not change. Gradients flow through the means, but not through the choice of the tokens to
+    merge.
 
     Args:
-      tokens: Tokens to merge, without padding. Sizes are above 0 at real tokens, 1 if None.
+      tokens: Tokens to merge; padding is ignored. Sizes are above 0 at real tokens, 1 if None.
       k: Number of slots, at least 1.
 
     Returns:
       `[b, k, d]` tokens of the type of `tokens` with sizes in float32 at least. An example
-      with at most `k` real tokens keeps them all; slots that are not filled hold 0, have
-      size 0 and are masked.
+      with at most `k` real tokens keeps them all; unfilled slots hold 0, have size 0 and are
+      masked.
     """
     mask, values = tokens.mask, tokens.values
     dtype = jnp.promote_types(values.dtype, jnp.float32)
-    # A size of 0 marks a place without a token.
+    # A size of 0 marks a position without a token.
     sizes = mask.astype(dtype) if tokens.sizes is None else jnp.where(mask, tokens.sizes, 0)
     sizes = sizes.astype(dtype)
-    # As totals, sizes * values, tokens are merged by adding, and point the same way.
+    # Totals, sizes * values, merge by addition and have the same direction as the values.
     totals = jnp.where(mask[..., None], values, 0) * sizes[..., None]
     length = mask.shape[1]
     totals, sizes = _to_front(totals, sizes, length)
@@ -56,7 +56,7 @@ def merge_tokens(tokens: Tokens, k: int) -> Tokens:
 def _merge_round(
     totals: Float[Array, "b n d"], sizes: Float[Array, "b n"], k: int
 ) -> tuple[Float[Array, "b m d"], Float[Array, "b m"]]:
-    """Merges once; takes tokens without gaps, leaves gaps. `m` is `n`, or `n + 1` if `n` is odd."""
+    """Merges once. Only the result may have gaps. `m` is `n`, or `n + 1` if `n` is odd."""
     odd = sizes.shape[1] % 2
     totals = jnp.pad(totals, ((0, 0), (0, odd), (0, 0)))
     sizes = jnp.pad(sizes, ((0, 0), (0, odd)))
@@ -71,7 +71,7 @@ def _merge_round(
     surplus = jnp.where(count > k, count - jnp.maximum(k, -(-count // 2)), 0)
     merged = _are_largest(similarity.max(axis=2), surplus)
 
-    # A sum by one-hot matrix: its order, unlike that of a scattered sum, is fixed everywhere.
+    # A one-hot matrix sums in a fixed order on every platform, unlike a scattered sum.
     into = (
         similarity.argmax(axis=2)[..., None] == jnp.arange(sizes_b.shape[1])[None, None]
     ) & merged[..., None]
@@ -87,16 +87,16 @@ def _merge_round(
 
 
 def _unit(values: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    """Directions of the tokens, 0 for a token that is 0; no gradient flows."""
+    """Computes the directions of the tokens, 0 for a zero token; no gradient flows."""
     values = jax.lax.stop_gradient(values)
-    # Scaled by the largest feature first: squares of very large or small numbers are not finite.
+    # Dividing by the largest feature first keeps the squares from overflow and underflow.
     largest = abs(values).max(axis=2, keepdims=True)
     values = values / jnp.where(largest > 0, largest, 1)
     return values / jnp.maximum(jnp.linalg.norm(values, axis=2, keepdims=True), 1)
 
 
 def _are_largest(score: Float[Array, "b n"], count: Array) -> Bool[Array, "b n"]:
-    """Mask of the `count` largest of each example; among equals the earlier come first."""
+    """Masks the `count` largest scores of each example; among equals the earlier come first."""
     rank = jnp.argsort(jnp.argsort(-score, axis=1, stable=True), axis=1)
     return rank < count[:, None]
 
@@ -104,7 +104,7 @@ def _are_largest(score: Float[Array, "b n"], count: Array) -> Bool[Array, "b n"]
 def _to_front(
     totals: Float[Array, "b n d"], sizes: Float[Array, "b n"], length: int
 ) -> tuple[Float[Array, "b m d"], Float[Array, "b m"]]:
-    """Moves tokens of size above 0 to the front, in their order, and cuts to `length`."""
+    """Moves tokens of size above 0 to the front, in their order, and truncates to `length`."""
     order = jnp.argsort(sizes <= 0, axis=1, stable=True)[:, :length]
     return (
         jnp.take_along_axis(totals, order[..., None], axis=1),

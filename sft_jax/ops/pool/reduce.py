@@ -1,7 +1,7 @@
 """Pooling within windows (Ding et al. 2021, section 3.2).
 
-A token whose mask is False is padding and is in no mean or maximum. A window without members
-gives a slot whose own mask is False and whose value is 0.
+A token whose mask is False is padding and enters no mean or maximum. A window without members
+gives a slot whose mask is False and whose value is 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sft_jax.structs import Tokens
 
 
 def gather_windows(values: Float[Array, "b n d"], windows: Windows) -> Float[Array, "b k w d"]:
-    """Gathers the tokens of each window; entries that are no members carry no meaning."""
+    """Gathers the tokens of each window; entries that are not members have no meaning."""
     batch, k, size = windows.index.shape
     flat = windows.index.reshape(batch, k * size, 1)
     return jnp.take_along_axis(values, flat, axis=1).reshape(batch, k, size, values.shape[-1])
@@ -36,8 +36,8 @@ def window_mean(tokens: Tokens, windows: Windows, divisor: int | None = None) ->
     Args:
       tokens: Tokens to pool.
       windows: Windows over the tokens.
-      divisor: Divisor of each sum in place of the number of members. The authors' code
-        divides by the kernel size, counting padding as tokens of 0.
+      divisor: Divisor of each sum, in place of the number of members. The authors' code
+        divides by the kernel size, which counts padding as tokens of 0.
 
     Returns:
       One token per window.
@@ -57,15 +57,15 @@ def window_weighted_mean(
 ) -> Tokens:
     """Computes the mean over the members of each window, weighted by saliency.
 
-    It is differentiable in tokens and saliency.
+    The result is differentiable with respect to tokens and saliency.
 
     Args:
       tokens: Tokens to pool.
       saliency: Weights, at least 0.
       windows: Windows over the tokens.
-      epsilon: Number added to each sum of weights. By default the weights are taken relative to
-        the largest of their window, so the result does not shrink however small they are. The
-        authors' code adds 1e-5 to the mean weight, which is 1e-5 times the kernel size here.
+      epsilon: Number added to each sum of weights. By default the weights are divided by the
+        largest of their window, so small weights do not shrink the result. The authors' code adds
+        1e-5 to the mean weight, which corresponds to 1e-5 times the kernel size here.
 
     Returns:
       One token per window.
@@ -75,7 +75,7 @@ def window_weighted_mean(
     weights = jnp.where(windows.member, weights, 0)
     if epsilon is None:
         largest = jax.lax.stop_gradient(weights.max(axis=2, keepdims=True))
-        # Where every weight of a window has underflowed to 0, its members count equally.
+        # If every weight of a window has underflowed to 0, its members count equally.
         weights = jnp.where(largest > 0, weights, windows.member)
         weights = weights / jnp.where(largest > 0, largest, 1)
         epsilon = 0.0
@@ -87,7 +87,7 @@ def window_weighted_mean(
 
 
 def masked_mean(tokens: Tokens) -> Float[Array, "b d"]:
-    """Computes the mean over the real tokens of each example; 0 where there is none."""
+    """Computes the mean over the real tokens of each example; 0 without any."""
     dtype = _dtype_of_sums(tokens.values)
     total = jnp.sum(tokens.values, axis=1, where=tokens.mask[..., None], dtype=dtype)
     count = jnp.maximum(tokens.mask.sum(axis=1, keepdims=True), 1)
@@ -95,7 +95,7 @@ def masked_mean(tokens: Tokens) -> Float[Array, "b d"]:
 
 
 def _dtype_of_sums(values: Array) -> np.dtype:
-    """At least float32: a sum, or a count, of numbers in float16 may be beyond that type."""
+    """Returns at least float32: a sum or count of float16 numbers may overflow their type."""
     return jnp.promote_types(values.dtype, jnp.float32)
 
 

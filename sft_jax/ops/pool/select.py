@@ -1,8 +1,8 @@
 """Selection of whole tokens, or of the values of each feature.
 
 A token whose mask is False is padding and is never selected. An example with fewer than `k`
-real tokens keeps them all; the slots left over hold 0 and are masked. No gradient flows
-through a choice, only through the values chosen and the weights of a mean.
+real tokens keeps them all; unfilled slots hold 0 and are masked. No gradient flows through a
+selection, only through the selected values and the weights of a mean.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from sft_jax.structs import Tokens
 def select_top_k(
     tokens: Tokens, score: Float[Array, "b n"], k: int
 ) -> tuple[Tokens, Int[Array, "b k"]]:
-    """Selects the `k` tokens of largest score, in descending order of it.
+    """Selects the `k` tokens of largest score, in descending order of score.
 
-    With saliency for score this is the attentive top-k of Ding et al. 2021, section 3.2.
+    With the saliency as score this is the attentive top-k of Ding et al. 2021, section 3.2.
     Among equals the earlier token comes first.
 
     Args:
       tokens: Tokens to select from.
-      score: Scores, finite at real tokens; scores of padding do not matter.
+      score: Scores, finite at real tokens; scores of padding are ignored.
       k: Number of slots, at least 1.
 
     Returns:
-      The tokens and their positions; those of slots that are not filled mean nothing.
+      The tokens and their positions; positions of unfilled slots have no meaning.
     """
     length = score.shape[1]
     _, index = jax.lax.top_k(jnp.where(tokens.mask, score, -jnp.inf), min(k, length))
@@ -41,22 +41,22 @@ def select_top_k(
 def top_k_and_rest(tokens: Tokens, saliency: Float[Array, "b n"], k: int) -> Tokens:
     """Selects the `k - 1` tokens of largest saliency, and fuses the others into one.
 
-    The first `k - 1` are in descending order of saliency. The last is the mean of all tokens not
-    selected, weighted by saliency. In EViT (Liang et
-    al. 2022, arXiv 2202.07800) it is their weighted sum; as a mean its scale does not depend
-    on how much is left, and of exactly `k` real tokens all are kept as they are.
+    The first `k - 1` are in descending order of saliency. The last is the mean of all other
+    tokens, weighted by saliency. EViT (Liang et al. 2022, arXiv 2202.07800) takes their weighted
+    sum. The scale of a mean does not depend on the number of tokens, and exactly `k` real tokens
+    are all kept unchanged.
 
     Args:
       tokens: Tokens to select from.
-      saliency: Saliency, at least 0, in any scale; that of padding does not matter. Where it is 0
-        for every token not selected, they count equally.
+      saliency: Saliency, at least 0, in any scale; values at padding are ignored. If it is 0 for
+        all tokens that are not selected, they count equally.
       k: Number of slots, at least 1; with 1 all tokens are fused.
 
     Returns:
-      One token per slot; differentiable in tokens and saliency.
+      One token per slot; differentiable with respect to tokens and saliency.
     """
     selected, index = select_top_k(tokens, saliency, k - 1)
-    # Where real tokens run out, the index points to padding, or to any token once all are selected.
+    # Beyond the real tokens, the index points to padding, or to any token once all are selected.
     every = jnp.broadcast_to(jnp.arange(tokens.mask.shape[1])[None], tokens.mask.shape)
     rest = jax.vmap(lambda mask, index: mask.at[index].set(False))(tokens.mask, index)
     window = Windows(index=every[:, None], member=rest[:, None])
@@ -70,11 +70,10 @@ def top_k_and_rest(tokens: Tokens, saliency: Float[Array, "b n"], k: int) -> Tok
 def draw_tokens(
     tokens: Tokens, weights: Float[Array, "b n"], noise: Float[Array, "b n"], k: int
 ) -> tuple[Tokens, Int[Array, "b k"]]:
-    """Draws `k` distinct tokens without replacement, with probability by weight.
+    """Draws `k` tokens without replacement, with probability in proportion to their weights.
 
-    The tokens of largest `log(weight) + Gumbel noise` are selected. Drawing one after the other,
-    each time in proportion to the weights that are left, has the same distribution (Kool et al.
-    2019, arXiv 1903.06059).
+    The tokens of largest `log(weight) + Gumbel noise` are selected. Sequential draws in proportion
+    to the remaining weights have the same distribution (Kool et al. 2019, arXiv 1903.06059).
 
     Args:
       tokens: Tokens to draw from.
@@ -83,8 +82,8 @@ def draw_tokens(
       k: Number of slots, at least 1.
 
     Returns:
-      The tokens and their positions, in the order drawn; the positions of slots that are
-      not filled mean nothing.
+      The tokens and their positions, in the order drawn; positions of unfilled slots have no
+      meaning.
     """
     tiny = jnp.finfo(weights.dtype).tiny
     return select_top_k(tokens, jnp.log(jnp.maximum(weights, tiny)) + noise, k)
@@ -97,12 +96,12 @@ def draw_from_windows(
 
     Args:
       tokens: Tokens to draw from.
-      windows: Windows over the tokens; one without members leaves its slot unfilled.
-      noise: Independent samples of any one continuous distribution.
+      windows: Windows over the tokens; a window without members leaves its slot unfilled.
+      noise: Independent samples of one continuous distribution.
 
     Returns:
-      The tokens and their positions, in the order of the windows; the positions of slots
-      that are not filled mean nothing.
+      The tokens and their positions, in the order of the windows; positions of unfilled slots
+      have no meaning.
     """
     drawn = jnp.take_along_axis(noise[:, None], windows.index, axis=2)
     largest = jnp.where(windows.member, drawn, -jnp.inf).argmax(axis=2, keepdims=True)
@@ -124,11 +123,11 @@ def channel_top_k(tokens: Tokens, k: int) -> Tokens:
 
 
 def filled_slots(mask: Bool[Array, "b n"], k: int) -> Bool[Array, "b k"]:
-    """Mask of the first of `k` slots, as many as there are real tokens to fill them."""
+    """Masks the slots that real tokens fill: the first of `k`, one for each real token."""
     return jnp.arange(k)[None] < mask.sum(axis=1, keepdims=True)
 
 
 def take_tokens(tokens: Tokens, index: Int[Array, "b k"], filled: Bool[Array, "b k"]) -> Tokens:
-    """Takes the tokens at some positions; slots that are not filled are 0 and masked."""
+    """Takes the tokens at positions `index`; unfilled slots are 0 and masked."""
     values = jnp.take_along_axis(tokens.values, index[..., None], axis=1)
     return Tokens(jnp.where(filled[..., None], values, 0), filled)

@@ -1,4 +1,4 @@
-"""Windows that pools reduce to one token each: adaptive ones, and the authors' fixed ones."""
+"""Windows that pools reduce to one token each: adaptive windows, and the authors' fixed windows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Windows(flax.struct.PyTreeNode):
     """Members of `k` windows over a sequence.
 
     Attributes:
-      index: `[b, k, w]` positions in the sequence; any valid position at entries without member.
-      member: `[b, k, w]`; False marks an entry that belongs to no window. A window without
-        members has no token to give.
+      index: `[b, k, w]` positions in the sequence; any valid position where `member` is False.
+      member: `[b, k, w]` booleans; False marks an entry that belongs to no window. A window
+        without members gives no token.
       kernel: Size of the authors' fixed windows; None for adaptive windows.
     """
 
@@ -31,10 +31,10 @@ class Windows(flax.struct.PyTreeNode):
 def adaptive_windows(mask: Bool[Array, "b n"], k: int) -> Windows:
     """Splits the real tokens of each example into `k` contiguous windows of equal size (±1).
 
-    Window `j` of an example with `v` real tokens holds those of rank
-    `floor(j v / k) .. floor((j + 1) v / k) - 1`, wherever in the sequence they stand; so
-    padding is in no window, every real token is in exactly one, and no window is empty
-    unless `v < k`. Then each token is a window of its own and the last `k - v` are empty.
+    Window `j` of an example with `v` real tokens holds the real tokens of rank
+    `floor(j v / k) .. floor((j + 1) v / k) - 1`, wherever they are in the sequence. Padding is in
+    no window, every real token is in exactly one, and no window is empty unless `v < k`. In that
+    case each token has a window of its own and the last `k - v` are empty.
 
     Args:
       mask: False marks padding.
@@ -49,7 +49,7 @@ def adaptive_windows(mask: Bool[Array, "b n"], k: int) -> Windows:
     edge, _ = divided_product(jnp.minimum(jnp.arange(k + 1)[None], used), real, used, k * length)
     rank = edge[:, :-1, None] + jnp.arange(-(-length // k))[None, None]
     member = rank < edge[:, 1:, None]
-    # A stable sort puts the positions of the real tokens first, in their order.
+    # A stable sort moves the positions of the real tokens to the front, in their order.
     position = jnp.argsort(~mask, axis=1, stable=True)
     index = jnp.take_along_axis(position[:, None], jnp.minimum(rank, length - 1), axis=2)
     return Windows(index=index, member=member)
@@ -59,13 +59,13 @@ def adaptive_windows(mask: Bool[Array, "b n"], k: int) -> Windows:
 class ReferenceWindows:
     """The fixed windows of the authors' code, kept for comparison with it.
 
-    They give `(length + 2 padding - kernel) // stride + 1` tokens, which need not be `k`. The
+    They give `(length + 2 padding - kernel) // stride + 1` tokens, which may differ from `k`. The
     steps after the last whole window are dropped.
 
     Attributes:
       kernel: Number of tokens in a window.
       stride: Distance from the start of one window to the start of the next.
-      padding: Number of positions added on both sides, which no token fills.
+      padding: Number of empty positions added on each side.
     """
 
     kernel: int
@@ -79,7 +79,7 @@ class ReferenceWindows:
         return cls(stride, stride, min((stride * k - length) // 2, stride // 2))
 
     def num_windows(self, length: int) -> int:
-        """Number of tokens that a sequence of `length` is pooled to."""
+        """Returns the number of tokens that a sequence of `length` is pooled to."""
         return (length + 2 * self.padding - self.kernel) // self.stride + 1
 
     def __call__(self, mask: Bool[Array, "b n"]) -> Windows:
