@@ -13,8 +13,9 @@ from sft_jax.data.dataset import DatasetInfo
 from sft_jax.evaluation.scores import check_outputs, probabilities
 from sft_jax.inference.explain import Explanation, explain, explain_program
 from sft_jax.inference.inputs import MAX_BATCH, InputReader, Inputs, batched, split_examples
+from sft_jax.modules.budget import with_budget
 from sft_jax.modules.multimodal import MultimodalClassifier
-from sft_jax.ops.pool import POOLS, find_pool
+from sft_jax.ops.pool import POOLS
 from sft_jax.structs import CLASS_TASKS, NotFinite
 
 Budget = int | Mapping[str, int] | None
@@ -234,27 +235,16 @@ def with_k(model: MultimodalClassifier, k: Budget) -> MultimodalClassifier:
       k: Number of tokens kept of each modality, or None for the model as it is.
 
     Raises:
-      ValueError: If the model keeps no tokens, its pool has parameters for each of them, or `k` is
-        no integer.
+      ValueError: If `k` is no integer, or as `sft_jax.modules.budget.with_budget` says.
     """
-    trained = getattr(model, "k", None)
-    if k is None or k == trained:
+    if k is None or k == getattr(model, "k", None):
         return model
-    if trained is None:
-        raise ValueError(
-            f"k={k!r}: {type(model).__name__} has no k; SparseFusionTransformer keeps k tokens"
-        )
-    pool: Any = getattr(model, "pool", None)
-    found = find_pool(pool)
-    if found.module is not None or not found.uses_k:
-        why = "keeps all tokens" if not found.uses_k else f"has parameters for k={trained!r}"
-        others = [n for n, p in POOLS.items() if p.module is None and p.uses_k]
-        raise ValueError(f"k={k!r}: pool {pool!r} {why}; any k is for {', '.join(others)}")
     try:
-        changed: Any = k if isinstance(k, Mapping) else operator.index(k)
+        wanted: Any = k if isinstance(k, Mapping) else operator.index(k)
     except TypeError:
         raise ValueError(f"k={k!r}; expected an integer, or one for each modality") from None
-    return model.clone(k=changed)
+    changed: MultimodalClassifier = with_budget(model, wanted)
+    return changed
 
 
 def _logits_program(model: MultimodalClassifier) -> Any:
