@@ -310,8 +310,13 @@ def test_any_budget_of_tokens_is_that_of_the_model(classifier, raw):
         ({}, 9, "k=9 for modality 'sight', which has 6 tokens to choose from"),
         ({}, 1.5, "k=1.5; expected an integer, or one for each modality"),
         ({}, {"sight": 1}, r"k names \['sight'\], the modalities are"),
-        ({"model__pool": "perceiver"}, 3, "pool='perceiver' has parameters for 2 tokens"),
-        ({"model__name": "late"}, 1, "k=1: LateFusion keeps all tokens; SparseFusionTransformer"),
+        ({"model__pool": "perceiver"}, 3, "'sight': pool='perceiver' has parameters for 2 tokens"),
+        ({"model__pool": "none"}, 1, "pool='none' keeps all tokens"),
+        (
+            {"model__name": "late"},
+            1,
+            "k=1: LateFusion keeps all tokens; SparseFusionTransformer alone",
+        ),
     ],
 )
 def test_a_budget_that_the_model_lacks_is_refused(raw, changes, k, message):

@@ -12,6 +12,7 @@ import numpy as np
 
 from sft_jax import version
 from sft_jax.data.dataset import DatasetInfo
+from sft_jax.modules.budget import with_budget
 from sft_jax.ops.pool import find_pool
 from sft_jax.structs import ModalitySpec
 
@@ -157,24 +158,16 @@ def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classif
     """Classifier that keeps another number of tokens; the same one for None.
 
     Raises:
-      ValueError: If the model has no `k`, its parameters are made for one `k`, or `k` is out of
-        range.
+      ValueError: If an exported pool has parameters for one `k` alone, or as
+        `sft_jax.modules.budget.with_budget` says.
     """
     model = classifier.model
-    own = kept_tokens(model)
     if k is None or k == getattr(model, "k", None):
         return classifier
-    if own is None:
-        raise ValueError(f"k={k}: {type(model).__name__} keeps no number of tokens")
+    changed = with_budget(model, k)
     if find_pool(model.pool).module is not None:
-        raise ValueError(f"k={k}: the parameters of pool={model.pool!r} are for k={model.k} alone")
-    wanted = dict(k) if isinstance(k, Mapping) else dict.fromkeys(own, k)
-    most = {name: spec.num_tokens for name, spec in model.modalities.items()}
-    if set(wanted) != set(most) or any(not 0 <= wanted[name] <= most[name] for name in most):
-        raise ValueError(f"k={k} must be from 0 to the number of tokens of each modality, {most}")
-    if model.readout == "fresh_cls" and not any(wanted.values()):
-        raise ValueError("k=0 with readout='fresh_cls': nothing would reach the fusion")
-    return Bundle(model.clone(k=k), classifier.params, classifier.info)
+        raise ValueError(f"k={k}: a file with pool={model.pool!r} is for k={model.k} alone")
+    return Bundle(changed, classifier.params, classifier.info)
 
 
 def kept_tokens(model: Any) -> dict[str, int] | None:

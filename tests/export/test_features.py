@@ -87,11 +87,11 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("attributes", "k", "message"),
     [
-        ({}, 5, "k=5 must be from 0 to the number of tokens of each modality"),
-        ({}, {"sight": 1}, "k=.* must be from 0"),
+        ({}, 5, "k=5 for modality .* must be from 0 to"),
+        ({}, {"sight": 1}, "k names .*sight"),
         ({"readout": "fresh_cls"}, 0, "nothing would reach the fusion"),
-        ({"pool": "perceiver"}, 1, "the parameters of pool='perceiver' are for k=3 alone"),
-        ({"pool": "none"}, 1, "SparseFusionTransformer keeps no number of tokens"),
+        ({"pool": "perceiver"}, 1, "a file with pool='perceiver' is for k=3 alone"),
+        ({"pool": "none"}, 1, "pool='none' keeps all tokens"),
     ],
 )
 def test_k_that_a_model_cannot_have_is_refused(attributes, k, message):
