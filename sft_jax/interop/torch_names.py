@@ -38,7 +38,7 @@ UNUSED: Sequence[tuple[type[MultimodalClassifier], str, str]] = (
     ),
     (Unimodal, rf"({'|'.join(SLOTS)})_tokenizer\..+", "of a modality that the model ignores"),
 )
-"""Model, pattern of names, and the reason why the authors' code never uses these tensors."""
+"""Model, pattern of tensor names, and the reason why the authors' code never uses them."""
 
 Shape = tuple[int, ...]
 Path = tuple[str, ...]
@@ -54,10 +54,10 @@ class Source:
     Attributes:
       tensors: Names of the tensors, concatenated along their first axis.
       third: Index of the third of the first axis to take: 0 query, 1 key, 2 value.
-      packed: Whether packed query, key and value get an axis of their own, the first.
-      blocks: For each of the first axes, the order in which to take equal blocks of it. An empty
-        order, or none, keeps the axis.
-      transposed: Whether to make the last axis the first one.
+      packed: Whether packed query, key and value get an axis of their own, in front.
+      blocks: Order in which to take equal blocks of each of the first axes. An empty or missing
+        order keeps the axis.
+      transposed: Whether to move the last axis to the front.
     """
 
     tensors: tuple[str, ...]
@@ -67,7 +67,7 @@ class Source:
     transposed: bool = False
 
     def shapes(self, parameter: Shape) -> tuple[Shape, ...]:
-        """Shape that each tensor must have for a parameter of a given shape."""
+        """Returns the shape that each tensor must have for a parameter of a given shape."""
         first, *rest = (*parameter[1:], parameter[0]) if self.transposed else parameter
         if self.packed:
             first, rest = first * rest[0], rest[1:]
@@ -101,11 +101,11 @@ class Stack:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Names of all tensors, one block after the other."""
+        """Names of all tensors, one block after another."""
         return tuple(name for source in self.sources for name in source.tensors)
 
     def shapes(self, parameter: Shape) -> tuple[Shape, ...]:
-        """Shape that each tensor must have; see `Source.shapes`."""
+        """Returns the shape that each tensor must have; see `Source.shapes`."""
         return tuple(shape for source in self.sources for shape in source.shapes(parameter[1:]))
 
     def build(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
@@ -120,10 +120,10 @@ class Stack:
 
 
 def slot_problems(model: MultimodalClassifier, names: Mapping[str, str]) -> list[str]:
-    """Describes the errors in `names`, our name of the modality in each slot.
+    """Describes the errors in `names`, which maps each slot to our name of its modality.
 
-    Some models depend on the order of the modalities. Ours take modalities in the order of their
-    names, so that some names do not fit.
+    Some models depend on the order of the modalities. Ours order modalities by name, so some
+    names do not fit.
     """
     used = _used_modalities(model)
     problems = [
@@ -150,11 +150,11 @@ def parameter_sources(
     Parameters that the authors' code lacks are left out.
 
     Args:
-      model: One of our models that the authors have as well.
+      model: One of our models that also exists in the authors' code.
       names: Our name of the modality in each slot; see `slot_problems`.
 
     Raises:
-      TypeError: For a model that the authors do not have.
+      TypeError: For a model that the authors' code lacks.
     """
     names = {slot: name for slot, name in names.items() if name in _used_modalities(model)}
     n_pre, n_post = model.n_pre, model.n_post
@@ -188,7 +188,7 @@ def parameter_sources(
 
 
 def _used_modalities(model: MultimodalClassifier) -> list[str]:
-    """Modalities of a model that have parameters."""
+    """Lists the modalities of a model that have parameters."""
     known = sorted(model.modalities)
     return [model.modality or known[0]] if isinstance(model, Unimodal) else known
 
@@ -220,7 +220,7 @@ def _our_order(names: Mapping[str, str]) -> list[str]:
 
 
 def _joined(names: Mapping[str, str]) -> dict[str, Order]:
-    """For each target of MulT, positions of our sources among the authors' joined features."""
+    """Finds the positions of our sources in the authors' joined features, per target of MulT."""
     ours = _our_order(names)
     theirs = [slot for slot in reversed(SLOTS) if slot in names]
     joined = {}
@@ -255,7 +255,7 @@ def _crossmodal(names: Mapping[str, str], n_pre: int, n_post: int) -> dict[str, 
 
 
 def _layer(name: str, order: Order = ()) -> dict[str, Any]:
-    """Layer of MulT whose blocks of features are taken in a given order."""
+    """Makes the sources of a layer of MulT, with its blocks of features in a given order."""
     packed = f"{name}.self_attn.in_proj_"
     return {
         part: _linear(packed, third=third, columns=order)
@@ -270,7 +270,7 @@ def _layer(name: str, order: Order = ()) -> dict[str, Any]:
 
 
 def _block(stack: str, i: int) -> dict[str, Any]:
-    """Block `i` of a stack of the authors: "", "_rgb", "_fused" and so on."""
+    """Makes the sources of block `i` of one of the authors' stacks: "", "_rgb", "_fused" etc."""
     attention, mlp = f"network.attns{stack}.{i}", f"network.mlps{stack}.{i}"
     return {
         "attention": {
@@ -322,7 +322,7 @@ def _linear(
     rows: Order = (),
     columns: Order = (),
 ) -> dict[str, Source]:
-    """Dense layer; rows are the authors' outputs, columns their inputs."""
+    """Makes the sources of a dense layer; rows are the authors' outputs, columns their inputs."""
     weights = tuple(f"{prefix}weight" for prefix in prefixes)
     biases = tuple(f"{prefix}bias" for prefix in prefixes)
     return {

@@ -20,7 +20,7 @@ from sft_jax.structs import AnyArray
 
 
 class WeightsError(ValueError):
-    """A checkpoint that cannot be read, or that does not fit the model."""
+    """Error for a checkpoint that cannot be read or does not fit the model."""
 
 
 def load_torch_weights(
@@ -34,31 +34,31 @@ def load_torch_weights(
 ) -> tuple[dict[str, Any], Report]:
     """Converts a `state_dict` of the authors' code to parameters of `model`.
 
-    The logits equal theirs if the model computes what their code does. The attributes `faithful`
-    and `reference_windows` of the models select that. A `state_dict` does not tell everything:
-    that of a unimodal model does not name the modality it was trained on.
+    The logits equal those of the authors' code if the model reproduces that code, which the
+    attributes `faithful` and `reference_windows` of the models select. A `state_dict` is not a
+    full description: for a unimodal model it does not name the modality that was trained on.
 
     Args:
       source: File, as in `read_state_dict`, or names and arrays. The prefix "module.", which
         `DataParallel` adds, is removed if all names have it.
       model: Model that the parameters are for.
-      modality_names: Authors' slot, "rgb", "spec" or "text", to our name of the modality, such
-        as `{"rgb": "vision", "spec": "audio", "text": "text"}` for MOSEI. Defaults to the same
-        names. MulT, the faithful MBT and early fusion in windows depend on the order of
-        modalities. Our models order modalities by name, so that some names do not fit.
+      modality_names: Mapping from the authors' slot, "rgb", "spec" or "text", to our name of the
+        modality, such as `{"rgb": "vision", "spec": "audio", "text": "text"}` for MOSEI. By
+        default the names are equal. MulT, the faithful MBT and early fusion in windows depend on
+        the order of modalities. Our models order modalities by name, so some names do not fit.
       params: Parameters to keep where the file's are missing or misshapen, if not `strict`.
-      strict: Whether anything missing, misshapen or unexpected is an error.
-      dtype: Dtype of the parameters. None keeps that of the file.
+      strict: Whether any missing, misshapen or unexpected tensor is an error.
+      dtype: Dtype of the parameters; None for the dtype of the file.
 
     Returns:
       Parameters as numpy arrays, for `model.apply({"params": params}, ...)`, and a report on
       each tensor.
 
     Raises:
-      WeightsError: For a file that is not a plain `state_dict`, and for names of modalities that
-        do not fit. If `strict`, for anything missing, misshapen or unexpected. If not, for
-        anything missing or misshapen that `params` lack.
-      TypeError: For a model that the authors do not have.
+      WeightsError: If the file is not a plain `state_dict`, or `modality_names` do not fit. With
+        `strict`, if any tensor is missing, misshapen or unexpected. Without, if `params` do not
+        replace a missing or misshapen one.
+      TypeError: If the authors' code has no such model.
     """
     initial = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
     shapes = {path: leaf.shape for path, leaf in flatten_dict(initial).items()}
@@ -94,7 +94,7 @@ def load_torch_weights(
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads names and tensors from a `.pth`, `.pt` or `.npz` file.
 
-    Reading the first two needs torch (the extra `torch`). Code in the file is never run.
+    The first two require torch (the extra `torch`). Code in the file is never run.
     bfloat16, which numpy lacks, becomes float32.
 
     Args:
@@ -102,16 +102,16 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
       OSError: If the file does not exist or can't be read.
-      ModuleNotFoundError: If torch is needed and not installed.
-      WeightsError: For another ending, a damaged file, or a file that holds something other than
+      ModuleNotFoundError: If torch is needed but not installed.
+      WeightsError: If the file has another ending, is damaged, or holds something other than
         tensors by name.
     """
     path = pathlib.Path(path)
     readers = {".npz": _read_npz, ".pth": _read_torch, ".pt": _read_torch}
     if path.suffix not in readers:
         raise WeightsError(f"{path}: the name must end in one of {', '.join(readers)}")
-    # Opening the file first raises the system's errors. torch.load raises an OSError as well if
-    # half of the file is missing, and that error does not name it.
+    # Opening the file first raises the system's errors. torch.load also raises an OSError if half
+    # of the file is missing, and that error does not name the file.
     path.open("rb").close()
     try:
         return readers[path.suffix](path)

@@ -18,7 +18,7 @@ class Row:
     """Report on one parameter, or on a tensor that belongs to no parameter.
 
     Attributes:
-      tensors: Authors' names of the tensors of the parameter; () if their code lacks it.
+      tensors: Authors' names of the tensors of the parameter; () if their code lacks the parameter.
       shapes: Shape of each tensor in the file; None for a missing tensor.
       path: Path of the parameter; () for a tensor without one.
       expected: Shape that each tensor must have.
@@ -36,8 +36,8 @@ class Row:
 class Report:
     """Report on every parameter of the model and every tensor of the file.
 
-    Each parameter is in one of the first three groups. Each tensor is in a row of one of the
-    five, or in several rows if it packs query, key and value.
+    Each parameter is in one of the first three groups. Each tensor is in one row of the five
+    groups, or in several rows if it packs query, key and value.
 
     Attributes:
       loaded: Parameters built from tensors of the right shapes.
@@ -57,7 +57,7 @@ class Report:
         return f"{self.summary()}\n{self.table()}"
 
     def summary(self) -> str:
-        """Counts of the groups, in one line."""
+        """Formats the sizes of the groups in one line."""
         return (
             f"parameters: {len(self.loaded)} loaded, {len(self.missing)} missing,"
             f" {len(self.misshapen)} misshapen;"
@@ -65,7 +65,7 @@ class Report:
         )
 
     def table(self, *statuses: str) -> str:
-        """Table with a line for each tensor.
+        """Formats a table with a line for each tensor.
 
         Args:
           *statuses: Names of the groups to show; all by default.
@@ -92,8 +92,8 @@ def compare(
     Args:
       state: Names and tensors.
       model: Model that the tensors are for.
-      shapes: Path to shape of each parameter of the model.
-      sources: Path to source of each parameter that the authors' code has too.
+      shapes: Mapping from path to shape of each parameter of the model.
+      sources: Mapping from path to source of each parameter that the authors' code also has.
     """
     rows: dict[str, list[Row]] = {field.name: [] for field in dataclasses.fields(Report)}
     for path, shape in shapes.items():
@@ -128,7 +128,7 @@ def _reason_unused(model: MultimodalClassifier, name: str) -> str:
 
 
 def _lines(row: Row, status: str) -> Sequence[tuple[str, str, str, str]]:
-    """Cells of the table, one line for each tensor of a row."""
+    """Makes the cells of the table, one line for each tensor of a row."""
     parameter = "/".join(row.path) or "-"
     if not row.tensors:
         return [("-", "-", parameter, f"{status}: {row.note}")]

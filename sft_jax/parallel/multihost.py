@@ -1,4 +1,4 @@
-"""One computation of several processes, where flags or the environment request it."""
+"""Connection of several processes to one computation, by flags or the environment."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Options:
       coordinator: HOST:PORT of process 0; if empty the environment decides.
       num_processes: Number of processes.
       process_id: Number of this process, from 0.
-      init_timeout: Seconds to wait for all processes to come.
-      heartbeat_timeout: Seconds without a sign of a process after which it counts as dead, which
-        ends all others.
+      init_timeout: Seconds to wait until all processes have connected.
+      heartbeat_timeout: Seconds without a heartbeat after which a process counts as dead. The
+        other processes then end.
     """
 
     coordinator: str | None = None
@@ -51,19 +51,20 @@ class Options:
 
 
 def initialize(options: Options) -> Job | None:
-    """Connects the processes of a job; does nothing, and returns None, for one process.
+    """Connects the processes of a job; returns None and does nothing for a single process.
 
-    To be called before anything that looks for devices.
+    Call it before any call that initialises JAX's devices.
 
     Args:
-      options: Flags. The coordinator, the number of processes and this process's number are set
-        all or none. By default the environment decides: a TPU slice of several machines (Cloud
-        TPU VMs ask their metadata server), or several tasks of SLURM's `srun`.
+      options: Flags. Set all or none of the coordinator, the number of processes and this
+        process's number. By default the environment decides: a TPU slice of several machines
+        (Cloud TPU VMs ask their metadata server), or several tasks of SLURM's `srun`.
 
     Raises:
-      ValueError: If the options don't go together.
-      MissingProcessError: If not all processes came in time; names the missing ones.
-      OSError: If a TPU machine can't be asked for its slice.
+      ValueError: If only some of these options are set, or one is out of range.
+      MissingProcessError: If a process did not connect in time; the message names the missing
+        processes.
+      OSError: If the metadata server of a TPU machine does not answer.
     """
     job = job_from_options(options) or job_from_environment(os.environ)
     if job is None and _wants_tpu(os.environ) and _on_tpu_vm(os.environ):
@@ -75,7 +76,7 @@ def initialize(options: Options) -> Job | None:
         job.coordinator,
         job.num_processes,
         job.process_id,
-        # Under SLURM, JAX gives each task the GPU of its local number.
+        # Under SLURM, JAX assigns to each task the GPU of its local rank.
         cluster_detection_method=None if job.source == "SLURM" else "deactivate",
         initialization_timeout=options.init_timeout,
         heartbeat_timeout_seconds=options.heartbeat_timeout,
@@ -87,8 +88,8 @@ def initialize(options: Options) -> Job | None:
 def leave(message: str) -> NoReturn:
     """Ends one of several processes after an error, without waiting for the others.
 
-    An ordinary exit waits for minutes until all processes come to their end. The others wait for
-    the results of this one until they notice its absence by themselves.
+    An ordinary exit would wait for minutes until all processes end. The others keep waiting for
+    this process until they miss its heartbeat.
     """
     print(message, file=sys.stderr)
     sys.stdout.flush()
@@ -97,7 +98,7 @@ def leave(message: str) -> NoReturn:
 
 
 def gather(text: str) -> list[str]:
-    """Texts of all processes, in their order; each of them calls this."""
+    """Gathers the texts of all processes in process order; every process must call it."""
     if jax.process_count() == 1:
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
@@ -109,10 +110,10 @@ def gather(text: str) -> list[str]:
 
 
 def job_from_options(options: Options) -> Job | None:
-    """Job that flags describe; None without flags.
+    """Makes the job that the flags describe; None without flags.
 
     Raises:
-      ValueError: If some are missing or out of range.
+      ValueError: If a flag is missing or out of range.
     """
     values = {
         "--coordinator": options.coordinator or None,
@@ -123,7 +124,8 @@ def job_from_options(options: Options) -> Job | None:
         if len(missing) == len(values):
             return None
         raise ValueError(f"{', '.join(values)} go together: {', '.join(missing)} missing")
-    assert options.coordinator  # For mypy, like the next two.
+    # The assertions narrow the types for mypy.
+    assert options.coordinator
     assert options.num_processes is not None
     assert options.process_id is not None
     if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}", options.coordinator):
@@ -137,13 +139,13 @@ def job_from_options(options: Options) -> Job | None:
 
 
 def job_from_environment(environ: Mapping[str, str]) -> Job | None:
-    """Job that environment variables describe; None for a process by itself.
+    """Makes the job that environment variables describe; None for a single process.
 
     Two sources are read:
     - a TPU slice (`TPU_WORKER_HOSTNAMES`, `TPU_WORKER_ID`), or several slices
       (`MEGASCALE_COORDINATOR_ADDRESS`, `MEGASCALE_NUM_SLICES`, `MEGASCALE_SLICE_ID`), unless
-      `JAX_PLATFORMS` leaves TPUs out;
-    - a step of SLURM, which `srun` starts.
+      `JAX_PLATFORMS` excludes TPUs;
+    - a step of SLURM, started by `srun`.
     """
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
     if hosts and _wants_tpu(environ):
@@ -157,7 +159,7 @@ def job_from_environment(environ: Mapping[str, str]) -> Job | None:
             return Job(f"{first.split(':')[0]}:{port}", len(workers) * slices, process, "TPU")
     tasks = int(environ.get("SLURM_STEP_NUM_TASKS") or 1)
     if "SLURM_JOB_ID" in environ and tasks > 1:
-        # Another job on the same machine most likely has another port.
+        # The job id makes it unlikely that two jobs on one machine share a port.
         port = environ.get("JAX_COORDINATOR_PORT") or 61440 + int(environ["SLURM_JOB_ID"]) % 4096
         host = _first_host(environ["SLURM_STEP_NODELIST"])
         return Job(f"{host}:{port}", tasks, int(environ["SLURM_PROCID"]), "SLURM")
@@ -165,9 +167,9 @@ def job_from_environment(environ: Mapping[str, str]) -> Job | None:
 
 
 def _first_host(nodes: str) -> str:
-    """First of SLURM's list of machines, such as `a[01-03,7],b`."""
+    """Returns the first host of SLURM's list of hosts, such as `a[01-03,7],b`."""
     match = re.match(r"([^,\[]*)(?:\[(\w+)[^\]]*\]([^,\[]*))?", nodes)
-    assert match  # It matches anything.
+    assert match  # The pattern also matches an empty string.
     return "".join(part or "" for part in match.groups())
 
 
@@ -177,24 +179,24 @@ def _wants_tpu(environ: Mapping[str, str]) -> bool:
 
 
 def _on_tpu_vm(environ: Mapping[str, str]) -> bool:
-    """True on a machine with TPU chips whose metadata server may be asked for its slice."""
+    """Returns whether this machine has TPU chips and its metadata server may be queried."""
     if "TPU_SKIP_MDS_QUERY" in environ or not importlib.util.find_spec("libtpu"):
         return False
     return any(tpu_devices())
 
 
 def tpu_devices() -> list[pathlib.Path]:
-    """Device files of a machine's TPU chips or other accelerators."""
+    """Lists the device files of this machine's TPU chips or other accelerators."""
     dev = pathlib.Path("/dev")
     return [*sorted(dev.glob("accel[0-9]*")), *sorted(dev.glob("vfio/[0-9]*"))]
 
 
 def _tpu_metadata() -> dict[str, str]:
-    """Slice of a Cloud TPU VM by its metadata server, as environment variables."""
+    """Reads the slice of a Cloud TPU VM from its metadata server, as environment variables."""
     endpoints = _attribute("worker-network-endpoints")
     if endpoints is None:
         return {}
-    # Each is an address, or NAME:ID:ADDRESS.
+    # Each endpoint is an address, or NAME:ID:ADDRESS.
     workers = [endpoint.split(":")[-1] for endpoint in endpoints.split(",")]
     slices = re.findall(
         r"^\s*(MEGASCALE_\w+)\s*:\s*'?([^'\n]*)", _attribute("tpu-env") or "", re.MULTILINE

@@ -1,4 +1,4 @@
-"""SIGTERM, the signal that takes a machine back: training saves its state and ends."""
+"""Handling of SIGTERM, which announces a preemption: training saves its state and ends."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class PreemptedError(SystemExit):
-    """Training was told to end; its state is saved, and the text says how to go on.
+    """Training was asked to end; its state is saved, and the message says how to resume.
 
-    No `except Exception` catches it, as a loop over models must not train the next one. Unless it
-    is caught by its name, it ends the process with `EXIT_STATUS`.
+    `except Exception` does not catch it, since a loop over models must not go on to the next
+    model. Unless it is caught explicitly, it ends the process with `EXIT_STATUS`.
     """
 
     def __init__(self, message: str) -> None:
-        """Takes a message about the saved state and how to go on."""
+        """Stores a message about the saved state and how to resume."""
         super().__init__(EXIT_STATUS)
         self._message = message
 
@@ -32,16 +32,16 @@ class PreemptedError(SystemExit):
         return self._message
 
     def __reduce__(self) -> tuple[type[PreemptedError], tuple[str]]:
-        # The default would make the copy from the exit status.
+        # By default, unpickling would pass the exit status in place of the message.
         return PreemptedError, (self._message,)
 
 
 class GivenUpError(Exception):
-    """Work that was given up half-way, as the process is to end."""
+    """Work that was abandoned because the process must end."""
 
 
 class Notice:
-    """Notice that the process is to end.
+    """Notice that the process must end.
 
     Attributes:
       received: True once SIGTERM has been received.
@@ -51,18 +51,18 @@ class Notice:
         self.received = False
 
     def reached(self) -> bool:
-        """Returns True if training is to end here.
+        """Returns True if training must end at this call.
 
-        With several processes all must call it equally often. If one of them is told to end, all
-        get True at the same call, the first that none of them has passed. JAX agrees on the
-        call; it also knows the notices of clouds.
+        With several processes all must call it equally often. If one of them receives a notice,
+        all get True at the same call, the first that none of them has passed. JAX synchronises
+        the call; it also handles the preemption notices of cloud providers.
         """
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(next(_calls))
         return self.received
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """Handles the signal. Another one ends the process at once."""
+        """Handles the signal. A second signal ends the process at once."""
         del frame
         self.received = True
         signal.signal(signum, signal.SIG_DFL)
@@ -74,11 +74,11 @@ _calls = itertools.count(1)
 
 @contextlib.contextmanager
 def watch() -> Iterator[Notice]:
-    """Context in which the first SIGTERM is noted instead of ending the process.
+    """Context in which the first SIGTERM is recorded instead of ending the process.
 
-    Outside the main thread the signal is left alone, as Python can't handle it there. With several
-    processes JAX handles it. Keep out work that runs for long outside Python, such as compiling:
-    a noted signal does not end it.
+    Outside the main thread the signal is not handled, since Python can't handle it there. With
+    several processes JAX handles it. Keep long work outside Python, such as compilation, out of
+    the context: a recorded signal does not interrupt it.
     """
     notice = Notice()
     handles = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
@@ -93,9 +93,9 @@ def watch() -> Iterator[Notice]:
 
 
 def interruption_point() -> None:
-    """Raises GivenUpError if the process is told to end; long computations call it.
+    """Raises GivenUpError if the process must end; long computations call it repeatedly.
 
-    With several processes all must call it equally often, and it raises in all.
+    With several processes all must call it equally often, and it raises in all of them.
     """
     if _watching and _watching[-1].reached():
         raise GivenUpError

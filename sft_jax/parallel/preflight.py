@@ -1,4 +1,4 @@
-"""Checks that devices, processes and the run directory are fit to train, with advice if not."""
+"""Checks that devices, processes and the run directory are ready to train, with advice if not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sft_jax.parallel.timeout import within
 from sft_jax.runs import storage
 
 MIN_FREE_GB = 2.0
-"""Less than this is worth a warning; a checkpoint of a small model takes megabytes."""
+"""Free space below which a warning is given; a checkpoint of a small model takes megabytes."""
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Finding:
 
     Attributes:
       check: Name of the check.
-      found: State that was found.
+      found: State of the checked item.
       problem: Problem and advice; empty if there is none.
       stops: Whether the problem stops training.
     """
@@ -49,10 +49,10 @@ class Finding:
 
 
 def cheap(workdir: str | os.PathLike[str], config: ExperimentConfig) -> list[Finding]:
-    """Checks that take no time: devices, equal processes, run directory, free space.
+    """Runs the quick checks: devices, equal processes, run directory, free space.
 
-    Every process of a job calls this. The run directory is made unless it exists. A CPU beside
-    what seems an accelerator is no reason to stop.
+    Every process of a job must call it. The run directory is made unless it exists. Running on the
+    CPU of a machine with an accelerator is not a reason to stop.
     """
     findings = [dataclasses.replace(check_devices(), stops=False)]
     if jax.process_count() > 1:
@@ -64,7 +64,7 @@ def require(findings: Sequence[Finding]) -> None:
     """Warns of the problems that do not stop training.
 
     Raises:
-      ValueError: For the others; names them all.
+      ValueError: If other problems exist; the message lists them all.
     """
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
@@ -81,9 +81,9 @@ def thorough(
     timeout: float = 60.0,
     min_free_gb: float = MIN_FREE_GB,
 ) -> tuple[list[Finding], bool]:
-    """All checks, each within a time limit.
+    """Runs all checks, each within a time limit.
 
-    Every process of a job calls this.
+    Every process of a job must call it.
 
     Args:
       workdir: Run directory; made unless it exists.
@@ -92,8 +92,8 @@ def thorough(
       min_free_gb: Free space below which to warn, in 1e9 bytes.
 
     Returns:
-      The findings, and whether all processes compute together. If they do not, some of the
-      checks are left out.
+      The findings, and whether all processes can compute together. If they can't, some of the
+      checks are skipped.
     """
     findings = [_limited("devices", timeout, check_devices)]
     if not findings[-1].found:
@@ -115,7 +115,7 @@ def thorough(
 
 
 def check_devices() -> Finding:
-    """Lists JAX's devices; a problem if they are CPUs beside what seems an accelerator."""
+    """Lists JAX's devices; reports a problem if they are CPUs and an accelerator seems to exist."""
     counts = collections.Counter(f"{d.platform} ({d.device_kind})" for d in jax.devices())
     listed = ", ".join(f"{number} x {kind}" for kind, number in counts.items())
     problem = ""
@@ -130,7 +130,7 @@ def check_devices() -> Finding:
 
 
 def _accelerator() -> str:
-    """A file of what seems an accelerator of this machine; empty without one."""
+    """Returns a file that indicates an accelerator on this machine; empty without one."""
     files = [*multihost.tpu_devices(), pathlib.Path("/dev/nvidia0"), pathlib.Path("/dev/kfd")]
     if existing := next((str(file) for file in files if file.exists()), None):
         return existing
@@ -154,14 +154,14 @@ def check_collective() -> Finding:
 
 
 def check_hosts() -> Finding:
-    """Asks every process for the machine it is on."""
+    """Gathers the host name of every process."""
     names = multihost.gather(socket.gethostname())
     hosts = ", ".join(f"{name} ({number})" for name, number in collections.Counter(names).items())
     return Finding("hosts", f"{len(names)} of {jax.process_count()} processes: {hosts}")
 
 
 def facts(config: ExperimentConfig | None = None) -> dict[str, Any]:
-    """Facts that should be the same in all processes: versions, devices and config."""
+    """Returns facts that should be equal in all processes: versions, devices and config."""
     return {
         **version.environment()["versions"],
         "devices": f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}",
@@ -170,7 +170,7 @@ def facts(config: ExperimentConfig | None = None) -> dict[str, Any]:
 
 
 def check_equal(own: Mapping[str, Any]) -> Finding:
-    """Compares `facts` of all processes; the problem names those that differ from most."""
+    """Compares `facts` of all processes; the problem names processes that differ from most."""
     text = json.dumps([socket.gethostname(), dict(own)])
     answers = [json.loads(answer) for answer in multihost.gather(text)]
     versions = ("python", "jax", "sft_jax")
@@ -199,7 +199,7 @@ def _difference(key: str, most: str, other: str) -> str:
 
 
 def check_workdir(workdir: str | os.PathLike[str]) -> Finding:
-    """Writes a small file from every process, which all others read; then they are removed."""
+    """Writes a small file from every process, reads it in all others, and removes it."""
     token, failed = uuid.uuid4().hex, ""
     try:
         root = storage.as_path(workdir)
@@ -233,7 +233,7 @@ def _gather_json(values: Any) -> list[Any]:
 
 
 def _probe(process: int, token: str) -> str:
-    """File name of this start alone: the lock tells of another start at the same moment."""
+    """Returns a file name unique to this start; the lock detects a concurrent start."""
     return f".probe_{process}_{token[:8]}"
 
 
@@ -242,7 +242,7 @@ def _who(process: int, host: str) -> str:
 
 
 def _unseen(root: storage.AnyPath, answers: Sequence[Sequence[str]]) -> list[str]:
-    """Processes whose files are missing, or not as they were written, and why."""
+    """Lists the processes whose files are missing or differ from what was written, and why."""
     others = []
     for process, (token, _, host) in enumerate(answers):
         try:
@@ -254,7 +254,7 @@ def _unseen(root: storage.AnyPath, answers: Sequence[Sequence[str]]) -> list[str
 
 
 def check_free_space(workdir: str | os.PathLike[str], min_free_gb: float = MIN_FREE_GB) -> Finding:
-    """Measures the disk of a local run directory; little space is no reason to stop."""
+    """Measures the free space of a local run directory; little space does not stop training."""
     if storage.in_bucket(workdir):
         return Finding("free space", "not limited by a disk")
     path = pathlib.Path(workdir).absolute()
@@ -268,7 +268,7 @@ def check_free_space(workdir: str | os.PathLike[str], min_free_gb: float = MIN_F
 
 
 def _limited(check: str, seconds: float, function: Callable[[], Finding]) -> Finding:
-    """Runs a check; any error, or no answer in time, is its problem."""
+    """Runs a check; any error or timeout becomes its problem."""
     try:
         return within(seconds, function)
     except Exception as error:

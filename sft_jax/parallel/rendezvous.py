@@ -1,6 +1,6 @@
-"""Rendezvous of the processes of a job, which names those that did not come.
+"""Rendezvous of the processes of a job, with an error that names missing processes.
 
-JAX's own client ends the process with a stack trace, and names nobody, when somebody is missing.
+If a process is missing, JAX's own client ends the others with a stack trace and names none.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import cast
 
 RETRY_SECONDS = 0.2
 MARGIN_SECONDS = 5.0
-"""Extra time that the others wait for the coordinator, which knows who is missing."""
+"""Extra time that the others wait for the coordinator, which knows the missing processes."""
 
 
 class MissingProcessError(OSError):
-    """A job some of whose processes did not come, or do not fit together."""
+    """Error for a job whose processes are missing or contradict each other."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Processes that compute together, from the view of one.
+    """Processes that compute together, as seen by one of them.
 
     Attributes:
       coordinator: HOST:PORT where process 0 listens.
       num_processes: Number of processes.
       process_id: Number of this process, from 0.
-      source: Source of the above: flags, TPU or SLURM.
+      source: Source of the other fields: flags, TPU or SLURM.
     """
 
     coordinator: str
@@ -40,13 +40,13 @@ class Job:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the coordinator."""
+        """Returns the host and port of the coordinator."""
         host, _, port = self.coordinator.rpartition(":")
         return host.strip("[]"), int(port)
 
 
 def meet(job: Job, timeout: float) -> None:
-    """Returns in each process of a job as soon as all have come.
+    """Returns in each process of a job as soon as all have connected.
 
     The port of the coordinator is free again afterwards.
 
@@ -55,7 +55,7 @@ def meet(job: Job, timeout: float) -> None:
       timeout: Time limit in seconds.
 
     Raises:
-      MissingProcessError: In every process that came; names those that did not.
+      MissingProcessError: In every connected process; the message names the missing ones.
     """
     if job.process_id == 0:
         _receive(job, timeout)
@@ -87,7 +87,7 @@ def _receive(job: Job, timeout: float) -> None:
                 caller, heard = cast(socket.socket, key.fileobj), key.data
                 part = _read(caller)
                 heard += part
-                if not part:  # Its process has ended; it may be started anew.
+                if not part:  # The process has ended; it may be restarted.
                     selector.unregister(caller)
                     present = {i: other for i, other in present.items() if other is not caller}
                 elif heard.endswith(b"\n"):
@@ -99,7 +99,7 @@ def _receive(job: Job, timeout: float) -> None:
         for key in selector.get_map().values():
             caller = cast(socket.socket, key.fileobj)
             caller.settimeout(MARGIN_SECONDS)
-            with contextlib.suppress(OSError):  # JAX itself misses a process that has ended by now.
+            with contextlib.suppress(OSError):  # JAX reports a process that has ended.
                 caller.sendall(json.dumps({"problem": problem}).encode() + b"\n")
         for caller in present.values():
             with contextlib.suppress(OSError):
@@ -132,13 +132,13 @@ def _read(connection: socket.socket) -> bytes:
 def _understand(
     job: Job, heard: bytes, present: dict[int, socket.socket], hosts: dict[int, str]
 ) -> tuple[int | None, str, str]:
-    """Process, host and problem of an announcement; no process if it is not one."""
+    """Returns the process, host and problem of an announcement; no process if it is invalid."""
     try:
         message = json.loads(heard)
         process, number = int(message["process"]), int(message["of"])
         host = str(message["host"])
     except (ValueError, KeyError, TypeError):
-        return None, "", ""  # Another program scans for open ports.
+        return None, "", ""  # Another program may scan for open ports.
     if number != job.num_processes:
         problem = f"{host} was started as one of {number} processes, {hosts[0]} as one of"
         return process, host, f"{problem} {job.num_processes}: give all the same number"

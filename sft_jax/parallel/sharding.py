@@ -1,10 +1,10 @@
-"""Where arrays live: a mesh of devices, batches divided over it, and every parameter's place.
+"""Placement of arrays: a mesh of devices, and the sharding of batches and parameters over it.
 
-The mesh has three axes, and any may be 1. Examples are divided over `data` and `fsdp`.
-Parameters, and what the optimiser keeps for each, are divided over `fsdp`, so that no device
-holds all of them (Zhao et al. 2023, arXiv 2304.11277), and over `model`, so that each device
-computes some heads and hidden features only (Shoeybi et al. 2019, arXiv 1909.08053). XLA moves
-arrays that are needed elsewhere: numbers depend on the mesh by rounding alone.
+The mesh has three axes, each of any size from 1. Examples are divided over `data` and `fsdp`.
+Parameters and their optimiser state are divided over `fsdp`, so that no device holds all of them
+(Zhao et al. 2023, arXiv 2304.11277). They are also divided over `model`, so that each device
+computes only some heads and hidden features (Shoeybi et al. 2019, arXiv 1909.08053). XLA moves
+arrays between devices as needed: the mesh changes results only by rounding.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ RULES: Sequence[tuple[str, tuple[str | None, ...]]] = (
 )
 """Patterns of parameters' paths, and the axes that their last dimensions are divided over.
 
-The first pattern in a path counts. Where an axis doesn't divide a dimension, that dimension is
-whole on each device of the axis. Parameters without a pattern are whole on every device.
+The first pattern that matches a path applies. If the size of an axis doesn't divide a dimension,
+that dimension is not divided. Parameters without a matching pattern are replicated.
 """
 
 
@@ -51,8 +51,8 @@ def make_mesh(config: MeshConfig | None = None, devices: list[jax.Device] | None
       devices: Devices of all processes, by default all.
 
     Raises:
-      ValueError: Unless the product of the sizes is the number of devices, and the devices of
-        a `model` axis belong to one process.
+      ValueError: If the product of the sizes is not the number of devices, or the devices of a
+        `model` axis belong to several processes.
     """
     config, devices = config or MeshConfig(), devices or jax.devices()
     others = config.fsdp * config.model
@@ -71,7 +71,7 @@ def make_mesh(config: MeshConfig | None = None, devices: list[jax.Device] | None
 
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
-    """Context that the first process enters alone; the others follow when it has left."""
+    """Context that the first process enters alone; the others enter after it has left."""
     is_first, done = jax.process_index() == 0, "the first process is done"
     if not is_first:
         multihost_utils.sync_global_devices(done)
@@ -81,17 +81,17 @@ def first_process_first() -> Iterator[None]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding with a whole copy on each device."""
+    """Returns the sharding with a full copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_by_example(mesh: Mesh) -> NamedSharding:
-    """Sharding with the first dimension divided over the axes of examples."""
+    """Returns the sharding with the first dimension divided over the axes of examples."""
     return NamedSharding(mesh, PartitionSpec(EXAMPLES))
 
 
 def put_batch(batch: T, mesh: Mesh) -> T:
-    """Puts this process's part of a batch on its devices, as part of one global array each."""
+    """Puts this process's part of a batch on its devices, as parts of global arrays."""
     sharding = split_by_example(mesh)
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch
@@ -109,11 +109,11 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
 
 
 def place(tree: T, mesh: Mesh) -> T:
-    """Sharding of each array of a tree by `RULES`.
+    """Returns the sharding of each array of a tree by `RULES`.
 
     Args:
       tree: Arrays, or their shapes. A copy of the parameters' tree, such as in the state of an
-        optimiser, has paths that end like theirs.
+        optimiser, has paths with the same endings.
       mesh: Devices.
     """
 
@@ -127,11 +127,11 @@ def place(tree: T, mesh: Mesh) -> T:
 def gather(params: T, mesh: Mesh) -> T:
     """Gathers parameters over `fsdp` where a program uses them.
 
-    Examples stay divided over that axis then. Left to choose, XLA would rather divide products
-    over it and move the activations of all examples.
+    The examples then stay divided over that axis. Without this constraint, XLA would divide
+    products over the axis and move the activations of all examples.
 
     Args:
-      params: Parameters, placed by `place`, of a program that is traced.
+      params: Parameters in a traced program, placed by `place`.
       mesh: Devices.
     """
 

@@ -1,4 +1,4 @@
-"""Calls with a time limit, such as of a device that may never answer."""
+"""Calls with a time limit, such as calls to a device that may never answer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ T = TypeVar("T")
 
 
 def within(seconds: float, function: Callable[[], T]) -> T:
-    """Calls a function, and waits for a limited time.
+    """Calls a function, and waits for its result for a limited time.
 
     Args:
-      seconds: Time limit.
-      function: Function to call. It goes on in a thread of its own after the limit.
+      seconds: Time limit in seconds.
+      function: Function to call. After the limit it keeps running in a thread of its own.
 
     Returns:
       The value of the function. Its errors are raised.
 
     Raises:
-      TimeoutError: If it has not returned in time.
+      TimeoutError: If the function has not returned in time.
     """
     answers: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
 

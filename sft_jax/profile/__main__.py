@@ -1,12 +1,12 @@
-"""Reports the cost of a config's model, beside the models to compare it with.
+"""Reports the cost of a config's model, and of other models for comparison.
 
 python -m sft_jax.profile --config=configs/vggsound.py [--config.model.k=4] [--models=sft,mbt]
     [--json=FILE] [--picture=FILE.png] [--results=FILE.json] [--batch_sizes=1,8,32]
     [--measure=false]
 
 All models have the config's width, blocks and other settings. Operations are counted. Memory and
-time are measured, each model in a process of its own; `--measure=false` only counts, in seconds.
-Only configs/npz_folder.py and configs/tfds.py need the data itself.
+time are measured, for each model in a process of its own. `--measure=false` only counts, which
+takes seconds. Only configs/npz_folder.py and configs/tfds.py need the data itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sft_jax.profile.results import accuracies
 from sft_jax.runs import storage
 
 COMPARED = ("sft", "mbt", "mult", "late", "concat")
-"""Models of the default comparison, as far as the config's settings allow them."""
+"""Models of the default comparison; models that do not fit the config are left out."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -56,9 +56,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main() -> None:
-    """Counts, measures and reports, as the flags say."""
+    """Counts, measures and reports according to the flags."""
     values = flags.FLAGS
-    # Each model is measured in a process of its own, which needs an accelerator to itself.
+    # The process that measures a model needs exclusive use of an accelerator.
     jax.config.update("jax_platforms", "cpu")
     config, sizes = config_io.from_mapping(values.config), batch_sizes(values.batch_sizes)
     if values.results and not values.picture:
@@ -151,7 +151,7 @@ def _count(
         try:
             counted[name] = measure.count(config, data)
         except ValueError as error:
-            # The first is the config's own model, which must fit in any case.
+            # The first model is the config's own, which must always fit.
             if not (optional and counted):
                 raise
             print(f"without {name}: {error}", file=sys.stderr)

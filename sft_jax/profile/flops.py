@@ -1,7 +1,7 @@
 """Operations of a function, counted from its jaxpr.
 
-XLA's own cost analysis counts the body of a loop once, whatever its length. This count takes it as
-often as it runs.
+XLA's own cost analysis counts the body of a loop only once. This module counts it once per
+iteration.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax.interpreters import partial_eval
 from sft_jax.modules.multimodal import MultimodalClassifier
 
 STAGES = ("tokenizer", "unimodal", "pre_pooling", "pooling", "fused", "head", "other")
-"""Parts of a model, from inputs to logits, and `other` for operations outside of them."""
+"""Parts of a model, from inputs to logits, and `other` for all other operations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +27,13 @@ class Cost:
     """Number of operations, and size of the largest intermediate array.
 
     Attributes:
-      matmul_flops: Operations of matrix products and convolutions. A multiplication and an
-        addition are two.
+      matmul_flops: Operations of matrix products and convolutions. A multiply-add counts as two.
       elementwise_flops: Operations of all other arithmetic, also on integers and booleans: one
         for each element that an elementwise function returns. A reduction, cumulative sum or
-        scatter counts one for each element that it combines. A sort or top-k of `n` counts
-        `log2(n)` for each. Moving, copying and converting count nothing.
+        scatter counts one for each element that it combines. A sort or top-k of `n` elements
+        counts `log2(n)` for each. Moving, copying and converting count nothing.
       largest_bytes: Size of the largest array that any operation returns. A compiler may
-        fuse operations and never hold it.
+        fuse operations and never store this array.
     """
 
     matmul_flops: int = 0
@@ -48,11 +47,11 @@ class Cost:
 
 
 def count(function: Callable[..., Any], *args: Any, platform: str = "cpu") -> Cost:
-    """Counts the operations of `function(*args)`; computes nothing.
+    """Counts the operations of `function(*args)` without running it.
 
     An operation counts only if an output depends on it. The body of a scan, or of a `fori_loop`
-    with known bounds, counts as often as it runs, and a conditional as its dearest branch. Where
-    platforms have their own programs (`jax.lax.platform_dependent`), the program of one counts.
+    with known bounds, counts once per iteration, and a conditional as its most expensive branch.
+    If platforms have their own programs (`jax.lax.platform_dependent`), only `platform`'s counts.
 
     Args:
       function: Function that `jax.make_jaxpr` can trace.
@@ -67,7 +66,7 @@ def count(function: Callable[..., Any], *args: Any, platform: str = "cpu") -> Co
 
 
 def by_stage(function: Callable[..., Any], *args: Any, platform: str = "cpu") -> dict[str, Cost]:
-    """Counts the operations of `function(*args)`, as `count` does, separately for each stage.
+    """Counts the operations of `function(*args)` like `count`, but separately for each stage.
 
     The stage of an operation follows from the names of the modules (and `jax.named_scope`s)
     that it was traced in. The outermost name of this table decides:
@@ -91,7 +90,7 @@ def by_stage(function: Callable[..., Any], *args: Any, platform: str = "cpu") ->
       The cost of each of `STAGES`; their `total` is the return value of `count`.
 
     Raises:
-      ValueError, NotImplementedError: As `count`.
+      ValueError, NotImplementedError: See `count`.
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -99,17 +98,17 @@ def by_stage(function: Callable[..., Any], *args: Any, platform: str = "cpu") ->
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:
-    """The cost of all stages together."""
+    """Adds up the costs of all stages."""
     return _sum(costs.values())
 
 
 def forward_cost(model: MultimodalClassifier, batch_size: int = 1) -> Cost:
-    """The cost of the logits of `batch_size` examples of full length, in evaluation."""
+    """Counts the cost of the logits of `batch_size` full-length examples, in evaluation."""
     return total(forward_stages(model, batch_size))
 
 
 def forward_stages(model: MultimodalClassifier, batch_size: int = 1) -> dict[str, Cost]:
-    """The cost of the logits of `batch_size` examples of full length, for each of `STAGES`."""
+    """Counts the cost of the logits of `batch_size` full-length examples, for each of `STAGES`."""
     inputs = {
         name: jax.ShapeDtypeStruct((batch_size, *like.shape[1:]), like.dtype)
         for name, like in jax.eval_shape(model.example_inputs).items()
@@ -118,7 +117,7 @@ def forward_stages(model: MultimodalClassifier, batch_size: int = 1) -> dict[str
 
 
 def num_parameters(model: MultimodalClassifier) -> int:
-    """Number of trained numbers of a model."""
+    """Counts the trainable parameters of a model."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_variables(model)["params"]))
 
 
@@ -167,16 +166,16 @@ _CALLS = {
     "pjit": "jaxpr",
     "remat2": "jaxpr",
 }
-"""Name of the parameter that holds the jaxpr of a primitive that calls one."""
+"""Name of the parameter with the jaxpr, for each primitive that calls one."""
 
 
 def _jaxpr_cost(jaxpr: Jaxpr, scope: str, platform: str) -> dict[str, Cost]:
-    """The cost of each stage that occurs; the names of `scope` are around all equations."""
+    """Counts the cost of each stage in a jaxpr; `scope` holds the enclosing names."""
     return _merge(_equation_cost(equation, scope, platform) for equation in jaxpr.eqns)
 
 
 def _equation_cost(equation: JaxprEqn, outer: str, platform: str) -> dict[str, Cost]:
-    # The jaxpr of a call was traced by itself: its names continue those of the call.
+    # The jaxpr of a call was traced separately, so its names continue those of the call.
     scope = f"{outer}/{equation.source_info.name_stack}"
     outputs: list[Any] = [variable.aval for variable in equation.outvars]
     largest = max((_size(aval) * aval.dtype.itemsize for aval in outputs), default=0)
@@ -186,7 +185,7 @@ def _equation_cost(equation: JaxprEqn, outer: str, platform: str) -> dict[str, C
 
 
 def _stage(scope: str) -> str:
-    # Transformations are around a name: transpose(jvp(Model))/fused_0.
+    # Transformations enclose a name: transpose(jvp(Model))/fused_0.
     names = [name for name in re.split(r"[/()]", scope) if name]
     for i, name in enumerate(names):
         if name.startswith("pooling_"):
@@ -207,7 +206,7 @@ _STARTS = {
 
 
 def _call_cost(equation: JaxprEqn, scope: str, platform: str) -> dict[str, Cost] | None:
-    """The cost of the jaxprs that an equation calls; None if it calls none."""
+    """Counts the cost of the jaxprs that an equation calls; None if it calls none."""
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
         return _jaxpr_cost(_open(params[_CALLS[name]]), scope, platform)
@@ -234,7 +233,7 @@ def _call_cost(equation: JaxprEqn, scope: str, platform: str) -> dict[str, Cost]
 
 
 def _lowered(branches: Sequence[Any], platforms: Any, platform: str) -> Sequence[Any]:
-    """The branches that can run on a platform."""
+    """Selects the branches that can run on a platform."""
     if platforms is None:
         return branches
     own = [b for b, names in zip(branches, platforms, strict=True) if names and platform in names]
@@ -262,7 +261,7 @@ def _operations(equation: JaxprEqn) -> Cost:
             length = math.prod(inputs[0].shape[axis] for axis in contracted)
             return Cost(matmul_flops=2 * _size(equation.outvars[0].aval) * length)
         case "cuda_program":
-            # Attention by cuDNN: two products, and five to compute its gradients.
+            # Attention by cuDNN has two products, and its gradients have five.
             products = 5 if len(inputs) > 3 else 2
             return Cost(matmul_flops=products * 2 * _size(inputs[0]) * inputs[1].shape[1])
         case "conv_general_dilated":
@@ -300,5 +299,5 @@ def _size(aval: Any) -> int:
 
 
 def _open(jaxpr: Any) -> Jaxpr:
-    """The jaxpr within a closed one, or a jaxpr that is open already."""
+    """Returns the jaxpr inside a closed jaxpr, or an open jaxpr unchanged."""
     return getattr(jaxpr, "jaxpr", jaxpr)

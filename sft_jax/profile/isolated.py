@@ -1,8 +1,8 @@
-"""Functions called in a process of their own, JSON in and JSON out.
+"""Calls of functions in a separate process, with JSON values as argument and result.
 
 Peak memory, compiled programs, environment variables and cores belong to a process as a whole, so
-a measurement of them needs a fresh one. The child runs this file by its path: it imports nothing
-of the package except what the module of the function imports.
+a measurement of them needs a fresh process. The child runs this file by its path: it imports only
+those parts of the package that the module of the function imports.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run_isolated(
     Args:
       function: Import path of the function, `package.module:name`.
       request: Argument of the function, a JSON value.
-      environment: Environment variables that the process has beside those of this one.
+      environment: Environment variables of the process, in addition to those of this one.
 
     Returns:
       The JSON value that the function returns.
@@ -42,10 +42,10 @@ def run_isolated(
 
 
 class IsolatedFunction:
-    """A function in a process of its own, which answers one call after the other.
+    """Function in a separate process, which answers one call after another.
 
-    A class may stand in place of the function. One instance of it is made in the process, and is
-    called for each request, so that it can keep what it has compiled.
+    A class may take the place of the function. The process makes one instance and calls it for
+    each request, so that it can reuse compiled programs.
 
     Attributes:
       pid: Process identifier.
@@ -62,13 +62,13 @@ class IsolatedFunction:
 
         Args:
           function: Import path `package.module:name`, or `FILE.py:NAME` for a file by its path.
-          environment: Environment variables that the process has beside those of this one.
-          root: Folder that modules are imported from first, and working directory of the process.
+          environment: Environment variables of the process, in addition to those of this one.
+          root: First folder to import modules from, and working directory of the process.
         """
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         self._function = function
         self._process = subprocess.Popen(
-            # -P: the folder of this file is no place to import from.
+            # -P keeps the folder of this file out of the import path.
             [sys.executable, "-P", str(pathlib.Path(__file__).absolute()), function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -96,7 +96,7 @@ class IsolatedFunction:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # The process has ended, as the missing answer shows.
+            pass  # The process has ended; the missing answer is reported below.
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
@@ -113,12 +113,12 @@ class IsolatedFunction:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:
             self._process.kill()
-        # Ends the process, whose requests end.
+        # The process ends when its input is closed.
         self._process.communicate()
 
 
 def _load(path: str) -> Callable[[Any], Any]:
-    """The function, or a new instance of the class, at an import path."""
+    """Loads the function, or makes an instance of the class, at an import path."""
     place, _, name = path.rpartition(":")
     if place.endswith(".py"):
         spec = importlib.util.spec_from_file_location(pathlib.Path(place).stem, place)
@@ -134,8 +134,8 @@ def _load(path: str) -> Callable[[Any], Any]:
 
 
 def _serve(path: str) -> None:
-    """Answers requests, one a line, until there are no more."""
-    # What anything else prints must not get between the answers.
+    """Answers requests, one per line, until the input ends."""
+    # Other output must not mix with the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     function = _load(path)

@@ -1,4 +1,4 @@
-"""Costs of a model: counted from its jaxpr, and measured in a process of its own."""
+"""Costs of a model, counted from its jaxpr and measured in a separate process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MIN_SECONDS = 0.5
 
 
 def count(config: ExperimentConfig, outline: Outline) -> dict[str, Any]:
-    """Counts the operations of one example in evaluation; computes nothing.
+    """Counts the operations of one example in evaluation, without running the model.
 
     Args:
       config: Experiment whose model is counted.
@@ -52,7 +52,7 @@ def count(config: ExperimentConfig, outline: Outline) -> dict[str, Any]:
     Returns:
       JSON values:
 
-      - `parameters`, the number of trained numbers;
+      - `parameters`, the number of trainable parameters;
       - `forward_flops`, operations of matrix products alone, as the literature counts them;
       - `stage_flops`, their part in each of `sft_jax.profile.flops.STAGES`;
       - `forward_elementwise_flops` and `stage_elementwise_flops`, all other arithmetic.
@@ -79,15 +79,15 @@ def measure(
 ) -> dict[str, Any]:
     """Compiles and runs the model of a config, in a new process, on one device.
 
-    The input is random, of full length. A training step is that of `train.py`, with the config's
-    batch size and optimiser. If the config mixes examples, it mixes them from the first step on.
+    The input is random, of full length. A training step is the step of `train.py`, with the
+    config's batch size and optimiser. If the config uses mixup, the first step uses it already.
 
     Args:
       config: Experiment whose model is measured.
       outline: Shapes of the data.
-      batch_sizes: Batch sizes at which inference is timed, beside 1.
+      batch_sizes: Batch sizes at which inference is timed, in addition to 1.
       steps: Number of timed training steps, and least number of timed runs of inference. One
-        more of each comes before them.
+        untimed run of each comes first.
 
     Returns:
       JSON values, null where the system does not report them:
@@ -155,7 +155,7 @@ def measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def random_batch(outline: Outline, size: int, mesh: Mesh, *, seed: int = 0) -> Batch:
-    """Random examples of full length, without padding, on the devices of a mesh.
+    """Makes random examples of full length, without padding, on the devices of a mesh.
 
     Args:
       outline: Shapes of the data.
@@ -235,7 +235,7 @@ def median_seconds(function: Callable[..., Any], args: tuple[Any, ...], min_runs
     """
     jax.block_until_ready(function(*args))
     seconds: list[float] = []
-    # A program that takes microseconds is run more often.
+    # A program that takes only microseconds runs more often.
     while len(seconds) < min_runs or sum(seconds) < _MIN_SECONDS:
         begin = time.perf_counter()
         jax.block_until_ready(function(*args))

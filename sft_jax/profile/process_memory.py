@@ -1,4 +1,4 @@
-"""Resident memory of this process: now, and at its peak."""
+"""Resident memory of this process, current and at its peak."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Growth:
 
 @contextlib.contextmanager
 def growth() -> Iterator[Growth]:
-    """Measures the memory of the work within; the result is complete at the end."""
+    """Measures the memory of the work inside the context; the result is complete at its end."""
     settle()
     measured = Growth(resident_bytes())
     can_reset = reset_peak()
@@ -41,18 +41,18 @@ def growth() -> Iterator[Growth]:
 def settle() -> None:
     """Frees unreachable objects and, with glibc, returns free memory to the system."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Only glibc has it.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Only glibc has malloc_trim.
     if trim is not None:
         trim(0)
 
 
 def resident_bytes() -> int | None:
-    """Memory that is resident now; None where the system does not report it."""
+    """Returns the current resident memory; None where the system does not report it."""
     return _status("VmRSS")
 
 
 def reset_peak() -> bool:
-    """Sets the peak to the memory that is resident now; False where the system can't."""
+    """Resets the peak to the current resident memory; returns False where the system can't."""
     try:
         (_SELF / "clear_refs").write_text(_RESET_PEAK)
     except OSError:
@@ -61,7 +61,7 @@ def reset_peak() -> bool:
 
 
 def peak_bytes() -> int | None:
-    """Peak of the resident memory since `reset_peak`; None where the system does not report it."""
+    """Returns the peak resident memory since `reset_peak`; None where it is not reported."""
     return _status("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""Accuracies of models, looked up in a file of results of a benchmark."""
+"""Accuracies of models, read from the results of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sft_jax.config import ExperimentConfig
 def accuracies(
     path: pathlib.Path, configs: Mapping[str, ExperimentConfig], config_file: str
 ) -> dict[str, tuple[float, float | None]]:
-    """Reads the mean accuracy and its deviation, None for an unknown one, of models in a file.
+    """Reads the mean accuracy of models from a file, and its deviation or None.
 
     Args:
-      path: JSON file with `models`, each with `accuracy_mean` and perhaps `accuracy_std`. Its
-        models have the names of `configs` or, as the benchmarks write them, the argument of the
+      path: JSON file with `models`, each with `accuracy_mean` and optionally `accuracy_std`. A
+        model has its name in `configs` or, as in files of the benchmarks, the argument of the
         config file that makes the same experiment.
       configs: Config of each model by name.
       config_file: Config file, with or without an argument.
 
     Raises:
-      ValueError: If the file has another form, or has none of the models.
+      ValueError: If the file has another form, or contains none of the models.
       OSError: If the file can't be read.
     """
     try:
@@ -49,7 +49,7 @@ def accuracies(
 
 
 def _essences(file: str, labels: Iterable[str]) -> dict[str, str]:
-    """The essence of the experiment of each label that is an argument of a config file."""
+    """Maps each label that is an argument of a config file to the text of its experiment."""
     spec = importlib.util.spec_from_file_location("config_of_results", file)
     if spec is None or spec.loader is None:
         raise ValueError(f"{file} is not a Python file")
@@ -57,13 +57,13 @@ def _essences(file: str, labels: Iterable[str]) -> dict[str, str]:
     spec.loader.exec_module(module)
     essences = {}
     for label in labels:
-        with contextlib.suppress(ValueError):  # The label is no argument.
+        with contextlib.suppress(ValueError):  # The label is not an argument of the file.
             essences[label] = _essence(config_io.from_mapping(module.get_config(label)))
     return essences
 
 
 def _essence(config: ExperimentConfig) -> str:
-    """An experiment as text, without the folders of its data."""
+    """Formats an experiment as text, without the folders of its data."""
     values = config_io.to_json(config)
     values["data"] = {k: v for k, v in values["data"].items() if not k.endswith("_dir")}
     return json.dumps(values, sort_keys=True)

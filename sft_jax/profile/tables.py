@@ -123,7 +123,7 @@ def _draw_stages(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:
     names, ends = list(models), dict.fromkeys(models, 0.0)
     for i, stage in enumerate(STAGES):
         widths = [models[name]["stage_flops"][stage] / unit for name in names]
-        # A stage that can't be seen needs no place in the legend.
+        # A stage that is too small to see is left out of the legend.
         if all(width * unit < 1e-3 * most for width in widths):
             continue
         label = stage.replace("_", "-")
@@ -157,11 +157,11 @@ def _draw_accuracies(
     for name, (mean, deviation) in accuracies.items():
         flops = models[name]["forward_flops"] / unit
         axes.errorbar(flops, mean, yerr=deviation, fmt="o", capsize=4, color="black", elinewidth=1)
-        # Beside the point: on it, the bar of the deviation would cross the name.
+        # The name is beside the point, where the error bar does not cross it.
         axes.annotate(name, (flops, mean), (7, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    # Plain numbers as labels, also between powers of ten where those are few.
+    # Labels are plain numbers, also between powers of ten if there are few of them.
     for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.6)))
     axes.set(xlabel=f"{letter}FLOPs of one example's forward pass (log)", ylabel="accuracy")

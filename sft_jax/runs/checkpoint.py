@@ -1,4 +1,4 @@
-"""Checkpoints: the latest few and the best, kept apart, written by Orbax, checked before use."""
+"""Checkpoints: the latest few and the best, written by Orbax and checked before use."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from sft_jax.runs.shelf import (
 __all__ = ["Checkpoints", "DamagedCheckpointError", "NoCheckpointError", "SaveError", "State"]
 
 _MOST_REMOVED = 5
-"""Number of checkpoints that another process may remove while one of them is read."""
+"""Number of times that another process may remove the checkpoint that is being read."""
 
 
 class State(Protocol):
-    """A tree of arrays at a step of training."""
+    """Tree of arrays at a step of training."""
 
     @property
     def step(self) -> Any:
@@ -49,27 +49,27 @@ class SaveError(OSError):
 class Checkpoints:
     """The checkpoints of one run.
 
-    `latest/STEP` are those that training goes on from; the older ones are removed. `best/STEP`
-    is the one that did best on the validation examples. `stopped/STEP` is where training was
-    told to end between evaluations. It counts as a `latest` checkpoint, and is deleted once a
-    newer one has been saved.
+    Training resumes from the `latest/STEP` checkpoints; older ones are removed. `best/STEP` has
+    the best validation metric. `stopped/STEP` was saved when training was asked to end between
+    evaluations. It counts as a `latest` checkpoint, and is deleted once a newer checkpoint has
+    been saved.
 
     Each holds the state of training and a JSON description: the position of the data iterator,
     the config, and the dataset's labels and statistics. The description also has the validation
-    metrics, which are None where training was stopped.
+    metrics, which are None in a `stopped` checkpoint.
 
-    Saving goes on in the background. A checkpoint whose saving was cut short is ignored,
-    so there is a whole one to go on from at any time. Errors of saving are raised by the method
-    that is called next, such as `check`.
+    Checkpoints are saved in the background. An incomplete checkpoint is ignored, so training can
+    resume from a complete one at any time. The next method call, such as `check`, raises errors
+    of saving.
 
-    Every checkpoint holds the sha256 of its files, except those of old versions. The sha256 is
-    written before Orbax gives the checkpoint its name. Before anything is restored, all files of
-    its checkpoint are compared with it. If one differs, a warning says so and another checkpoint
-    is taken. For `latest` that is the next older one, the best included, which holds the same.
-    For `best` or a step it is the one of the other kind at that step. Where no checkpoint of the
-    run has a sha256, they are used as they are, with a warning.
+    Every checkpoint holds the sha256 of its files, except checkpoints of old versions. The sha256
+    is written before Orbax gives the checkpoint its final name. Before a checkpoint is restored,
+    all of its files are compared with the sha256. If a file differs, a warning is logged and
+    another checkpoint is used. For `latest` that is the next older one, or the best, which holds
+    the same data. For `best` or a step it is a checkpoint of the other kind at that step. If no
+    checkpoint of the run has a sha256, they are used unchecked, with a warning.
 
-    With several processes all methods are to be called by all of them, in the same order.
+    With several processes, all of them must call every method, in the same order.
     The first process reads the files and decides; the others follow.
     """
 
@@ -83,9 +83,9 @@ class Checkpoints:
         """Opens the checkpoints of a run, which may have none yet.
 
         Args:
-          workdir: Run directory, also in a bucket.
-          keep_latest: Number of the latest to keep.
-          read_only: Whether to create nothing, and leave alone what another process is saving.
+          workdir: Run directory, local or in a bucket.
+          keep_latest: Number of latest checkpoints to keep.
+          read_only: Whether to create nothing, and not to touch what another process is saving.
         """
         path = storage.as_path(workdir)
         if not storage.in_bucket(path):
@@ -102,12 +102,13 @@ class Checkpoints:
                     ),
                     create=not read_only,
                     cleanup_tmp_directories=not read_only,
-                    # Latest and best are saved at the same step, with several processes that meet.
+                    # Processes synchronise by this prefix: latest and best can share a step.
                     multiprocessing_options=ocp.options.MultiprocessingOptions(
                         barrier_sync_key_prefix=kind
                     ),
                     async_options=ocp.options.AsyncOptions(
-                        # In the background, when all files are there but not yet the step.
+                        # Runs in the background, after the files are written and before the step
+                        # is committed.
                         post_finalization_callback=functools.partial(self._sign_saved, kind)
                     ),
                 ),
@@ -124,7 +125,7 @@ class Checkpoints:
         )
 
     def save(self, kind: str, state: State, description: dict[str, Any]) -> None:
-        """Saves in the background. A step that is there already is left as it is.
+        """Saves a checkpoint in the background, unless the step is already saved.
 
         Args:
           kind: Kind of checkpoint: latest, best or stopped.
@@ -132,7 +133,7 @@ class Checkpoints:
           description: JSON values.
 
         Raises:
-          SaveError: If saving failed before.
+          SaveError: If an earlier save failed.
         """
         step = int(state.step)
         manager = self._managers[kind]
@@ -151,11 +152,11 @@ class Checkpoints:
                 state=ocp.args.StandardSave(state),
                 description=ocp.args.JsonSave(description),
             ),
-            force=True,  # Without it, Orbax saves no step before an existing one.
+            force=True,  # Orbax would otherwise skip a step before an existing one.
         )
 
     def steps(self, kind: str) -> list[int]:
-        """Steps saved as `latest`, `best` or `stopped`, in ascending order."""
+        """Lists the steps saved as `latest`, `best` or `stopped`, in ascending order."""
         return self._shelf.steps(kind)
 
     def description(self, which: str) -> dict[str, Any]:
@@ -168,18 +169,19 @@ class Checkpoints:
         return self._read(which, read)
 
     def restore(self, which: str, like: StateT) -> tuple[StateT, dict[str, Any]]:
-        """Restores a checkpoint that is as it was saved.
+        """Restores an undamaged checkpoint.
 
         Args:
           which: Name of the checkpoint: latest, best, or a step.
-          like: State, or its shapes, of the structure and sharding to restore.
+          like: State, or its shapes, with the structure and sharding to restore.
 
         Returns:
           The state and the description saved with it.
 
         Raises:
-          NoCheckpointError: If there is none such; names the existing ones.
-          DamagedCheckpointError: If none such is whole; names the problems of each.
+          NoCheckpointError: If there is no such checkpoint; the message names the existing ones.
+          DamagedCheckpointError: If all such checkpoints are damaged; the message lists the
+            problems of each.
         """
         return self._read(which, lambda place: self._restore(place, like))
 
@@ -203,19 +205,19 @@ class Checkpoints:
         return self._read(which, read)
 
     def resume(self, like: StateT) -> tuple[StateT, dict[str, Any]] | None:
-        """Restores the latest checkpoint that is as it was saved, to go on training from it.
+        """Restores the latest undamaged checkpoint, to resume training from it.
 
-        Newer ones that are damaged, and a damaged best one, are moved to `damaged/`, out of the
-        way of those that training will save.
+        Newer damaged checkpoints, and a damaged best checkpoint, are moved to `damaged/`, out of
+        the way of the checkpoints that training will save.
 
         Args:
-          like: State, or its shapes; see `restore`.
+          like: State, or its shapes, as in `restore`.
 
         Returns:
           The state and the description saved with it; None if there is no checkpoint.
 
         Raises:
-          DamagedCheckpointError: If there are some but none is whole.
+          DamagedCheckpointError: If there are checkpoints but all are damaged.
         """
         try:
             place = self._shelf.find("latest")
@@ -227,16 +229,16 @@ class Checkpoints:
         return restored
 
     def check(self) -> None:
-        """Raises SaveError if saving has failed since the last call; doesn't wait."""
+        """Raises SaveError if a save has failed since the last call; does not wait."""
         for kind in tuple(self._saving):
             if not self._managers[kind].is_saving_in_progress():
                 self._finish(kind)
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk.
+        """Waits until all checkpoints are on disk.
 
         Raises:
-          SaveError: If something is not.
+          SaveError: If a save failed.
         """
         self._finish(*KINDS)
         for step in self.steps("stopped"):
@@ -244,7 +246,7 @@ class Checkpoints:
                 self._managers["stopped"].delete(step)
 
     def close(self) -> None:
-        """Waits, as `wait` does, and releases the threads."""
+        """Waits like `wait`, and releases the threads."""
         try:
             self.wait()
         finally:
@@ -264,7 +266,7 @@ class Checkpoints:
 
     def _sign_saved(self, kind: str) -> None:
         final = self._shelf.path(Place(kind, self._saving[kind]))
-        # In a bucket, which can't rename, Orbax writes to the final place and marks it as whole.
+        # Buckets can't rename: there Orbax writes to the final path and marks it as complete.
         partial = final.with_name(final.name + ocp.utils.TMP_DIR_SUFFIX)
         integrity.sign(partial if partial.exists() else final, WRITTEN_ON_COMMIT)
 
@@ -273,7 +275,7 @@ class Checkpoints:
             manager.reload()
 
     def _read(self, which: str, read: Callable[[Place], T]) -> T:
-        """Reads a checkpoint, or another if a process that trains has removed it meanwhile."""
+        """Reads a checkpoint, or another one if a training process has removed it meanwhile."""
         for _ in range(_MOST_REMOVED):
             place = self._shelf.find(which)
             try:

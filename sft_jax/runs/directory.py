@@ -1,8 +1,8 @@
 """Run directories, and folders with one run directory for each of several seeds.
 
-All names of files in them stand here. A folder of seeds holds `seed_0`, `seed_1` and so on; each
-is a run directory of its own, of the config with that `seed` and no `seeds`. The folder itself
-holds the config of its last start, whose `seeds` tell it from a run directory.
+This module defines all file names in them. A folder of seeds holds `seed_0`, `seed_1` and so on;
+each is a run directory for the config with that `seed` and without `seeds`. The folder itself
+holds the config of its last start, whose `seeds` distinguish it from a run directory.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _SEED = "seed_"
 
 
 class RunDirectoryError(ValueError):
-    """A run directory that can't be used for its purpose."""
+    """Error for a run directory that can't be used."""
 
 
 class _Folder:
-    """A folder that training is started in, and the record of its starts.
+    """Folder in which training is started, and the record of its starts.
 
     Attributes:
       path: Folder, local or in a bucket. It need not exist.
       config_file: Config of the last start.
-      starts_file: One JSON line for each start.
+      starts_file: File with one JSON line for each start.
       results: Folder of evaluations.
-      lock_file: Name of the process that owns the folder.
+      lock_file: File that names the process that owns the folder.
     """
 
     def __init__(self, path: AnyPath) -> None:
@@ -56,7 +56,7 @@ class _Folder:
         return str(self.path)
 
     def read_config(self, *, data: bool = True) -> ExperimentConfig:
-        """Config of the last start.
+        """Reads the config of the last start.
 
         Args:
           data: Whether to read the section `data`. Without it that section is the default one,
@@ -79,7 +79,7 @@ class _Folder:
         """Makes the folder of evaluations, unless it exists.
 
         Raises:
-          OSError: If it can't be written to.
+          OSError: If the folder can't be written to.
         """
         storage.prepare_file(self.results / "results")
 
@@ -104,8 +104,8 @@ class RunDirectory(_Folder):
     Attributes:
       dataset_file: Description of the training data.
       card_file: Findings about the training data.
-      metrics_file: One JSON line for each report of training.
-      events: Folder of the same reports for TensorBoard.
+      metrics_file: File with one JSON line for each report of training.
+      events: Folder with the same reports for TensorBoard.
       trace: Folder of profiles.
       checkpoints: Folder of checkpoints.
       damaged: Folder of checkpoints that were moved out of the way.
@@ -128,11 +128,11 @@ class RunDirectory(_Folder):
 
     @classmethod
     def open(cls, path: AnyPath, config: ExperimentConfig) -> RunDirectory:
-        """Makes a run directory, or checks that it was made by the same config.
+        """Makes a run directory, or checks that it was made with the same config.
 
-        Fields on which no result depends, those marked `sft_jax.data_config.MAY_CHANGE`, may have
-        other values. A run that ended before its first checkpoint has nothing to lose, so all of
-        its config may be changed. The start is recorded with its command, code, versions, devices
+        Fields that do not affect the results, marked `sft_jax.data_config.MAY_CHANGE`, may have
+        other values. A run that ended before its first checkpoint has nothing to lose, so its
+        whole config may change. The start is recorded with its command, code, versions, devices
         and changes.
 
         Args:
@@ -141,7 +141,7 @@ class RunDirectory(_Folder):
 
         Raises:
           RunDirectoryError: If the folder can't be written to, holds the runs of several seeds,
-            or is another config's.
+            or was made with another config.
         """
         run = cls(path)
         if run.config_file.exists() and run.read_config().seeds:
@@ -177,7 +177,8 @@ class RunDirectory(_Folder):
           same_statistics: Function that compares the saved statistics with those of `info`.
 
         Raises:
-          RunDirectoryError: If the run was trained on other data; names the differences.
+          RunDirectoryError: If the run was trained on other data; the message names the
+            differences.
         """
         if self._has_checkpoints() and self.dataset_file.exists():
             saved = _read_json(self.dataset_file)
@@ -199,9 +200,9 @@ class RunDirectory(_Folder):
             storage.write_json(self.card_file, card)
 
     def fingerprints(self) -> dict[str, str] | None:
-        """Fingerprint of the examples of each split that the run was started with.
+        """Reads the fingerprints of the examples of each split at the start of the run.
 
-        None for a run of data that its config names, and of versions that kept none.
+        None if the config names the data, or if an old version made the run.
         """
         if not self.dataset_file.exists():
             return None
@@ -212,7 +213,7 @@ class RunDirectory(_Folder):
 
 
 class SeedsDirectory(_Folder):
-    """A folder with the runs of several seeds.
+    """Folder with the runs of several seeds.
 
     Attributes:
       runs: Run directory of each seed.
@@ -230,7 +231,7 @@ class SeedsDirectory(_Folder):
 
     @classmethod
     def existing(cls, path: AnyPath) -> SeedsDirectory:
-        """The runs that lie in a folder, by their seeds in ascending order."""
+        """Finds the runs in a folder, by their seeds in ascending order."""
         names = (folder.name.removeprefix(_SEED) for folder in path.glob(f"{_SEED}*"))
         folder = cls(path, sorted(int(name) for name in names if name.isdecimal()))
         folder.runs = {seed: run for seed, run in folder.runs.items() if run.config_file.exists()}
@@ -238,7 +239,7 @@ class SeedsDirectory(_Folder):
 
     @classmethod
     def open(cls, path: AnyPath, config: ExperimentConfig) -> SeedsDirectory:
-        """Makes the run directories of a config, or checks that its runs may go on.
+        """Makes the run directories of a config, or checks that its runs may resume.
 
         Args:
           path: Folder of the run directories.
@@ -246,7 +247,7 @@ class SeedsDirectory(_Folder):
 
         Raises:
           RunDirectoryError: If the folder holds a run without seeds, or a run of another seed
-            with another config. Also as `RunDirectory.open` says of any run.
+            with another config. Also if `RunDirectory.open` refuses one of the runs.
         """
         folder = cls(path, config.seeds)
         if folder.config_file.exists() and not folder.read_config().seeds:
@@ -274,15 +275,15 @@ class SeedsDirectory(_Folder):
 
 
 def with_seed(config: ExperimentConfig, seed: int) -> ExperimentConfig:
-    """Config of the run with one of several seeds."""
+    """Makes the config of the run with one of several seeds."""
     return dataclasses.replace(config, seed=seed, seeds=())
 
 
 def check_settings(config: ExperimentConfig, runs: Iterable[RunDirectory]) -> None:
-    """Checks that runs have a config's settings, except their seeds and what may change.
+    """Checks that runs have a config's settings, except seeds and fields that may change.
 
     Raises:
-      RunDirectoryError: If one has others; names the run and the differences.
+      RunDirectoryError: If a run differs; the message names the run and the differences.
     """
     for run in runs:
         before = run.read_config()
@@ -296,7 +297,7 @@ def check_settings(config: ExperimentConfig, runs: Iterable[RunDirectory]) -> No
 
 
 def _read_json(path: AnyPath) -> Any:
-    """Raises RunDirectoryError for a file that is not whole."""
+    """Reads a JSON file; raises RunDirectoryError if it is damaged."""
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""A list of the files of a folder with their sha256, to tell later whether they have changed."""
+"""A list of the files of a folder with their sha256, to detect later changes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MANIFEST = "sha256.json"
 
 
 def sign(folder: epath.Path, leave_out: Collection[str] = ()) -> None:
-    """Writes the list of all files of a folder, over any earlier list.
+    """Writes the list of all files of a folder, and replaces any earlier list.
 
     Args:
-      folder: Folder, with any number of folders in it.
+      folder: Folder, with any number of subfolders.
       leave_out: Paths within `folder` of files that may still change.
     """
     listed = {
@@ -30,14 +30,14 @@ def sign(folder: epath.Path, leave_out: Collection[str] = ()) -> None:
 
 
 def is_signed(folder: epath.Path) -> bool:
-    """Returns True if a folder has a list, right or wrong."""
+    """Returns True if a folder has a list, valid or not."""
     return (folder / MANIFEST).exists()
 
 
 def problems(folder: epath.Path) -> list[str]:
-    """Problems of the files of a folder that has been signed.
+    """Finds the problems of the files of a signed folder.
 
-    Every file is read to its end. A file that is not in the list is no problem.
+    Every file is read to its end. A file that is not in the list is not a problem.
 
     Returns:
       A line for each file that has changed, with its name; a single line for a list that is

@@ -1,10 +1,10 @@
-"""Locks of folders, by a file in each that names the owner.
+"""Locks of folders, by a file in each folder that names its owner.
 
 On a local file system the kernel locks the file (`flock`). It releases the lock however the
-process ends, also in another container on the same machine, whatever the process ids and host
-names. In a bucket, or from one machine to another, there is no such lock. There the owner
-refreshes the file, and a lock without a refresh for `STALE_SECONDS` is free. So is the lock of a
-process of this machine that has ended, even if another has its id by now.
+process ends. This also works between containers on the same machine, with any process ids and
+host names. In a bucket, or between machines, there is no such lock. There the owner refreshes the
+file, and a lock without a refresh for `STALE_SECONDS` is free. A lock of an ended process of this
+machine is free too, even if another process now has its id.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sft_jax.runs.storage import AnyPath
 
 try:
     import fcntl
-except ImportError:  # Only Unix has it.
+except ImportError:  # Only Unix has fcntl.
     fcntl = None  # type: ignore[assignment]
 
 _logger = logging.getLogger(__name__)
 
 STALE_SECONDS = 180.0
 _SETTLE_SECONDS = 2.0
-"""Time in which a second process that takes over the same lock has written it."""
+"""Time within which a second process that takes over the same lock has written the file."""
 _ENDING_SECONDS = 10.0
 """Time that a killed process may take to end."""
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
@@ -44,7 +44,7 @@ def take(folder: AnyPath, *, new: bool) -> Lock:
       new: Whether the folder was made for the lock.
 
     Raises:
-      RunDirectoryError: If another process holds it; names the process.
+      RunDirectoryError: If another process holds the lock; the message names the process.
       OSError: If the file can't be written.
     """
     lock = _InBucket(folder, new) if storage.in_bucket(folder) else _Local(folder, new)
@@ -63,7 +63,7 @@ class Lock:
           new: Whether the folder was made for the lock.
 
         Raises:
-          RunDirectoryError: If another process holds it.
+          RunDirectoryError: If another process holds the lock.
         """
         self.path, self._new = RunDirectory(folder).lock_file, new
         self.owner = Owner.this_process()
@@ -74,7 +74,7 @@ class Lock:
 
         Args:
           owner: Owner of the lock; None if it is unknown.
-          lapses: Seconds until the lock lapses, if the owner has ended.
+          lapses: Seconds until the lock expires, if the owner has ended.
         """
         who = "by another process"
         if owner:
@@ -92,14 +92,14 @@ class Lock:
 
         Args:
           owner: Owner of the lock.
-          silent: Seconds since the last sign of it.
-          free: Whether the kernel of this machine knows that no process here has it.
+          silent: Seconds since the owner last refreshed the lock.
+          free: Whether the kernel reports that no process on this machine holds the lock.
         """
         gone = owner and owner.has_ended(self.owner)
         if owner and owner.machine == self.owner.machine and free:
             gone = True
         if owner and gone is False and owner.process == os.getpid():
-            gone = owner.token not in _tokens  # An interrupted end has left the lock.
+            gone = owner.token not in _tokens  # An interrupted exit has left the lock behind.
         if gone is None and silent < STALE_SECONDS:
             raise self.refuse(owner, STALE_SECONDS - silent)
         if gone is False:
@@ -114,7 +114,7 @@ class Lock:
             )
 
     def settle(self) -> None:
-        """Checks the owner after a takeover: of two processes at once, the last to write.
+        """Checks the owner after a takeover; of two concurrent processes, the last writer wins.
 
         Raises:
           RunDirectoryError: If the owner is another process.
@@ -124,7 +124,7 @@ class Lock:
             raise self.refuse(Owner.named_by(self.path))
 
     def refresh(self) -> bool:
-        """Shows that the owner runs; returns False if it is not the owner any more."""
+        """Refreshes the lock; returns False if this process is no longer the owner."""
         try:
             self._refresh()
         except RunDirectoryError:
@@ -160,10 +160,10 @@ class _Local(Lock):
 
     def _take(self) -> None:
         while not self._open():
-            pass  # The last owner has just removed the file, or is about to end.
+            pass  # The previous owner has just removed the file, or is about to end.
 
     def _open(self) -> bool:
-        """Opens and locks the file; returns False if its name belongs to another file by now."""
+        """Opens and locks the file; returns False if its path now refers to another file."""
         try:
             self.file, created = os.open(self.path, _FLAGS | os.O_EXCL, 0o666), True
         except FileExistsError:
@@ -174,7 +174,7 @@ class _Local(Lock):
                 owner = Owner.named_by(self.path)
                 if not owner or not owner.has_ended(self.owner) or time.monotonic() > self._until:
                     raise self.refuse(owner)
-                time.sleep(0.1)  # The kernel has yet to close its files.
+                time.sleep(0.1)  # The kernel may not have closed its files yet.
             if locked is False or not self._is_current():
                 self._close()
                 return False
@@ -198,14 +198,14 @@ class _Local(Lock):
         self.file = -1
 
     def _is_current(self) -> bool:
-        """Returns True if the open file is the one of the name."""
+        """Returns True if the path still refers to the open file."""
         try:
             return self.file >= 0 and os.path.samestat(os.fstat(self.file), os.stat(self.path))
         except FileNotFoundError:
             return False
 
     def _silent(self) -> float:
-        # Measured by the clock that stamps the files, which may be a file server's.
+        # The time comes from the clock that stamps the files, which may be a file server's.
         with tempfile.TemporaryFile(dir=self.path.parent) as now:
             return os.fstat(now.fileno()).st_mtime - os.fstat(self.file).st_mtime
 
@@ -213,7 +213,7 @@ class _Local(Lock):
         if self._is_current() and self._is_ours():
             os.utime(self.path)
         elif time.time() - self.refreshed < STALE_SECONDS and not self.path.exists():
-            self._close()  # The removed file keeps nobody out any more.
+            self._close()  # A removed file no longer locks out other processes.
             self._take()
         else:
             raise self.refuse(Owner.named_by(self.path))
@@ -265,7 +265,7 @@ _tokens: set[str] = set()
 
 
 def _close_copies() -> None:
-    """Closes the locked files in a fork, which would keep the locks after this process ends."""
+    """Closes the locked files in a fork, since they would keep the locks after this process."""
     for lock in [*_held]:
         if lock.file >= 0:
             os.close(lock.file)
@@ -277,7 +277,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _flock(file: int) -> bool | None:
-    """Locks a file; returns False if another process has, None without kernel locks."""
+    """Locks a file; returns False if another process has locked it, None without kernel locks."""
     if fcntl is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A process that owns a folder, as a file names it, and a check that it still runs."""
+"""The process that owns a folder, stored in a file, and a check whether it still runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sft_jax.runs.storage import AnyPath
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process that owns a run directory.
+    """Process that owns a run directory.
 
     Attributes:
       host: Name of the host.
@@ -29,8 +29,8 @@ class Owner:
       machine: Id of the machine until its next boot; containers on it share the id.
       namespace: Namespace of the process id.
       born: Time when the process was started, in ticks of that machine; None if unknown.
-      token: Id of this start alone.
-      refreshed: Time of its last sign, in seconds since 1970, by its own clock.
+      token: Id unique to this start.
+      refreshed: Time of the last refresh, in seconds since 1970, by the clock of the process.
     """
 
     host: str
@@ -45,7 +45,7 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> Owner:
-        """Owner that this process is."""
+        """Describes this process as an owner."""
         now = datetime.datetime.now(datetime.UTC)
         return cls(
             host=socket.gethostname(),
@@ -61,7 +61,7 @@ class Owner:
 
     @classmethod
     def named_by(cls, path: AnyPath) -> Owner | None:
-        """Owner that a file names; None without a file, or if it is damaged."""
+        """Reads the owner from a file; None if the file is missing or damaged."""
         try:
             values = json.loads(path.read_text())
             return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
@@ -69,7 +69,7 @@ class Owner:
             return None
 
     def to_text(self, **changes: Any) -> str:
-        """Content of a file that names the owner."""
+        """Returns the content of a file that names the owner."""
         return json.dumps(dataclasses.asdict(self) | changes, indent=2) + "\n"
 
     def has_ended(self, observer: Owner) -> bool | None:
@@ -86,7 +86,7 @@ class Owner:
         if self.born is None:
             return False
         state = _state(self.process)
-        # Another process may have the id by now, or the parent has yet to collect its status.
+        # Another process may now have the id, or the parent has not collected the status yet.
         return None if state is None else state[0] in "ZX" or state[1] != self.born
 
 
@@ -103,7 +103,7 @@ def _namespace() -> str:
 
 
 def _state(process: int) -> tuple[str, int] | None:
-    """State and start time of a process on Linux; None elsewhere."""
-    # Before them stands the name in parentheses, which may hold anything.
+    """Reads the state and start time of a process on Linux; None elsewhere."""
+    # The fields follow the name in parentheses, which may contain any characters.
     fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
     return (fields[0], int(fields[19])) if len(fields) > 19 else None

@@ -1,7 +1,7 @@
-"""One owner of a run directory at a time: a second start ends at once.
+"""Exclusive ownership of a run directory: a second start ends at once.
 
-The owner's `lock.json` names it (`sft_jax.runs.locks`), and is refreshed in the background. The
-first of several processes of a job is the owner.
+A file `lock.json` names the owner (`sft_jax.runs.locks`), and is refreshed in the background. In
+a job of several processes the first is the owner.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ REFRESH_SECONDS = 30.0
 
 @contextlib.contextmanager
 def owned(workdir: AnyPath, *folders: AnyPath) -> Iterator[Ownership]:
-    """Context in which this process, or the first of a job of several, owns run directories.
+    """Context in which this process, or the first process of a job, owns run directories.
 
     Args:
-      workdir: Run directory, or a folder of several. Made unless it exists.
+      workdir: Run directory, or a folder of several; made unless it exists.
       *folders: Folders in it that are owned as well.
 
     Raises:
-      RunDirectoryError: If one has another owner, which the error names, or can't be written to.
+      RunDirectoryError: If a folder has another owner, which the message names, or can't be
+        written to.
     """
     ownership = Ownership()
     try:
@@ -45,10 +46,10 @@ def owned(workdir: AnyPath, *folders: AnyPath) -> Iterator[Ownership]:
 
 
 class Ownership:
-    """The locks that this process holds, which it refreshes in the background."""
+    """Locks that this process holds and refreshes in the background."""
 
     def __init__(self) -> None:
-        """Owns nothing yet."""
+        """Starts without any lock."""
         self._process, self._locks = os.getpid(), list[locks.Lock]()
         self._lost: list[AnyPath] = []
         self._end = threading.Event()
@@ -78,7 +79,7 @@ class Ownership:
             )
 
     def close(self) -> None:
-        """Ends being the owner."""
+        """Releases all locks."""
         if os.getpid() != self._process:
             return  # This is a fork of the owner.
         self._end.set()
@@ -98,5 +99,5 @@ class Ownership:
                     if not lock.refresh():
                         self._lost.append(lock.path.parent)
                 except Exception as error:
-                    # The next time may succeed; the lock is stale after several failures.
+                    # The next refresh may succeed; only several failures make the lock stale.
                     _logger.warning("%s was not refreshed: %s", lock.path, error)

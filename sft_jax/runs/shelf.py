@@ -1,4 +1,4 @@
-"""The checkpoints that lie in a run directory: those that are whole, and those that are damaged."""
+"""The checkpoints in a run directory, complete and damaged ones."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ KINDS = ("latest", "best", "stopped")
 """The kinds of checkpoints; see `sft_jax.runs.checkpoint.Checkpoints`."""
 
 WRITTEN_ON_COMMIT = ("_CHECKPOINT_METADATA", "commit_success.txt")
-"""Files that Orbax writes as it commits a step. Nothing that is restored comes from them."""
+"""Files that Orbax writes when it commits a step. No restored data comes from them."""
 
 _REMOVAL_SECONDS = 0.2
 _MOST_SHOWN = 3
 
 
 class NoCheckpointError(ValueError):
-    """No checkpoint of the requested kind or step."""
+    """Error if there is no checkpoint of the requested kind or step."""
 
 
 class DamagedCheckpointError(ValueError):
-    """No requested checkpoint that is as it was saved."""
+    """Error if all requested checkpoints are damaged."""
 
 
 class Place(NamedTuple):
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 class _Outcome(enum.IntEnum):
-    """Outcome of a search, as the first process tells the others."""
+    """Outcome of a search, which the first process broadcasts."""
 
     FOUND = 0
     NONE = 1
@@ -56,8 +56,8 @@ class _Outcome(enum.IntEnum):
 class Shelf:
     """The checkpoints of one run, whose files are compared with their sha256 before use.
 
-    Where no checkpoint of the run has a sha256, as in runs of old versions, they are used as they
-    are, with a warning. With several processes the first reads the files and decides.
+    If no checkpoint of the run has a sha256, as in runs of old versions, they are used unchecked,
+    with a warning. With several processes the first reads the files and decides.
     """
 
     def __init__(
@@ -69,14 +69,15 @@ class Shelf:
         *,
         changing: bool,
     ) -> None:
-        """Looks at nothing yet.
+        """Stores the arguments without reading any file.
 
         Args:
-          folder: Folder with a folder for each kind.
+          folder: Folder with a subfolder for each kind.
           damaged: Folder for checkpoints that are moved out of the way.
-          list_steps: Function that lists the committed steps of each kind.
-          reload: Function that makes those functions look at the folders again.
-          changing: True if another process may be training, which saves and removes checkpoints.
+          list_steps: Functions that list the committed steps of each kind.
+          reload: Function that makes `list_steps` read the folders again.
+          changing: Whether another process may be training, and thus saving and removing
+            checkpoints.
         """
         self._folder, self._damaged = folder, damaged
         self._list_steps, self._reload = list_steps, reload
@@ -84,22 +85,23 @@ class Shelf:
         self._problems: dict[Place, list[str]] = {}
 
     def steps(self, kind: str) -> list[int]:
-        """Steps of a kind in ascending order."""
+        """Lists the steps of a kind in ascending order."""
         return sorted(self._list_steps[kind]())
 
     def path(self, place: Place) -> epath.Path:
-        """Folder of a checkpoint, whether it exists or not."""
+        """Returns the folder of a checkpoint, which need not exist."""
         return self._folder / place.kind / str(place.step)
 
     def find(self, which: str) -> Place:
         """Finds the checkpoint to restore, the same in every process.
 
         Args:
-          which: latest, best, or a step.
+          which: Name of the checkpoint: latest, best, or a step.
 
         Raises:
-          NoCheckpointError: If there is none such; names the existing ones.
-          DamagedCheckpointError: If none such is whole; names the problems of each.
+          NoCheckpointError: If there is no such checkpoint; the message names the existing ones.
+          DamagedCheckpointError: If all such checkpoints are damaged; the message lists the
+            problems of each.
         """
         if jax.process_count() == 1:
             return self._find(which)
@@ -121,7 +123,7 @@ class Shelf:
         raise error or error_type(f"no checkpoint {which!r}: see the output of process 0")
 
     def candidates(self, which: str) -> list[Place]:
-        """Checkpoints that meet a request, in order of preference."""
+        """Lists the checkpoints that match a request, in order of preference."""
         steps = {kind: self.steps(kind) for kind in KINDS}
         if which == "latest":
             order = sorted({step for some in steps.values() for step in some}, reverse=True)
@@ -133,17 +135,17 @@ class Shelf:
         return [Place(kind, step) for step in order for kind in kinds if step in steps[kind]]
 
     def is_signed(self) -> bool:
-        """True if any checkpoint of the run has a sha256; in runs of old versions none has."""
+        """Returns True if any checkpoint of the run has a sha256; old versions wrote none."""
         return any(integrity.is_signed(self.path(place)) for place in self.candidates("latest"))
 
     def sign(self) -> None:
-        """Writes the sha256 of every checkpoint of a run of old versions."""
+        """Writes the sha256 of every checkpoint of a run by an old version."""
         if jax.process_index() == 0 and not self.is_signed():
             for place in self.candidates("latest"):
                 integrity.sign(self.path(place), WRITTEN_ON_COMMIT)
 
     def set_damaged_aside(self) -> None:
-        """Moves a damaged best, and damaged checkpoints that `find` passed, out of the way."""
+        """Moves a damaged best, and damaged checkpoints that `find` skipped, out of the way."""
         if jax.process_index() == 0:
             for place in (Place("best", step) for step in self.steps("best")):
                 if self._check(place):
@@ -160,19 +162,19 @@ class Shelf:
         self._reload()
 
     def forget(self, place: Place) -> None:
-        """Forgets the state of a checkpoint that is moved or about to be written."""
+        """Clears the cached state of a checkpoint that is moved or about to be written."""
         self._problems.pop(place, None)
 
     def look_again(self) -> None:
-        """Forgets everything, as another process has changed the folders."""
+        """Clears all cached state after another process has changed the folders."""
         self._problems.clear()
         self._reload()
 
     def _find(self, which: str) -> Place:
-        """The first candidate that is whole."""
+        """Finds the first undamaged candidate."""
         candidates = self.candidates(which)
         if self._changing and candidates and self._check(candidates[0]):
-            # Another process may be removing it, as training goes on.
+            # A training process may be removing the checkpoint.
             time.sleep(_REMOVAL_SECONDS)
             self.look_again()
             candidates = self.candidates(which)
@@ -193,7 +195,7 @@ class Shelf:
         )
 
     def _check(self, place: Place) -> list[str]:
-        """Problems of the files of a checkpoint, which are read once."""
+        """Returns the problems of the files of a checkpoint; each file is read only once."""
         if place not in self._problems:
             path = self.path(place)
             if self.is_signed():

@@ -1,7 +1,7 @@
-"""Files of a run directory, which is a local folder or one in a bucket (`gs://bucket/run`).
+"""Files of a run directory, in a local folder or a bucket (`gs://bucket/run`).
 
-An object in a bucket is written whole or not at all. Nothing can be added to it, and renaming it
-means copying it.
+An object in a bucket is written completely or not at all. It can't be appended to, and renaming
+it means copying it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ AnyPath: TypeAlias = pathlib.Path | epath.Path
 
 
 def as_path(path: str | os.PathLike[str]) -> AnyPath:
-    """Path of a user's text, local or in a bucket; nothing is looked up.
+    """Converts a user's text to a path, local or in a bucket, without accessing it.
 
     Raises:
-      ValueError: For a URL of another kind than `gs://BUCKET/...`.
-      ModuleNotFoundError: For a bucket, if the package that reaches buckets is not installed.
+      ValueError: For a URL of another form than `gs://BUCKET/...`.
+      ModuleNotFoundError: For a bucket, if the package for buckets is not installed.
     """
     text = os.fspath(path)
     scheme, separator, rest = text.partition("://")
     if not separator:
-        # pathlib takes a URL for a local path, and drops a slash.
+        # pathlib takes a URL for a local path and drops a slash.
         if text.startswith("gs:/"):
             raise ValueError(f"{text}: expected gs://BUCKET/FOLDER; pathlib.Path can't hold it")
         return epath.Path(text)
@@ -43,8 +43,7 @@ def as_path(path: str | os.PathLike[str]) -> AnyPath:
         raise ModuleNotFoundError(
             f"{text}: to reach a bucket, install the extra: pip install 'sft_jax[gcs]'"
         )
-    # TensorStore writes the arrays, and other processes write other files. A listing that gcsfs
-    # has cached would lack them.
+    # TensorStore and other processes write files too, which a cached listing of gcsfs would lack.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     return epath.Path(text)
 
@@ -58,7 +57,7 @@ def probe(folder: AnyPath) -> None:
     """Makes a folder unless it exists, and checks that it can be written to.
 
     Raises:
-      OSError: If it can't.
+      OSError: If the folder can't be written to.
     """
     if not in_bucket(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,10 +75,11 @@ def probe(folder: AnyPath) -> None:
 def prepare_file(path: AnyPath) -> None:
     """Makes the folder of a file, and checks that the file can be written later.
 
-    Call it before the work whose result goes there. The content of the file is left alone.
+    Call it before the work whose result goes into the file. The content of the file is not
+    changed.
 
     Raises:
-      OSError: If it can't be written; names the file and the reason.
+      OSError: If the file can't be written; the message gives the file and the reason.
     """
     try:
         if not in_bucket(path) and path.is_dir():
@@ -90,7 +90,7 @@ def prepare_file(path: AnyPath) -> None:
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
-    """Writes a file that is either whole or as it was, even if the process is killed."""
+    """Writes a file atomically: if the process is killed, the file is complete or unchanged."""
     data = content.encode() if isinstance(content, str) else content
     if in_bucket(path):
         path.write_bytes(data)
@@ -105,22 +105,22 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
 
 
 def write_json(path: AnyPath, values: Any) -> None:
-    """Writes a JSON file that is either whole or as it was, even if the process is killed.
+    """Writes a JSON file atomically, like `write_whole`.
 
-    Of several processes the first writes, and the others do nothing.
+    With several processes the first writes, and the others do nothing.
     """
     if jax.process_index() == 0:
         write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def create(path: AnyPath, content: str) -> bool:
-    """Writes an object of a bucket, unless one of that name exists.
+    """Writes an object to a bucket, unless an object of that name exists.
 
     Returns:
-      True if it was written. Of several processes that try, one gets True.
+      True if the object was written. Of several concurrent processes, only one gets True.
     """
     try:
-        # Google's storage itself decides (ifGenerationMatch=0).
+        # The storage service itself decides (ifGenerationMatch=0).
         fsspec.filesystem("gcs").pipe_file(os.fspath(path), content.encode(), mode="create")
     except FileExistsError:
         return False
@@ -130,7 +130,7 @@ def create(path: AnyPath, content: str) -> bool:
 
 
 def append(path: AnyPath, text: str) -> None:
-    """Adds to a text file, which is made unless it exists; in a bucket it is written anew."""
+    """Appends to a text file, made unless it exists; in a bucket the file is rewritten."""
     if in_bucket(path):
         before = path.read_text() if path.exists() else ""
         write_whole(path, before + text)
@@ -140,7 +140,7 @@ def append(path: AnyPath, text: str) -> None:
 
 
 def copy_files(folder: pathlib.Path, target: AnyPath) -> None:
-    """Copies all files of a local folder over those of another folder."""
+    """Copies all files of a local folder to another folder, replacing files there."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             copy = target / path.relative_to(folder).as_posix()
@@ -149,10 +149,10 @@ def copy_files(folder: pathlib.Path, target: AnyPath) -> None:
 
 
 class Staged:
-    """A local folder whose files end up in a target, which may be in a bucket.
+    """Local folder for files that belong in a target, which may be in a bucket.
 
-    A local target is the folder itself. Otherwise the folder is temporary, and `upload` copies
-    it.
+    A local target is itself the folder. Otherwise the folder is temporary, and `upload` copies
+    its files to the target.
 
     Attributes:
       folder: Folder to write to.
@@ -170,15 +170,15 @@ class Staged:
             copy_files(self.folder, self._target)
 
     def close(self) -> None:
-        """Uploads, and removes the temporary folder."""
+        """Uploads the files, and removes the temporary folder."""
         self.upload()
         if self._temporary:
             self._temporary.cleanup()
 
 
 def files(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-    """Yields the names, relative to the folder, and paths of all files in it."""
-    # In a bucket, `walk` of epath yields paths without gs://.
+    """Yields the name, relative to the folder, and the path of each file in it."""
+    # `walk` is not used: in a bucket, epath yields paths without gs://.
     for path in folder.iterdir():
         if path.is_dir():
             yield from ((f"{path.name}/{name}", file) for name, file in files(path))
@@ -187,7 +187,7 @@ def files(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
 
 
 def move(folder: epath.Path, target: epath.Path) -> None:
-    """Moves a folder to a new place; in a bucket all is copied before it is removed."""
+    """Moves a folder to a new path; in a bucket all files are copied before any is removed."""
     if in_bucket(folder):
         for name, path in list(files(folder)):
             path.copy(target / name)

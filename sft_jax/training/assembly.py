@@ -1,4 +1,4 @@
-"""Everything that training needs, made from a config and a model."""
+"""Assembly of the parts of training from a config and a model."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sft_jax.training.step import compile_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Number of steps, steps to evaluate after, and first step that mixes examples.
+    """Number of steps, steps followed by an evaluation, and first step that mixes examples.
 
-    Steps are counted in fractions: a product of floats may be rounded up to one too many.
+    Steps are computed with fractions: a product of floats could be rounded up to one step too many.
 
     Attributes:
-      steps_per_epoch: Steps of an epoch.
-      total_steps: Steps of the run.
-      evaluate_at: Steps, counted from 1, that an evaluation follows.
+      steps_per_epoch: Number of steps in an epoch.
+      total_steps: Number of steps in the run.
+      evaluate_at: Steps, counted from 1, that are followed by an evaluation.
       mixup_from: First step, counted from 0, that mixes examples.
     """
 
@@ -41,7 +41,7 @@ class Plan:
 
     @classmethod
     def from_config(cls, config: ExperimentConfig, num_examples: int) -> Plan:
-        """Plan for `num_examples` training examples in an epoch."""
+        """Makes the plan for `num_examples` training examples in an epoch."""
         per_epoch = Fraction(num_examples, config.train.batch_size)
         total = math.ceil(config.train.epochs * per_epoch)
         every = config.train.evaluate_every_epochs
@@ -57,13 +57,13 @@ class Assembled:
 
     Attributes:
       model: Module.
-      plan: Number of steps, and steps to evaluate after.
+      plan: Number of steps, and steps followed by an evaluation.
       schedule: Learning rate by step.
-      optimizer: Optimiser with that schedule.
+      optimizer: Optimiser with this schedule.
       new_state: Function from a seed to the state before the first step.
       like: Shapes, dtypes and shardings of a state.
       step: Jitted function from a state, a batch and a seed to the next state and the metrics.
-        It takes over the memory of the state, and is compiled when it is first called.
+        It donates the memory of the state, and is compiled on its first call.
     """
 
     model: Any
@@ -81,10 +81,10 @@ def build(
     num_classes: int,
     mesh: Mesh,
 ) -> MultimodalClassifier:
-    """Builds the model of a config for a mesh, which settles what the config leaves open.
+    """Builds the model of a config, and chooses `parts` by the mesh if the config leaves it open.
 
-    With `model.parts=0` a single CPU device works through long sequences one example at a time,
-    which saves memory at no cost in time. All other meshes take a batch at once.
+    With `model.parts=0` a single CPU device processes long sequences one example at a time,
+    which saves memory at no cost in time. All other meshes process a batch at once.
 
     Args:
       config: Experiment.
@@ -106,7 +106,7 @@ def assemble_model(
     num_examples: int,
     mesh: Mesh,
 ) -> Assembled:
-    """Builds the model of a config, and everything that training it needs.
+    """Builds the model of a config and all parts that training it needs.
 
     Args:
       config: Experiment.
@@ -116,24 +116,24 @@ def assemble_model(
       mesh: Devices.
 
     Raises:
-      ValueError: As `assemble` says, or if the model does not fit the modalities.
+      ValueError: See `assemble`. Also if the model does not fit the modalities.
     """
     model = build(config, modalities, num_classes, mesh)
     return assemble(config, model, num_examples=num_examples, mesh=mesh)
 
 
 def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: Mesh) -> Assembled:
-    """Makes everything that training a model needs.
+    """Makes all parts that training a model needs.
 
     Args:
       config: Experiment.
-      model: Module, such as `sft_jax.modules.factory.build_model` makes.
+      model: Module, such as one from `sft_jax.modules.factory.build_model`.
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
 
     Raises:
       ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
-        long as the run. Also for options that the optimiser does not take, and numbers of kept
+        long as the run. Also for options that the optimiser does not accept, and numbers of kept
         tokens that the model can't have.
     """
     check_heads(model.num_heads, mesh.shape["model"])

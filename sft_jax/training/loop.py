@@ -25,7 +25,7 @@ from sft_jax.training.tracing import Trace
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or gradient that is NaN or infinite."""
+    """Error for a loss or gradient that is NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Result:
 
     Attributes:
       state: State after the last step.
-      best_step: Step of the best checkpoint, None if no evaluation gave a finite metric.
-      best_value: Its validation metric.
+      best_step: Step of the best checkpoint; None if no evaluation gave a finite metric.
+      best_value: Validation metric of the best checkpoint.
       train_compiles: Number of times the training step was compiled in this process.
-      preempted: True if the process was told to end, too late to stop this run.
+      preempted: True if the process was asked to end, but too late to stop this run.
     """
 
     state: TrainState
@@ -63,25 +63,25 @@ def fit(
 
     Args:
       config: Experiment.
-      assembled: Model and optimiser of the config, for these devices. Runs that differ in their
-        seed alone may share it, and with it the compiled programs.
+      assembled: Model and optimiser of the config, for these devices. Runs that differ only in
+        their seed may share it, and with it the compiled programs.
       batches: This process's share of the training batches.
       validate: Function that evaluates parameters.
-      compile_validation: Function that compiles it, given parameters.
-      run: Run directory, as `RunDirectory.open` makes it.
-      description: Values to save with each checkpoint beside the config and metrics.
+      compile_validation: Function that compiles `validate` for given parameters.
+      run: Run directory from `RunDirectory.open`.
+      description: Values to save with each checkpoint, in addition to config and metrics.
       mesh: Devices.
       check_owner: Function called at each step. An error that it raises ends training, and
         nothing is saved.
 
     Raises:
-      NonFiniteError: At the first loss or gradient that is not finite; the state before
+      NonFiniteError: At the first loss or gradient that is not finite; the saved state before
         that step is not overwritten.
-      PreemptedError: If the process was told to end, after saving the step it was at. An
-        evaluation that was interrupted is done again by the run that goes on.
-      DamagedCheckpointError: If there are checkpoints but none is as it was saved.
-      SaveError: At the step after saving a checkpoint failed.
-      ValueError: If batch, accumulation and devices don't divide.
+      PreemptedError: If the process was asked to end; the current step is saved first. An
+        interrupted evaluation is repeated when the run resumes.
+      DamagedCheckpointError: If there are checkpoints but all are damaged.
+      SaveError: At the next step after a checkpoint could not be saved.
+      ValueError: If accumulation and devices don't divide the batch size.
     """
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     seed = jax.device_put(np.int32(config.seed), sharding.replicated(mesh))
@@ -102,11 +102,11 @@ def fit(
                 batch, ids = next(batches)
             state, metrics = assembled.step(state, sharding.put_batch(batch, mesh), seed)
             if notice is None:
-                # Compiling can't be interrupted; until here there was nothing to save.
+                # Compilation can't be interrupted, but so far there is nothing to save.
                 compile_validation(state.eval_params)
                 notice = stack.enter_context(preemption.watch())
             trace.after(step, metrics)
-            # The step before is checked while this one is computed.
+            # The previous step is checked while this one is computed.
             if pending:
                 pending.check()
             pending = _Pending(step, metrics, ids)
@@ -147,19 +147,19 @@ class _Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time within as waiting."""
+        """Counts the time inside the context as waiting."""
         begin = time.perf_counter()
         yield
         self._waited += time.perf_counter() - begin
 
     def share(self) -> float:
-        """Share since the last restart, from 0 to 1."""
+        """Returns the share since the last restart, from 0 to 1."""
         return self._waited / (time.perf_counter() - self._start)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-    """Metrics of a step, still on their way from the device."""
+    """Metrics of a step that may not have been computed yet."""
 
     step: int
     metrics: StepMetrics

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, all of them optax's."""
+"""Optimisers and learning-rate schedules, built from optax."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import optax
 from sft_jax.config import OptimConfig
 
 _MASKED_DECAY = ("adamaxw", "adamw", "adan", "lamb", "lion", "nadamw")
-"""Optimisers with a weight decay of their own, part of their equations, that takes a mask."""
+"""Optimisers whose own equations include weight decay, with a mask."""
 
 _OTHERS = (
     "adabelief",
@@ -43,29 +43,29 @@ _OTHERS = (
 OPTIMIZERS: Sequence[str] = tuple(
     name
     for name in sorted((*_MASKED_DECAY, *_OTHERS))
-    if hasattr(optax, name)  # Older versions lack some.
+    if hasattr(optax, name)  # Older versions of optax lack some.
 )
-"""The optimisers of optax that a config may name; tests take a step with each.
+"""Optimisers of optax that a config may name; tests take a step with each.
 
-The others of optax can't be used. Some take no schedule (rprop, sm3, optimistic_adam). Some need
-the value of the loss along a search (lbfgs, the Polyak step), or a random key (noisy_sgd). And
-fromage shrinks all parameters, biases and norms among them.
+The other optimisers of optax can't be used. Some take no schedule (rprop, sm3, optimistic_adam).
+Some need the value of the loss during a search (lbfgs, the Polyak step), or a random key
+(noisy_sgd). fromage shrinks all parameters, including biases and norms.
 """
 
 
 def make_schedule(
     config: OptimConfig, steps_per_epoch: Fraction | float, total_steps: int
 ) -> optax.Schedule:
-    """Learning rate at each step, before the plateau schedule lowers it.
+    """Makes the schedule of the learning rate, before the plateau schedule lowers it.
 
     Args:
       config: Section of the optimiser.
-      steps_per_epoch: Steps of an epoch, exact as a fraction; see
+      steps_per_epoch: Number of steps in an epoch, as an exact fraction; see
         `sft_jax.training.assembly.Plan`.
-      total_steps: Steps of the run.
+      total_steps: Number of steps in the run.
 
     Raises:
-      ValueError: If the warm-up is as long as the run or longer.
+      ValueError: If the warm-up is at least as long as the run.
     """
     warmup = round(exact(config.warmup_epochs) * exact(steps_per_epoch))
     if warmup >= total_steps:
@@ -77,25 +77,25 @@ def make_schedule(
         main = optax.cosine_decay_schedule(config.lr, total_steps - warmup)
     else:
         main = optax.constant_schedule(config.lr)
-    # The first step must move: the warm-up ends at the peak, it does not start at 0.
+    # The first step must change the parameters, so the warm-up does not start at 0.
     rise = optax.linear_schedule(config.lr / (warmup + 1), config.lr, warmup)
     return optax.join_schedules([rise, main], [warmup])
 
 
 def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, then the optimiser that `config.name` names in optax.
+    """Makes the optimiser `config.name` of optax, preceded by clipping.
 
-    Weight decay reaches the parameters named "kernel" alone. It is decoupled: after the update of
-    the optimiser `rate * weight_decay * kernel` is subtracted (Loshchilov and Hutter 2019, arXiv
-    1711.05101). Optimisers whose equations contain it, as LAMB's trust ratio does, apply their
-    own.
+    Weight decay applies only to parameters named "kernel". It is decoupled: after the update of
+    the optimiser, `rate * weight_decay * kernel` is subtracted (Loshchilov and Hutter 2019, arXiv
+    1711.05101). Optimisers whose own equations include weight decay, such as LAMB's trust ratio,
+    apply it themselves.
 
     Args:
       config: Section of the optimiser.
       schedule: Learning rate by step.
 
     Raises:
-      ValueError: If `config.name` is not one of `OPTIMIZERS`, or does not take an option.
+      ValueError: If `config.name` is not one of `OPTIMIZERS`, or does not accept an option.
     """
     if config.name not in OPTIMIZERS:
         raise ValueError(
@@ -131,7 +131,7 @@ def _decay_kernels(decay: float, schedule: optax.Schedule) -> optax.GradientTran
 
 
 def _check_options(config: OptimConfig, build: Callable[..., Any]) -> None:
-    """Raises ValueError for an option that the optimiser lacks, or that has its own field."""
+    """Raises ValueError for an option that the optimiser lacks or that has a config field."""
     accepted = set(inspect.signature(build).parameters) - {"learning_rate"}
     own = {name for name in accepted if name == "mask" or name.startswith("weight_decay")}
     if decay := sorted(set(config.options) & own):
@@ -146,27 +146,27 @@ def _check_options(config: OptimConfig, build: Callable[..., Any]) -> None:
 
 
 def exact(number: Fraction | float) -> Fraction:
-    """Exact value of a number's decimal form: one tenth for 0.1, unlike the nearest float."""
+    """Returns the exact value of a number's decimal form, such as 1/10 for 0.1."""
     return number if isinstance(number, Fraction) else Fraction(str(number))
 
 
 def init_plateau(params: Any) -> optax.OptState:
-    """State of the plateau schedule before the first step; other schedules keep it as it is.
+    """Makes the initial state of the plateau schedule; other schedules never change it.
 
-    It is apart from the optimiser's state, as it follows evaluations in place of steps.
+    It is separate from the optimiser's state, since it follows evaluations and not steps.
     """
     return optax.contrib.reduce_on_plateau().init(params)
 
 
 def observe(config: OptimConfig, plateau: Any, loss: float) -> Any:
-    """State of the plateau schedule after an evaluation.
+    """Updates the state of the plateau schedule after an evaluation.
 
     The learning rate falls once the validation loss has stopped falling. A loss that is NaN or
-    infinite tells nothing.
+    infinite is ignored.
 
     Args:
       config: Section of the optimiser.
-      plateau: State before, on any devices. A new one is on the same.
+      plateau: Previous state, on any devices. The new state is on the same devices.
       loss: Mean validation loss.
     """
     if config.schedule != "plateau" or not math.isfinite(loss):
@@ -177,12 +177,12 @@ def observe(config: OptimConfig, plateau: Any, loss: float) -> Any:
 
 
 def scale_updates(updates: Any, plateau: Any) -> Any:
-    """Updates of the optimiser, at the learning rate that the plateau schedule has come to."""
+    """Scales updates of the optimiser by the current factor of the plateau schedule."""
     return optax.tree.scale(plateau.scale, updates)
 
 
 def learning_rate(schedule: optax.Schedule, step: int, plateau: Any) -> float:
-    """Learning rate of a step, counted from 0."""
+    """Returns the learning rate of a step, counted from 0."""
     return float(schedule(step)) * float(plateau.scale)
 
 
@@ -193,7 +193,7 @@ def _compiled_update(factor: float, patience: int, place: jax.sharding.Sharding)
 
 
 def _are_kernels(params: Any) -> Any:
-    """True for each parameter named "kernel"."""
+    """Marks each parameter named "kernel" with True."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel", params
     )

@@ -16,13 +16,13 @@ from sft_jax.runs.storage import AnyPath
 
 
 class Reporter:
-    """Reports one run, from the step it starts or goes on at.
+    """Reports one run, from the step at which it starts or resumes.
 
-    `metrics.jsonl` has one JSON object a line, with `step` and scalars by name; the same
-    scalars are in `tensorboard/`. Reports of an earlier start about later steps are dropped, so
-    that each step is reported once.
+    `metrics.jsonl` has one JSON object per line, with `step` and scalars by name; `tensorboard/`
+    has the same scalars. Reports of an earlier start about later steps are dropped, so that each
+    step is reported once.
 
-    For a run directory in a bucket both are kept in a temporary folder. They are copied to the
+    For a run directory in a bucket both are written to a temporary folder. They are copied to the
     bucket at each `flush` and at the end.
     """
 
@@ -33,10 +33,10 @@ class Reporter:
 
         Args:
           run: Run directory.
-          first_step: Number of steps taken before.
-          total_steps: Number of steps of the whole run.
-          evaluated: False if the first step is evaluated (again) by this start. Reports of its
-            evaluation are dropped as well.
+          first_step: Number of steps already taken.
+          total_steps: Number of steps in the whole run.
+          evaluated: Whether step `first_step` has been evaluated. If False, this start evaluates
+            it, and earlier reports of its evaluation are dropped as well.
         """
         self._staged = storage.Staged(run.path)
         local = RunDirectory(self._staged.folder)
@@ -44,7 +44,7 @@ class Reporter:
         storage.write_whole(local.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = local.metrics_file.open("a")
         self._events = SummaryWriter(str(local.events), purge_step=first_step + evaluated)
-        if not evaluated:  # TensorBoard can only drop the whole step.
+        if not evaluated:  # TensorBoard can drop only whole steps.
             for line in kept:
                 if line["step"] == first_step:
                     self._add_events(line)
@@ -78,7 +78,7 @@ class Reporter:
                 self._events.add_scalar(name, value, line["step"])
 
     def flush(self) -> None:
-        """Hands everything written so far to the operating system, or the bucket."""
+        """Flushes all reports so far to the operating system, or to the bucket."""
         self._lines.flush()
         self._events.flush()
         self._staged.upload()
@@ -125,7 +125,7 @@ class Silent(Reporter):
 
 
 def _up_to(path: AnyPath, step: int, evaluated: bool) -> list[dict[str, Any]]:
-    """The lines up to `step`, without one that was cut short by a kill."""
+    """Reads the lines up to `step`, except a line that was cut short by a kill."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)

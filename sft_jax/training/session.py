@@ -1,4 +1,4 @@
-"""A run in training: where it starts, and what is evaluated, saved and reported on its way."""
+"""One start of a training run: its initial state, evaluations, checkpoints and reports."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from sft_jax.training.state import TrainState
 _logger = logging.getLogger(__name__)
 
 Validate = Callable[[Any], Mapping[str, float]]
-"""Computes named metrics, `loss` among them, from parameters."""
+"""Function from parameters to metrics by name, including `loss`."""
 
 
 class BatchIterator(Protocol):
-    """An endless iterator of batches and the ids of their examples, whose state can be saved."""
+    """Endless iterator of batches and the ids of their examples, whose state can be saved."""
 
     def __next__(self) -> tuple[Batch, np.ndarray]:
-        """The next batch."""
+        """Returns the next batch."""
 
     def get_state(self) -> Any:
-        """Position in the batches, as JSON values."""
+        """Returns the position in the batches, as JSON values."""
 
     def set_state(self, state: Any) -> None:
-        """Goes to a position of `get_state`."""
+        """Moves to a position from `get_state`."""
 
 
 class Session:
     """One start of a run.
 
     Attributes:
-      state: State that this start begins with: a new one, or that of the latest checkpoint.
+      state: Initial state of this start: new, or from the latest checkpoint.
       first: First step to take, counted from 1.
-      unevaluated: True if the evaluation after the step before was interrupted.
+      unevaluated: True if the evaluation of the previous step was interrupted.
       checkpoints: Checkpoints of the run.
       reporter: Reports of the run, silent in all processes except the first.
-      best: The best evaluation so far.
+      best: Best evaluation so far.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class Session:
         run: RunDirectory,
         description: Mapping[str, Any],
     ) -> None:
-        """Goes to where the latest checkpoint was saved, if there is one.
+        """Restores the latest checkpoint, if there is one.
 
         Args:
           config: Experiment.
           assembled: Model and optimiser of the config.
-          batches: Training batches, which are set to the position of the checkpoint.
+          batches: Training batches, which are moved to the position of the checkpoint.
           validate: Function that evaluates parameters.
           run: Run directory.
-          description: Values to save with each checkpoint beside the config and metrics.
+          description: Values to save with each checkpoint, in addition to config and metrics.
 
         Raises:
-          DamagedCheckpointError: If there are checkpoints but none is whole.
+          DamagedCheckpointError: If there are checkpoints but all are damaged.
         """
         self._config, self._plan, self._validate = config, assembled.plan, validate
         self._batches, self._run, self._description = batches, run, description
@@ -89,9 +89,9 @@ class Session:
         if resumed:
             self._batches.set_state(saved["iterator"])
             if saved["metrics"] is not None:
-                # It may have been restored from the best, where the latest was damaged.
+                # If the latest checkpoint was damaged, the state may come from the best one.
                 self.checkpoints.save("latest", self.state, saved)
-                # Both are saved at once, the latest first: a kill may have left the best unsaved.
+                # The latest is saved before the best: a kill may have left the best unsaved.
                 if self.best.update(self.first - 1, saved["metrics"]):
                     self.checkpoints.save("best", self.state, saved)
         self.reporter: Reporter = Silent()
@@ -106,7 +106,7 @@ class Session:
         """Evaluates the step before `first`, whose evaluation was interrupted.
 
         Raises:
-          PreemptedError: If the process is told to end meanwhile.
+          PreemptedError: If the process is asked to end meanwhile.
         """
         with preemption.watch() as notice:
             state = self.evaluate(self.first - 1, self.state, 0.0)
@@ -118,15 +118,15 @@ class Session:
         """Evaluates a step, and saves and reports it.
 
         Args:
-          step: Step.
-          state: State after it.
+          step: Number of the step.
+          state: State after the step.
           input_wait: Share of the time since the last evaluation spent waiting for input.
 
         Returns:
-          The state, in which the schedule has seen the validation loss.
+          The state, with the schedule updated by the validation loss.
 
         Raises:
-          PreemptedError: If the process is told to end meanwhile, after saving the step.
+          PreemptedError: If the process is asked to end meanwhile; the step is saved first.
         """
         try:
             values = dict(self._validate(state.eval_params))
@@ -135,7 +135,7 @@ class Session:
         plateau = optim.observe(self._config.optim, state.plateau, values["loss"])
         state = state.replace(plateau=plateau)
         saved = self._describe(values)
-        # Before the checkpoint, as a later start reports nothing from before its checkpoint.
+        # Reports precede the checkpoint, since a later start reports no steps before it.
         self.reporter.scalars(step, {f"valid/{name}": value for name, value in values.items()})
         self.reporter.flush()
         self.checkpoints.save("latest", state, saved)
@@ -151,9 +151,9 @@ class Session:
         return state
 
     def stop(self, step: int, state: TrainState) -> PreemptedError:
-        """Saves a step, as the process is told to end, and makes the error to raise."""
+        """Saves a step after the process was asked to end, and makes the error to raise."""
         _logger.warning("told to end by SIGTERM: saving step %d in %s", step, self._run)
-        self.reporter.flush()  # Before the checkpoint, as in `evaluate`.
+        self.reporter.flush()  # Reports precede the checkpoint, as in `evaluate`.
         self.checkpoints.save("stopped", state, self._describe(None))
         self.checkpoints.wait()
         return PreemptedError(
@@ -162,7 +162,7 @@ class Session:
         )
 
     def close(self) -> None:
-        """Ends reporting, and waits for what is being saved."""
+        """Ends reporting, and waits for pending checkpoints."""
         try:
             self.reporter.close()
         finally:
@@ -179,12 +179,12 @@ class Session:
 
 @dataclasses.dataclass
 class Best:
-    """The best validation metric so far; NaN is never better than anything.
+    """Best validation metric so far; NaN is never better than any value.
 
     Attributes:
       metric: Name of the metric.
-      step: Step of its best value; None if no evaluation gave a finite one.
-      value: Its best value.
+      step: Step of the best value; None if no evaluation gave a finite value.
+      value: Best value of the metric.
     """
 
     metric: str
@@ -201,7 +201,7 @@ class Best:
         return best
 
     def update(self, step: int, values: Mapping[str, float]) -> bool:
-        """Takes the metrics of a step; returns True if it is the best so far."""
+        """Records the metrics of a step; returns True if it is the best so far."""
         new = values[self.metric]
         sign = -1 if self.metric == "loss" else 1
         if not math.isfinite(new) or (self.value is not None and sign * new <= sign * self.value):

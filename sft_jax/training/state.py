@@ -1,4 +1,4 @@
-"""State of training, and its random streams, which need no state."""
+"""State of training, and random streams, which need no state."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sft_jax.training import optim
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """State of the model and the optimiser, as a checkpoint holds it.
+    """State of the model and the optimiser, as saved in a checkpoint.
 
     Attributes:
       step: Number of optimiser steps taken.
       params: Parameters.
       opt_state: State of the optimiser.
       plateau: State of the plateau schedule; see `sft_jax.training.optim`.
-      ema_params: Running mean of the parameters, or None without one.
+      ema_params: Running mean of the parameters; None if none is kept.
     """
 
     step: Int[Array, ""]
@@ -49,21 +49,21 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def stream(seed: int | Int[Array, ""], name: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
-    """Key of the random stream `name` at `step`, a pure function of its arguments."""
+    """Derives the key of the random stream `name` at `step`, purely from the arguments."""
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     return jax.random.fold_in(key, step)
 
 
 def update_ema(ema_params: Any, params: Any, decay: float, step: Int[Array, ""]) -> Any:
-    """Running mean of the parameters after one more step.
+    """Updates the running mean of the parameters after one step.
 
     The decay begins at 0.1 and rises with the steps, as `min(decay, (1 + step) / (10 + step))`:
-    the mean forgets the parameters' random start within some ten steps, however large `decay` is.
+    the mean forgets the random initial parameters within about ten steps, for any `decay`.
 
     Args:
       ema_params: Running mean so far.
       params: Parameters after the step.
-      decay: Decay that is approached.
+      decay: Final decay.
       step: Number of steps taken before.
     """
     rising = jnp.minimum(decay, (1 + step) / (10 + step))
@@ -77,7 +77,7 @@ def make_state(
     *,
     ema: bool,
 ) -> TrainState:
-    """State before the first step, a pure function of the seed.
+    """Makes the state before the first step, a pure function of the seed.
 
     Args:
       model: Module with a method `example_inputs`.
@@ -91,7 +91,7 @@ def make_state(
         params=params,
         opt_state=optimizer.init(params),
         plateau=optim.init_plateau(params),
-        # A copy: a donated buffer may stand in the state only once.
+        # The copy is needed since a donated buffer may occur in the state only once.
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
     )
 
@@ -99,12 +99,12 @@ def make_state(
 def state_shapes(
     model: nn.Module, optimizer: optax.GradientTransformation, *, ema: bool, mesh: Mesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state of `make_state`, as restoring needs them.
+    """Computes the shapes, dtypes and shardings of a state, for example to restore one.
 
     Args:
       model: Module.
       optimizer: Optimiser.
-      ema: Whether there is a running mean of the parameters.
+      ema: Whether the state has a running mean of the parameters.
       mesh: Devices.
     """
     make = functools.partial(make_state, model, optimizer, ema=ema)
@@ -119,20 +119,20 @@ def state_shapes(
 def compile_make_state(
     model: nn.Module, optimizer: optax.GradientTransformation, shapes: TrainState, mesh: Mesh
 ) -> Callable[[int], TrainState]:
-    """Function from a seed to the state of `make_state`.
+    """Makes a compiled function from a seed to the state of `make_state`.
 
-    It is compiled once for all seeds, when it is first called. Each part of the state is created
-    where it will live: no device holds all of it.
+    It is compiled on its first call, once for all seeds. Each part of the state is created on the
+    devices that hold it: no device holds the whole state.
 
     Args:
       model: Module.
       optimizer: Optimiser.
-      shapes: Result of `state_shapes` for that mesh.
+      shapes: Result of `state_shapes` for the mesh.
       mesh: Devices.
     """
     make = functools.partial(make_state, model, optimizer, ema=shapes.ema_params is not None)
     shardings = jax.tree.map(lambda array: array.sharding, shapes)
-    # A CPU takes longer to compile it than to run it as it stands; it runs once.
+    # On a CPU, compilation takes longer than the single run without it.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
     compiled = jax.jit(make, out_shardings=shardings, compiler_options=options)

@@ -1,4 +1,4 @@
-"""Profiles of the devices in some steps of training, for TensorBoard's profiler or Perfetto."""
+"""Profiles of the devices during training steps, for TensorBoard's profiler or Perfetto."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sft_jax.runs.directory import RunDirectory
 
 
 class Trace:
-    """Records the steps that a config names, in `trace/` of the run directory.
+    """Records the steps that a config selects, in `trace/` of the run directory.
 
-    Each process records its own devices, in a file of its own. On the way to a bucket the file
-    is in a temporary folder until recording ends.
+    Each process records its own devices in a separate file. For a bucket, the file stays in a
+    temporary folder until recording ends.
     """
 
     def __init__(self, config: SystemConfig, run: RunDirectory) -> None:
-        """Records nothing yet.
+        """Prepares the trace without starting to record.
 
         Args:
           config: Section with the steps to record, `trace_from` and `trace_steps`.
@@ -42,7 +42,7 @@ class Trace:
             self.close()
 
     def close(self) -> None:
-        """Ends recording, unless it has ended."""
+        """Ends recording if it is still active."""
         if self._running:
             jax.profiler.stop_trace()
             self._running.close()
