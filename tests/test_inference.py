@@ -52,7 +52,7 @@ def raw():
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run") / "run"
+    workdir = tmp_path_factory.mktemp("classifier") / "run"
     info = synthetic.dataset().info
     synthetic.save_run(workdir, info, synthetic.config(train__ema_decay=0.9))
     return workdir

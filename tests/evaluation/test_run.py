@@ -259,7 +259,7 @@ def test_outputs_that_are_not_finite_name_the_checkpoint(trained, monkeypatch):
         return dataclasses.replace(checkpoint, params=params)
 
     monkeypatch.setattr(run, "restore", damaged)
-    message = r"run0, best checkpoint, step \d+: logits: NaN or infinite for 20 of 20 examples"
+    message = r"run\d+, best checkpoint, step \d+: logits: NaN or infinite for 20 of 20 examples"
     for function in (run.evaluate_run, run.evaluate_every_subset):
         with pytest.raises(ArithmeticError, match=message):
             function(trained, "valid", "best")
