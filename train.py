@@ -2,8 +2,8 @@
 
 python train.py --config=configs/watch.py:pool=max,k=1 --config.optim.lr=3e-4 --workdir=runs/watch
 
-The same command again goes on where the run was stopped. --config.seeds=0,1,2 trains one run for
-each seed, in WORKDIR/seed_0 and so on.
+The same command resumes a run that was stopped. --config.seeds=0,1,2 trains one run for each
+seed, in WORKDIR/seed_0 and so on.
 """
 
 from __future__ import annotations
