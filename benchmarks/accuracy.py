@@ -31,6 +31,7 @@ from sft_jax.data.registry import open_dataset
 from sft_jax.evaluation.seeds import evaluate_seeds
 from sft_jax.modules.factory import build_model
 from sft_jax.profile import flops
+from sft_jax.profile.budgets import evaluate_budgets
 from sft_jax.profile.measure import measure
 
 _TIMED_STEPS = 20
@@ -56,7 +57,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train_and_evaluate(
-    configs: Sequence[ExperimentConfig], seeds: Sequence[int], runs: pathlib.Path
+    configs: Sequence[ExperimentConfig],
+    seeds: Sequence[int],
+    runs: pathlib.Path,
+    budgets: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Trains experiments with several seeds and evaluates their best checkpoints.
 
@@ -64,10 +68,12 @@ def train_and_evaluate(
       configs: Experiments whose runs are taken together.
       seeds: Seeds that each is trained with.
       runs: Folder for the run directories.
+      budgets: Numbers of kept tokens that the runs of the first experiment are evaluated with.
 
     Returns:
       JSON values: accuracies in test and validation, with means; steps of the checkpoints; and
-      the cost of one example, with its parameters, operations and tokens.
+      the cost of one example, with its parameters, operations and tokens. With budgets also
+      the `test` and `valid` accuracies of each, with its operations and milliseconds.
     """
     shapes = outline(configs[0].data)
     model = build_model(configs[0].model, shapes.modalities, shapes.num_outputs)
@@ -82,6 +88,7 @@ def train_and_evaluate(
             accuracies += result["metrics"]["accuracy"]["values"]
         steps += result["steps"]
         counts += [result["n_examples"]] * len(result["seeds"])
+    by_budget = budget_rows(runs / "0", budgets) if budgets else {}
     return {
         "parameters": flops.num_parameters(model),
         "forward_flops": flops.forward_cost(model).flops,
@@ -90,6 +97,24 @@ def train_and_evaluate(
         "valid_accuracies": scores["valid"],
         "valid_accuracy_mean": statistics.fmean(scores["valid"]),
         "best_steps": steps,
+        **by_budget,
+    }
+
+
+def budget_rows(folder: pathlib.Path, budgets: Sequence[int]) -> dict[str, Any]:
+    """Accuracies and cost of the best checkpoints of a folder of runs, with each budget."""
+    results = {
+        split: evaluate_budgets(folder, split, "best", budgets)["budgets"]
+        for split in ("valid", "test")
+    }
+    return {
+        "budgets": [
+            {
+                **{name: row[name] for name in ("k", "flops", "milliseconds")},
+                **{split: rows[i]["metrics"]["accuracy"] for split, rows in results.items()},
+            }
+            for i, row in enumerate(results["test"])
+        ]
     }
 
 
@@ -161,7 +186,8 @@ def measure_rows(
         configs = [variant.experiment(options.manual_dir) for variant in suite.rows[name]]
         with tempfile.TemporaryDirectory() as temporary:
             runs = options.runs / name.replace("/", "_") if options.runs else temporary
-            row = train_and_evaluate(configs, seeds, pathlib.Path(runs))
+            budgets = suite.budgets.get(name, ())
+            row = train_and_evaluate(configs, seeds, pathlib.Path(runs), budgets)
         if suite.step_seconds:
             row["train_step_seconds"] = step_seconds(configs[0])
         # The code of each row: rows of one file may be of several commits.

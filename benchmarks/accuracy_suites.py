@@ -47,6 +47,7 @@ class Suite(NamedTuple):
       seeds: Seeds that each experiment is trained with.
       classical: Adds classical models, trained and tested on the data of the first row.
       step_seconds: Adds the seconds of a training step.
+      budgets: Numbers of kept tokens that the runs of some rows are evaluated with as well.
       differences: Pairs of rows by name; the second's accuracies minus the first's are reported
         seed by seed.
     """
@@ -55,6 +56,7 @@ class Suite(NamedTuple):
     seeds: Sequence[int] = (0, 1, 2)
     classical: bool = False
     step_seconds: bool = False
+    budgets: Mapping[str, Sequence[int]] = {}
     differences: Mapping[str, tuple[str, str]] = {}
 
 
@@ -104,6 +106,9 @@ _AV_MNIST = (
     "k=0",
     "n_pre=1,n_post=3,k=4",
 )
+
+
+_BUDGETS = (0, 1, 2, 4, 8, 20)
 
 
 def _pools(k: int) -> Suite:
@@ -171,6 +176,14 @@ SUITES: Mapping[str, Suite] = {
             ),
         ),
         seeds=(0, 1),
+    ),
+    # One model for every number of tokens, beside models for one number each.
+    "watch_elastic": Suite(
+        {
+            "elastic": [Variant("watch", "", {"train.elastic_k": _BUDGETS})],
+            **_rows("watch", [f"k={k}" for k in (4, 0, 20, 1, 2, 8)]),
+        },
+        budgets={"elastic": _BUDGETS, "k=4": _BUDGETS},
     ),
     "av_mnist": Suite(_rows("av_mnist", _AV_MNIST), seeds=(0, 1, 2, 3, 4), step_seconds=True),
     "av_mnist_fresh_cls": Suite(

@@ -40,6 +40,7 @@ _ACCURACY_MINUTES = {
     "watch_pools_k16": 50,
     "watch_fresh_cls": 30,
     "watch_readout_choice": 60,
+    "watch_elastic": 40,
     "av_mnist": 180,
     "av_mnist_fresh_cls": 20,
     "sparse_accuracy": 240,

@@ -21,6 +21,8 @@ from pydantic.fields import FieldInfo
 from sft_jax import config as configs
 from sft_jax.data.registry import DATASETS
 from sft_jax.data.sets import base
+from sft_jax.export import EXPORTERS
+from sft_jax.export.features import ALL
 from sft_jax.modules import MODELS
 from sft_jax.ops.attention.kernels import AUTO, KERNELS
 from sft_jax.ops.losses import LOSSES
@@ -253,6 +255,20 @@ def comparison() -> str:
     return table(header, rows)
 
 
+def exports() -> str:
+    """The formats of exported files, and which features of models each takes."""
+    formats = EXPORTERS.values()
+    takes = {
+        f"{name} `{value}`": [not e.problems({name: frozenset({value})}) for e in formats]
+        for name, values in ALL.items()
+        for value in values
+    }
+    takes["`k` chosen when it runs"] = [e.any_k for e in formats]
+    takes["weights of `int8`"] = [e.quantizes for e in formats]
+    rows = [[name, *("yes" if yes else "—" for yes in cells)] for name, cells in takes.items()]
+    return table(["", *(f"`{name}`" for name in EXPORTERS)], rows)
+
+
 def provenance() -> str:
     """The command and the commit of every file of results."""
     rows = []
@@ -273,5 +289,6 @@ PARTS: dict[str, Callable[..., str]] = {
     "costs": costs,
     "growth": growth,
     "comparison": comparison,
+    "exports": exports,
     "provenance": provenance,
 }

@@ -1,4 +1,4 @@
-"""Command lines of train.py and eval.py; wrong flags and expected errors end in one clear line."""
+"""Command lines of `sft_jax.commands`: wrong flags and expected errors end in one clear line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ import absl.logging
 import jax
 import ml_collections
 from absl import app, flags
+from ml_collections import config_flags
 
 from sft_jax import config_io
 from sft_jax.parallel import multihost, preemption
+from sft_jax.plugins import suggest
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def run(
       compilation_cache: Whether to add `--compilation_cache`.
       distributed: Whether to add the flags of several processes.
     """
+    _help_as_a_script(main)
     flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
     if compilation_cache:
         text = "Folder for compiled programs, which later starts load; empty for none. Default:"
@@ -81,6 +84,29 @@ def run(
             sys.exit(f"error: {error}\n(--debug shows where)")
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _help_as_a_script(main: Callable[[], None]) -> None:
+    """Has `--help` print docstring and flags of the module of `main`, whatever script was started.
+
+    absl prints those of `__main__`, which for an installed command is a file of the installer.
+    """
+    module = sys.modules[main.__module__]
+    sys.modules["__main__"].__doc__ = module.__doc__
+    own = flags.FLAGS.get_flags_for_module(module)
+    for flag in [*own, *([flags.FLAGS["config"]] if "config" in flags.FLAGS else [])]:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def define_config(values: flags.FlagValues, text: str) -> None:
+    """Adds the flag `--config`, a file or the name of a shipped config, and those of its fields.
+
+    Args:
+      values: Flags to add to.
+      text: Help of the flag.
+    """
+    config_flags.DEFINE_config_file("config", None, text, flag_values=values)
+    values["config"].parser = _ConfigFileParser(values["config"].parser)
 
 
 def define_distributed(values: flags.FlagValues) -> None:
@@ -144,6 +170,30 @@ def _writable(folder: str) -> str:
         return str(path)
 
 
+def config_file(name: str) -> str:
+    """Finds a config file: one at this path, or else a shipped one.
+
+    Args:
+      name: Path of a file, or name of a shipped config such as `watch` or `configs/watch.py`.
+
+    Raises:
+      ValueError: If there is neither.
+    """
+    if pathlib.Path(name).is_file():
+        return name
+    # Installed beside this package, as they stand beside it in the repository.
+    folder = pathlib.Path(__file__).parents[1] / "configs"
+    shipped = {
+        path.stem: path for path in folder.glob("*.py") if "def get_config(" in path.read_text()
+    }
+    stem = name.removeprefix("configs/").removesuffix(".py")
+    if stem not in shipped:
+        raise ValueError(
+            f"no config file {name!r}, nor a shipped config; {suggest(stem, [*shipped])}"
+        )
+    return str(shipped[stem])
+
+
 class _ConfigFileParser(flags.ArgumentParser):
     """Reads the file of `--config`, keeps the config, and shortens the errors."""
 
@@ -152,10 +202,9 @@ class _ConfigFileParser(flags.ArgumentParser):
         self.config: ml_collections.ConfigDict | None = None
 
     def parse(self, argument: str) -> ml_collections.ConfigDict:
-        if not pathlib.Path(file := argument.split(":", 1)[0]).is_file():
-            raise ValueError(f"no config file {file!r}")
+        file, colon, arg = argument.partition(":")
         try:
-            self.config = self._parser.parse(argument)
+            self.config = self._parser.parse(f"{config_file(file)}{colon}{arg}")
         except ValueError as error:
             # The message of ml_collections is a traceback; its context is the error of get_config.
             raise (error.__context__ or error) from None
@@ -166,15 +215,12 @@ class _ConfigFileParser(flags.ArgumentParser):
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    parser = None
-    if "config" in flags.FLAGS:
-        flag = flags.FLAGS["config"]
-        flag.parser = parser = _ConfigFileParser(flag.parser)
+    parser = flags.FLAGS["config"].parser if "config" in flags.FLAGS else None
     try:
         return app.parse_flags_with_usage(list(argv))
     except (AttributeError, KeyError):
         # ml_collections raises these errors for an override of a key that the config lacks.
-        config = parser and parser.config
+        config = getattr(parser, "config", None)
         overrides = [flag for flag in argv if flag.startswith(("-config.", "--config."))]
         unknown = config_io.unknown_overrides(config, overrides) if config else []
         if not unknown:

@@ -183,6 +183,10 @@ class TrainConfig:
         moves by half of it towards the other; with regression it must be 0.
       modality_dropout: Probability that a training example loses a modality; it never
         loses the last one that it has.
+      elastic_k: Numbers of kept tokens that the model is trained for at once, at least two; empty
+        for `model.k` alone. Each step takes the smallest, the largest, and one drawn among the
+        others, which learn from the largest too (`sft_jax.training.elastic`). Validation is with
+        `model.k`. Only for sft.
       ema_decay: Decay of the running mean of the parameters that is evaluated in their
         place; 0 evaluates the parameters themselves. It is warmed up: after `t` steps the decay
         is `min(ema_decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten.
@@ -199,6 +203,7 @@ class TrainConfig:
     loss: str = "auto"
     label_smoothing: Fraction = 0.0
     modality_dropout: Fraction = 0.0
+    elastic_k: tuple[CountOrNone, ...] = ()
     ema_decay: Fraction = 0.0
     evaluate_every_epochs: Count = 1
     best_metric: Literal["accuracy", "loss"] = "loss"
@@ -209,6 +214,11 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
+            )
+        different = len({*self.elastic_k})
+        if different < len(self.elastic_k) or different == 1:
+            raise ValueError(
+                f"elastic_k={self.elastic_k} must be empty, or at least two numbers, each once"
             )
 
 
@@ -313,6 +323,11 @@ class ExperimentConfig:
             problems.append(f"train.label_smoothing={self.train.label_smoothing} must be 0")
         if problems:
             raise ValueError(f"with model.task='regression' {' and '.join(problems)}")
+        if self.train.elastic_k and (self.model.name != "sft" or self.model.pool == "none"):
+            raise ValueError(
+                f"train.elastic_k={self.train.elastic_k} needs model.name='sft' and a model.pool"
+                f" that keeps k tokens, got {self.model.name!r} and {self.model.pool!r}"
+            )
         loss_name(self.model.task, self.train.loss)
         blocks = {
             "within": ("n_pre", self.model.n_pre),

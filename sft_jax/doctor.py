@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 from rich import markup
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +28,7 @@ from sft_jax.parallel.preflight import Finding
 def define_flags(values: flags.FlagValues) -> None:
     """Adds the flags of this command, except those that `command_line.run` adds."""
     own: dict[str, Any] = {"flag_values": values}
-    config_flags.DEFINE_config_file("config", None, "Config, the same in all processes.", **own)
+    command_line.define_config(values, "Config, the same in all processes.")
     flags.DEFINE_string("workdir", None, "Run directory; made unless it exists.", **own)
     flags.DEFINE_float("timeout", 60.0, "Seconds for each check.", lower_bound=0.001, **own)
     text = "Free space below which to warn, in GB."

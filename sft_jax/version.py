@@ -12,17 +12,19 @@ import subprocess
 __version__ = "0.1.0"
 
 _PACKAGE = pathlib.Path(__file__).parent
+_SOURCES = (".py", ".c", ".css", ".html", ".js")
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @functools.cache
 def code_digest() -> str:
-    """Computes the sha256 of the paths and contents of the package's `.py` files, `sha256:...`.
+    """Computes the sha256 of the paths and contents of the source files, as `sha256:...`.
 
     The same code has the same digest, in a repository or installed, with or without git.
     """
     digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py"), key=lambda path: path.as_posix()):
+    paths = [path for path in _PACKAGE.rglob("*") if path.suffix in _SOURCES]
+    for path in sorted(paths, key=lambda path: path.as_posix()):
         content = path.read_bytes()
         name = path.relative_to(_PACKAGE).as_posix()
         # The length marks where one file ends and the next begins.
@@ -37,7 +39,7 @@ def code() -> dict[str, str | bool | None]:
       JSON values:
 
       - `commit`, the git commit; None if the package is not part of a git checkout;
-      - `dirty`, True if Python files of the checkout differ from the commit; None without a commit;
+      - `dirty`, True if source files of the checkout differ from the commit; None without one;
       - `digest`, the value of `code_digest()`.
     """
     commit, dirty = _checkout()
@@ -65,11 +67,12 @@ def environment() -> dict[str, dict[str, str | bool | None]]:
 
 @functools.cache
 def _checkout() -> tuple[str | None, bool | None]:
-    """Returns the git commit, and True if Python files differ from it."""
+    """Returns the git commit, and True if source files differ from it."""
     # A package that is installed below another repository is not tracked by it.
     if _git("ls-files", "--error-unmatch", "--", pathlib.Path(__file__).name) is None:
         return None, None
-    changed = _git("status", "--porcelain", "--", ":(top)*.py")
+    patterns = [f":(top)*{suffix}" for suffix in _SOURCES]
+    changed = _git("status", "--porcelain", "--", *patterns)
     return _git("rev-parse", "HEAD"), None if changed is None else bool(changed)
 
 

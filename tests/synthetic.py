@@ -7,6 +7,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from sft_jax import ModalitySpec, config_io
 from sft_jax.config import (
@@ -22,10 +23,12 @@ from sft_jax.data import pipeline
 from sft_jax.data.dataset import Dataset, DatasetInfo, compute_statistics
 from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.evaluation.evaluator import Evaluator
+from sft_jax.modules.factory import build_model
 from sft_jax.parallel import sharding
+from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory
 from sft_jax.training import assembly, loop, optim
-from sft_jax.training.state import TrainState
+from sft_jax.training.state import TrainState, state_shapes
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
 CLASSES = ("low", "middle", "high")
@@ -167,6 +170,31 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
         mesh=mesh,
     )
     return result, evaluator
+
+
+def save_run(workdir, info, experiment=None, **description):
+    """A run directory with a checkpoint of normal parameters; training would take longer.
+
+    Returns:
+      The state that was saved, whose step is 5.
+    """
+    experiment = experiment or config()
+    RunDirectory.open(workdir, experiment)
+    model = build_model(experiment.model, info.modalities, len(info.class_names))
+    shapes = state_shapes(
+        model,
+        optim.make_optimizer(experiment.optim, optax.constant_schedule(0.1)),
+        ema=experiment.train.ema_decay > 0,
+        mesh=sharding.make_mesh(),
+    )
+    random = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda a: jax.device_put(random.normal(size=a.shape).astype(a.dtype), a.sharding), shapes
+    ).replace(step=jax.device_put(jnp.asarray(5, jnp.int32), shapes.step.sharding))
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save("best", state, {"dataset": info.to_json(), **description})
+    checkpoints.close()
+    return state
 
 
 class Batches:

@@ -16,7 +16,6 @@ import pages
 import pytest
 import reference
 from absl import flags
-from ml_collections import config_flags
 
 import sft_jax
 from sft_jax import command_line, config, config_io
@@ -96,22 +95,6 @@ def test_blocks_have_a_known_language():
 # Commands.
 
 
-def _flag_values(program):
-    """The flags of train.py or eval.py, taken out of those of the process."""
-    before = set(flags.FLAGS)
-    _load(ROOT / program)
-    values = flags.FlagValues()
-    for name in set(flags.FLAGS) - before:
-        if name == "config":  # It defines flags for its overrides where it is defined itself.
-            config_flags.DEFINE_config_file(name, None, flag_values=values)
-        else:
-            values[name] = flags.FLAGS[name]
-        delattr(flags.FLAGS, name)
-    flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
-    command_line.define_distributed(values)
-    return values
-
-
 def _check_absl(values, arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["program", *arguments])  # Read for overrides.
     assert values(sys.argv) == ["program"]
@@ -132,6 +115,9 @@ def _check_module(name, arguments, patch):
         return
     values = flags.FlagValues()
     module.define_flags(values)
+    if name.startswith("sft_jax.commands."):  # Those that `command_line.run` adds.
+        flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
+        command_line.define_distributed(values)
     _check_absl(values, arguments, patch)
     if module is profile:
         profile.models_of(config_io.from_mapping(values.config), values.models)
@@ -139,8 +125,18 @@ def _check_module(name, arguments, patch):
         assert values.results is None or (ROOT / values.results).is_file()
 
 
+COMMANDS = {
+    **{"train.py": "train", "eval.py": "evaluate", "predict.py": "predict", "export.py": "export"},
+    **{
+        "sft-train": "train",
+        "sft-eval": "evaluate",
+        "sft-predict": "predict",
+        "sft-export": "export",
+    },
+}
+"""Module of `sft_jax.commands` of each program."""
 OURS = {
-    *("train.py", "eval.py"),
+    *COMMANDS,
     *("sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile"),
 }
 """Programs that the pages must show."""
@@ -171,8 +167,8 @@ def _check(words, patch):
         assert set(arguments) <= set(targets), f"the Makefile lacks a target of {arguments}"
     elif program == "benchmarks/accelerator.py":
         _check_module("benchmarks.accelerator_sections", arguments, patch)
-    elif program.endswith(".py"):
-        _check_absl(_flag_values(program), arguments, patch)
+    elif program in COMMANDS:
+        _check_module(f"sft_jax.commands.{COMMANDS[program]}", arguments, patch)
     elif program not in OTHERS:
         _check_module(program, arguments, patch)
 

@@ -9,7 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+import sft_jax
+from sft_jax.data.sets.watch.entry import read_watch, split_name
 from sft_jax.evaluation.run import evaluate_run
+from sft_jax.evaluation.scores import probabilities
 from sft_jax.runs.checkpoint import NoCheckpointError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -79,3 +82,17 @@ def test_any_checkpoint_can_be_evaluated(trained):
     assert lines[-1]["valid/accuracy"] == latest["accuracy"]
     with pytest.raises(NoCheckpointError, match="no checkpoint '12345'"):
         evaluate_run(trained, "valid", "12345")
+
+
+def test_raw_windows_get_the_probabilities_of_the_evaluation(trained):
+    _, predictions = evaluate_run(trained, "test", "best")
+    raw = read_watch(window=200, stride=200)
+    records = [record for person in (8, 9, 10) for record in raw.read(split_name(person))]
+    assert [record["id"] for record in records] == [*predictions.ids]
+    classifier = sft_jax.load(trained)
+    names = classifier.info.modalities
+    inputs = {name: [record["inputs"][name] for record in records] for name in names}
+    expected = probabilities("single_label", predictions.logits)
+    np.testing.assert_allclose(classifier.predict_proba(inputs), expected, rtol=0, atol=1e-6)
+    classes = expected.argmax(axis=1)
+    assert classifier.predict(inputs) == [classifier.info.class_names[i] for i in classes]

@@ -25,16 +25,21 @@ ROOMS = {
     "parallel": {"runs"},
     "training": {"ops", "modules", "runs", "parallel"},
     "evaluation": {"ops", "modules", "data", "runs", "parallel", "training"},
+    "export": {"ops", "modules", "data", "runs", "evaluation"},
+    "inference": {"ops", "modules", "data", "runs", "evaluation", "export"},
     "profile": {
         "ops", "modules", "data", "runs", "parallel", "training", "evaluation", "command_line"
+    },
+    "commands": {
+        "data", "runs", "parallel", "evaluation", "export", "inference", "profile", "experiment",
+        "command_line"
     },
 }  # fmt: skip
 """Folders of `sft_jax`, and the parts of the package that each may import beside `COMMON`."""
 
 ONLY_IN = {
     "absl": {
-        "train.py",
-        "eval.py",
+        "sft_jax/commands/",
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
         "sft_jax/command_line.py",
@@ -48,40 +53,46 @@ ONLY_IN = {
         "sft_jax/runs/shelf.py",
         "sft_jax/runs/storage.py",
     },
+    "flax.nnx": {"sft_jax/nnx.py"},
     "fsspec": {"sft_jax/runs/storage.py"},
     "gcsfs": set(),
     "grain": {"sft_jax/data/"},
     "h5py": {"sft_jax/data/"},
     "matplotlib": {"sft_jax/evaluation/", "sft_jax/profile/tables.py"},
     "ml_collections": {
-        "train.py",
         "configs/",
         "sft_jax/profile/__main__.py",
-        "sft_jax/doctor.py",
         "sft_jax/config_io.py",
         "sft_jax/command_line.py",
     },
+    "onnx": {"sft_jax/export/onnx/"},
+    "onnxruntime": {"sft_jax/export/onnx/"},
+    "optax": {"sft_jax/training/", "sft_jax/evaluation/restored.py"},
     "optax.contrib": set(),
     "orbax": {"sft_jax/runs/checkpoint.py"},
+    "pyarrow": {"sft_jax/inference/predictions.py"},
     "pydantic": {
         "sft_jax/config.py",
         "sft_jax/data_config.py",
         "sft_jax/config_io.py",
         "sft_jax/data/registry.py",
         "sft_jax/data/sets/",
+        "sft_jax/export/safetensors_folder.py",
     },
+    "safetensors": {"sft_jax/export/safetensors.py", "sft_jax/export/safetensors_folder.py"},
     "seglearn": {"sft_jax/data/"},
     "sft_jax.command_line": {
-        "train.py",
-        "eval.py",
+        "sft_jax/commands/",
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
     },
     "sft_jax.doctor": set(),
-    "sft_jax.experiment": {"train.py"},
+    "sft_jax.commands": {"train.py", "eval.py", "predict.py", "export.py"},
+    "sft_jax.experiment": {"sft_jax/commands/train.py"},
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
-    "sft_jax.profile": {"sft_jax/profile/"},
+    "sft_jax.nnx": set(),
+    "sft_jax.profile": {"sft_jax/profile/", "sft_jax/commands/evaluate.py"},
     "sklearn": {"sft_jax/evaluation/"},
     "tensorflow": set(),
     "tensorflow_datasets": {"sft_jax/data/"},
@@ -93,7 +104,13 @@ _ARRAYS = {"jax", "numpy", "jaxtyping", "chex"}
 _OPS = {*_ARRAYS, "flax.struct", "sft_jax.structs", "sft_jax.plugins", "sft_jax.ops"}
 _MODULES = {*_OPS, "flax", "sft_jax.modules"}
 PURE = {
-    "sft_jax/__init__.py": {"sft_jax.structs", "sft_jax.ops", "sft_jax.modules", "sft_jax.version"},
+    "sft_jax/__init__.py": {
+        "sft_jax.structs",
+        "sft_jax.ops",
+        "sft_jax.modules",
+        "sft_jax.version",
+        "sft_jax.inference",
+    },
     "sft_jax/structs.py": {*_ARRAYS, "flax.struct"},
     "sft_jax/config.py": {
         "pydantic",
@@ -110,6 +127,7 @@ PURE = {
     "sft_jax/ops/": _OPS,
     "sft_jax/modules/factory.py": {*_MODULES, "sft_jax.config"},
     "sft_jax/modules/": _MODULES,
+    "sft_jax/nnx.py": _MODULES,
     "sft_jax/interop/": {*_MODULES, "torch", "sft_jax.interop"},
 }
 """All imports beside the standard library; the first entry that fits a file counts."""
@@ -176,7 +194,7 @@ import jax, flax.linen, numpy, jaxtyping, chex
 before = packages()
 import sft_jax
 print(*packages() - before)
-print(*packages())
+print(*packages(), *{"flax.nnx"} & sys.modules.keys())
 """
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

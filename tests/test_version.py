@@ -39,7 +39,9 @@ def _git(folder, *arguments):
 
 def test_the_digest_is_of_paths_and_contents():
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.as_posix()):
+    sources = [path for path in PACKAGE.rglob("*.*") if path.suffix in version._SOURCES]
+    assert any(path.suffix == ".c" for path in sources)
+    for path in sorted(sources, key=lambda path: path.as_posix()):
         content = path.read_bytes()
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0")
         digest.update(str(len(content)).encode() + b"\0" + content)

@@ -231,6 +231,10 @@ class Dataset:
         """Computes the digest of the examples of a split as they were read (`fingerprint`)."""
         return fingerprint(self._read(split))
 
+    def records(self, split: str) -> Sequence[Mapping[str, Any]]:
+        """Examples of a split as they were read, neither padded nor standardised."""
+        return self._read(split)
+
     def source(self, split: str) -> Sequence[Example]:
         """Returns the examples of a split, padded and standardised.
 
@@ -274,23 +278,43 @@ def padded_example(
       ValueError: If the record does not have the shapes and labels of `info`, or holds a number
         that is not finite.
     """
-    identity, shapes = record["id"], {name: spec.shape for name, spec in info.modalities.items()}
+    identity = record["id"]
     check_label(identity, record["label"], info.task, info.class_names, largest)
+    inputs, masks = padded_inputs(info, record)
+    return Example(id=identity, inputs=inputs, masks=masks, label=record["label"])
+
+
+def padded_inputs(
+    info: DatasetInfo, record: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Checks the inputs of a record, pads them to the shapes of a dataset, and standardises them.
+
+    Args:
+      info: Description of the dataset.
+      record: Example that is not standardised; a label is not needed.
+
+    Returns:
+      `[*lengths, features]` float32 and `[*lengths]` masks of every modality of `info`.
+
+    Raises:
+      ValueError: If an input does not have the shape in `info`, or holds a number that is not
+        finite.
+    """
+    identity, shapes = record["id"], {name: spec.shape for name, spec in info.modalities.items()}
     check_shapes(identity, record["inputs"], shapes)
-    example = Example(id=identity, inputs={}, masks={}, label=record["label"])
+    inputs, masks = {}, {}
     for name, shape in shapes.items():
-        values = np.zeros(shape, np.float32)
-        mask = np.zeros(shape[:-1], bool)
-        if name in record["inputs"]:
-            raw, real = finite_steps(record, name)
-            within = tuple(slice(length) for length in raw.shape[:-1])
-            values[within] = info.statistics[name].apply(raw)
-            mask[within] = real
-            if not real.all():
-                values[~mask] = 0
-            if not np.isfinite(values).all():
-                raise ValueError(
-                    f"example {identity!r}: {name} is beyond float32 once it is standardised"
-                )
-        example["inputs"][name], example["masks"][name] = values, mask
-    return example
+        inputs[name], masks[name] = np.zeros(shape, np.float32), np.zeros(shape[:-1], bool)
+        if name not in record["inputs"]:
+            continue
+        raw, real = finite_steps(record, name)
+        within = tuple(slice(length) for length in raw.shape[:-1])
+        values = info.statistics[name].apply(raw)
+        if not real.all():
+            values[~real] = 0
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"example {identity!r}: {name} is beyond float32 once it is standardised"
+            )
+        inputs[name][within], masks[name][within] = values, real
+    return inputs, masks

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import scipy.special
 from rich import markup
 from rich.console import Console
 from rich.table import Table
 
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import BREAKDOWN, is_family
-from sft_jax.evaluation.scores import check_outputs
+from sft_jax.evaluation.scores import check_outputs, probabilities
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 from sft_jax.structs import CLASS_TASKS
@@ -38,7 +37,7 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
       console: Terminal or file to print to.
       result: Result of `evaluate_run`.
     """
-    console.print(_heading(result), highlight=False)
+    console.print(heading(result), highlight=False)
     scalars = {k: v for k, v in result.items() if v is None or isinstance(v, float)}
     console.print(_values_table("metric", scalars))
     for name in filter(is_family, result):
@@ -55,7 +54,7 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
 
 def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
     """Prints the result of `evaluate_every_subset`, one row for each subset."""
-    console.print(_heading(result), highlight=False)
+    console.print(heading(result), highlight=False)
     table = Table()
     table.add_column("modalities")
     for name in (result["score"], "loss"):
@@ -72,7 +71,7 @@ def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
     Each family of metrics has a table of its own.
     """
     spread = "; ± is the sample standard deviation over the seeds"
-    console.print(_heading(result) + spread, highlight=False)
+    console.print(heading(result) + spread, highlight=False)
     if result["unfinished"]:
         console.print(
             f"not trained to the end yet: seeds {', '.join(map(str, result['unfinished']))}",
@@ -85,7 +84,7 @@ def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
         console.print(_seeds_table(name, result, metrics[name]))
 
 
-def _heading(result: Mapping[str, Any]) -> str:
+def heading(result: Mapping[str, Any]) -> str:
     """Formats a line that names the split, checkpoint, modalities and data of a result."""
     seeds = f", {result['n_seeds']} seeds" if "n_seeds" in result else ""
     step = f", step {result['step']}" if "step" in result else ""
@@ -202,10 +201,10 @@ def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[s
 def _class_columns(
     predictions: Predictions, names: Sequence[str]
 ) -> tuple[list[str], Iterable[list[str]]]:
-    probabilities = scipy.special.softmax(predictions.logits, axis=-1)
+    predicted = probabilities(predictions.task, predictions.logits)
     rows = (
         [names[label], names[row.argmax()], *(f"{p:.6f}" for p in row)]
-        for label, row in zip(predictions.labels, probabilities, strict=True)
+        for label, row in zip(predictions.labels, predicted, strict=True)
     )
     return ["label", "prediction", *(f"p({name})" for name in names)], rows
 
@@ -213,9 +212,8 @@ def _class_columns(
 def _number_columns(
     predictions: Predictions, names: Sequence[str]
 ) -> tuple[list[str], Iterable[list[str]]]:
-    predicted, digits, kind = predictions.logits, ".8g", "predicted"
-    if predictions.task == "multi_label":
-        predicted, digits, kind = scipy.special.expit(predicted), ".6f", "p"
+    predicted = probabilities(predictions.task, predictions.logits)
+    digits, kind = (".6f", "p") if predictions.task == "multi_label" else (".8g", "predicted")
     rows = (
         [*(f"{true:.8g}" for true in label), *(f"{value:{digits}}" for value in row)]
         for label, row in zip(predictions.labels, predicted, strict=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.special
 from jaxtyping import Float, Int
+
+from sft_jax.structs import CLASS_TASKS, Task
 
 _MAX_NAMED = 3
 """Largest number of examples that an error names."""
@@ -35,6 +38,26 @@ def check_outputs(logits: np.ndarray, ids: np.ndarray | None = None) -> None:
         " predicts nothing for them; expected finite numbers. Training diverged or overflowed"
         " in its dtype: look at the losses, and evaluate another checkpoint"
     )
+
+
+def probabilities(task: Task, logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    """Computes what the outputs of a model stand for.
+
+    Args:
+      task: Task of the model.
+      logits: Outputs of the model.
+
+    Returns:
+      Probabilities of the classes, whose sum is 1 in each row; with multi_label the probability
+      of each label; with regression the predicted numbers, unchanged.
+    """
+    if task in CLASS_TASKS:
+        result: np.ndarray = scipy.special.softmax(logits, axis=-1)
+    elif task == "multi_label":
+        result = scipy.special.expit(logits)
+    else:
+        result = logits
+    return result
 
 
 def check_scores(

@@ -57,13 +57,7 @@ def evaluate_seeds(
       NoCheckpointError, DamagedCheckpointError, NotFiniteError, OSError, ValueError: See
         `evaluate_run`.
     """
-    folder = SeedsDirectory.existing(storage.as_path(workdir))
-    if not folder.runs:
-        raise RunDirectoryError(f"{folder} holds no runs of seeds: there is no seed_N in it")
-    first, *others = folder.runs.values()
-    directory.check_settings(first.read_config(), others)
-    for place in (folder, *folder.runs.values()):
-        place.make_results()
+    folder = writable_runs(storage.as_path(workdir))
     like: OpenedRun | None = None
     results, predictions, unfinished = {}, {}, []
     for seed, place in folder.runs.items():
@@ -91,6 +85,23 @@ def evaluate_seeds(
     for seed, place in folder.runs.items():
         run.draw(place, results[seed], predictions[seed])
     return result
+
+
+def writable_runs(path: storage.AnyPath) -> SeedsDirectory:
+    """Runs of a folder, which differ in their seeds alone, and whose results can be written.
+
+    Raises:
+      RunDirectoryError: If there are none, or they differ in more than their seeds.
+      OSError: If a folder of results can't be written to.
+    """
+    folder = SeedsDirectory.existing(path)
+    if not folder.runs:
+        raise RunDirectoryError(f"{folder} holds no runs of seeds: there is no seed_N in it")
+    first, *others = folder.runs.values()
+    directory.check_settings(first.read_config(), others)
+    for place in (folder, *folder.runs.values()):
+        place.make_results()
+    return folder
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

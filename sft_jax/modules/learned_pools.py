@@ -1,20 +1,25 @@
 """Pools with parameters of their own: TokenLearner, and learned queries as in Perceiver.
 
-Both fill all `k` slots of an example with any real token. The slots of an example without real
-tokens hold 0 and are masked.
+Both fill all `k` slots of an example that has any real token. Those of an example that has
+none hold 0 and are masked. A slot depends on its own parameters alone, so with parameters of
+more than `k` slots the first `k` are computed.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from flax.typing import Dtype
+from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
 from sft_jax.modules.attention import cross_attention
-from sft_jax.modules.linear import layer_norm, linear
+from sft_jax.modules.linear import bounded_uniform, flat_dot, layer_norm, linear
 from sft_jax.ops.attention.plain import apply_weights, masked_softmax
-from sft_jax.structs import Tokens
+from sft_jax.structs import AnyArray, Tokens
 
 
 class TokenLearner(nn.Module):
@@ -38,7 +43,7 @@ class TokenLearner(nn.Module):
         values = _without_padding(tokens)
         width = values.shape[-1]
         hidden = linear(width, width, self.dtype, "mlp_in")(layer_norm(self.dtype, "norm")(values))
-        logits = linear(width, self.k, self.dtype, "mlp_out")(nn.gelu(hidden)).swapaxes(1, 2)
+        logits = _SlotLogits(self.k, self.dtype, name="mlp_out")(nn.gelu(hidden)).swapaxes(1, 2)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         weights = masked_softmax(logits, tokens.mask[:, None])
         # The k maps act like the attention weights of k queries of one head.
@@ -69,7 +74,8 @@ class PerceiverPool(nn.Module):
         """Returns `[b, k, d]` tokens."""
         values = _without_padding(tokens)
         batch, _, width = values.shape
-        queries = self.param("queries", nn.initializers.normal(0.02), (self.k, width), jnp.float32)
+        normal = nn.initializers.normal(0.02)
+        queries = jnp.asarray(slots_param(self, "queries", normal, (self.k, width), axis=0))
         normed = layer_norm(self.dtype, "query_norm")(queries)
         attended = cross_attention(
             jnp.broadcast_to(normed, (batch, self.k, width)),
@@ -79,6 +85,47 @@ class PerceiverPool(nn.Module):
             "plain",  # There are only a few queries.
         )
         return _all_slots(queries.astype(attended.dtype)[None] + attended, tokens)
+
+
+class _SlotLogits(nn.Module):
+    """Dense layer from a token to a logit of each slot, initialised as `linear` does."""
+
+    k: int
+    dtype: Dtype | None
+
+    @nn.compact
+    def __call__(self, values: Float[Array, "b n d"]) -> Float[Array, "b n k"]:
+        width = values.shape[-1]
+        init = bounded_uniform(width**-0.5)
+        kernel = slots_param(self, "kernel", init, (width, self.k), axis=1)
+        bias = slots_param(self, "bias", init, (self.k,), axis=0)
+        values, kernel, bias = promote_dtype(values, kernel, bias, dtype=self.dtype)
+        return flat_dot(values, kernel) + bias.reshape(1, 1, -1)
+
+
+def slots_param(
+    module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], axis: int
+) -> Float[AnyArray, "_ ..."]:
+    """Parameter of a module; the first slots of it if it has more.
+
+    Args:
+      module: Module that it belongs to.
+      name: Name of the parameter.
+      init: Initialiser.
+      shape: Shape that is initialised and returned.
+      axis: Axis of the slots.
+
+    Raises:
+      ValueError: If there is a parameter of fewer slots.
+    """
+    stored: Any = module.get_variable("params", name)
+    slots, k = (shape if stored is None else stored.shape)[axis], shape[axis]
+    if slots < k:
+        raise ValueError(f"k={k}: the parameter {name!r} has {slots} slots; k must be at most that")
+    if slots > k:
+        return jax.lax.slice_in_dim(stored, 0, k, axis=axis)
+    param: AnyArray = module.param(name, init, shape, jnp.float32)
+    return param
 
 
 def _without_padding(tokens: Tokens) -> Float[Array, "b n d"]:

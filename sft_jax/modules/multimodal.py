@@ -122,14 +122,9 @@ class MultimodalClassifier(nn.Module):
           `mutable=["intermediates"]` and `capture_intermediates=True`, `apply` also returns every
           intermediate tensor.
         """
-        masks = self._check(inputs, masks)
-        streams = {
-            name: self._tokenize(name, inputs[name], mask)
-            for name, mask in masks.items()
-            if name in self.mixed_modalities
-        }
+        streams = self._make_streams(inputs, masks)
         if not streams:
-            batch = next(iter(masks.values())).shape[0]
+            batch = next(iter(inputs.values())).shape[0]
             return jnp.zeros((batch, self.num_classes), jnp.float32)
         return self.compute_logits(streams, train=train, mixup=mixup)
 
@@ -213,6 +208,16 @@ class MultimodalClassifier(nn.Module):
         # The inputs are sorted, so that the program does not depend on the order of the mapping.
         in_order = {name: inputs[name] for name in sorted(inputs)}
         return check_inputs(self.modalities, in_order, masks or {}, required=required)
+
+    def _make_streams(
+        self, inputs: Mapping[str, AnyArray], masks: Mapping[str, AnyArray] | None
+    ) -> dict[str, Tokens]:
+        """Checks the inputs; makes the tokens of each modality that the logits depend on."""
+        return {
+            name: self._tokenize(name, inputs[name], mask)
+            for name, mask in self._check(inputs, masks).items()
+            if name in self.mixed_modalities
+        }
 
     def _tokenize(self, name: str, values: AnyArray, mask: Bool[Array, "b _ ..."]) -> Tokens:
         """Makes the tokens of one modality, CLS first."""

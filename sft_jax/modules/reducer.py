@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from sft_jax import plugins
-from sft_jax.ops.noise import Keys, example_keys, gumbel
+from sft_jax.ops.noise import Keys, example_keys, fixed_gumbel, gumbel
 from sft_jax.ops.pool import POOLS, Pool, find_pool
 from sft_jax.ops.pool.windows import ReferenceWindows, Windows, adaptive_windows
 from sft_jax.structs import Tokens
@@ -118,8 +117,7 @@ class Reducer(nn.Module):
         elif train or self.has_rng("pool"):
             noise = gumbel(example_keys(self.make_rng("pool"), batch), length)
         else:
-            fixed = jax.random.key(0, impl="threefry2x32")
-            noise = jnp.broadcast_to(gumbel(fixed[None], length), (batch, length))
+            noise = jnp.broadcast_to(fixed_gumbel(length), (batch, length))
         return noise.astype(jnp.promote_types(tokens.values.dtype, jnp.float32))
 
 

@@ -53,7 +53,8 @@ class SparseFusionTransformer(MultimodalClassifier):
     Attributes:
       pool: Name or import path of a pool of `sft_jax.ops.pool`, or a `Pool`.
       k: Number of tokens kept of each modality, for all or by name; no effect with pool `none`.
-        With 0 no token is kept, and the CLS token alone represents the modality.
+        With 0 no token is kept, and the CLS tokens alone represent the modality. A trained model
+        takes another `k` with the same parameters (`sft_jax.modules.budget.with_budget`).
       readout: One of the readouts above.
       reference_windows: The authors' fixed windows in place of adaptive ones, by name.
       reference_fusion_layer: Number of tokens of the authors' optional fusion layer; None for no
@@ -88,28 +89,41 @@ class SparseFusionTransformer(MultimodalClassifier):
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> Float[Array, "b c"]:
         """Computes the logits; see `MultimodalClassifier`."""
+        entering, pooled = self._pool_streams(streams, train=train, mixup=mixup)
+        return self._classify(entering, pooled, train=train, mixup=mixup)
+
+    def _pool_streams(
+        self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
+    ) -> tuple[Tokens, dict[str, Any]]:
+        """Computes all before fusion: its CLS tokens, and the pooled tokens by modality."""
         for i in range(self.n_pre):
             streams = self.unimodal_blocks(i, streams, train=train)
             if mixup is not None:
                 streams = mixup.streams(i, streams)
-        cls, pooled = [], []
+        cls, pooled = [], {}
         for name, tokens in streams.items():
             if name in (self.reference_windows or {}):
                 tokens = self._fill(name, tokens)
-            token, kept = self._in_groups(self._sparse_pooling(name), tokens, train=train)
+            token, pooled[name] = self._in_groups(self._sparse_pooling(name), tokens, train=train)
             cls.append(token)
-            pooled.append(self._reference_pooled_again(name, kept))
-        tokens = join(self._entering(cls, presence(streams)), *pooled)
+        return self._entering(cls, presence(streams)), pooled
+
+    def _classify(
+        self, entering: Tokens, pooled: Mapping[str, Tokens], *, train: bool, mixup: Mixup | None
+    ) -> Float[Array, "b c"]:
+        """Computes the logits from the results of `_pool_streams`."""
+        kept = [self._reference_pooled_again(name, tokens) for name, tokens in pooled.items()]
+        tokens = join(entering, *kept)
         self.sow("intermediates", "fused_input", tokens)
-        tokens = self._fuse(tokens, len(cls), train=train, mixup=mixup)
-        token = self._read_out(tokens, len(cls))
+        tokens = self._fuse(tokens, len(kept), train=train, mixup=mixup)
+        token = self._read_out(tokens, len(kept))
         self.sow("intermediates", "cls", token)
         return self.make_head()(token)
 
     def _sparse_pooling(self, name: str) -> SparsePooling:
         return SparsePooling(
             pool=self.pool,
-            k=self._kept_tokens()[name],
+            k=self._budgets(name),
             reference_windows=(self.reference_windows or {}).get(name),
             num_heads=self.num_heads,
             dropout=self.dropout,
@@ -118,6 +132,10 @@ class SparseFusionTransformer(MultimodalClassifier):
             kernel=self.attention_kernel,
             name=f"pooling_{name}",
         )
+
+    def _budgets(self, name: str) -> int | tuple[int, ...]:
+        """Number of tokens kept of a modality; a tuple of several pools once for each."""
+        return self.kept_tokens()[name]
 
     def _unimodal_block(self, modality: str, i: int) -> Block:
         pattern = pattern_for(self.unimodal_pattern, self.modalities[modality].num_tokens)
@@ -209,7 +227,8 @@ class SparseFusionTransformer(MultimodalClassifier):
             case _:
                 return tokens.values[:, 0]
 
-    def _kept_tokens(self) -> Mapping[str, int]:
+    def kept_tokens(self) -> Mapping[str, int]:
+        """Number of tokens kept, by modality."""
         return (
             self.k if isinstance(self.k, Mapping) else dict.fromkeys(self.modalities, int(self.k))
         )
@@ -227,7 +246,7 @@ class SparseFusionTransformer(MultimodalClassifier):
             )
         if unknown := sorted(set(self.reference_windows or {}) - set(modalities)):
             problems.append(f"reference_windows names {unknown}, the modalities are {modalities}")
-        if set(kept := self._kept_tokens()) != set(modalities):
+        if set(kept := self.kept_tokens()) != set(modalities):
             return [*problems, f"k names {sorted(kept)}, the modalities are {modalities}"]
         try:
             pool = find_pool(self.pool)

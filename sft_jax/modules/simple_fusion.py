@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from sft_jax.modules.multimodal import MultimodalClassifier, presence
 from sft_jax.ops.mixup import Mixup
-from sft_jax.ops.modalities import first_token, join, mean_over_present, sum_over_present
+from sft_jax.ops.modalities import first_tokens, join, mean_over_present, sum_over_present
 from sft_jax.ops.pool.reduce import window_max
 from sft_jax.ops.pool.windows import ReferenceWindows
 from sft_jax.structs import Tokens
@@ -47,7 +47,7 @@ class LateFusion(MultimodalClassifier):
         for i in range(self.n_pre + self.n_post):
             streams = self.unimodal_blocks(i, streams, train=train)
             if self.faithful and i == 0:
-                streams = {n: join(first_token(tokens), tokens) for n, tokens in streams.items()}
+                streams = {n: join(first_tokens(tokens), tokens) for n, tokens in streams.items()}
             if mixup is not None:
                 streams = mixup.streams(i, streams)
         fuse = sum_over_present if self.faithful else mean_over_present
@@ -190,4 +190,4 @@ class Unimodal(MultimodalClassifier):
 def pool_after_cls(tokens: Tokens, windows: ReferenceWindows) -> Tokens:
     """Keeps the first token, and max-pools the others within windows."""
     rest = Tokens(tokens.values[:, 1:], tokens.mask[:, 1:])
-    return join(first_token(tokens), window_max(rest, windows(rest.mask)))
+    return join(first_tokens(tokens), window_max(rest, windows(rest.mask)))

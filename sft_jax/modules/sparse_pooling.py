@@ -14,6 +14,7 @@ from sft_jax.modules.linear import bounded_uniform, layer_norm
 from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.attention import kernels
 from sft_jax.ops.attention.kernels import Kernel
+from sft_jax.ops.modalities import first_tokens
 from sft_jax.ops.noise import Keys
 from sft_jax.ops.pool import Pool, find_pool
 from sft_jax.ops.pool.windows import ReferenceWindows
@@ -25,9 +26,9 @@ class SparsePooling(nn.Module):
 
     Attributes:
       num_heads: Number of attention heads.
-      pool: Pool, as in `Reducer`.
-      k: Number of tokens kept; 0 for CLS alone.
-      reference_windows: Fixed windows, as in `Reducer`.
+      pool: See `Reducer`.
+      k: Number of tokens kept; 0 for CLS alone. A tuple of several pools once for each.
+      reference_windows: See `Reducer`.
       dropout: Rate of dropout of the residual branch.
       dtype: Type of the computation.
       pattern: Keys that each query sees; None for all.
@@ -36,7 +37,7 @@ class SparsePooling(nn.Module):
 
     num_heads: int
     pool: str | Pool
-    k: int
+    k: int | tuple[int, ...]
     reference_windows: ReferenceWindows | None = None
     dropout: float = 0.0
     dtype: Dtype | None = None
@@ -46,8 +47,8 @@ class SparsePooling(nn.Module):
     @nn.compact
     def __call__(
         self, tokens: Tokens, *, train: bool = False, keys: Mapping[str, Keys] | None = None
-    ) -> tuple[Float[Array, "b d"], Tokens]:
-        """Returns CLS and the pooled other tokens.
+    ) -> tuple[Float[Array, "b d"], Tokens | tuple[Tokens, ...]]:
+        """Takes tokens with CLS first; returns CLS and the pooled others, a tuple for several `k`.
 
         Args:
           tokens: Tokens of the batch, CLS first.
@@ -57,7 +58,8 @@ class SparsePooling(nn.Module):
         width = tokens.values.shape[-1]
         pool = find_pool(self.pool)
         captured = self.is_mutable_collection("intermediates")
-        needed = self.k > 0 and "saliency" in pool.needs
+        budgets = self.k if isinstance(self.k, tuple) else (self.k,)
+        needed = max(budgets) > 0 and "saliency" in pool.needs
         normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
         attended, salient = SelfAttention(
             self.num_heads,
@@ -75,14 +77,21 @@ class SparsePooling(nn.Module):
         self.sow("intermediates", "attended", values)
         self.sow("intermediates", "saliency", salient)
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
-        if self.k == 0 and pool.uses_k:
-            return values[:, 0], Tokens(others.values[:, :0], others.mask[:, :0])
-        reducer = Reducer(
-            self.pool,
-            self.k,
-            self.num_heads,
-            self.reference_windows,
-            dtype=self.dtype,
-            name="reducer",
+        cls = values[:, 0]
+        kept: dict[int, Tokens] = {}
+        # The largest first, as the others may be parts of it.
+        for k in sorted(budgets, reverse=True):
+            if k == 0 and pool.uses_k:
+                kept[k] = first_tokens(others, 0)
+            elif kept and pool.nested:
+                kept[k] = first_tokens(kept[max(kept)], k)
+            else:
+                name = f"reducer_{k}" if kept else "reducer"
+                kept[k] = self._reducer(k, name)(others, salient, train=train, keys=keys)
+        in_order = tuple(kept[k] for k in budgets)
+        return cls, in_order if isinstance(self.k, tuple) else in_order[0]
+
+    def _reducer(self, k: int, name: str) -> Reducer:
+        return Reducer(
+            self.pool, k, self.num_heads, self.reference_windows, dtype=self.dtype, name=name
         )
-        return values[:, 0], reducer(others, salient, train=train, keys=keys)

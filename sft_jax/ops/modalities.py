@@ -89,9 +89,9 @@ def _total_over_present(
     return total
 
 
-def first_token(tokens: Tokens) -> Tokens:
-    """Keeps the first token of each sequence, as a sequence of one."""
-    return Tokens(tokens.values[:, :1], tokens.mask[:, :1])
+def first_tokens(tokens: Tokens, count: int = 1) -> Tokens:
+    """Keeps the first tokens of each sequence."""
+    return Tokens(tokens.values[:, :count], tokens.mask[:, :count])
 
 
 def join(*sequences: Tokens) -> Tokens:

@@ -42,3 +42,8 @@ def dropout(values: Float[Array, "b ..."], rate: float, keys: Keys) -> Float[Arr
 def gumbel(keys: Keys, length: int) -> Float[Array, "b n"]:
     """Draws `length` numbers for each example from the standard Gumbel distribution, in float32."""
     return jax.vmap(lambda key: jax.random.gumbel(key, (length,), jnp.float32))(keys)
+
+
+def fixed_gumbel(length: int) -> Float[Array, "1 n"]:
+    """Draws the numbers that all examples share in evaluation: the same on every call."""
+    return gumbel(jax.random.key(0, impl="threefry2x32")[None], length)

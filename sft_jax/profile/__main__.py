@@ -42,7 +42,7 @@ COMPARED = ("sft", "mbt", "mult", "late", "concat")
 def define_flags(values: flags.FlagValues) -> None:
     """Adds the flags of this command."""
     own: dict[str, Any] = {"flag_values": values}
-    config_flags.DEFINE_config_file("config", None, "Config file, as FILE or FILE:ARG.", **own)
+    command_line.define_config(values, "Config, as FILE or FILE:ARG, or the name of a shipped one.")
     text = f"Some of {', '.join(MODELS)}; default the config's own and {', '.join(COMPARED)}."
     flags.DEFINE_list("models", None, text, **own)
     flags.DEFINE_string("json", None, "File to write all figures to.", **own)
@@ -73,7 +73,8 @@ def main() -> None:
     check_task(config.model.task, data.task)
     configs = models_of(config, values.models)
     models = _count(configs, data, optional=values.models is None)
-    file = config_flags.get_config_filename(values["config"])
+    name = config_flags.get_config_filename(values["config"])
+    file = command_line.config_file(name.partition(":")[0])
     known = accuracies(pathlib.Path(values.results), configs, file) if values.results else None
     report = {**_environment(), "config": config_io.to_json(config), "models": models}
     written = []

@@ -217,7 +217,7 @@ def _infer(
         args = (params, batch, sharding.put_batch(np.arange(size, dtype=np.int32), mesh))
         compiled = step.lower(*args).compile()
         accessed[size] = _bytes_accessed(compiled)
-        seconds[size] = _median_seconds(compiled, args, request["steps"])
+        seconds[size] = median_seconds(compiled, args, request["steps"])
     return {
         "forward_bytes_accessed_xla": accessed[1],
         "latency_seconds": seconds[1],
@@ -225,7 +225,14 @@ def _infer(
     }
 
 
-def _median_seconds(function: Callable[..., Any], args: tuple[Any, ...], min_runs: int) -> float:
+def median_seconds(function: Callable[..., Any], args: tuple[Any, ...], min_runs: int) -> float:
+    """Median seconds of a function that gives arrays, after one more call that compiles it.
+
+    Args:
+      function: Function.
+      args: Its arguments.
+      min_runs: Least number of timed calls. Short ones are repeated for half a second.
+    """
     jax.block_until_ready(function(*args))
     seconds: list[float] = []
     # A program that takes only microseconds runs more often.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -183,6 +184,25 @@ class Checkpoints:
             problems of each.
         """
         return self._read(which, lambda place: self._restore(place, like))
+
+    def restore_part(self, which: str, like: Mapping[str, Any]) -> dict[str, Any]:
+        """Restores some fields of the state alone, without reading the others.
+
+        Args:
+          which: Name of the checkpoint; see `restore`, also for errors.
+          like: Name of each field to its shapes and shardings.
+        """
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
+        args = ocp.args.PyTreeRestore(
+            shapes, ocp.checkpoint_utils.construct_restore_args(shapes), partial_restore=True
+        )
+
+        def read(place: Place) -> dict[str, Any]:
+            # Not by the manager, which restores whole states.
+            with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
+                return checkpointer.restore(self._shelf.path(place) / "state", args=args)
+
+        return self._read(which, read)
 
     def resume(self, like: StateT) -> tuple[StateT, dict[str, Any]] | None:
         """Restores the latest undamaged checkpoint, to resume training from it.

@@ -55,18 +55,25 @@ class _Folder:
     def __str__(self) -> str:
         return str(self.path)
 
-    def read_config(self) -> ExperimentConfig:
+    def read_config(self, *, data: bool = True) -> ExperimentConfig:
         """Reads the config of the last start.
+
+        Args:
+          data: Whether to read the section `data`. Without it that section is the default one,
+            and the package of a dataset of one's own is not needed.
 
         Raises:
           RunDirectoryError: If the folder is not a run directory.
         """
         try:
-            return config_io.from_mapping(_read_json(self.config_file))
+            values = _read_json(self.config_file)
         except FileNotFoundError:
             raise RunDirectoryError(
                 f"{self} is not a run directory: it has no {self.config_file.name}"
             ) from None
+        if not data:
+            values.pop("data", None)
+        return config_io.from_mapping(values)
 
     def make_results(self) -> None:
         """Makes the folder of evaluations, unless it exists.

@@ -16,6 +16,7 @@ from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import ModalitySpec
 from sft_jax.training import optim
+from sft_jax.training.elastic import check_budgets
 from sft_jax.training.state import TrainState, compile_make_state, state_shapes
 from sft_jax.training.step import compile_train_step
 
@@ -132,9 +133,11 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
 
     Raises:
       ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
-        long as the run. Also for options that the optimiser does not accept.
+        long as the run. Also for options that the optimiser does not accept, and numbers of kept
+        tokens that the model can't have.
     """
     check_heads(model.num_heads, mesh.shape["model"])
+    check_budgets(model, config.train.elastic_k)
     plan = Plan.from_config(config, num_examples)
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)

@@ -20,9 +20,10 @@ from sft_jax.ops.modalities import drop_modalities, is_present
 from sft_jax.parallel import sharding
 from sft_jax.structs import Batch
 from sft_jax.training import optim
+from sft_jax.training.elastic import elastic_losses
 from sft_jax.training.state import TrainState, stream, update_ema
 
-STREAMS = ("dropout", "pool", "mixup", "modality_dropout")
+STREAMS = ("dropout", "pool", "mixup", "modality_dropout", "budget")
 """Random streams of training; a model draws from the first two."""
 
 
@@ -80,13 +81,14 @@ def loss_fn(
       model: Module that they belong to.
       batch: Batch of examples.
       keys: Random key of each of `STREAMS`.
-      train: Section of training. Loss, label smoothing and modality dropout are read.
+      train: Section of training. Loss, label smoothing, modality dropout and the numbers of kept
+        tokens are read.
       mixup: Section of mixup.
       mixing: False before the step that mixup begins with.
 
     Returns:
       Losses, and `sft_jax.ops.losses.example_scores`. Examples that fill up the batch, whose
-      weight is 0, are included.
+      weight is 0, are included. With `train.elastic_k` the score is that of the largest.
     """
     masks = {name: jnp.asarray(mask) for name, mask in batch.masks.items()}
     if train.modality_dropout:
@@ -97,24 +99,28 @@ def loss_fn(
     if mixup.layers != "none":
         mixed = _draw(model, mixup, keys["mixup"], len(batch.weights))
         mixed = mixed.replace(layer=jnp.where(mixing, mixed.layer, -1))
-    logits = model.apply(
-        {"params": params},
-        batch.inputs,
-        masks,
-        train=True,
-        mixup=mixed,
-        rngs={name: keys[name] for name in ("dropout", "pool")},
-    )
 
-    def losses(labels: Any) -> Float[Array, " b"]:
-        return example_losses(model.task, logits, labels, train.label_smoothing, train.loss)
-
-    loss = losses(batch.labels)
-    if mixed is not None:
+    def losses(logits: Float[Array, "b c"]) -> Float[Array, " b"]:
+        smoothing, kind = train.label_smoothing, train.loss
+        loss = example_losses(model.task, logits, batch.labels, smoothing, kind)
+        if mixed is None:
+            return loss
         present = {name: is_present(masks[name]) for name in model.mixed_modalities}
         share = mixed.label_share(present)
-        partners = losses(mixed.from_partner(jnp.asarray(batch.labels)))
-        loss = share * loss + (1 - share) * partners
+        labels = mixed.from_partner(jnp.asarray(batch.labels))
+        partners = example_losses(model.task, logits, labels, smoothing, kind)
+        return share * loss + (1 - share) * partners
+
+    if train.elastic_k:
+        logits, loss = elastic_losses(
+            model, params, batch.inputs, masks, mixed, keys, train.elastic_k, losses
+        )
+    else:
+        rngs = {name: keys[name] for name in ("dropout", "pool")}
+        logits = model.apply(
+            {"params": params}, batch.inputs, masks, train=True, mixup=mixed, rngs=rngs
+        )
+        loss = losses(logits)
     return loss, example_scores(model.task, logits, batch.labels)
 
 

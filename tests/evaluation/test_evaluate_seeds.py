@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-import pathlib
-import runpy
 
 import jax
 import numpy as np
 import pytest
 import synthetic
 from absl import flags
-from absl.testing import flagsaver
 
+from sft_jax.commands import evaluate
 from sft_jax.data.arrays import from_arrays
 from sft_jax.evaluation import restored, run
 from sft_jax.evaluation.seeds import evaluate_seeds, summarise
@@ -21,7 +19,6 @@ from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirecto
 from sft_jax.runs.storage import write_json
 from sft_jax.training import assembly
 
-EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
 CONFIG = dataclasses.replace(synthetic.config(), seeds=(10, 2))
 TOTAL = assembly.Plan.from_config(CONFIG, 50).total_steps
 
@@ -64,10 +61,10 @@ def trained(tmp_path_factory):
 
 
 def _eval(*arguments):
-    with flagsaver.flagsaver():
-        program = runpy.run_path(str(EVAL))
-        flags.FLAGS(["eval.py", *arguments])
-        program["main"]()
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    values(["eval.py", *arguments])
+    evaluate.main(values)
 
 
 def test_each_metric_has_its_values_mean_and_deviation(trained, capsys, monkeypatch):

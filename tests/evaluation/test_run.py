@@ -2,57 +2,28 @@
 
 import dataclasses
 import json
-import pathlib
-import runpy
 
 import jax
 import numpy as np
-import optax
 import pytest
 import scipy.special
 import synthetic
 from absl import flags
-from absl.testing import flagsaver
 from sklearn import metrics
 
+from sft_jax.commands import evaluate
 from sft_jax.data.arrays import from_arrays
 from sft_jax.evaluation import own_data, restored, run
-from sft_jax.modules.factory import build_model
-from sft_jax.parallel import sharding
-from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.runs.storage import write_json
-from sft_jax.training import optim
-from sft_jax.training.state import state_shapes
-
-EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run directory with a checkpoint of normal parameters; training would take longer."""
     workdir = tmp_path_factory.mktemp("run")
-    _save_normal(workdir, synthetic.dataset().info)
+    synthetic.save_run(workdir, synthetic.dataset().info)
     return workdir
-
-
-def _save_normal(workdir, info, **description):
-    experiment = synthetic.config()
-    RunDirectory.open(workdir, experiment)
-    model = build_model(experiment.model, info.modalities, len(info.class_names))
-    shapes = state_shapes(
-        model,
-        optim.make_optimizer(experiment.optim, optax.constant_schedule(0.1)),
-        ema=False,
-        mesh=sharding.make_mesh(),
-    )
-    random = np.random.default_rng(0)
-    values = jax.tree.map(
-        lambda a: jax.device_put(random.normal(size=a.shape).astype(a.dtype), a.sharding), shapes
-    )
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save("best", values, {"dataset": info.to_json(), **description})
-    checkpoints.close()
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +32,10 @@ def _dataset(monkeypatch):
 
 
 def _eval(*arguments):
-    with flagsaver.flagsaver():
-        program = runpy.run_path(str(EVAL))
-        flags.FLAGS(["eval.py", *arguments])
-        program["main"]()
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    values(["eval.py", *arguments])
+    evaluate.main(values)
 
 
 def _results(workdir):
@@ -101,7 +72,7 @@ def test_eval_reports_the_metrics_that_the_dataset_requests(tmp_path, monkeypatc
     names = ("-3", "-2", "-1", "0", "1", "2", "[3]")
     data = synthetic.dataset()
     data.info = dataclasses.replace(data.info, class_names=names)
-    _save_normal(tmp_path, data.info)
+    synthetic.save_run(tmp_path, data.info)
     # The requested metrics may change after training, unlike the data.
     data.info = dataclasses.replace(data.info, metrics=("ranking", "sentiment"))
     monkeypatch.setattr(restored, "open_dataset", lambda *_: data)
@@ -166,7 +137,7 @@ def test_wrong_flags(trained, arguments, message):
 @pytest.mark.slow
 def test_the_data_card_of_a_run_is_shown(tmp_path, capsys):
     info = synthetic.dataset().info
-    _save_normal(tmp_path, info)
+    synthetic.save_run(tmp_path, info)
     _eval(f"--workdir={tmp_path}", "--split=valid")  # Old runs have none.
     assert "data: " not in capsys.readouterr().out
     labels = {split: np.zeros(3, int) for split in ("train", "valid")}
@@ -190,7 +161,7 @@ def test_a_run_on_its_own_dataset_needs_a_dataset(trained, tmp_path):
         name: dataclasses.replace(moments, mean=tuple(m + 1 for m in moments.mean))
         for name, moments in info.statistics.items()
     }
-    _save_normal(tmp_path, info, own_dataset=True)
+    synthetic.save_run(tmp_path, info, own_dataset=True)
     with pytest.raises(RunDirectoryError, match="that its config does not name"):
         run.evaluate_run(tmp_path, "valid", "best")
     own = synthetic.dataset(valid=9)
@@ -207,7 +178,7 @@ def test_a_run_on_its_own_dataset_needs_a_dataset(trained, tmp_path):
 
 def test_other_results_never_replace_those_of_the_run(tmp_path, monkeypatch):
     own, other = synthetic.dataset(), synthetic.dataset(valid=9)
-    _save_normal(tmp_path, own.info, own_dataset=True)
+    synthetic.save_run(tmp_path, own.info, own_dataset=True)
     fingerprints = {split: own.fingerprint(split) for split in own.info.num_examples}
     write_json(tmp_path / "dataset.json", {"fingerprints": fingerprints})
     first, _ = run.evaluate_run(tmp_path, "valid", "best", dataset=own)
@@ -215,14 +186,14 @@ def test_other_results_never_replace_those_of_the_run(tmp_path, monkeypatch):
     kept = {path.name: path.read_bytes() for path in (tmp_path / "eval").iterdir()}
     assert sorted(kept) == ["valid.json", "valid_confusion_matrix.png"]
     result, _ = run.evaluate_run(tmp_path, "valid", "best", dataset=other)
-    by_number, _ = run.evaluate_run(tmp_path, "valid", "0", dataset=own)
+    by_number, _ = run.evaluate_run(tmp_path, "valid", "5", dataset=own)
     table = run.evaluate_every_subset(tmp_path, "valid", "best", dataset=other)
     assert {path: (tmp_path / "eval" / path).read_bytes() for path in kept} == kept
     digest = other.fingerprint("valid")
     assert result["data"] == table["data"] == digest
     results = _results(tmp_path)
     assert results[f"valid+{digest[:12]}.json"] == result
-    assert results["valid@0.json"] == by_number == {**first, "checkpoint": "0"}
+    assert results["valid@5.json"] == by_number == {**first, "checkpoint": "5"}
     assert results[f"valid+{digest[:12]}_subsets.json"] == table
     assert (tmp_path / "eval" / f"valid+{digest[:12]}_confusion_matrix.png").exists()
     # A dataset given to a run whose config names its data is another. For a run that kept no
@@ -245,7 +216,7 @@ def test_moved_data_is_found_by_its_present_folder(tmp_path, monkeypatch, capsys
         return synthetic.dataset()
 
     monkeypatch.setattr(restored, "open_dataset", gone)
-    _save_normal(tmp_path, synthetic.dataset().info, prepared={"data_dir": "/then"})
+    synthetic.save_run(tmp_path, synthetic.dataset().info, prepared={"data_dir": "/then"})
     with pytest.raises(RunDirectoryError) as error:
         run.evaluate_run(tmp_path, "valid", "best")
     for part in (f"data of {tmp_path}", "no such folder", "--data_dir=FOLDER", "data_folders"):
@@ -288,10 +259,10 @@ def test_outputs_that_are_not_finite_name_the_checkpoint(trained, monkeypatch):
         return dataclasses.replace(checkpoint, params=params)
 
     monkeypatch.setattr(run, "restore", damaged)
-    message = r"run0, best checkpoint, step \d+: logits: NaN or infinite for 20 of 20 examples"
-    for evaluate in (run.evaluate_run, run.evaluate_every_subset):
+    message = r"run\d+, best checkpoint, step \d+: logits: NaN or infinite for 20 of 20 examples"
+    for function in (run.evaluate_run, run.evaluate_every_subset):
         with pytest.raises(ArithmeticError, match=message):
-            evaluate(trained, "valid", "best")
+            function(trained, "valid", "best")
 
 
 def test_changed_data_is_named(trained, monkeypatch):

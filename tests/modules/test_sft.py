@@ -1,4 +1,4 @@
-"""A Sparse Fusion Transformer: numbers of tokens, dropout, types, and use within NNX."""
+"""A Sparse Fusion Transformer: numbers of tokens, dropout and types."""
 
 import functools
 
@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_sft
-from flax import nnx
-from flax.nnx import bridge
 from sparing import slow_but
 
 from sft_jax import ModalitySpec
@@ -143,27 +141,3 @@ def test_bfloat16_is_close_to_float32():
 def test_bfloat16_inputs_do_not_change_the_type():
     inputs = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), tiny_sft.inputs())
     assert _fused_input(tiny_sft.sft(), inputs).values.dtype == jnp.float32
-
-
-def test_within_an_nnx_model():
-    inputs = tiny_sft.inputs()
-    linen = tiny_sft.sft(n_pre=0, n_post=0)
-
-    class Doubled(nnx.Module):
-        def __init__(self, rngs):
-            self.sft = bridge.ToNNX(linen, rngs=rngs).lazy_init(inputs)
-
-        def __call__(self, inputs):
-            return 2 * self.sft(inputs)
-
-    @nnx.jit
-    def build_and_differentiate():
-        model = Doubled(nnx.Rngs(0))
-        gradient = nnx.grad(lambda model: model(inputs).sum())(model)
-        return model, model(inputs), gradient
-
-    model, logits, gradient = build_and_differentiate()
-    params = nnx.to_pure_dict(nnx.state(model.sft, nnx.Param))
-    expected = jax.jit(linen.apply)({"params": params}, inputs)
-    np.testing.assert_allclose(logits, 2 * expected, rtol=1e-5, atol=1e-6)
-    assert jax.tree.structure(nnx.to_pure_dict(gradient)["sft"]) == jax.tree.structure(params)

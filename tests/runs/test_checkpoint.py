@@ -109,6 +109,16 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(run, caplog, damage,
     assert restored_step(run) == 2
 
 
+def test_a_part_of_the_state_can_be_restored(saved):
+    checkpoints = Checkpoints(saved, read_only=True)
+    whole = state(1)
+    part = checkpoints.restore_part("best", {"step": whole.step, "params": whole.params})
+    chex.assert_trees_all_equal(part, {"step": whole.step, "params": whole.params})
+    with pytest.raises(ValueError, match=r"shape"):
+        checkpoints.restore_part("best", {"params": {**whole.params, "b": jnp.zeros((3, 2))}})
+    checkpoints.close()
+
+
 def test_commit_files_are_not_needed(run):
     for name in COMMIT_FILES:
         (run / "checkpoints" / "latest" / "2" / name).unlink()

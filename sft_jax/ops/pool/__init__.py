@@ -50,12 +50,16 @@ class Pool:
         It is created with those of the attributes `k`, `num_heads` and `dtype` that it has, and
         called as `module(tokens)`.
       uses_k: Whether the number of tokens depends on `k`.
+      nested: Whether the tokens for `k` are the first `k` of those for any larger number. A
+        module takes the first slots then where its parameters have more
+        (`sft_jax.modules.learned_pools.slots_param`).
     """
 
     function: Callable[..., Any] | None = None
     needs: tuple[Need, ...] = ()
     module: Any = None
     uses_k: bool = True
+    nested: bool = False
 
 
 def _window_max(tokens: Tokens, k: int, windows: Windows) -> Tokens:
@@ -107,15 +111,15 @@ POOLS: Mapping[str, Pool] = {
     "max": Pool(_window_max, ("windows",)),
     "avg": Pool(_window_mean, ("windows",)),
     "attn": Pool(_weighted_mean, ("saliency", "windows")),
-    "attn_topk": Pool(_top_k, ("saliency",)),
+    "attn_topk": Pool(_top_k, ("saliency",), nested=True),
     "attn_wkmedoids": Pool(_k_medoids, ("saliency", "iterations")),
-    "channel_topk": Pool(_channel_top_k),
-    "random": Pool(_random, ("noise",)),
-    "attn_random": Pool(_salient_random, ("saliency", "noise")),
+    "channel_topk": Pool(_channel_top_k, nested=True),
+    "random": Pool(_random, ("noise",), nested=True),
+    "attn_random": Pool(_salient_random, ("saliency", "noise"), nested=True),
     "strided_random": Pool(_random_of_windows, ("windows", "noise")),
     "tome": Pool(merge.merge_tokens),
-    "token_learner": Pool(module="sft_jax.modules.learned_pools:TokenLearner"),
-    "perceiver": Pool(module="sft_jax.modules.learned_pools:PerceiverPool"),
+    "token_learner": Pool(module="sft_jax.modules.learned_pools:TokenLearner", nested=True),
+    "perceiver": Pool(module="sft_jax.modules.learned_pools:PerceiverPool", nested=True),
     "evit": Pool(_top_k_and_rest, ("saliency",)),
     "none": Pool(_all, uses_k=False),
 }

@@ -50,7 +50,7 @@ _NOT_MODALITIES = ("id", "label", "labels")
 _MOST_PROBLEMS = 10
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A line of the manifest."""
 
     line: int
@@ -84,14 +84,14 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
     """
     folder = pathlib.Path(folder).expanduser()
     manifest = folder / MANIFEST
-    rows = _read_manifest(manifest)
+    rows = read_manifest(manifest)
     problems = _row_problems(rows)
     labels = read_labels(
         folder / DESCRIPTION,
         [(f"line {row.line}", row.split, row.label) for row in rows],
         problems,
     )
-    shapes = _shapes(folder, [row for row in rows if _is_inside(row.file)], problems)
+    shapes = _shapes(folder, [row for row in rows if is_inside(row.file)], problems)
     _raise(manifest, problems)
     return RawData(
         variant="npz_folder",
@@ -119,7 +119,7 @@ def content_sha256(folder: str | os.PathLike[str]) -> str:
       DataFileError: If the manifest or a file is missing or cannot be read.
     """
     folder = pathlib.Path(folder).expanduser()
-    rows = _read_manifest(folder / MANIFEST)
+    rows = read_manifest(folder / MANIFEST)
     _raise(folder / MANIFEST, _row_problems(rows))
     digest = hashlib.sha256()
     for path in (folder / MANIFEST, folder / DESCRIPTION):
@@ -141,29 +141,37 @@ def _raise(manifest: pathlib.Path, problems: Sequence[str]) -> None:
         raise DataFileError("\n".join(printed + ([f"and {more} more problems"] * (more > 0))))
 
 
-def _read_manifest(manifest: pathlib.Path) -> list[_Row]:
-    """Reads the lines, and strips spaces around the values."""
+def read_manifest(manifest: pathlib.Path, required: Sequence[str] = _COLUMNS) -> list[Row]:
+    """Reads the lines of a manifest, without spaces around their values.
+
+    Args:
+      manifest: Path of the manifest.
+      required: Columns that it must have. Others of a `Row` are empty where they are missing.
+
+    Raises:
+      DataFileError: If there is no such file, or it is no table with these columns.
+    """
     if not manifest.is_file():
         raise DataFileError(
-            f"there is no {manifest}; expected a table with the columns {', '.join(_COLUMNS)}"
+            f"there is no {manifest}; expected a table with the columns {', '.join(required)}"
         )
     try:
         with open(manifest, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            missing = [name for name in _COLUMNS if name not in columns]
+            missing = [name for name in required if name not in columns]
             if missing or len(set(columns)) < len(columns):
                 raise DataFileError(
                     f"{manifest} has the columns {', '.join(columns) or '(none)'}; expected "
-                    f"{', '.join(_COLUMNS)} and maybe id, each once"
+                    f"{', '.join(required)} and maybe id, each once"
                 )
             return [_row(manifest, reader.line_num, fields) for fields in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataFileError(f"{manifest} is no CSV file in UTF-8: {error}") from error
 
 
-def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | None]) -> _Row:
+def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | None]) -> Row:
     if None in fields or None in fields.values():
         raise DataFileError(
             f"{manifest} line {line} has more or fewer values than there are columns; a value "
@@ -172,17 +180,18 @@ def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | No
     values = {name: (value or "").strip() for name, value in fields.items()}
     file = values["file"]
     example_id = values.get("id") or file.removesuffix(".npz")
-    return _Row(line, file, values["split"], values["label"], example_id)
+    return Row(line, file, values.get("split", ""), values.get("label", ""), example_id)
 
 
-def _is_inside(file: str) -> bool:
+def is_inside(file: str) -> bool:
+    """Tells if the path of a file in a manifest stays inside the folder."""
     path = pathlib.PurePosixPath(file)
     return (
         bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
     )
 
 
-def _row_problems(rows: Sequence[_Row]) -> list[str]:
+def _row_problems(rows: Sequence[Row]) -> list[str]:
     problems = []
     files: dict[pathlib.PurePosixPath, int] = {}  # File to its line.
     ids: dict[str, int] = {}
@@ -191,7 +200,7 @@ def _row_problems(rows: Sequence[_Row]) -> list[str]:
             problems.append(
                 f"line {row.line}: split {row.split!r} is not one of {', '.join(SPLITS)}"
             )
-        if not _is_inside(row.file):
+        if not is_inside(row.file):
             problems.append(f"line {row.line}: file {row.file!r} is no path inside the folder")
         first = files.setdefault(pathlib.PurePosixPath(row.file), row.line)
         if first != row.line:
@@ -246,7 +255,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
 
 
 def _shapes(
-    folder: pathlib.Path, rows: Sequence[_Row], problems: list[str]
+    folder: pathlib.Path, rows: Sequence[Row], problems: list[str]
 ) -> dict[str, tuple[int, ...]]:
     """Finds the largest `[length, ..., features]` of each modality; adds faults to `problems`."""
     lengths: dict[str, int] = {}
@@ -305,7 +314,7 @@ def _most_frequent(
 
 def _read(
     folder: pathlib.Path,
-    rows: Sequence[_Row],
+    rows: Sequence[Row],
     labels: Labels,
     shapes: Mapping[str, tuple[int, ...]],
     split: str,
@@ -319,18 +328,28 @@ def _read(
 
 
 def _values(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values = {key: arrays[key] for key in arrays.files}
-    except _DAMAGE as error:
-        raise DataFileError(f"{path} is damaged or gone: {error}") from error
-    inputs = {
-        key: array[:, None] if array.ndim == 1 else array
-        for key, array in values.items()
-        if array.size
-    }
+    inputs = read_arrays(path)
     for key, array in inputs.items():
         length, *step = shapes.get(key, (0,))
         if array.shape[1:] != tuple(step) or len(array) > length:
             raise DataFileError(f"{path} has changed: now {key} has shape {array.shape}")
     return inputs
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a `.npz` file; `[length]` becomes `[length, 1]`, empty ones are left out.
+
+    Raises:
+      DataFileError: If the file is missing or damaged.
+    """
+    try:
+        # NumPy would leave a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            values = {key: arrays[key] for key in arrays.files}
+    except _DAMAGE as error:
+        raise DataFileError(f"{path} is damaged or gone: {error}") from error
+    return {
+        key: array[:, None] if array.ndim == 1 else array
+        for key, array in values.items()
+        if array.size
+    }

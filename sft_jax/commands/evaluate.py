@@ -1,0 +1,135 @@
+"""Evaluates a run: tables on the terminal, JSON and a picture in the run directory.
+
+python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
+    [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--data_dir=FOLDER]
+    [--manual_dir=FOLDER]
+
+For the runs of several seeds (train.py --config.seeds=0,1,2) it prints each metric's value by
+seed, with mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+
+from sft_jax import command_line
+from sft_jax.data.card import Card
+from sft_jax.data.card_report import print_summary
+from sft_jax.evaluation import report
+from sft_jax.evaluation.evaluator import Predictions
+from sft_jax.evaluation.metrics import BREAKDOWN
+from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, subsets_stem
+from sft_jax.evaluation.seeds import evaluate_seeds
+from sft_jax.profile import budgets
+from sft_jax.runs import storage
+from sft_jax.runs.directory import RunDirectory, SeedsDirectory
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Adds the flags of this command, without those that `command_line.run` adds."""
+    own: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("workdir", None, "Run directory of train.py.", **own)
+    splits = ["train", "valid", "test"]
+    flags.DEFINE_enum("split", "test", splits, "Split to evaluate on.", **own)
+    flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.", **own)
+    flags.DEFINE_string("predictions", None, "CSV file to write predictions to.", **own)
+    text = "Modalities that the model gets, the others left out; default all."
+    flags.DEFINE_list("modalities", None, text, **own)
+    text = "Instead, compare the model's scores with each set of modalities."
+    flags.DEFINE_bool("every_subset", False, text, **own)
+    text = "Instead, compare accuracy and cost with each of these numbers of kept tokens."
+    flags.DEFINE_list("k", None, text, **own)
+    flags.DEFINE_string("data_dir", None, "Present folder of the prepared data.", **own)
+    flags.DEFINE_string("manual_dir", None, "Present folder of the raw files.", **own)
+    flags.mark_flag_as_required("workdir", values)
+
+
+def main(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Runs the evaluation that the flags describe."""
+    workdir = storage.as_path(values.workdir)
+    run = RunDirectory(workdir)
+    request = (workdir, values.split, values.checkpoint)
+    folders = {"data_dir": values.data_dir, "manual_dir": values.manual_dir}
+    for name, folder in folders.items():
+        if folder and not storage.as_path(folder).exists():
+            raise ValueError(f"--{name}={folder}: there is no such folder")
+    moved = {field: folder for field, folder in folders.items() if folder is not None}
+    if values.k is not None:
+        if values.every_subset or values.predictions:
+            raise ValueError("--k goes with neither --every_subset nor --predictions")
+        numbers_kept = budgets.read_budgets(values.k)
+        budgets.evaluate_budgets(
+            *request, numbers_kept, values.modalities, data_folders=moved, show=_show_budgets(run)
+        )
+        return
+    if numbers := run.read_config().seeds:
+        if values.every_subset or values.predictions:
+            first = SeedsDirectory(workdir, numbers).runs[numbers[0]]
+            raise ValueError(
+                f"--every_subset and --predictions are of one run, and {workdir} holds those of"
+                f" several seeds: give one of them, such as --workdir={first}"
+            )
+        evaluate_seeds(*request, values.modalities, data_folders=moved, show=_show_seeds(run))
+        return
+    if values.every_subset:
+        if values.modalities is not None or values.predictions:
+            raise ValueError("--every_subset goes with neither --modalities nor --predictions")
+        result = evaluate_every_subset(*request, data_folders=moved)
+        report.print_subsets(Console(), result)
+        _print_data(run)
+        _print_paths(run, subsets_stem(result))
+        return
+    file = storage.as_path(values.predictions) if values.predictions else None
+    if file:
+        storage.prepare_file(file)
+    evaluate_run(*request, values.modalities, data_folders=moved, show=_show(run, file))
+
+
+def _show(
+    run: RunDirectory, file: storage.AnyPath | None
+) -> Callable[[dict[str, Any], Predictions], None]:
+    def show(result: dict[str, Any], predictions: Predictions) -> None:
+        report.print_tables(Console(), result)
+        if file:
+            names = tuple(result[BREAKDOWN[predictions.task]])
+            report.write_predictions(file, predictions, names)
+        _print_data(run)
+        _print_paths(run, report.file_stem(result))
+
+    return show
+
+
+def _show_budgets(run: RunDirectory) -> Callable[[dict[str, Any]], None]:
+    def show(result: dict[str, Any]) -> None:
+        budgets.print_budgets(Console(), result)
+        _print_paths(run, budgets.budgets_stem(result))
+
+    return show
+
+
+def _show_seeds(folder: RunDirectory) -> Callable[[dict[str, Any]], None]:
+    def show(result: dict[str, Any]) -> None:
+        report.print_seeds(Console(), result)
+        _print_data(next(iter(SeedsDirectory.existing(folder.path).runs.values())))
+        _print_paths(folder, report.file_stem(result))
+
+    return show
+
+
+def _print_data(run: RunDirectory) -> None:
+    if run.card_file.exists():
+        print_summary(Console(), Card.load(run.card_file), str(run.card_file))
+
+
+def _print_paths(run: RunDirectory, stem: str) -> None:
+    print(f"run directory: {run}\nresults: {run.results / stem}.json")
+
+
+def run() -> None:
+    """Runs the command in this process."""
+    define_flags(flags.FLAGS)
+    command_line.run(main, compilation_cache=True, distributed=True)

@@ -1,0 +1,196 @@
+"""Format `c`: one C99 file that needs no library."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from sft_jax.export.c.folding import fold
+from sft_jax.export.c.library import Library, code_sizes
+from sft_jax.export.c.sizes import Sizes, multiply_accumulates
+from sft_jax.export.c.tables import Tables
+from sft_jax.export.written import (
+    Classifier,
+    ExportedFileError,
+    Written,
+    check_metadata,
+    metadata,
+    with_k,
+)
+from sft_jax.modules.sft import SparseFusionTransformer
+from sft_jax.version import __version__
+
+POOLS: Mapping[str, Sequence[str]] = {
+    "max": ["pool_max"],
+    "avg": ["pool_avg"],
+    "attn": ["pool_attn"],
+    "attn_topk": ["select_salient", "pool_attn_topk"],
+    "attn_wkmedoids": ["pool_attn_wkmedoids"],
+    "channel_topk": ["pool_channel_topk"],
+    "evit": ["select_salient", "pool_evit"],
+    "none": ["pool_none"],
+}
+READOUTS: Mapping[str, Sequence[str]] = {
+    "sum_cls": ["enter_sum", "read_first"],
+    "fresh_cls": ["enter_fresh", "read_first"],
+    "modality_cls": ["enter_each", "read_entering"],
+    "mean": ["enter_sum", "read_mean"],
+    "attention": ["enter_sum", "read_attention"],
+}
+HEADS: Mapping[str, Sequence[str]] = {
+    "single_label": ["head_single_label"],
+    "multi_label": ["sigmoid", "head_multi_label"],
+    "ordinal": ["sigmoid", "head_ordinal"],
+    "regression": ["head_regression"],
+}
+"""Files of `parts` by pool, readout and task."""
+
+_OUTPUTS = {
+    "single_label": "probabilities of the classes",
+    "multi_label": "probability of each label",
+    "ordinal": "probabilities of the ordered classes",
+    "regression": "predicted numbers",
+}
+_METADATA = "Metadata: "
+
+
+def write(
+    classifier: Classifier,
+    path: str | pathlib.Path,
+    *,
+    k: int | Mapping[str, int] | None = None,
+    quantize: str | None = None,
+) -> Written:
+    """Writes a classifier as one C file.
+
+    Args:
+      classifier: Sparse Fusion Transformer, with a pool of `POOLS`.
+      path: File to write.
+      k: Number of tokens kept by default, for all modalities or by name; None for the model's.
+      quantize: `int8` for weights of 8 bits; None for float.
+
+    Returns:
+      The file. Its `sizes` are
+
+      * `constant_bytes`, all numbers of the model;
+      * `flash_bytes`, constants and code, as gcc -Os compiles them for this machine; left out
+        without gcc;
+      * `ram_bytes`, the static buffers;
+      * `multiply_accumulates` of an example of full length.
+
+    Raises:
+      ValueError: If `k` is out of range, or a parameter is not finite.
+    """
+    path = pathlib.Path(path)
+    described = metadata(with_k(classifier, k), "c", any_k=True)
+    text, sizes = source(classifier, described, quantize=quantize)
+    path.write_text(text)
+    return Written(path, described, _library(path, described).run, sizes | code_sizes(path))
+
+
+def read(path: str | pathlib.Path) -> Written:
+    """Opens a C file that `write` made, to run it.
+
+    Raises:
+      ExportedFileError: If it is another file, or of another version.
+    """
+    path = pathlib.Path(path)
+    described: Mapping[str, Any] | None = None
+    for line in path.read_text(errors="replace").split("*/")[0].splitlines():
+        if line.strip().startswith(_METADATA):
+            try:
+                described = json.loads(line.strip().removeprefix(_METADATA))
+            except json.JSONDecodeError as error:
+                raise ExportedFileError(f"{path}: its metadata is damaged: {error}") from None
+    described = check_metadata(described, "c", path)
+    return Written(path, described, _library(path, described).run)
+
+
+def source(
+    classifier: Classifier, described: Mapping[str, Any], *, quantize: str | None = None
+) -> tuple[str, dict[str, int]]:
+    """Makes the text of a C file, and the sizes that can be computed without a compiler.
+
+    Args:
+      classifier: See `write`.
+      described: Metadata of the file.
+      quantize: See `write`.
+    """
+    model, info = classifier.model, classifier.info
+    sizes = Sizes.from_model(model)
+    kept = described["k"] or {name: spec.num_tokens for name, spec in model.modalities.items()}
+    tables = Tables(int8=quantize == "int8", axes=sizes.axes)
+    tables.add_model(fold(model, classifier.params), model.modalities, info.statistics, kept)
+    computed = {
+        "constant_bytes": tables.constant_bytes,
+        "ram_bytes": sizes.ram_bytes,
+        "multiply_accumulates": multiply_accumulates(model, kept),
+    }
+    parts = [
+        _comment(model, info.class_names, quantize, computed, described),
+        _interface(model),
+        sizes.defines(),
+        _fixed(f"weights_{quantize or 'float'}", "tables"),
+        "\n".join(tables.lines) + "\n\n",
+        _fixed("core", *POOLS[model.pool], *READOUTS[model.readout], *HEADS[model.task]),
+        _fixed("predict"),
+    ]
+    return "".join(parts), computed
+
+
+def _library(path: pathlib.Path, described: Mapping[str, Any]) -> Library:
+    return Library(path, described["inputs"], len(described["dataset"]["class_names"]))
+
+
+def _fixed(*names: str) -> str:
+    folder = resources.files("sft_jax.export.c") / "parts"
+    return "".join((folder / f"{name}.c").read_text() for name in names)
+
+
+def _comment(
+    model: SparseFusionTransformer,
+    class_names: Sequence[str],
+    quantize: str | None,
+    computed: Mapping[str, int],
+    described: Mapping[str, Any],
+) -> str:
+    """Comment at the beginning of the file."""
+    specs = {name: model.modalities[name] for name in sorted(model.modalities)}
+    lines = [
+        f"Sparse Fusion Transformer, written by sft_jax {__version__}.",
+        "",
+        "Inputs in this order, [positions][features], as measured:",
+        *(f"  {name} {list(spec.shape)}, {spec.num_tokens} tokens" for name, spec in specs.items()),
+        f"Outputs, {_OUTPUTS[model.task]}, in this order:",
+        *(f"  {json.dumps(name)}" for name in class_names),
+        f"Model: pool {model.pool}, readout {model.readout}, width {model.width}, "
+        f"{model.num_heads} heads, {model.n_pre} + {model.n_post} blocks",
+        f"Weights: {quantize or 'float'}, {computed['constant_bytes']} bytes of constants",
+        f"Memory: {computed['ram_bytes']} bytes of static variables",
+        f"Multiply-accumulates: {computed['multiply_accumulates']} with k = {described['k']}",
+        _METADATA + json.dumps(described),
+    ]
+    # A name must neither end the comment nor begin another; JSON has another spelling.
+    text = "\n".join(lines).replace("*/", "\\u002a/").replace("/*", "/\\u002a")
+    return f"/*\n{textwrap.indent(text, '   ')}\n*/\n"
+
+
+def _interface(model: SparseFusionTransformer) -> str:
+    """Declarations of the file."""
+    names = [f"SFT_INPUT_{_ascii(name)}" for name in sorted(model.modalities)]
+    return f"""#define SFT_MODALITIES {len(names)}
+#define SFT_OUTPUTS {model.num_classes}
+#define SFT_TOKENS {sum(spec.num_tokens for spec in model.modalities.values())}
+enum {{ {", ".join(names)} }};
+
+{_fixed("interface")}"""
+
+
+def _ascii(name: str) -> str:
+    """Name with `_u` and a number for each letter that C may not know."""
+    return re.sub(r"[^A-Za-z0-9_]", lambda letter: f"_u{ord(letter[0])}", name)

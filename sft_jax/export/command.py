@@ -1,0 +1,170 @@
+"""Export of a run: the file is written, run again on examples, and kept if it is right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from sft_jax import version
+from sft_jax.export import find_exporter, supported
+from sft_jax.export.comparison import compare
+from sft_jax.export.opened import open_run
+from sft_jax.runs import storage
+
+LIMIT = 1e-4
+"""Largest difference between the outputs of a file in float32 and those of JAX."""
+
+
+class ExportError(ValueError):
+    """A file whose outputs are not those of the model."""
+
+
+def export_run(
+    workdir: str | os.PathLike[str],
+    format: str,
+    out: str | os.PathLike[str],
+    *,
+    checkpoint: str = "best",
+    k: int | Mapping[str, int] | None = None,
+    quantize: str | None = None,
+    examples: int | None = None,
+    data_folders: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Exports a checkpoint of a run, and compares the file with JAX on the test split.
+
+    A report is written beside the file, with `.json` added to its name.
+
+    Args:
+      workdir: Run directory.
+      format: Name of one of `sft_jax.export.EXPORTERS`.
+      out: File to write; a folder for `safetensors`.
+      checkpoint: Name of the checkpoint: best, latest, or a step.
+      k: Number of tokens kept of each modality, for all or by name; by default the model's.
+      quantize: `int8` for weights in 8 bits. Then differences have no limit, and the report says
+        how the score changes.
+      examples: Number of random examples to compare on in place of the test split.
+      data_folders: Present folders of the data; see `sft_jax.evaluation.run.evaluate_run`.
+
+    Returns:
+      The report as JSON values:
+
+      * `file`, and its `metadata`;
+      * `sha256` and `bytes` of each file, and `sizes`, other figures of the format;
+      * `quantize`, `checkpoint`, `step` and `parameters`;
+      * `compared_on`, "test split" or "random examples";
+      * all of `sft_jax.export.comparison.compare`;
+      * `code`, the value of `sft_jax.version.code`.
+
+    Raises:
+      ExportError: If an output differs by more than `LIMIT`. The file is removed then.
+      ValueError: If the format does not exist, can't hold the model, or an argument is out of
+        range. Also for a run that can't be opened.
+      OSError: If the file can't be written, before any work.
+    """
+    exporter = find_exporter(format)
+    exporter.check_quantize(format, quantize)
+    if examples is not None and examples < 1:
+        raise ValueError(f"examples={examples} must be at least 1")
+    if storage.in_bucket(out):
+        raise ValueError(f"out={out} is in a bucket: give a local path, and copy the file")
+    if examples is not None and exporter.shows_examples:
+        raise ValueError(
+            f"examples={examples}: --format={format} shows the test split, and random"
+            " examples would mean nothing"
+        )
+    path = pathlib.Path(out)
+    storage.prepare_file(_report_file(path))
+    if path.is_dir() and not (format == "safetensors" and _may_replace(path)):
+        raise ValueError(f"out={path} is a folder with other files; give another name")
+    opened = open_run(workdir, checkpoint, examples=examples, data_folders=data_folders)
+    if reason := supported(opened.classifier, format):
+        raise ValueError(reason)
+    shown = {"dataset": opened.dataset} if exporter.shows_examples else {}
+    file = exporter.load("write", format)(opened.classifier, path, k=k, quantize=quantize, **shown)
+    try:
+        compared = compare(opened.classifier, file, opened.dataset, k=k)
+        _check(compared, path, quantize)
+    except BaseException:
+        _remove(path)
+        raise
+    report = {
+        "file": path.name,
+        "metadata": file.metadata,
+        **_contents(path),
+        "sizes": dict(file.sizes),
+        "quantize": quantize,
+        "checkpoint": checkpoint,
+        "step": opened.step,
+        "parameters": opened.parameters,
+        "compared_on": "test split" if opened.real else "random examples",
+        **compared,
+        "code": version.code(),
+    }
+    storage.write_json(_report_file(path), report)
+    return report
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Lines about an export, for a terminal."""
+    lines = [
+        f"{report['file']}: {sum(report['bytes'].values()):,} bytes",
+        *(f"{name.replace('_', ' ')}: {size:,}" for name, size in report["sizes"].items()),
+        f"compared with JAX on {report['n_examples']:,} examples ({report['compared_on']}):",
+    ]
+    lines += [
+        f"  largest difference, {case}: {difference:.2g}"
+        for case, difference in report["differences"].items()
+    ]
+    if report["same_class"] is not None:
+        lines.append(f"  same class: {report['same_class']:,} of {report['n_examples']:,}")
+    if report["compared_on"] == "test split":
+        score, before, after = (report[name] for name in ("score", "jax", "exported"))
+        change = f"{after - before:+.4f}"
+        lines.append(f"  {score}: {before:.4f} in JAX, {after:.4f} exported ({change})")
+    return "\n".join(lines)
+
+
+def _report_file(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _may_replace(path: pathlib.Path) -> bool:
+    """True for an empty folder, and for one that an export has made."""
+    return not any(path.iterdir()) or _report_file(path).exists()
+
+
+def _check(compared: Mapping[str, Any], path: pathlib.Path, quantize: str | None) -> None:
+    limit = float("inf") if quantize else LIMIT
+    largest = compared["largest_difference"]
+    # Infinite stands for outputs that are not finite.
+    if not largest < limit:
+        worst = max(compared["differences"], key=compared["differences"].get)
+        raise ExportError(
+            f"{path} is not kept: its outputs differ from JAX by up to {largest:.3g}"
+            f" ({worst}), and the limit is {limit:g}"
+        )
+
+
+def _contents(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    contents = {
+        file.relative_to(path.parent).as_posix(): file.read_bytes()
+        for file in files
+        if file.is_file()
+    }
+    return {
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        "bytes": {name: len(data) for name, data in contents.items()},
+    }
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    _report_file(path).unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""Features of models, and the formats that can hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import jax.numpy as jnp
+
+from sft_jax import plugins
+from sft_jax.modules import MODELS
+from sft_jax.modules.attention import pattern_for
+from sft_jax.ops.attention.block_sparse import BlockSparsePattern
+from sft_jax.ops.attention.windowed import WindowPattern
+from sft_jax.ops.pool import POOLS
+from sft_jax.structs import Readout, Task
+
+ALL: Mapping[str, tuple[str, ...]] = {
+    "model": (*MODELS, "other"),
+    "pool": (*POOLS, "other"),
+    "readout": get_args(Readout),
+    "task": get_args(Task),
+    "axes": ("1", "2", "3"),
+    "attention": ("dense", "windowed", "block_sparse"),
+    "tokens": ("patches", "module"),
+    "dtype": ("float32", "bfloat16"),
+    "windows": ("adaptive", "authors"),
+}
+"""Features of a model with their values. `other` is an object of another package, `axes` the
+number of axes of a modality, and `module` a tokenizer of the user. With `authors` a model has the
+fixed windows of the authors' code, or repeats one of its defects."""
+
+_AUTHORS = ("reference_windows", "reference_fusion_layer", "faithful")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exporter:
+    """One format, and the models that it takes.
+
+    Attributes:
+      write: Import path of the function that writes it (`sft_jax.export`).
+      read: Import path of a function from a path to a `Written`; empty if Python can't run it.
+      extra: Extra of this package that the functions need; empty if they need none.
+      takes: Feature of `ALL` to its values that the format takes; all of a feature left out.
+      quantizes: Whether it takes `quantize="int8"`.
+      any_k: Whether `k` is chosen when the file is run. Otherwise it is fixed in the file.
+      shows_examples: Whether `write` takes a `dataset`, whose test split the file shows.
+    """
+
+    write: str
+    read: str = ""
+    extra: str = ""
+    takes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    quantizes: bool = False
+    any_k: bool = False
+    shows_examples: bool = False
+
+    def problems(self, own: Mapping[str, frozenset[str]]) -> list[str]:
+        """Lists the features of a model that the format does not take."""
+        return [
+            f"{feature}={value} (only {', '.join(self.takes[feature])})"
+            for feature, values in own.items()
+            for value in sorted(values - {*self.takes.get(feature, values)})
+        ]
+
+    def check_quantize(self, format: str, quantize: str | None) -> None:
+        """Raises ValueError unless the format has weights of this kind."""
+        allowed = ("int8",) if self.quantizes else ()
+        if quantize is not None and quantize not in allowed:
+            raise ValueError(
+                f"quantize={quantize!r} is not possible with --format={format}; allowed:"
+                f" {', '.join(allowed) or 'none, leave it out'}"
+            )
+
+    def load(self, function: str, format: str) -> Callable[..., Any]:
+        """Imports `write` or `read`, and with it the packages of the format.
+
+        Raises:
+          ModuleNotFoundError: If one is not installed; names the extra.
+        """
+        try:
+            return plugins.load(getattr(self, function), f"--format={format}")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"--format={format} needs the package {error.name}:"
+                f" pip install 'sft_jax[{self.extra}]'"
+            ) from error
+
+
+def features(model: Any) -> dict[str, frozenset[str]]:
+    """Finds the features of a model by the names of `ALL`; a number of axes may be any."""
+    names = {path.partition(":")[2]: name for name, path in MODELS.items()}
+    ours = type(model).__module__.startswith("sft_jax.")
+    specs = [model.modalities[name] for name in model.mixed_modalities]
+    own = {
+        "model": {names.get(type(model).__name__, "other") if ours else "other"},
+        "task": {model.task},
+        "axes": {str(len(spec.lengths)) for spec in specs},
+        "attention": _patterns(model),
+        "tokens": {"module" if getattr(model, "tokenizers", None) else "patches"},
+        "dtype": {str(jnp.dtype(getattr(model, "dtype", None) or "float32"))},
+        "windows": {
+            "authors" if any(getattr(model, name, None) for name in _AUTHORS) else "adaptive"
+        },
+    }
+    if hasattr(model, "pool"):
+        own["pool"] = {model.pool if model.pool in POOLS else "other"}
+        own["readout"] = {model.readout}
+    return {name: frozenset(values) for name, values in own.items()}
+
+
+def _patterns(model: Any) -> set[str]:
+    """Names of the attention patterns of all modalities; a short modality may be dense."""
+    names = {WindowPattern: "windowed", BlockSparsePattern: "block_sparse", type(None): "dense"}
+    given = [getattr(model, f"{where}_pattern", None) for where in ("unimodal", "pre_pooling")]
+    return {
+        names[type(pattern_for(pattern, spec.num_tokens))]
+        for pattern in given
+        for spec in model.modalities.values()
+    }

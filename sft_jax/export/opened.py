@@ -1,0 +1,99 @@
+"""Runs opened for export: the model, and examples to compare a file with it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sft_jax.data.dataset import Dataset, DatasetInfo
+from sft_jax.data.view import View
+from sft_jax.evaluation.restored import restore
+from sft_jax.export.written import Bundle, Classifier
+from sft_jax.runs import storage
+from sft_jax.runs.checkpoint import Checkpoints
+from sft_jax.runs.directory import RunDirectory
+from sft_jax.structs import CLASS_TASKS
+
+SPLIT = "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run that is exported.
+
+    Attributes:
+      classifier: Its model.
+      dataset: Examples to compare on, in the split `test`.
+      real: False for random examples.
+      step: Step of the checkpoint.
+      parameters: Their kind, "ema" or "trained".
+    """
+
+    classifier: Classifier
+    dataset: Dataset
+    real: bool
+    step: int
+    parameters: str
+
+
+def open_run(
+    workdir: str | os.PathLike[str],
+    checkpoint: str = "best",
+    *,
+    examples: int | None = None,
+    data_folders: Mapping[str, str] | None = None,
+) -> Opened:
+    """Opens a checkpoint of a run, and examples for it.
+
+    Args:
+      workdir: Run directory.
+      checkpoint: Name of the checkpoint: best, latest, or a step.
+      examples: Number of random examples in place of the test split; needs no data.
+      data_folders: Present folders of the data; see `sft_jax.evaluation.run.evaluate_run`.
+
+    Raises:
+      RunDirectoryError: If `workdir` is not a run directory, or its data has changed or is
+        missing.
+      NoCheckpointError: If there is no such checkpoint.
+      DamagedCheckpointError: If it is damaged.
+    """
+    run = RunDirectory(storage.as_path(workdir))
+    given = None
+    if examples is not None:
+        run.read_config()
+        with contextlib.closing(Checkpoints(run.path, read_only=True)) as checkpoints:
+            info = DatasetInfo.from_json(checkpoints.description(checkpoint)["dataset"])
+        given = random_dataset(info, examples)
+    restored = restore(run, checkpoint, given, data_folders=data_folders)
+    classifier = Bundle(restored.run.model, restored.params, restored.run.trained_on)
+    dataset, real = restored.run.dataset, examples is None
+    return Opened(classifier, dataset, real, restored.step, restored.parameters)
+
+
+def random_dataset(info: DatasetInfo, count: int) -> Dataset:
+    """Makes a test split of random examples with the statistics of a dataset.
+
+    Values are normal, with mean and deviation of each feature. Lengths are drawn too, and a few
+    examples lack a modality. All labels are 0.
+    """
+    described = dataclasses.replace(info, num_examples={SPLIT: count})
+    return Dataset(described, lambda split: View(count, lambda i: _random_record(info, i)))
+
+
+def _random_record(info: DatasetInfo, number: int) -> dict[str, Any]:
+    random = np.random.default_rng(number)
+    inputs = {}
+    for name, spec in info.modalities.items():
+        own = info.statistics[name]
+        length = random.integers(1, spec.lengths[0] + 1)
+        values = random.normal(size=(length, *spec.shape[1:]))
+        inputs[name] = (values * own.std + own.mean).astype(np.float32)
+    if number % 5 == 4 and len(inputs) > 1:
+        del inputs[random.choice(sorted(inputs))]
+    label: Any = 0 if info.task in CLASS_TASKS else np.zeros(len(info.class_names))
+    return {"id": f"random/{number}", "inputs": inputs, "label": label}

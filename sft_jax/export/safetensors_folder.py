@@ -1,0 +1,142 @@
+"""Folders in the layout of the Hugging Face hub: weights, config and model card.
+
+| file | contents |
+| --- | --- |
+| `model.safetensors` | parameters, named by their path with dots |
+| `config.json` | metadata of the export, and the fields of the model's config |
+| `README.md` | model card |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+import safetensors.numpy
+
+from sft_jax.config import ModelConfig
+from sft_jax.data.dataset import DatasetInfo
+from sft_jax.export import written
+from sft_jax.modules import MODELS
+from sft_jax.modules.factory import build_model
+from sft_jax.ops.attention.block_sparse import BlockSparsePattern
+from sft_jax.ops.attention.windowed import WindowPattern
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+_PATTERNS = {type(None): "dense", WindowPattern: "windowed", BlockSparsePattern: "block_sparse"}
+_CONFIG = pydantic.TypeAdapter(ModelConfig)
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a path is such a folder, and no run directory."""
+    return (pathlib.Path(path) / WEIGHTS).is_file()
+
+
+def read(folder: str | os.PathLike[str]) -> tuple[Any, Any, DatasetInfo]:
+    """Reads a folder.
+
+    Args:
+      folder: Folder of `--format=safetensors`, or a snapshot of the hub with its files.
+
+    Returns:
+      Flax module, parameters and description of the data.
+
+    Raises:
+      ExportedFileError: If the folder is of another format or version, or damaged.
+    """
+    path = pathlib.Path(folder)
+    config = read_config(path)
+    try:
+        info = DatasetInfo.from_json(config["dataset"])
+        model_config = _CONFIG.validate_json(json.dumps(config["config"]))
+        model = build_model(model_config, info.modalities, len(info.class_names))
+        flat = safetensors.numpy.load_file(path / WEIGHTS)
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise written.ExportedFileError(f"{path} is damaged: {error}") from error
+    params = flax.traverse_util.unflatten_dict(flat, sep=".")
+    _check_shapes(model, flat, path)
+    return model, params, info
+
+
+def read_config(path: pathlib.Path) -> Mapping[str, Any]:
+    """Metadata of a folder; see `read` for errors."""
+    try:
+        values = json.loads((path / CONFIG).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise written.ExportedFileError(
+            f"{path} is not a folder of --format=safetensors: {error}"
+        ) from None
+    return written.check_metadata(values, "safetensors", path)
+
+
+def flat_params(params: Any) -> dict[str, np.ndarray]:
+    """Parameters by their path with dots, on the host."""
+    flat = flax.traverse_util.flatten_dict(params, sep=".")
+    return {name: np.asarray(array) for name, array in flat.items()}
+
+
+def model_config(model: Any) -> dict[str, Any]:
+    """Fields of the config that builds a model, as JSON values.
+
+    Raises:
+      ValueError: If no config builds it; names the attributes that no config has.
+    """
+    names = {path: name for name, path in MODELS.items()}
+    values = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(ModelConfig)
+        if hasattr(model, field.name)
+    }
+    values["name"] = names.get(_path(model), _path(model))
+    values["dtype"] = str(jnp.dtype(model.dtype or jnp.float32))
+    values["tokenizers"] = {n: _path(t) for n, t in (model.tokenizers or {}).items()}
+    if "k" in values and isinstance(values["k"], Mapping):
+        values["k"] = dict(values["k"])
+    if "modality" in values:
+        values["modality"] = model.modality or ""
+    for where in ("unimodal", "pre_pooling"):
+        if hasattr(model, f"{where}_pattern"):
+            pattern = getattr(model, f"{where}_pattern")
+            values[f"{where}_attention"] = _PATTERNS.get(type(pattern), str(pattern))
+    try:
+        config = ModelConfig(**values)
+        built = build_model(config, model.modalities, model.num_classes)
+    except ValueError as error:
+        raise ValueError(f"no config describes this model: {error}") from None
+    lost = [
+        f"{field.name}={getattr(model, field.name)!r}"
+        for field in dataclasses.fields(model)
+        if field.name not in ("parent", "name", "dtype")
+        and (getattr(model, field.name) or None) != (getattr(built, field.name) or None)
+    ]
+    if lost:
+        raise ValueError(f"no config has these attributes of the model: {', '.join(lost)}")
+    fields: dict[str, Any] = _CONFIG.dump_python(config, mode="json")
+    return fields
+
+
+def _path(thing: Any) -> str:
+    return f"{type(thing).__module__}:{type(thing).__qualname__}"
+
+
+def _check_shapes(model: Any, flat: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
+    expected = {
+        name: array.shape
+        for name, array in flax.traverse_util.flatten_dict(shapes, sep=".").items()
+    }
+    found = {name: array.shape for name, array in flat.items()}
+    if wrong := sorted(name for name, _ in expected.items() ^ found.items()):
+        raise written.ExportedFileError(
+            f"{path / WEIGHTS} does not fit {CONFIG}: {', '.join(dict.fromkeys(wrong))}"
+        )

@@ -1,0 +1,237 @@
+"""Files that were exported: their metadata, and how they are run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from sft_jax import version
+from sft_jax.data.dataset import DatasetInfo
+from sft_jax.modules.budget import with_budget
+from sft_jax.ops.pool import find_pool
+from sft_jax.structs import ModalitySpec
+
+FORMAT_VERSION = 1
+"""Version of the exported files. A change that older readers would misread raises it."""
+
+Arrays = Mapping[str, Any]
+
+
+class ExportedFileError(ValueError):
+    """A file that was not exported in this format, or by another version."""
+
+
+class Classifier(Protocol):
+    """A trained model, as `sft_jax.load` gives it.
+
+    Attributes:
+      model: Flax module of `sft_jax.modules`.
+      params: Parameters of the module.
+      info: Description of the data: shapes, statistics and names.
+    """
+
+    @property
+    def model(self) -> Any:
+        """Module."""
+
+    @property
+    def params(self) -> Any:
+        """Parameters."""
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Description of the data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """The simplest classifier; see `Classifier`."""
+
+    model: Any
+    params: Any
+    info: DatasetInfo
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """An exported file that can be run.
+
+    Attributes:
+      path: File or folder.
+      metadata: Description of the file; see `metadata`.
+      run: Function from raw inputs, masks and `k` by modality to `[b, c]` outputs. Inputs
+        and masks are those of `metadata["inputs"]`, in their full shapes. `k` is None where the
+        model has none.
+      sizes: Figures of the file by name, such as bytes of memory that it needs.
+    """
+
+    path: pathlib.Path
+    metadata: Mapping[str, Any]
+    run: Callable[[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, int] | None], Any]
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def info(self) -> DatasetInfo:
+        """Description of the data that the model was trained on."""
+        return DatasetInfo.from_json(self.metadata["dataset"])
+
+    def predict(
+        self, inputs: Arrays, masks: Arrays | None = None, k: int | Mapping[str, int] | None = None
+    ) -> np.ndarray:
+        """Computes the outputs by the file itself.
+
+        Args:
+          inputs: Raw `[b, *lengths, features]` numbers by modality, not standardised. A modality
+            whose entry is missing or None is absent. Lengths may be less than the full ones.
+          masks: `[b, *lengths]` booleans, False for padding; all real by default.
+          k: Number of tokens kept, for all modalities or by name; by default the model's.
+
+        Returns:
+          `[b, c]` float32 probabilities of classes or labels; for regression the numbers.
+
+        Raises:
+          ValueError: If a name, shape or `k` is wrong.
+        """
+        values, real = filled(self.info.modalities, inputs, masks or {})
+        names = self.metadata["inputs"]
+        own_values, own_masks = ({n: a[n] for n in names} for a in (values, real))
+        return np.asarray(self.run(own_values, own_masks, self._budget(k)), np.float32)
+
+    def _budget(self, k: int | Mapping[str, int] | None) -> dict[str, int] | None:
+        own, most = self.metadata["k"], self.metadata["k_most"]
+        if k is None:
+            return own
+        wanted = dict(k) if isinstance(k, Mapping) else dict.fromkeys(own or {}, k)
+        if own is None or (most is None and wanted != own):
+            fixed = "has no k" if own is None else f"was exported with k={own}, which is fixed"
+            raise ValueError(f"k={k}: {self.path} {fixed}")
+        if most is None:
+            return own
+        if set(wanted) != set(most) or any(not 0 <= wanted[n] <= most[n] for n in most):
+            raise ValueError(f"k={k}: {self.path} takes 0 to {most}")
+        return wanted
+
+
+def filled(
+    modalities: Mapping[str, ModalitySpec], inputs: Arrays, masks: Arrays
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Pads inputs and masks to their full shapes, and adds absent modalities as masked zeros.
+
+    Raises:
+      ValueError: If a name or shape is wrong, or there is no input at all.
+    """
+    given = {name: np.asarray(a, np.float32) for name, a in inputs.items() if a is not None}
+    if unknown := sorted({*given, *masks} - set(modalities)):
+        raise ValueError(f"unknown modality {unknown}, known are {sorted(modalities)}")
+    counts = {len(array) for array in given.values()}
+    if len(counts) != 1:
+        raise ValueError(f"expected inputs of one batch size, got {sorted(counts) or 'no input'}")
+    (count,) = counts
+    values, real = {}, {}
+    for name, spec in sorted(modalities.items()):
+        values[name] = np.zeros((count, *spec.shape), np.float32)
+        real[name] = np.zeros((count, *spec.lengths), bool)
+        if name not in given:
+            continue
+        array = given[name]
+        mask = np.asarray(masks.get(name, np.ones(array.shape[:-1], bool)))
+        fits = array.ndim == len(spec.shape) + 1 and array.shape[-1] == spec.features
+        if not fits or any(a > b for a, b in zip(array.shape[1:], spec.shape, strict=True)):
+            expected = f"[batch, {', '.join(map(str, spec.shape))}] at most"
+            raise ValueError(f"{name}: expected {expected}, got {list(array.shape)}")
+        if mask.dtype != bool or mask.shape != array.shape[:-1]:
+            raise ValueError(
+                f"mask of {name}: expected booleans {list(array.shape[:-1])}, got {mask.dtype}"
+                f" {list(mask.shape)}"
+            )
+        within = tuple(slice(size) for size in mask.shape)
+        values[name][within], real[name][within] = array, mask
+    return values, real
+
+
+def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classifier:
+    """Classifier that keeps another number of tokens; the same one for None.
+
+    Raises:
+      ValueError: If an exported pool has parameters for one `k` alone, or as
+        `sft_jax.modules.budget.with_budget` says.
+    """
+    model = classifier.model
+    if k is None or k == getattr(model, "k", None):
+        return classifier
+    changed = with_budget(model, k)
+    if find_pool(model.pool).module is not None:
+        raise ValueError(f"k={k}: a file with pool={model.pool!r} is for k={model.k} alone")
+    return Bundle(changed, classifier.params, classifier.info)
+
+
+def kept_tokens(model: Any) -> dict[str, int] | None:
+    """Number of tokens that a model keeps of each modality; None for a model without `k`."""
+    if not hasattr(model, "k") or not find_pool(model.pool).uses_k:
+        return None
+    if isinstance(model.k, Mapping):
+        return {name: int(model.k[name]) for name in sorted(model.modalities)}
+    return dict.fromkeys(sorted(model.modalities), int(model.k))
+
+
+def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dict[str, Any]:
+    """Describes an exported file, as JSON values.
+
+    Args:
+      classifier: Model that was exported, with the `k` of the file.
+      format: Name of the format.
+      any_k: Whether `k` is chosen when the file is run.
+
+    Returns:
+      * `format` and `format_version`;
+      * `sft_jax`, the version of the package, and `code`, the value of `sft_jax.version.code`;
+      * `task`, `model` (name of its class), `pool` and `readout`;
+      * `dataset`, the value of `DatasetInfo.to_json`;
+      * `inputs`, the names of the modalities that the outputs depend on;
+      * `k` by modality, None for a model without;
+      * `k_most`, the largest `k` by modality, None where it is fixed.
+    """
+    model = classifier.model
+    k = kept_tokens(model)
+    free = any_k and k is not None and find_pool(model.pool).module is None
+    return {
+        "format": format,
+        "format_version": FORMAT_VERSION,
+        "sft_jax": version.__version__,
+        "code": version.code(),
+        "task": model.task,
+        "model": type(model).__name__,
+        "pool": str(getattr(model, "pool", "")),
+        "readout": getattr(model, "readout", ""),
+        "dataset": classifier.info.to_json(),
+        "inputs": sorted(model.mixed_modalities),
+        "k": k,
+        "k_most": {n: model.modalities[n].num_tokens for n in sorted(k)} if k and free else None,
+    }
+
+
+def check_metadata(values: Mapping[str, Any] | None, format: str, path: Any) -> Mapping[str, Any]:
+    """Returns the metadata of a file, if this version of the package can read it.
+
+    Raises:
+      ExportedFileError: If the file is of another format or version, or has no metadata.
+    """
+    if not values or values.get("format") != format:
+        found = (
+            f"was exported as {values['format']}"
+            if values and "format" in values
+            else ("holds no metadata of an export")
+        )
+        raise ExportedFileError(f"{path} {found}; expected a file of --format={format}")
+    if values.get("format_version") != FORMAT_VERSION:
+        raise ExportedFileError(
+            f"{path} is of format version {values.get('format_version')}, written by sft_jax"
+            f" {values.get('sft_jax')}; this is sft_jax {version.__version__}, which reads version"
+            f" {FORMAT_VERSION}. Export it again, or install that version"
+        )
+    return values

@@ -1,0 +1,1 @@
+"""From a trained run to its use: raw values in, names and probabilities out."""

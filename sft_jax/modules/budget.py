@@ -1,0 +1,48 @@
+"""Models at another number of kept tokens than they were trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sft_jax.ops.pool import find_pool
+
+
+def with_budget(model: Any, k: int | Mapping[str, int]) -> Any:
+    """Clones a model for another number of kept tokens; it takes the same parameters.
+
+    Only learned pools have parameters for each kept token. They compute their first `k`, so `k` is
+    at most the number that they were trained with. All other pools take any `k` from 0 to the
+    number of tokens of a modality.
+
+    Args:
+      model: Model that was trained, a `sft_jax.SparseFusionTransformer`.
+      k: Number of tokens kept of each modality, for all or by name.
+
+    Raises:
+      ValueError: If the model does not pool tokens, or can't be evaluated with this number.
+    """
+    if not hasattr(model, "k"):
+        raise ValueError(
+            f"k={k}: {type(model).__name__} keeps all tokens; SparseFusionTransformer alone has a k"
+        )
+    pool = find_pool(model.pool)
+    if not pool.uses_k:
+        raise ValueError(f"k={k}: pool={model.pool!r} keeps all tokens, whatever k is")
+    cloned = model.clone(k=k)
+    if problems := cloned._problems():
+        raise ValueError(f"{type(model).__name__}: " + "; ".join(problems))
+    if pool.module is None:
+        return cloned
+    trained, kept = model.kept_tokens(), cloned.kept_tokens()
+    if not pool.nested and kept != trained:
+        raise ValueError(
+            f"k={k}: the parameters of pool={model.pool!r} are for k={model.k} alone, as the pool"
+            " is not nested"
+        )
+    if larger := [name for name in kept if kept[name] > trained[name]]:
+        raise ValueError(
+            f"k={k} for modality {larger[0]!r}: pool={model.pool!r} has parameters for"
+            f" {trained[larger[0]]} tokens; k must be at most that"
+        )
+    return cloned

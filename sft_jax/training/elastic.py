@@ -1,0 +1,132 @@
+"""Training of one model for every number of kept tokens.
+
+Each step fuses the tokens of the largest and of the smallest budget, and of one that is drawn
+among the others. This is the sandwich rule of universally slimmable networks (Yu and Huang 2019,
+arXiv 1903.05134), for numbers of tokens in place of widths. With `l(z)` the loss of logits and
+`d(z, z')` their distillation from others, the loss is the mean over the three budgets of
+
+    l(z_largest)                         for the largest
+    (l(z_k) + d(z_k, z_largest)) / 2     for each other
+
+No gradient of the distillation reaches `z_largest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sft_jax.modules.budget import with_budget
+from sft_jax.modules.elastic import Fusion, Trunk, part
+from sft_jax.modules.sft import SparseFusionTransformer
+from sft_jax.ops.losses import binary_cross_entropy, squared_error
+from sft_jax.ops.mixup import Mixup
+from sft_jax.structs import AnyArray, Task
+
+Logits = Float[Array, "b c"]
+
+
+def check_budgets(model: Any, budgets: Sequence[int]) -> None:
+    """Checks that a model can be trained for some budgets.
+
+    Args:
+      model: Model that is trained.
+      budgets: Numbers of kept tokens, `train.elastic_k`.
+
+    Raises:
+      ValueError: If the model does not pool tokens, or can't have one of the budgets.
+    """
+    if budgets and type(model) is not SparseFusionTransformer:
+        raise ValueError(
+            f"train.elastic_k={tuple(budgets)} must be () for {type(model).__name__}:"
+            " SparseFusionTransformer alone can be trained for several numbers of tokens"
+        )
+    for k in budgets:
+        try:
+            with_budget(model, k)
+        except ValueError as error:
+            raise ValueError(f"train.elastic_k={tuple(budgets)}: {error}") from None
+
+
+def elastic_losses(
+    model: SparseFusionTransformer,
+    params: Any,
+    inputs: Mapping[str, AnyArray],
+    masks: Mapping[str, AnyArray],
+    mixup: Mixup | None,
+    keys: Mapping[str, Key[Array, ""]],
+    budgets: Sequence[int],
+    losses: Callable[[Logits], Float[Array, " b"]],
+) -> tuple[Logits, Float[Array, " b"]]:
+    """Computes the training loss of each example over several budgets.
+
+    Everything before fusion is computed once. Of the budgets between the smallest and the largest
+    one is drawn and fused.
+
+    Args:
+      model: Model.
+      params: Its parameters.
+      inputs: Inputs of the model.
+      masks: Their masks.
+      mixup: Mixup, the same for all budgets.
+      keys: Random keys: "dropout" and "pool" of the model, and "budget" of the draw.
+      budgets: Numbers of kept tokens, at least two.
+      losses: Loss of each example, from logits.
+
+    Returns:
+      Logits of the largest budget, and the losses.
+    """
+    smallest, *between, largest = sorted(budgets)
+    trunk = part(Trunk, model, budgets=(largest, *between, smallest))
+    before_fusion: Any = trunk.apply(
+        {"params": params},
+        inputs,
+        masks,
+        train=True,
+        mixup=mixup,
+        rngs={name: keys[name] for name in ("dropout", "pool")},
+    )
+    entering, pooled = before_fusion
+    fusion = part(Fusion, model)
+
+    def fuse(k: int, number: int) -> Any:
+        # A budget's own dropout: its teacher drops other numbers.
+        rngs = {"dropout": jax.random.fold_in(keys["dropout"], number)}
+        return fusion.apply(
+            {"params": params}, entering, pooled[k], train=True, mixup=mixup, rngs=rngs
+        )
+
+    teacher = fuse(largest, 0)
+    students = [fuse(smallest, 1)]
+    if between:
+        drawn = jax.random.randint(keys["budget"], (), 0, len(between))
+        students.append(jax.lax.switch(drawn, [lambda k=k: fuse(k, 2) for k in between]))
+    total = losses(teacher)
+    for logits in students:
+        total += (losses(logits) + distillation(model.task, logits, teacher)) / 2
+    return teacher, total / (1 + len(students))
+
+
+def distillation(task: Task, outputs: Logits, teacher: Logits) -> Float[Array, " b"]:
+    """Loss of each example with another model's outputs in place of labels (Hinton et al. 2015).
+
+    It is the cross-entropy with the probabilities of the classes, or of each label, and the
+    squared error of a regression. No gradient reaches the other outputs.
+
+    Args:
+      task: Task of both models.
+      outputs: Outputs that learn.
+      teacher: Outputs that they learn from.
+    """
+    teacher = jax.lax.stop_gradient(teacher)
+    match task:
+        case "single_label" | "ordinal":
+            return -jnp.sum(jax.nn.softmax(teacher) * jax.nn.log_softmax(outputs), axis=-1)
+        case "multi_label":
+            return binary_cross_entropy(outputs, jax.nn.sigmoid(teacher))
+        case "regression":
+            return squared_error(outputs, teacher)
