@@ -87,7 +87,7 @@ def run(
 
 
 def _help_as_a_script(main: Callable[[], None]) -> None:
-    """Has `--help` print docstring and flags of the module of `main`, whatever script was started.
+    """Makes `--help` print the docstring and flags of the module of `main`, for any script.
 
     absl prints those of `__main__`, which for an installed command is a file of the installer.
     """
@@ -177,11 +177,11 @@ def config_file(name: str) -> str:
       name: Path of a file, or name of a shipped config such as `watch` or `configs/watch.py`.
 
     Raises:
-      ValueError: If there is neither.
+      ValueError: If there is no such file or config.
     """
     if pathlib.Path(name).is_file():
         return name
-    # Installed beside this package, as they stand beside it in the repository.
+    # The configs are next to this package, in the repository and when installed.
     folder = pathlib.Path(__file__).parents[1] / "configs"
     shipped = {
         path.stem: path for path in folder.glob("*.py") if "def get_config(" in path.read_text()

@@ -30,16 +30,16 @@ def load(path: str, field: str) -> Any:
         raise ValueError(f"{field}={path!r} is not an import path such as 'package.module:Name'")
     name, _, attribute = path.partition(":")
     try:
-        found: Any = importlib.import_module(name)
+        value: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name + ".").startswith(error.name + "."):
             raise  # The module exists, but one of its imports is missing.
         raise ValueError(f"{field}={path!r}: there is no module {error.name!r}") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             raise ValueError(f"{field}={path!r}: module {name!r} has no attribute {attribute!r}")
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def suggest(wrong: str, known: Sequence[str]) -> str:

@@ -88,7 +88,7 @@ def loss_fn(
 
     Returns:
       Losses, and `sft_jax.ops.losses.example_scores`. Examples that fill up the batch, whose
-      weight is 0, are included. With `train.elastic_k` the score is that of the largest.
+      weight is 0, are included. With `train.elastic_k` the score is for the largest.
     """
     masks = {name: jnp.asarray(mask) for name, mask in batch.masks.items()}
     if train.modality_dropout:
