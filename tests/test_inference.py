@@ -29,6 +29,8 @@ from sft_jax.ops.pool import POOLS
 from sft_jax.runs.directory import RunDirectoryError, SeedsDirectory
 from sft_jax.runs.shelf import DamagedCheckpointError, NoCheckpointError
 
+pytestmark = pytest.mark.process
+
 ROOT = pathlib.Path(__file__).parents[1]
 SPLIT = "valid"
 

@@ -30,6 +30,8 @@ from sft_jax.inference import files, predictions
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.process
+
 ROOT = pathlib.Path(__file__).parents[1]
 TASKS = {
     "single_label": npz_examples.CLASSES,

@@ -16,6 +16,8 @@ from sft_jax.modules.mult import CrossmodalTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 from sft_jax.ops.pool import POOLS
 
+pytestmark = pytest.mark.process
+
 VIDEO = {"film": ModalitySpec((4, 3, 3), 2, (2, 2, 2))}
 MODELS = {
     "late": (LateFusion, {"n_post": 1}),

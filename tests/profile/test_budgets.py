@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import runpy
 
 import jax
 import numpy as np
@@ -11,8 +9,8 @@ import optax
 import pytest
 import synthetic
 from absl import flags
-from absl.testing import flagsaver
 
+from sft_jax.commands import evaluate
 from sft_jax.evaluation import restored, run
 from sft_jax.modules.budget import with_budget
 from sft_jax.modules.factory import build_model
@@ -24,7 +22,8 @@ from sft_jax.runs.directory import SeedsDirectory
 from sft_jax.training import optim
 from sft_jax.training.state import state_shapes
 
-EVAL = pathlib.Path(__file__).parents[2] / "eval.py"
+pytestmark = pytest.mark.process
+
 CONFIG = dataclasses.replace(synthetic.config(), seeds=(1, 2))
 INFO = synthetic.dataset().info
 MODEL = build_model(CONFIG.model, INFO.modalities, len(INFO.class_names))
@@ -58,10 +57,10 @@ def trained(tmp_path_factory):
 
 
 def _eval(*arguments):
-    with flagsaver.flagsaver():
-        program = runpy.run_path(str(EVAL))
-        flags.FLAGS(["eval.py", *arguments])
-        program["main"]()
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    values(["eval.py", *arguments])
+    evaluate.main(values)
 
 
 def _files(workdir):
