@@ -1,4 +1,4 @@
-"""Base experiments of the config files, and their argument."""
+"""Base experiments of the config files, and the parser of their argument."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
 def small_experiment(
     arg: str | None, data: DatasetEntry, *, n_pre: int = 1, n_post: int = 3, **data_fields: Any
 ) -> ml_collections.ConfigDict:
-    """A small model and short training, which give a result on a laptop in minutes.
+    """Makes an experiment with a small model and short training, for minutes on a laptop.
 
     Args:
       arg: Text after the colon of `--config=FILE:ARG`. Its keys are `model`, `modality`, `pool`,
@@ -68,12 +68,12 @@ def small_experiment(
 def paper_experiment(
     arg: str | None, data: DatasetEntry, *, k: Mapping[str, int], lr: float, **data_fields: Any
 ) -> ml_collections.ConfigDict:
-    """The settings of Ding et al. 2021, except the rules by which their code selects epochs.
+    """Makes the experiment of Ding et al. 2021, except their code's rules for selecting epochs.
 
     Args:
       arg: Text after the colon of `--config=FILE:ARG`. Its keys are `size`, `model`, `modality`,
-        `pool`, `readout`, `mixup` and those of `data_fields`. `size` is paper, or laptop: 2
-        blocks instead of 11 from fusion on, and 3 epochs.
+        `pool`, `readout`, `mixup` and those of `data_fields`. `size` is paper or laptop; laptop
+        has 2 blocks instead of 11 from fusion on, and 3 epochs.
       data: Config of the data.
       k: Number of tokens kept of each modality.
       lr: Learning rate.

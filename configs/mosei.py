@@ -9,7 +9,7 @@ from sft_jax.data.sets.sentiment.entry import MoseiData, SentimentData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The settings of Ding et al. 2021, or with `size=laptop` a smaller model for a quick run.
+    """Makes the experiment of Ding et al. 2021, or with `size=laptop` a smaller, quick one.
 
     Args:
       arg: Arguments of every model (`configs.common.paper_experiment`), and `variant`, the file
@@ -19,6 +19,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def sentiment_experiment(arg: str | None, data: SentimentData) -> ml_collections.ConfigDict:
-    """Experiment on CMU-MOSEI or CMU-MOSI."""
+    """Makes an experiment on CMU-MOSEI or CMU-MOSI."""
     k = {"vision": 7, "audio": 7, "text": 1}
     return paper_experiment(arg, data, k=k, lr=1e-4, variant="mult_noalign")

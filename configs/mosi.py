@@ -9,7 +9,7 @@ from sft_jax.data.sets.sentiment.entry import MosiData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The settings of Ding et al. 2021 for CMU-MOSEI, or with `size=laptop` a smaller model.
+    """Makes the CMU-MOSEI experiment of Ding et al. 2021, or with `size=laptop` a smaller one.
 
     Args:
       arg: Arguments of every model (`configs.common.paper_experiment`), and `variant`, the file

@@ -9,7 +9,7 @@ from sft_jax.data.sets.npz_folder.entry import FolderData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """A small model; `--config.data.manual_dir=FOLDER` names the folder of the data.
+    """Makes a small experiment; `--config.data.manual_dir=FOLDER` names the folder of the data.
 
     Args:
       arg: Arguments of every model (`configs.common.small_experiment`).

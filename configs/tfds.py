@@ -9,7 +9,7 @@ from sft_jax.data.sets.tfds.entry import TfdsData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """A small model of the data of `--config.data.builder=NAME --config.data.modalities=(...)`.
+    """Makes a small experiment; see `--config.data.builder` and `--config.data.modalities`.
 
     Args:
       arg: Arguments of every model (`configs.common.small_experiment`).

@@ -9,7 +9,7 @@ from sft_jax.data.sets.vggsound.entry import VggSoundData
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The settings of Ding et al. 2021, or with `size=laptop` a smaller model for a quick run.
+    """Makes the experiment of Ding et al. 2021, or with `size=laptop` a smaller, quick one.
 
     Args:
       arg: Arguments of every model (`configs.common.paper_experiment`), and `classes`, 10 or

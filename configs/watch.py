@@ -12,12 +12,13 @@ PEOPLE = tuple(range(1, 11))
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The default experiment.
+    """Makes the default experiment.
 
     Args:
       arg: Values of `model`, `modality`, `pool`, `k`, `readout`, `n_pre`, `n_post` and `mixup`,
         such as `pool=max,k=1` or `model=unimodal,modality=gyroscope`. With `leave_out=P` the
-        test set is person P alone, the validation set the next person, and the others train.
+        test set is person P, the validation set is the next person, and the other people are for
+        training.
     """
     # All settings here were selected by leaving out people 2, 4, 5 and 7 in turn. People 8 to
     # 10, the test set, had no part in the selection.

@@ -26,7 +26,7 @@ from sft_jax.plugins import suggest
 _logger = logging.getLogger(__name__)
 
 CACHED_FROM_SECONDS = 0.5
-"""Programs that compile faster cost about as much to load."""
+"""Shortest compilation worth caching; loading a program takes about as long."""
 
 _EXPECTED = (ValueError, OSError, ModuleNotFoundError, ArithmeticError)
 
@@ -36,10 +36,10 @@ def run(
 ) -> None:
     """Parses the flags and runs `main`.
 
-    A ValueError, OSError, missing module or non-finite number counts as the user's to mend: its
-    message is printed and the exit status is 1. Other errors are defects of the program, and are
-    shown with their traceback. So is every error with `--debug`. Training that was told to end
-    says how to go on; the exit status is that of SIGTERM.
+    A ValueError, OSError, missing module or non-finite number counts as an error that the user can
+    fix: its message is printed and the exit status is 1. Other errors are bugs, shown with their
+    traceback. `--debug` shows the traceback of every error. Training that was asked to end prints
+    how to resume, with the exit status of SIGTERM.
 
     Args:
       main: Function to run.
@@ -87,7 +87,7 @@ def run(
 
 
 def _help_as_a_script(main: Callable[[], None]) -> None:
-    """Has `--help` print docstring and flags of the module of `main`, whatever script was started.
+    """Makes `--help` print the docstring and flags of the module of `main`, for any script.
 
     absl prints those of `__main__`, which for an installed command is a file of the installer.
     """
@@ -129,16 +129,16 @@ def _options(values: flags.FlagValues) -> multihost.Options:
 
 
 def _cache_folder(values: flags.FlagValues) -> str | None:
-    """Folder of the flag, otherwise of the config; None without both."""
+    """Returns the folder from the flag, otherwise from the config; None without both."""
     if values.compilation_cache is not None or "config" not in values:
         return values.compilation_cache
     return values.config.system.compilation_cache or None
 
 
 def _keep_compiled(folder: str | None) -> None:
-    """Has JAX keep compiled programs in a folder, unless it can't be written to."""
+    """Makes JAX cache compiled programs in a folder, unless it can't be written to."""
     if folder is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return  # JAX has read the variable.
+        return  # JAX has already read the variable.
     try:
         path = _writable(_default_cache() if folder is None else folder) if folder != "" else None
     except (OSError, RuntimeError) as error:
@@ -155,14 +155,14 @@ def _default_cache() -> str:
 
 
 def _writable(folder: str) -> str:
-    """Folder within a cache for programs compiled for as many cores as this process may use.
+    """Makes a folder within a cache, separate for each number of cores that a process may use.
 
     XLA divides the work of a CPU by the number of cores. JAX's key of a program contains the
-    CPU's instruction set, but not that number.
+    CPU's instruction set, but not the number of cores.
     """
-    allowed = getattr(os, "sched_getaffinity", None)  # Only Linux has it.
+    allowed = getattr(os, "sched_getaffinity", None)  # Only Linux has this function.
     cores = len(allowed(0)) if allowed else os.cpu_count()
-    if "://" in folder:  # JAX itself writes to a bucket.
+    if "://" in folder:  # JAX writes to buckets itself.
         return f"{folder.rstrip('/')}/cores_{cores}"
     path = pathlib.Path(folder).expanduser() / f"cores_{cores}"
     path.mkdir(parents=True, exist_ok=True)
@@ -177,11 +177,11 @@ def config_file(name: str) -> str:
       name: Path of a file, or name of a shipped config such as `watch` or `configs/watch.py`.
 
     Raises:
-      ValueError: If there is neither.
+      ValueError: If there is no such file or config.
     """
     if pathlib.Path(name).is_file():
         return name
-    # Installed beside this package, as they stand beside it in the repository.
+    # The configs are next to this package, in the repository and when installed.
     folder = pathlib.Path(__file__).parents[1] / "configs"
     shipped = {
         path.stem: path for path in folder.glob("*.py") if "def get_config(" in path.read_text()
@@ -219,7 +219,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(list(argv))
     except (AttributeError, KeyError):
-        # ml_collections raises these for an override of a key that the config lacks.
+        # ml_collections raises these errors for an override of a key that the config lacks.
         config = getattr(parser, "config", None)
         overrides = [flag for flag in argv if flag.startswith(("-config.", "--config."))]
         unknown = config_io.unknown_overrides(config, overrides) if config else []

@@ -1,8 +1,8 @@
 """Sections of an experiment: frozen dataclasses that check themselves.
 
-Every default of the project stands here or in `sft_jax.data.sets`. A value of the wrong type, an
-unknown key or a value out of range raises `pydantic.ValidationError`, which lists every problem at
-once; `sft_jax.config_io` turns it into text for people.
+Every default of the project is defined here or in `sft_jax.data.sets`. A value of the wrong type,
+an unknown key or a value out of range raises `pydantic.ValidationError`, which lists all problems
+at once; `sft_jax.config_io` turns it into a readable message.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _import_path(value: str) -> str:
 
 
 def _named(table: Iterable[str]) -> AfterValidator:
-    """Validator of a name in a table, or of an import path."""
+    """Makes a validator for a name in a table, or for an import path."""
 
     def check(value: str) -> str:
         if value not in table and not plugins.is_import_path(value):
@@ -83,30 +83,31 @@ class ModelConfig:
       name: Model: sft (`sft_jax.SparseFusionTransformer`); a baseline: late, concat or unimodal
         (`sft_jax.modules.simple_fusion`), mbt (`sft_jax.modules.mbt`), mult
         (`sft_jax.modules.mult`); or the import path of a class of another package,
-        `my_package.my_module:MyFusion`. A model takes those fields below that its class has.
-      task: Kind of prediction, which decides head and metrics. It must be the task of the
-        dataset; only ordered and unordered classes (ordinal, single_label) may be exchanged.
+        `my_package.my_module:MyFusion`. A model uses those fields below that its class has.
+      task: Kind of prediction, which determines head and metrics. It must be the task of the
+        dataset; only ordered and unordered classes (ordinal, single_label) are interchangeable.
       width: Number of features of a token; `num_heads` must divide it.
       num_heads: Number of attention heads.
-      n_pre: Number of transformer blocks on each modality before pooling.
+      n_pre: Number of transformer blocks for each modality before pooling.
       n_post: Number of transformer blocks on the fused tokens.
-      pool: Pool that cuts the tokens of each modality down: a name of `sft_jax.ops.pool.POOLS`, or
+      pool: Pool that reduces the tokens of each modality: a name of `sft_jax.ops.pool.POOLS`, or
         the import path of a `Pool`. Only for sft, like k.
-      k: Number of tokens kept of each modality, 0 for its CLS alone; a mapping gives each its own.
+      k: Number of tokens kept of each modality, 0 for its CLS alone; a mapping sets a number for
+        each modality.
       readout: Token that sft reads its logits from.
-      unimodal_attention: Keys that each query sees in the blocks of a modality: dense; windowed,
-        whose cost is linear in the number of tokens and which differs from dense above 72
-        (`sft_jax.WindowPattern`); or block_sparse, the pattern that the authors announce, which
-        differs above 33 (`sft_jax.BlockSparsePattern`). Only for sft.
+      unimodal_attention: Keys that each query sees in the blocks of a modality. The choices are
+        dense; windowed, whose cost is linear in the number of tokens (`sft_jax.WindowPattern`);
+        and block_sparse, the pattern that the authors describe (`sft_jax.BlockSparsePattern`).
+        Windowed differs from dense above 72 tokens, block_sparse above 33. Only for sft.
       pre_pooling_attention: Keys that each query sees in the attention before pooling, with the
-        same choices. The authors' code computes dense. Only for sft.
-      attention_kernel: Way to compute attention, which changes the cost alone: a name of
+        same choices. The authors' code computes dense attention. Only for sft.
+      attention_kernel: Kernel that computes attention, which changes only the cost: a name of
         `sft_jax.ops.attention.kernels`, or the import path of a kernel.
-      parts: Number of groups of examples that pass through the blocks of a modality one after the
-        other, which saves memory; 0 chooses (`sft_jax.modules.multimodal.MultimodalClassifier`).
+      parts: Number of groups of examples that pass through the blocks of a modality in turn, to
+        save memory; 0 for automatic (`sft_jax.modules.multimodal.MultimodalClassifier`).
       modality: Modality that unimodal classifies; only for that model.
-      dropout: Rate inside the blocks and the pre-pooling attention.
-      embedding_std: Standard deviation that CLS and positions are initialised with.
+      dropout: Rate of dropout inside the blocks and the pre-pooling attention.
+      embedding_std: Standard deviation of the initial CLS and positions.
       dtype: Type that the activations are computed in; parameters stay float32.
       tokenizers: Import path of a tokenizer by modality, in place of patches: a
         `flax.linen.Module`, or a class of one that needs no arguments
@@ -149,11 +150,11 @@ class OptimConfig:
         with any optimiser.
       options: Further keyword arguments of the optax optimiser.
       schedule: Learning rate after the warm-up: constant, cosine to 0, or plateau (the authors'
-        choice). The last multiplies the rate by `plateau_factor` whenever the validation loss has
+        choice). Plateau multiplies the rate by `plateau_factor` whenever the validation loss has
         not fallen for `plateau_patience` evaluations.
-      warmup_epochs: Epochs over which the rate rises linearly from 0.
-      plateau_factor: See `schedule`.
-      plateau_patience: See `schedule`.
+      warmup_epochs: Number of epochs over which the rate rises linearly from 0.
+      plateau_factor: Factor of the plateau schedule; see `schedule`.
+      plateau_patience: Number of evaluations of the plateau schedule; see `schedule`.
       clip_norm: Largest global 2-norm of the gradient; 0 for no clipping.
     """
 
@@ -173,28 +174,26 @@ class TrainConfig:
     """Length of training, batches, loss and checkpoints.
 
     Attributes:
-      epochs: Passes over the training examples.
-      batch_size: Examples per optimiser step, over all devices and hosts.
-      accumulate: Micro-batches that a step is computed in, to save memory; must divide
-        `batch_size`.
+      epochs: Number of passes over the training examples.
+      batch_size: Number of examples per optimiser step, over all devices and hosts.
+      accumulate: Number of micro-batches per step, to save memory; must divide `batch_size`.
       loss: Loss of training and validation: a name of `sft_jax.ops.losses.LOSSES` that fits the
         task, or the import path of a function; auto for the usual loss of the task.
-      label_smoothing: Mass spread evenly over the classes; with multi_label each label
-        moves by half of it towards the other; with regression it must be 0.
-      modality_dropout: Probability that a training example loses a modality; it never
-        loses the last one that it has.
+      label_smoothing: Probability mass spread evenly over the classes. With multi_label each label
+        moves by half of it towards the opposite value; with regression it must be 0.
+      modality_dropout: Probability that a training example loses a modality; it never loses its
+        last one.
       elastic_k: Numbers of kept tokens that the model is trained for at once, at least two; empty
-        for `model.k` alone. Each step takes the smallest, the largest, and one drawn among the
-        others, which learn from the largest too (`sft_jax.training.elastic`). Validation is with
+        for `model.k` alone. Each step takes the smallest, the largest, and one drawn from the
+        others, which also learn from the largest (`sft_jax.training.elastic`). Validation uses
         `model.k`. Only for sft.
-      ema_decay: Decay of the running mean of the parameters that is evaluated in their
-        place; 0 evaluates the parameters themselves. It is warmed up: after `t` steps the decay
-        is `min(ema_decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten.
-      evaluate_every_epochs: Epochs between validations; each is followed by a checkpoint.
-      best_metric: Validation metric that selects the best checkpoint; with regression the
-        loss is the only choice.
-      log_every_steps: Steps between the lines of the log.
-      keep_latest: Number of the latest checkpoints that stay on disk.
+      ema_decay: Decay of the running mean of the parameters, which is evaluated in their place; 0
+        evaluates the parameters themselves. After `t` steps the decay is
+        `min(ema_decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten.
+      evaluate_every_epochs: Number of epochs between validations; a checkpoint follows each.
+      best_metric: Validation metric that selects the best checkpoint; with regression only loss.
+      log_every_steps: Number of steps between lines of the log.
+      keep_latest: Number of latest checkpoints to keep on disk.
     """
 
     epochs: Count = 20
@@ -227,14 +226,14 @@ class MixupConfig:
     """Multimodal manifold mixup; see `sft_jax.ops.mixup`.
 
     Attributes:
-      layers: Blocks among which one is drawn at each step, whose output is mixed: within (the
-        first `n_pre`), fused (the others), any; none for no mixup.
+      layers: Blocks from which each step draws one to mix its output: within (the first `n_pre`),
+        fused (the others), any; none for no mixup.
       alpha: Parameter of Beta(alpha, alpha), the distribution of the shares.
-      shares: Draws of an example: per_modality for one share of each modality, static for one of
-        all.
-      warmup_epochs: Number of first epochs, which train without mixup.
-      consistent: Whether labels are mixed in the shares of the features. False does as the
-        authors' code, which mixes fused features in another share than their labels.
+      shares: Shares of an example: per_modality for a share for each modality, static for a single
+        share.
+      warmup_epochs: Number of initial epochs without mixup.
+      consistent: Whether labels are mixed with the shares of the features. False follows the
+        authors' code, which mixes fused features with another share than their labels.
     """
 
     layers: Literal["none", "within", "fused", "any"] = "none"
@@ -246,15 +245,15 @@ class MixupConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class MeshConfig:
-    """Use of the devices, which changes numbers by rounding alone.
+    """Use of the devices, which changes results only by rounding.
 
-    A run may go on with another mesh, on any other number of devices. See
+    A run may resume with another mesh, on any number of devices. See
     `sft_jax.parallel.sharding`.
 
     Attributes:
       data: Number of devices that share the examples of a batch, each with all parameters; 0 for
-        all that the other axes leave.
-      fsdp: Number of devices that share the examples and the parameters too.
+        all devices that the other axes leave.
+      fsdp: Number of devices that share both the examples and the parameters.
       model: Number of devices of one process that share the heads and the hidden features; must
         divide `model.num_heads`.
     """
@@ -266,14 +265,14 @@ class MeshConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class SystemConfig:
-    """Tracing and caching, which change no result.
+    """Tracing and caching, which do not affect results.
 
     Attributes:
       trace_from: First step, counted from 1, that `jax.profiler` records, into `trace/` of the
-        run directory. The first step of a start is slow, as it compiles.
-      trace_steps: Number of steps that it records; 0 for none.
-      compilation_cache: Folder of compiled programs, used where `--compilation_cache` names none;
-        empty for that flag's default.
+        run directory. The first step of a start is slow, since it compiles.
+      trace_steps: Number of recorded steps; 0 for none.
+      compilation_cache: Folder of compiled programs, unless `--compilation_cache` names one;
+        empty for the default of that flag.
     """
 
     trace_from: Count = 10
@@ -287,15 +286,15 @@ class ExperimentConfig:
 
     Attributes:
       seed: Seed of parameters, shuffling, dropout, mixup and random pools.
-      seeds: Seeds of several runs, which train.py trains in place of one with `seed`, each in a
-        folder of its own (`sft_jax.experiment.train_seeds`); empty for one run.
+      seeds: Seeds of several runs, which train.py trains in place of one run with `seed`, each in
+        a folder of its own (`sft_jax.experiment.train_seeds`); empty for one run.
       data: Dataset.
       model: Network.
       optim: Optimiser.
       train: Training loop.
       mixup: Mixing of examples.
-      mesh: Use of the devices. Like all fields that are marked `MAY_CHANGE`, it may change where a
-        run goes on.
+      mesh: Use of the devices. Like all fields marked `MAY_CHANGE`, it may change when a run
+        resumes.
       system: Tracing and caching.
     """
 

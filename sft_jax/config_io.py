@@ -41,7 +41,8 @@ def from_mapping(mapping: Mapping[str, Any]) -> ExperimentConfig:
       mapping: Dict, such as one read from JSON, or ConfigDict. Missing keys take their defaults.
 
     Raises:
-      ConfigError: Listing every unknown key, wrong type and value out of range.
+      ConfigError: If the config is invalid; the message lists every unknown key, wrong type and
+        value out of range.
     """
     if isinstance(mapping, ml_collections.ConfigDict):
         mapping = mapping.to_dict()
@@ -61,8 +62,8 @@ def from_mapping(mapping: Mapping[str, Any]) -> ExperimentConfig:
 def resolved(config: T) -> T:
     """Makes the path of each folder in a config or section absolute.
 
-    Every process and later command then means the same folder. `~` is the home directory.
-    URLs and empty paths stay as they are.
+    Every process and later command then refers to the same folder. `~` is the home directory.
+    URLs and empty paths are not changed.
     """
     section: Any = config
     changed: dict[str, Any] = {}
@@ -93,7 +94,7 @@ def differences(
     Args:
       old: First config.
       new: Second config.
-      results_only: Whether to leave out fields marked `MAY_CHANGE`, on which no result depends.
+      results_only: Whether to leave out fields marked `MAY_CHANGE`, which do not affect results.
     """
     before, after = _flatten(to_json(old)), _flatten(to_json(new))
     ignored = {*_may_change(old), *_may_change(new)} if results_only else set()
@@ -106,7 +107,7 @@ def differences(
 
 
 def _may_change(section: Any, prefix: str = "") -> Iterator[str]:
-    """Keys of the fields and sections that are marked `MAY_CHANGE`."""
+    """Yields the keys of the fields and sections that are marked `MAY_CHANGE`."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if field.metadata.get("may_change"):
@@ -131,13 +132,13 @@ def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -
 
 
 def _dataset_name(values: Any) -> object:
-    """Name of the dataset of a config that has a fault somewhere."""
+    """Reads the name of the dataset from a config that may be invalid."""
     data = values.get("data", {}) if isinstance(values, dict) else {}
     return data.get("name", registry.DEFAULT) if isinstance(data, dict) else None
 
 
 def _describe(problem: Mapping[str, Any], dataset: object) -> str:
-    """Line of an error message for a problem that pydantic reports."""
+    """Formats a problem that pydantic reports as a line of an error message."""
     location = [str(part) for part in problem["loc"]] or [""]
     if problem["type"] == "unexpected_keyword_argument":
         *parents, last = location
@@ -158,7 +159,7 @@ def _describe(problem: Mapping[str, Any], dataset: object) -> str:
             if text.startswith(f"{where}.")
             else f"  {where}: {text}".replace(" : ", " ")
         )
-    # pydantic appends the branch of a union to the location; a user never wrote that key.
+    # pydantic adds the branch of a union to the location, which is not a key of the config.
     keys = [part for part in location if part.isidentifier()]
     return f"  {'.'.join(keys)}: {problem['msg']}, got {problem['input']!r}"
 

@@ -20,12 +20,12 @@ STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 """Settings of every section of a config: no unknown keys, no values of another type."""
 
 MAY_CHANGE: Mapping[str, Any] = {"may_change": True}
-"""Metadata of a field on which no result depends, so that a run may go on with another value."""
+"""Metadata of a field that does not affect results, so a run may resume with another value."""
 
 
 def folder_field() -> Any:
-    """A field that names a folder, empty by default, which may move.
+    """Makes a field for a folder that may move; empty by default.
 
-    A run is saved with the absolute path of the folder (`sft_jax.config_io.resolved`).
+    A run saves the absolute path of the folder (`sft_jax.config_io.resolved`).
     """
     return field(default="", metadata={**MAY_CHANGE, "folder": True})

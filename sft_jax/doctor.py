@@ -1,9 +1,9 @@
-"""Checks devices, processes and run directory, and gives advice on their problems.
+"""Checks devices, processes and the run directory, with advice on problems.
 
 python -m sft_jax.doctor --workdir=gs://bucket/run [--config=configs/vggsound.py] [--timeout=60]
 
-With several processes it is started like train.py, in each. The exit status is 1 if training
-would fail, or would go on without an accelerator that seems to exist.
+With several processes, start it in each of them, like train.py. The exit status is 1 if training
+would fail, or would run without an accelerator that seems to exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sft_jax.parallel.preflight import Finding
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Adds the flags of this command, without those that `command_line.run` adds."""
+    """Adds the flags of this command, except those that `command_line.run` adds."""
     own: dict[str, Any] = {"flag_values": values}
     command_line.define_config(values, "Config, the same in all processes.")
     flags.DEFINE_string("workdir", None, "Run directory; made unless it exists.", **own)
@@ -37,7 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main() -> None:
-    """Runs all checks; one process prints the findings of all."""
+    """Runs all checks; one process prints the findings of all processes."""
     values = flags.FLAGS
     findings, together = preflight.thorough(
         values.workdir,
@@ -49,13 +49,13 @@ def main() -> None:
     if not together or jax.process_index() == 0:
         print_findings(Console(), rows)
     if not together:
-        # A check that has not answered would not let this process end.
+        # A check that has not answered would keep this process from ending.
         multihost.leave("error: not all checks could be done")
     sys.exit(int(any(row.problem and row.stops for row in rows)))
 
 
 def gather(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings of all processes; those that differ between processes bear their numbers."""
+    """Gathers the findings of all processes; differing findings get the process number."""
     texts = multihost.gather(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     rows = []
     for answers in zip(*map(json.loads, texts), strict=True):

@@ -1,4 +1,4 @@
-"""One experiment from beginning to end, on any dataset, with one seed or several."""
+"""One experiment from beginning to end, on any dataset, with one or several seeds."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class SeedResult:
     """Result of the run of one of several seeds, without its state.
 
     Attributes:
-      workdir: Its run directory.
-      steps: Steps taken.
-      best_step: Step of its best checkpoint; see `sft_jax.training.loop.Result`.
-      best_value: Validation metric of that checkpoint.
-      train_compiles: Number of times the training step was compiled, over all seeds until then.
+      workdir: Run directory.
+      steps: Number of steps taken.
+      best_step: Step of the best checkpoint; see `sft_jax.training.loop.Result`.
+      best_value: Validation metric of the best checkpoint.
+      train_compiles: Number of times the training step was compiled, over all seeds so far.
     """
 
     workdir: storage.AnyPath
@@ -52,17 +52,18 @@ def train(
 
     Args:
       config: Experiment, without `seeds`.
-      workdir: Run directory, also `gs://bucket/run`. Made unless it exists.
-      dataset: Dataset with splits `train` and `valid`, such as `sft_jax.data.arrays.from_arrays`
-        makes. By default the one that `config.data` names, which is prepared if need be.
+      workdir: Run directory, local or `gs://bucket/run`; made unless it exists.
+      dataset: Dataset with splits `train` and `valid`, such as from
+        `sft_jax.data.arrays.from_arrays`. By default the dataset that `config.data` names, which
+        is prepared if necessary.
 
     Raises:
-      RunDirectoryError: If `workdir` can't be written to, is in use by another process, or is
-        another config's or dataset's.
-      ValueError: If model and dataset do not fit, or as `open_dataset`, `assembly.assemble` and
-        `loop.fit` say.
-      OSError, ModuleNotFoundError: As `open_dataset` and `storage.as_path` say.
-      NonFiniteError: As `loop.fit` says.
+      RunDirectoryError: If `workdir` can't be written to, is in use by another process, or was
+        made with another config or dataset.
+      ValueError: If model and dataset do not fit each other. Also see `open_dataset`,
+        `assembly.assemble` and `loop.fit`.
+      OSError, ModuleNotFoundError: See `open_dataset` and `storage.as_path`.
+      NonFiniteError: See `loop.fit`.
     """
     if config.seeds:
         raise ValueError(f"seeds={config.seeds}: train trains one run; train_seeds trains several")
@@ -77,23 +78,23 @@ def train(
 def train_seeds(
     config: ExperimentConfig, workdir: str | os.PathLike[str], dataset: Dataset | None = None
 ) -> dict[int, SeedResult]:
-    """Trains one run for each of `config.seeds`, one after the other, with the same programs.
+    """Trains one run for each of `config.seeds` in turn, with the same compiled programs.
 
     The run of seed N is in the folder `seed_N` of `workdir`. It equals the run that `train` makes
-    of the config with `seed=N` and no `seeds`. Each goes on from its latest checkpoint if there
-    is one; a run that is done takes no step. More seeds may be added later.
+    from the config with `seed=N` and without `seeds`. Each run resumes from its latest checkpoint
+    if there is one; a finished run takes no step. More seeds may be added later.
 
     Args:
-      config: Experiment. Its `seed` is not used.
-      workdir: Folder of the run directories. Made unless it exists.
-      dataset: Dataset; see `train`.
+      config: Experiment, whose `seed` is not used.
+      workdir: Folder of the run directories; made unless it exists.
+      dataset: Dataset, as in `train`.
 
     Raises:
-      RunDirectoryError: As `train` says, before anything is trained. Also if `workdir` itself is
-        a run directory, or a run of another seed in it has another config.
-      PreemptedError: If the process was told to end; the seeds left are for the next start.
-      ValueError: As `train` says, or if there are no seeds.
-      OSError, ModuleNotFoundError, NonFiniteError: As `train` says.
+      RunDirectoryError: See `train`; raised before any training. Also if `workdir` itself is a
+        run directory, or contains a run of another seed with another config.
+      PreemptedError: If the process was asked to end; the next start trains the remaining seeds.
+      ValueError: See `train`. Also if there are no seeds.
+      OSError, ModuleNotFoundError, NonFiniteError: See `train`.
     """
     if not config.seeds:
         raise ValueError("seeds=(): train_seeds needs at least one; train trains one of `seed`")
@@ -117,7 +118,7 @@ def train_seeds(
 
 @dataclasses.dataclass(frozen=True)
 class _Experiment:
-    """Everything that the runs of an experiment share, whatever their seed."""
+    """Objects that the runs of an experiment share for all seeds."""
 
     dataset: Dataset
     own_dataset: bool
@@ -152,10 +153,10 @@ class _Experiment:
     def fit_seed(
         self, config: ExperimentConfig, run: RunDirectory, owner: Ownership
     ) -> tuple[SeedResult, bool]:
-        """Fits, and frees the memory of the state, which the next seed needs.
+        """Trains one seed, and frees the memory of the state for the next seed.
 
         Returns:
-          The result, and whether the process was told to end.
+          The result, and whether the process was asked to end.
         """
         result = self.fit(config, run, owner)
         summary = SeedResult(
@@ -171,12 +172,12 @@ class _Experiment:
 def _open_dataset(
     config: ExperimentConfig, dataset: Dataset | None, folder: RunDirectory | SeedsDirectory
 ) -> Dataset:
-    """Dataset of an experiment, by default that of its config, recorded in its run directory."""
+    """Opens the dataset of an experiment, and records it in the run directory."""
     opened = open_dataset(config.data) if dataset is None else dataset
     opened.info.check_task(config.model.task)
     info = opened.info.to_json()
     if dataset is not None:
-        # Evaluation recognises the data of the run by them.
+        # Evaluation recognises the data of the run by its fingerprints.
         info["fingerprints"] = {
             split: opened.fingerprint(split) for split in opened.info.num_examples
         }

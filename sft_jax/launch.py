@@ -1,9 +1,9 @@
-"""Prints the commands that create a Cloud TPU, install, check, train on it, and delete it.
+"""Prints the commands that create a Cloud TPU, set it up, train on it, and delete it.
 
 python -m sft_jax.launch --name=sft --accelerator=v5litepod-16 --zone=us-west4-a
     --config=configs/vggsound.py --workdir=gs://bucket/run [--spot] [-- --config.seed=1]
 
-Nothing is run. Flags after `--` are passed to train.py.
+No command is run. Flags after `--` are passed to train.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RUNTIMES: Mapping[str, str] = {
     "v5p": "v2-alpha-tpuv5",
     "v6e": "v2-alpha-tpuv6e",
 }
-"""Software that a machine of each generation of TPU starts with, as Google recommends for JAX."""
+"""Software version for each TPU generation, as Google recommends for JAX."""
 
 _FOLDER = "sft_jax"
 _ARCHIVE = "/tmp/sft_jax.tar.gz"
@@ -29,7 +29,7 @@ _PYTHON = ".venv/bin/python"
 
 
 def parser() -> argparse.ArgumentParser:
-    """Flags of this command."""
+    """Makes the parser of the flags of this command."""
     flags = argparse.ArgumentParser(
         prog="python -m sft_jax.launch", description=(__doc__ or "").partition("\n")[0]
     )
@@ -50,10 +50,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def accelerator(text: str) -> str:
-    """Checks a type of slice, such as v5litepod-16.
+    """Checks the type of a slice, such as v5litepod-16.
 
     Raises:
-      ArgumentTypeError: If it is not a known generation and a number.
+      ArgumentTypeError: If the type is not a known generation and a number.
     """
     generation, _, number = text.partition("-")
     if generation in RUNTIMES and re.fullmatch("[1-9][0-9]*", number):
@@ -73,7 +73,7 @@ def _named(text: str) -> str:
 
 
 def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Purpose and text of each command, in the order to run them in."""
+    """Returns the purpose and text of each command, in the order of execution."""
     where = [f"--zone={args.zone}", *([f"--project={args.project}"] if args.project else [])]
     tpu = ["gcloud", "compute", "tpus", "tpu-vm"]
     runtime = args.runtime or RUNTIMES[args.accelerator.partition("-")[0]]

@@ -24,20 +24,20 @@ CLASS_TASKS: tuple[Task, ...] = ("single_label", "ordinal")
 """The tasks whose label is one class."""
 
 NotFinite = Literal["error", "zero", "mean", "drop"]
-"""Treatment of NaN, infinite numbers and numbers beyond float32: refused; set to 0; set to the
-mean of their feature over its finite numbers in the training split; or left out, with the step
-that they stand in."""
+"""Treatment of NaN, infinite numbers and numbers beyond float32: refuse them; set them to 0; set
+them to the mean of the finite numbers of their feature in the training split; or drop their
+steps."""
 
 
 class Tokens(flax.struct.PyTreeNode):
-    """A padded batch of token sequences and which of its tokens are real.
+    """Padded batch of token sequences, with a mask of the real tokens.
 
     Attributes:
-      values: `[b, n, d]` floats. Values at a padded position carry no meaning.
-      mask: `[b, n]` booleans; False marks padding, which no result may depend on. Where CLS
-        comes first, its mask tells whether the example has the modality.
-      sizes: `[b, n]` floats, the number of tokens that each was merged from; None where none was.
-        Attention counts a token as that many (Bolya et al. 2023, section 3).
+      values: `[b, n, d]` floats. Values at padding have no meaning.
+      mask: `[b, n]` booleans; False marks padding, which must not affect any result. If CLS
+        comes first, its mask is True where the example has the modality.
+      sizes: `[b, n]` floats, the number of tokens merged into each token; None without merging.
+        Attention counts a token as this many tokens (Bolya et al. 2023, section 3).
     """
 
     values: Float[Array, "b n d"]
@@ -53,8 +53,8 @@ class Batch(flax.struct.PyTreeNode):
       masks: `[b, *lengths]` booleans by modality; False marks padding, and a mask that is False
         throughout an example stands for an example without that modality.
       labels: `[b]` class indices; for multi-label classification `[b, c]` floats, 1 where the
-        example has the label and 0 where not; for regression the `[b, c]` floats to predict.
-      weights: `[b]` floats; 0 marks an example that only fills up the batch.
+        example has the label and 0 elsewhere; for regression the `[b, c]` floats to predict.
+      weights: `[b]` floats; 0 marks an example that only pads the batch.
     """
 
     inputs: Mapping[str, Float[AnyArray, "b _ ... _"]]
@@ -67,16 +67,16 @@ class Batch(flax.struct.PyTreeNode):
 class ModalitySpec:
     """Shape of the examples of one modality: sequences, images, videos.
 
-    `ModalitySpec(200, 3, patch_size=10)` is a sequence of up to 200 steps, with ten steps a token;
-    `ModalitySpec((28, 28), 1, patch_size=4)` an image of 28 x 28 grey pixels, whose
+    `ModalitySpec(200, 3, patch_size=10)` is a sequence of up to 200 steps, with ten steps per
+    token. `ModalitySpec((28, 28), 1, patch_size=4)` is an image of 28 x 28 grey pixels, whose
     tokens are patches of 4 x 4.
 
     Attributes:
-      length: Largest number of steps of a sequence; for anything else a tuple (or list, which
-        becomes one) of the size along each axis.
+      length: Largest number of steps of a sequence. For images, videos and other shapes a tuple
+        of the sizes along all axes; a list becomes a tuple.
       features: Number of values at each position, such as channels of a pixel.
-      patch_size: Number of consecutive positions that make one token: along each axis as a tuple
-        or list, or one number for every axis. A last, incomplete patch counts as one.
+      patch_size: Number of consecutive positions that make one token: a tuple or list with a
+        number for each axis, or one number for every axis. An incomplete last patch counts as one.
 
     Raises:
       ValueError: If a number is not positive, a tuple is empty, `length` and `patch_size` have
@@ -140,7 +140,7 @@ class ModalitySpec:
 
     @property
     def num_tokens(self) -> int:
-        """Number of patches of an example of full size."""
+        """Number of patches in an example of full size."""
         pairs = zip(self.lengths, self.patch_sizes, strict=True)
         return math.prod(-(-length // patch) for length, patch in pairs)
 

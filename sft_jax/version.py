@@ -18,27 +18,27 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nu
 
 @functools.cache
 def code_digest() -> str:
-    """Sha256 over the paths and contents of the package's source files, as `sha256:...`.
+    """Computes the sha256 of the paths and contents of the source files, as `sha256:...`.
 
-    The same code has the same digest, in a repository or installed, under git or not.
+    The same code has the same digest, in a repository or installed, with or without git.
     """
     digest = hashlib.sha256()
     paths = [path for path in _PACKAGE.rglob("*") if path.suffix in _SOURCES]
     for path in sorted(paths, key=lambda path: path.as_posix()):
         content = path.read_bytes()
         name = path.relative_to(_PACKAGE).as_posix()
-        # The length keeps where one file ends and the next begins.
+        # The length marks where one file ends and the next begins.
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return f"sha256:{digest.hexdigest()}"
 
 
 def code() -> dict[str, str | bool | None]:
-    """Identity of the running code, read once in a process.
+    """Returns the identity of the running code, read once per process.
 
     Returns:
       JSON values:
 
-      - `commit`, the git commit; None where the package is not part of a git checkout;
+      - `commit`, the git commit; None if the package is not part of a git checkout;
       - `dirty`, True if source files of the checkout differ from the commit; None without one;
       - `digest`, the value of `code_digest()`.
     """
@@ -47,11 +47,11 @@ def code() -> dict[str, str | bool | None]:
 
 
 def environment() -> dict[str, dict[str, str | bool | None]]:
-    """Identity of the running code, and versions of Python and the libraries.
+    """Returns the identity of the running code, and versions of Python and the libraries.
 
     Returns:
-      JSON values: `code`, the value of `code()`; and `versions` by name, None for a library that
-      is not installed.
+      JSON values: `code`, the value of `code()`; and `versions` by name, None for a missing
+      library.
     """
     versions: dict[str, str | bool | None] = {
         "sft_jax": __version__,
@@ -67,7 +67,7 @@ def environment() -> dict[str, dict[str, str | bool | None]]:
 
 @functools.cache
 def _checkout() -> tuple[str | None, bool | None]:
-    """The git commit, and True if source files differ from it."""
+    """Returns the git commit, and True if source files differ from it."""
     # A package that is installed below another repository is not tracked by it.
     if _git("ls-files", "--error-unmatch", "--", pathlib.Path(__file__).name) is None:
         return None, None
@@ -77,7 +77,7 @@ def _checkout() -> tuple[str | None, bool | None]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of a git command; None if it fails or git is not installed."""
+    """Returns the output of a git command; None if it fails or git is not installed."""
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", *arguments],

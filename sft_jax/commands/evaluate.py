@@ -4,7 +4,7 @@ python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predic
     [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--data_dir=FOLDER]
     [--manual_dir=FOLDER]
 
-For the runs of several seeds (train.py --config.seeds=0,1,2) it prints each metric's value by
+For runs of several seeds (train.py --config.seeds=0,1,2) it prints the value of each metric by
 seed, with mean and standard deviation.
 """
 
@@ -30,7 +30,7 @@ from sft_jax.runs.directory import RunDirectory, SeedsDirectory
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Adds the flags of this command, without those that `command_line.run` adds."""
+    """Adds the flags of this command, except those that `command_line.run` adds."""
     own: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("workdir", None, "Run directory of train.py.", **own)
     splits = ["train", "valid", "test"]
@@ -43,8 +43,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("every_subset", False, text, **own)
     text = "Instead, compare accuracy and cost with each of these numbers of kept tokens."
     flags.DEFINE_list("k", None, text, **own)
-    flags.DEFINE_string("data_dir", None, "Present folder of the prepared data.", **own)
-    flags.DEFINE_string("manual_dir", None, "Present folder of the raw files.", **own)
+    flags.DEFINE_string("data_dir", None, "Current folder of the prepared data.", **own)
+    flags.DEFINE_string("manual_dir", None, "Current folder of the raw files.", **own)
     flags.mark_flag_as_required("workdir", values)
 
 

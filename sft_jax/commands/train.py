@@ -2,8 +2,8 @@
 
 python train.py --config=configs/watch.py:pool=max,k=1 --config.optim.lr=3e-4 --workdir=runs/watch
 
-The same command again goes on where the run was stopped. --config.seeds=0,1,2 trains one run for
-each seed, in WORKDIR/seed_0 and so on.
+The same command resumes a run that was stopped. --config.seeds=0,1,2 trains one run for each
+seed, in WORKDIR/seed_0 and so on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sft_jax.runs import storage
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Adds the flags of this command, without those that `command_line.run` adds."""
+    """Adds the flags of this command, except those that `command_line.run` adds."""
     own: dict[str, Any] = {"flag_values": values}
     text = "Config, as FILE or FILE:ARG; also the name of a shipped one, such as watch."
     command_line.define_config(values, text)

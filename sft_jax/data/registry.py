@@ -234,10 +234,10 @@ def config_of_path(path: pathlib.Path, name: str | None = None) -> dict[str, Any
             problem = (
                 f"{path} may be of {' or '.join(claims)}"
                 if claims
-                else f"can't tell which dataset {path} is of"
+                else f"can't determine the dataset of {path}"
             )
             raise ValueError(
-                f"{problem}: say it with --dataset NAME, one of {', '.join(with_files())}"
+                f"{problem}: name it with --dataset NAME, one of {', '.join(with_files())}"
             )
         (name,) = claims
     return {"name": name, **find_dataset(name).fields_of_path(path)}

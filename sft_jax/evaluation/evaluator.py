@@ -20,7 +20,7 @@ from sft_jax.structs import Batch, Task
 from sft_jax.training.step import Outputs, compile_eval_step
 
 MAX_MODALITIES = 4
-"""Largest number of modalities whose subsets are all evaluated: 15 evaluations."""
+"""Largest number of modalities for which all subsets are evaluated: 15 evaluations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Predictions:
     Attributes:
       ids: `[n]` names of the examples.
       labels: `[n]` true classes; for multi_label and regression `[n, c]` labels or numbers.
-      logits: `[n, c]` floats, the outputs of the model: for regression predicted numbers.
+      logits: `[n, c]` floats, the outputs of the model; for regression the predicted numbers.
       loss: `[n]` losses.
       task: Task of the model.
     """
@@ -43,7 +43,7 @@ class Predictions:
 
 
 class Evaluator:
-    """Evaluates parameters on a split; compiles once, however often it is called."""
+    """Evaluates parameters on a split; compiles only once."""
 
     def __init__(
         self,
@@ -57,16 +57,16 @@ class Evaluator:
         """Prepares the evaluation.
 
         Args:
-          model: Module, such as `sft_jax.modules.factory.build_model` makes.
+          model: Module, such as one from `sft_jax.modules.factory.build_model`.
           source: Examples of the split.
           batch_size: Examples per batch, over all devices and processes.
           mesh: Devices.
           modalities: Names of the modalities that the model gets; by default all. An example
             that has none of them is evaluated like any other.
-          loss: Loss of `sft_jax.ops.losses` that is reported, the one trained with.
+          loss: Loss of `sft_jax.ops.losses` to report, usually the loss of training.
 
         Raises:
-          ValueError: If `source` is empty, or as `check_subset` says of `modalities`.
+          ValueError: If `source` is empty, or `check_subset` refuses `modalities`.
         """
         self._modalities = check_subset(model, modalities)
         self._source = source
@@ -81,10 +81,10 @@ class Evaluator:
         )
 
     def predict(self, params: Any) -> Predictions:
-        """Predictions for every example, each once.
+        """Computes the predictions for every example, each once.
 
         Raises:
-          GivenUpError: If training evaluates and its process is told to end.
+          GivenUpError: If the process is asked to end during an evaluation in training.
         """
         outputs = []
         for output in self._outputs(params):
@@ -99,20 +99,20 @@ class Evaluator:
         )
 
     def compile(self, params: Any) -> None:
-        """Compiles with one batch, unless it has been done."""
+        """Compiles with one batch, unless already compiled."""
         if not self.compiles:
             next(self._outputs(params))
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Computes the mean loss, and accuracy or mae (`SCORE_NAMES`), for training.
 
-        Both are NaN if an output of the model is NaN or infinite, so that such parameters are
-        never the best.
+        Both are NaN if an output of the model is NaN or infinite, so that such parameters never
+        count as the best.
         """
         return self.scores(self.predict(params))
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
-        """Metrics of `__call__`, from predictions of its split."""
+        """Computes the metrics of `__call__` from predictions of its split."""
         scores: Any = np.float32(np.nan)
         if np.isfinite(predictions.logits).all():
             scores = example_scores(self._task, predictions.logits, predictions.labels)
@@ -141,10 +141,10 @@ class Evaluator:
             yield self._step(params, *placed)
 
     def _in_order(self, outputs: list[Outputs], name: str) -> np.ndarray:
-        """Joins the outputs of batches in the order of the split, without their filling."""
+        """Joins the outputs of batches in the order of the split, without padding examples."""
         values, positions = [], []
         for output in outputs:
-            preemption.interruption_point()  # Here the host waits for the devices.
+            preemption.interruption_point()  # The host waits for the devices here.
             values.append(np.asarray(getattr(output, name), np.float32))
             positions.append(np.asarray(output.positions))
         order = np.argsort(np.concatenate(positions))
@@ -154,15 +154,15 @@ class Evaluator:
 def check_subset(
     model: MultimodalClassifier, modalities: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """Returns the modalities to give to a model, sorted.
+    """Checks the modalities to give to a model, and returns them sorted.
 
     Args:
       model: Model to evaluate.
       modalities: Names of modalities. Defaults to all modalities of the model.
 
     Raises:
-      ValueError: If there is none, one is unknown or named twice, or the logits of the model
-        depend on none of them.
+      ValueError: If no modality is given, one is unknown or occurs twice, or the logits of the
+        model depend on none of them.
     """
     known = sorted(model.modalities)
     names = known if modalities is None else sorted(modalities)
@@ -183,10 +183,10 @@ def check_subset(
 
 
 def every_subset(model: MultimodalClassifier) -> list[tuple[str, ...]]:
-    """Non-empty sets of the modalities that the logits depend on, the largest first.
+    """Lists the non-empty sets of the modalities that the logits depend on, the largest first.
 
     Raises:
-      ValueError: If the modalities are more than `MAX_MODALITIES`.
+      ValueError: If there are more than `MAX_MODALITIES` modalities.
     """
     used = sorted(model.mixed_modalities)
     if len(used) > MAX_MODALITIES:
@@ -199,7 +199,7 @@ def every_subset(model: MultimodalClassifier) -> list[tuple[str, ...]]:
 
 
 def restrict(batch: Batch, modalities: Sequence[str]) -> Batch:
-    """Batch with the inputs and masks of the given modalities alone."""
+    """Returns a batch with only the inputs and masks of the given modalities."""
     return batch.replace(
         inputs={name: batch.inputs[name] for name in modalities},
         masks={name: batch.masks[name] for name in modalities},

@@ -1,4 +1,4 @@
-"""All metrics of predictions: those of the task, and families that the dataset asks for."""
+"""All metrics of predictions: those of the task, and families that the dataset requests."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _TASKS: Mapping[Task, Callable[[Predictions, Sequence[str]], dict[str, Any]]] = 
 def task_metrics(
     predictions: Predictions, names: Sequence[str], families: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Computes the metrics of the predictions' task and the families asked for, as JSON values.
+    """Computes the metrics of the predictions' task and of the requested families, as JSON values.
 
     Args:
       predictions: Predictions of a split.
       names: Names of the classes, labels or targets, in the order of the labels.
       families: Names of families, as in `sft_jax.data.metric_families.load_family`. The metrics
-        of each stand under its name.
+        of each family are nested under its name.
 
     Raises:
       NotFiniteError: If an output of the model is NaN or infinite.
-      ValueError: If there is no such family, or its function refuses the predictions.
+      ValueError: If a family is unknown, or its function refuses the predictions.
     """
     return {
         **_TASKS[predictions.task](predictions, names),
@@ -61,5 +61,5 @@ def _family_metrics(name: str, predictions: Predictions, names: Sequence[str]) -
 
 
 def is_family(key: str) -> bool:
-    """True for a key of a result that is the name of a family of metrics."""
+    """Returns True if a key of a result is the name of a family of metrics."""
     return key in FAMILIES or plugins.is_import_path(key)

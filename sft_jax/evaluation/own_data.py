@@ -1,4 +1,4 @@
-"""Data and checkpoint of a run: is the data its own, where is it now, and errors that name both."""
+"""Data of a run: comparison with the training data, new folders, and errors that name them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 def fingerprints(
     run: RunDirectory, description: Mapping[str, Any], equal: bool
 ) -> Mapping[str, str] | None:
-    """Split to the fingerprint of the data that a run was trained on.
+    """Returns the fingerprint of each split of the data that a run was trained on.
 
-    None means that the dataset evaluated on counts as that data.
+    None means that the evaluated dataset counts as that data.
 
     Args:
       run: Run directory.
       description: Description of a checkpoint of the run.
-      equal: Whether the `DatasetInfo` of both are equal. It decides for a run that saved no
-        fingerprints.
+      equal: Whether the `DatasetInfo` of both datasets are equal, which decides for a run without
+        saved fingerprints.
     """
     if not description.get("own_dataset"):
         return {}
@@ -33,11 +33,11 @@ def fingerprints(
 
 
 def with_folders(data: DatasetEntry, folders: Mapping[str, str]) -> DatasetEntry:
-    """Returns a config of data with some of its folders elsewhere.
+    """Returns a config of data with some of its folders replaced.
 
     Args:
       data: Config of the data.
-      folders: Field of the config to folder.
+      folders: New folder by field of the config.
 
     Raises:
       ValueError: For a field that is not a folder of this data.
@@ -54,7 +54,7 @@ def with_folders(data: DatasetEntry, folders: Mapping[str, str]) -> DatasetEntry
 
 @contextlib.contextmanager
 def naming_folders(run: RunDirectory, data: DatasetEntry) -> Iterator[None]:
-    """Adds the folders of the data, and the flags that change them, to errors in the context."""
+    """Context that adds the folders of the data, and the flags to change them, to errors."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ def naming_folders(run: RunDirectory, data: DatasetEntry) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_checkpoint(run: RunDirectory, which: str, step: int) -> Iterator[None]:
-    """Adds the checkpoint to errors about outputs of the model in the context."""
+    """Context that adds the checkpoint to errors about outputs of the model."""
     try:
         yield
     except NotFiniteError as error:

@@ -1,4 +1,4 @@
-"""Tools of all pictures: literal text, fonts that have its characters, errors as warnings."""
+"""Tools for all pictures: literal text, fonts with the needed characters, errors as warnings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LITERAL: dict[Any, Any] = {
     "axes.formatter.use_mathtext": False,
 }
 _BOXES = "Last Resort"
-"""Name of fonts that draw a box for every character."""
+"""Name of the fonts that draw a box for every character."""
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def drawn(path: AnyPath, size: tuple[float, float], texts: Iterable[str] = ()) -
     Args:
       path: Path of the picture. Its ending selects the format.
       size: Width and height in inches.
-      texts: Names that will be drawn. Fonts that have their characters are selected.
+      texts: Names that will be drawn; fonts with their characters are selected.
     """
     families, lacking = _families(frozenset("".join(texts)))
     if lacking:
@@ -54,7 +54,7 @@ def drawn(path: AnyPath, size: tuple[float, float], texts: Iterable[str] = ()) -
         )
     rc = {**_LITERAL, "font.family": families, "savefig.dpi": _DPI}
     with matplotlib.rc_context(rc), warnings.catch_warnings():
-        # The warning above names these characters already.
+        # The warning above already names these characters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=size, layout="constrained")
         yield figure
@@ -75,7 +75,7 @@ def reported(path: AnyPath) -> Iterator[None]:
 
 
 def check_format(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError if a path has an ending that is not that of a picture."""
+    """Raises ValueError unless the ending of a path is a picture format."""
     ending = os.path.splitext(path)[1][1:]
     known = Figure().canvas.get_supported_filetypes()
     if ending and ending.lower() not in known:
@@ -85,14 +85,14 @@ def check_format(path: str | os.PathLike[str]) -> None:
 
 
 def labels(names: Mapping[int, str], width: int) -> list[str]:
-    """Labels of an axis, each in one line.
+    """Makes the labels of an axis, each in one line.
 
     If two shortened names are equal, or no font has all their characters, each label begins
     with its number.
 
     Args:
       names: Number to name.
-      width: Columns of each label at most, without its number.
+      width: Largest number of columns of each label, without its number.
     """
     short = [shortened(name, width) for name in names.values()]
     _, lacking = _families(frozenset("".join(short)))
@@ -102,7 +102,7 @@ def labels(names: Mapping[int, str], width: int) -> list[str]:
 
 
 def shortened(text: str, width: int) -> str:
-    """Text in one line of at most `width` columns; a longer text loses its middle."""
+    """Shortens text to one line of at most `width` columns; a longer text loses its middle."""
     text = _printable(text)
     if columns(text) <= width:
         return text
@@ -112,7 +112,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Text in lines of at most `width` columns, broken between words where possible."""
+    """Wraps text to lines of at most `width` columns, broken between words where possible."""
     lines = [""]
     for word in _printable(text).split(" "):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
@@ -129,7 +129,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def columns(text: str) -> int:
-    """Width of a text in Latin letters; East Asian characters count as two."""
+    """Computes the width of a text in Latin letters; East Asian characters count as two."""
     return sum(map(_columns, text))
 
 
@@ -140,7 +140,7 @@ def _columns(character: str) -> int:
 
 
 def _prefix(text: str, width: int) -> str:
-    """Longest prefix of at most `width` columns; at least one character."""
+    """Returns the longest prefix of at most `width` columns, but at least one character."""
     used = 0
     for i, character in enumerate(text):
         used += _columns(character)
@@ -150,14 +150,14 @@ def _prefix(text: str, width: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text with white space as single spaces, and with � for unprintable characters."""
+    """Replaces white space by single spaces, and unprintable characters by �."""
     text = " ".join(text.split())
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @functools.lru_cache(maxsize=32)
 def _families(characters: frozenset[str]) -> tuple[list[str], str]:
-    """Names of the default fonts and of others that have the characters these lack.
+    """Names the default fonts, and other fonts with the characters that these lack.
 
     Also returns the characters that no font has.
     """
@@ -176,7 +176,7 @@ def _families(characters: frozenset[str]) -> tuple[list[str], str]:
 
 
 def _fonts() -> list[font_manager.FontEntry]:
-    """Upright fonts of ordinary weight, including those that matplotlib has not listed yet."""
+    """Finds upright fonts of ordinary weight, including those not yet listed by matplotlib."""
     manager = font_manager.fontManager
     known = {font.fname for font in manager.ttflist}
     for path in font_manager.findSystemFonts():
@@ -193,5 +193,5 @@ def _fonts() -> list[font_manager.FontEntry]:
 def _characters(path: str) -> set[int]:
     try:
         return {*font_manager.get_font(path).get_charmap()}
-    except Exception:  # A font file that can't be read has no characters to offer.
+    except Exception:  # A font file that can't be read counts as empty.
         return set()

@@ -19,7 +19,7 @@ MAX_COUNTED = 40
 MAX_NAMED = 100
 """Largest number of classes that are named in a confusion matrix."""
 MAX_SQUARES = 2_000
-"""Largest number of rows of a confusion matrix; neighbours of more classes are drawn as one."""
+"""Largest number of rows of a confusion matrix; with more classes, neighbours are merged."""
 MAX_PANELS = 24
 """Largest number of targets that are drawn, each in a panel."""
 MAX_POINTS = 20_000
@@ -32,8 +32,9 @@ _NAME_COLUMNS = 32
 def draw(folder: AnyPath, name: str, result: Mapping[str, Any], predictions: Predictions) -> None:
     """Draws the picture of a task.
 
-    Classes get `NAME_confusion_matrix.png`. Numbers get `NAME_scatter.png`, predicted against
-    true. Labels get none. An error while drawing is logged as a warning that names the picture.
+    Classes give `NAME_confusion_matrix.png`. Numbers give `NAME_scatter.png`, predicted against
+    true. Labels give no picture. An error while drawing is logged as a warning that names the
+    picture.
 
     Args:
       folder: Folder of the picture.
@@ -60,14 +61,14 @@ def draw_confusion_matrix(
 ) -> None:
     """Draws counts, coloured by their share of the true class.
 
-    From 100 classes on, the picture has one size. Above `MAX_COUNTED` classes, counts are not
-    written. Above `MAX_NAMED`, evenly spaced classes are named. Above `MAX_SQUARES`, neighbours
-    are drawn as one.
+    From 100 classes on, the size of the picture is fixed. Above `MAX_COUNTED` classes, counts are
+    not written. Above `MAX_NAMED`, only evenly spaced classes are named. Above `MAX_SQUARES`,
+    neighbouring classes are merged.
 
     Args:
       path: Path of the picture.
       matrix: Counts by true and predicted class.
-      class_names: Names of the classes, in their order. Long ones lose their middle.
+      class_names: Names of the classes, in their order; long names lose their middle.
       title: Title of the picture.
     """
     counts = np.asarray(matrix)

@@ -15,7 +15,7 @@ from sft_jax.evaluation.scores import check_scores, softmax
 
 
 def ranking_of_predictions(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
-    """The family `ranking`: `ranking_metrics` of the predictions of a split."""
+    """Computes the family `ranking`: `ranking_metrics` of the predictions of a split."""
     return ranking_metrics(predictions.logits, predictions.labels, class_names)
 
 
@@ -26,37 +26,37 @@ def ranking_metrics(
     *,
     faithful: bool = False,
 ) -> dict[str, Any]:
-    """Top-k accuracy, and the ranking of the examples by each class against the rest.
+    """Computes top-k accuracy, and ranking metrics of each class against the rest.
 
     For each class the examples are sorted by its probability. Average precision and the area
-    under the ROC curve (AUC) measure how far up the examples of the class stand. Both means are
+    under the ROC curve (AUC) measure how high the examples of the class rank. Both means are
     over the classes whose value is defined. An average precision needs an example of the class.
     An AUC also needs an example of another class.
 
-    `d' = sqrt(2) Phi^-1(AUC)`, with Phi the standard normal distribution function. It is the
-    distance, in standard deviations, of two normal distributions of scores with that AUC.
+    `d' = sqrt(2) Phi^-1(AUC)`, where Phi is the standard normal distribution function. It is the
+    distance, in standard deviations, between two normal distributions of scores with that AUC.
 
     Args:
       logits: Logits of each example and class.
       labels: True class of each example.
       class_names: Names of the classes, in the order of the labels.
-      faithful: Whether to compute what the code of Ding et al. 2021 does. It sorts the examples
-        by logit instead of probability, although logits of different examples do not compare.
-        A class without examples enters the mean average precision as 0. If the AUC of one
-        class is undefined, so is their mean AUC.
+      faithful: Whether to reproduce the code of Ding et al. 2021. It sorts the examples by logit
+        instead of probability, although logits of different examples are not comparable. A class
+        without examples enters the mean average precision as 0. If the AUC of one class is
+        undefined, the mean AUC is undefined too.
 
     Returns:
       JSON values, fractions of 1:
 
       * `top1`, and `top5` if there are five classes or more;
-      * `mAP`, the mean average precision; `mAUC`, the mean AUC; `d_prime`, that of the mean AUC;
+      * `mAP`, the mean average precision; `mAUC`, the mean AUC; `d_prime`, d' of the mean AUC;
       * `absent_classes`, the names of the classes without examples, which the means leave out;
       * `per_class`, class name to `average_precision`, `roc_auc` and `d_prime`.
 
-      Undefined values are None. So is an infinite d', that of an AUC of 0 or 1.
+      Undefined values are None. An AUC of 0 or 1, whose d' is infinite, also gives None.
 
     Raises:
-      ValueError: If there is no example, shapes do not fit, a logit is not finite, or a label
+      ValueError: If there is no example, shapes do not match, a logit is not finite, or a label
         is out of range.
     """
     logits, labels = check_scores(logits, labels)
@@ -83,7 +83,7 @@ def ranking_metrics(
 def top_k_accuracy(
     logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"], k: int
 ) -> float:
-    """Share of examples whose true class has one of the k largest logits.
+    """Computes the share of examples whose true class has one of the k largest logits.
 
     Among equal logits the first classes count as larger, as in `argmax`. Scikit-learn breaks
     ties the other way.
@@ -99,7 +99,7 @@ def top_k_accuracy(
 
 
 def d_prime(area: float | None) -> float | None:
-    """`sqrt(2) Phi^-1(area)` of an area under the ROC curve; None if undefined or infinite."""
+    """Computes `sqrt(2) Phi^-1(area)` of an area under the ROC curve; None unless finite."""
     if area is None or not 0 < area < 1:
         return None
     return 2**0.5 * statistics.NormalDist().inv_cdf(area)
@@ -117,6 +117,6 @@ def _one_against_rest(
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the defined values; None if there are none."""
+    """Computes the mean of the defined values; None without any."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None

@@ -1,4 +1,4 @@
-"""Results as people read them: tables, files of predictions, names of files."""
+"""Readable results: tables, files of predictions, names of files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sft_jax.runs.storage import AnyPath
 from sft_jax.structs import CLASS_TASKS
 
 OWN = "own"
-"""Value of `data` in a result on the data of the run itself."""
+"""Value of `data` in a result on the run's own data."""
 
 _MAX_LETTERS = 150
-"""Largest number of letters that the names of modalities take in the name of a file."""
+"""Largest number of letters for the names of modalities in the name of a file."""
 
 
 def print_tables(console: Console, result: Mapping[str, Any]) -> None:
-    """Prints the metrics of a split, and those of each class, label or target.
+    """Prints the metrics of a split, and the metrics of each class, label or target.
 
     Each family of metrics has a table of its own, without nested values.
 
@@ -85,7 +85,7 @@ def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def heading(result: Mapping[str, Any]) -> str:
-    """Line that names the split, checkpoint, modalities and data of a result."""
+    """Formats a line that names the split, checkpoint, modalities and data of a result."""
     seeds = f", {result['n_seeds']} seeds" if "n_seeds" in result else ""
     step = f", step {result['step']}" if "step" in result else ""
     left_out = result.get("left_out")
@@ -99,7 +99,7 @@ def heading(result: Mapping[str, Any]) -> str:
 
 
 def _values_table(heading: str, values: Mapping[str, Any]) -> Table:
-    """Table of names and values. A list holds names; nested mappings are left out."""
+    """Makes a table of names and values. A list holds names; nested mappings are left out."""
     table = Table()
     table.add_column(heading)
     table.add_column("value", justify="right")
@@ -136,7 +136,7 @@ def file_stem(result: Mapping[str, Any]) -> str:
     The name is `SPLIT` for the best checkpoint, all modalities and the run's own data. Each
     departure is appended, in this order:
 
-    * `-FIRST-SECOND`, the sorted names of the modalities given, or their digest if too long;
+    * `-FIRST-SECOND`, the sorted names of the modalities used, or their digest if too long;
     * `@CHECKPOINT`, latest or a step;
     * `+DATA`, the first digits of the data's fingerprint.
 
@@ -159,7 +159,7 @@ def file_stem(result: Mapping[str, Any]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text with all characters except ASCII letters, digits and _ as %XX of their UTF-8."""
+    """Escapes all characters except ASCII letters, digits and _ as %XX of their UTF-8 bytes."""
 
     def escape(match: re.Match[str]) -> str:
         return "".join(f"%{byte:02X}" for byte in match[0].encode(errors="surrogatepass"))

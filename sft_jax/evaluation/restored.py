@@ -1,4 +1,4 @@
-"""Checkpoints of runs, restored with everything that evaluating them needs."""
+"""Checkpoints of runs, restored with their model and data for evaluation."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class OpenedRun:
       model: Module.
       trained_on: Description of the data that the run was trained on.
       dataset: Data to evaluate on.
-      fingerprints: Fingerprint of the run's own data by split, where `dataset` may be another;
-        None where it is the run's own.
+      fingerprints: Fingerprint of the run's own data by split, if `dataset` may be another; None
+        if `dataset` is the run's own.
       mesh: Devices.
     """
 
@@ -47,14 +47,14 @@ class OpenedRun:
     mesh: Mesh
 
     def evaluator(self, split: str, modalities: Sequence[str] | None) -> Evaluator:
-        """Evaluator of a split; see `Evaluator` for `modalities`."""
-        # The devices of another mesh may not divide the batch; no result depends on its size.
+        """Makes the evaluator of a split; see `Evaluator` for `modalities`."""
+        # The devices of another mesh may not divide the batch size, which does not affect results.
         size = math.ceil(self.config.train.batch_size / self.mesh.size) * self.mesh.size
         source, loss = self.dataset.source(split), self.config.train.loss
         return Evaluator(self.model, source, size, self.mesh, modalities, loss)
 
     def data(self, split: str) -> str:
-        """`report.OWN` for the run's own data of a split, otherwise the data's fingerprint."""
+        """Returns `report.OWN` for the run's own data of a split, otherwise its fingerprint."""
         if self.fingerprints is None:
             return report.OWN
         digest = self.dataset.fingerprint(split)
@@ -66,9 +66,9 @@ class Restored:
     """A checkpoint of a run.
 
     Attributes:
-      run: The run.
+      run: Opened run.
       params: Parameters to evaluate.
-      parameters: Their kind: "ema", the running mean, or "trained", those of the last step.
+      parameters: Kind of `params`: "ema" for the running mean, "trained" for the last step's.
       step: Step of the checkpoint.
       done: True if the run has been trained to its end.
     """
@@ -93,9 +93,9 @@ def restore(
     Args:
       run: Run directory.
       which: Name of the checkpoint: best, latest, or a step.
-      dataset: Data to evaluate on; by default that of the run's config.
-      like: A run that differs from this one in its seed alone. Its model and dataset are reused.
-      data_folders: Present folders of the data by field of the config's `data`.
+      dataset: Data to evaluate on; by default the data of the run's config.
+      like: Run that differs only in its seed, whose model and dataset are reused.
+      data_folders: Current folders of the data by field of the config's `data`.
     """
     config = run.read_config()
     if config.seeds:
@@ -123,11 +123,11 @@ def open_run(
 
     Args:
       run: Run directory.
-      config: Its config.
-      description: Description of one of its checkpoints.
-      dataset: Data to evaluate on; see `restore`.
-      like: Another run; see `restore`.
-      data_folders: Present folders of the data.
+      config: Config of the run.
+      description: Description of one of the run's checkpoints.
+      dataset: Data to evaluate on, as in `restore`.
+      like: Run whose model and dataset are reused, as in `restore`.
+      data_folders: Current folders of the data, as in `restore`.
     """
     info = DatasetInfo.from_json(description["dataset"])
     own: Mapping[str, str] | None = None
@@ -158,8 +158,8 @@ def restore_params(run: OpenedRun, checkpoints: Checkpoints, which: str) -> Rest
     """Restores the parameters of a checkpoint.
 
     Args:
-      run: The run.
-      checkpoints: Its checkpoints.
+      run: Opened run.
+      checkpoints: Checkpoints of the run.
       which: Name of the checkpoint: best, latest, or a step.
     """
     config = run.config

@@ -1,4 +1,4 @@
-"""Evaluation of a run directory, from nothing but its files and the data."""
+"""Evaluation of a run directory, using only its files and the data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory
 
 SHARED = ("split", "checkpoint", "parameters", "data", "modalities", "left_out", "code")
-"""Fields of a result that the runs of other seeds share."""
+"""Fields of a result that are equal in the runs of all seeds."""
 
 
 def evaluate_run(
@@ -34,12 +34,12 @@ def evaluate_run(
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
     Writes `SPLIT.json`, then the pictures of `sft_jax.evaluation.plots.draw`. The file holds the
-    metrics of the task and those that the dataset requests (`DatasetInfo.metrics`). Its
-    `parameters` names the evaluated ones: ema, the running mean, or trained, those of the step.
+    metrics of the task and the metrics that the dataset requests (`DatasetInfo.metrics`). Its
+    `parameters` is ema for the running mean, or trained for the parameters of the step.
     Its `code` describes the code that evaluated them (`sft_jax.version.code`).
 
-    The name tells if modalities are left out, the checkpoint is not the best, or the data is not
-    the run's own (`sft_jax.evaluation.report.file_stem`).
+    The file name shows if modalities are left out, the checkpoint is not the best, or the data is
+    not the run's own (`sft_jax.evaluation.report.file_stem`).
 
     Args:
       workdir: Run directory.
@@ -47,10 +47,10 @@ def evaluate_run(
       which: Name of the checkpoint: best, latest, or a step.
       modalities: Names of the modalities that the model gets; by default all. The others are
         left out of its inputs.
-      dataset: Data to evaluate on, by the run's own statistics, such as
-        `sft_jax.data.arrays.from_arrays` makes; by default the data of the run's config.
-      data_folders: Present folders of the config's `data` by field, such as
-        `{"manual_dir": "clips"}`; by default the old ones.
+      dataset: Data to evaluate on, such as from `sft_jax.data.arrays.from_arrays`, standardised by
+        the run's own statistics; by default the data of the run's config.
+      data_folders: Current folders of the config's `data` by field, such as
+        `{"manual_dir": "clips"}`; by default the folders at the time of training.
       show: Function of the result and predictions, called before any picture is drawn.
 
     Returns:
@@ -60,11 +60,11 @@ def evaluate_run(
       RunDirectoryError: If `workdir` is not a run directory, or its data has changed or is
         missing. Also if its config does not name its data and `dataset` is None.
       NoCheckpointError: If there is no such checkpoint.
-      DamagedCheckpointError: If it is damaged, and `Checkpoints` finds none to take in its place.
+      DamagedCheckpointError: If the checkpoint is damaged, and `Checkpoints` finds no substitute.
       NotFiniteError: If an output of the model is NaN or infinite.
       OSError: If `eval/` can't be written to, before anything is evaluated.
-      ValueError: If there is no such split, or the model has another task than the dataset. Also
-        as `Dataset.like` says of `dataset`, and `check_subset` of `modalities`.
+      ValueError: If the split is unknown, or model and dataset have different tasks. Also if
+        `Dataset.like` refuses `dataset`, or `check_subset` refuses `modalities`.
     """
     run = _writable_run(workdir)
     restored = restore(run, which, dataset, data_folders=data_folders)
@@ -79,12 +79,12 @@ def evaluate_run(
 def evaluate_restored(
     run: RunDirectory, restored: Restored, evaluator: Evaluator, split: str, which: str
 ) -> tuple[dict[str, Any], Predictions]:
-    """Evaluates a restored checkpoint as `evaluate_run` does, without pictures.
+    """Evaluates a restored checkpoint like `evaluate_run`, but without pictures.
 
     Args:
       run: Run directory.
-      restored: One of its checkpoints.
-      evaluator: Evaluator of that run, or of a run that it was opened like.
+      restored: Checkpoint of the run.
+      evaluator: Evaluator of this run, or of the run whose model and dataset it shares.
       split: Split of the evaluator.
       which: Name that the checkpoint was requested by.
     """
@@ -107,7 +107,7 @@ def evaluate_restored(
 
 
 def draw(run: RunDirectory, result: Mapping[str, Any], predictions: Predictions) -> None:
-    """Draws the pictures of a result beside its JSON file."""
+    """Draws the pictures of a result in the folder of its JSON file."""
     plots.draw(run.results, report.file_stem(result), result, predictions)
 
 
@@ -122,14 +122,14 @@ def evaluate_every_subset(
     """Evaluates a checkpoint of a run with every non-empty set of its modalities.
 
     Writes `SPLIT_subsets.json` to `eval/` in the run directory (`subsets_stem`). A model that
-    classifies one modality alone is evaluated with that one.
+    classifies a single modality is evaluated with that modality.
 
     Args:
       workdir: Run directory.
       split: Name of the split: train, valid or test.
       which: Name of the checkpoint: best, latest, or a step.
       dataset: Data to evaluate on; see `evaluate_run`.
-      data_folders: Present folders of the data; see `evaluate_run`.
+      data_folders: Current folders of the data; see `evaluate_run`.
 
     Returns:
       The content of the JSON file: `split`, `checkpoint`, `step`, `parameters` and `data` as in
@@ -137,8 +137,8 @@ def evaluate_every_subset(
       largest first, each with its `modalities`, that score and the mean `loss`.
 
     Raises:
-      RunDirectoryError, NoCheckpointError, NotFiniteError, OSError, ValueError: As
-        `evaluate_run` says. ValueError also if the model has more modalities than
+      RunDirectoryError, NoCheckpointError, NotFiniteError, OSError: See `evaluate_run`.
+      ValueError: See `evaluate_run`. Also if the model has more modalities than
         `MAX_MODALITIES`.
     """
     run = _writable_run(workdir)
@@ -162,7 +162,7 @@ def evaluate_every_subset(
 
 
 def subsets_stem(result: Mapping[str, Any]) -> str:
-    """Name of the file of `evaluate_every_subset`, without the ending."""
+    """Returns the name of the file of `evaluate_every_subset`, without the ending."""
     return report.file_stem({**result, "modalities": [], "left_out": []}) + "_subsets"
 
 
@@ -177,7 +177,7 @@ def _scores(
 
 
 def _writable_run(workdir: str | os.PathLike[str]) -> RunDirectory:
-    """Run directory whose results can be written, which is checked before any work."""
+    """Opens a run directory, and checks before any work that results can be written to it."""
     run = RunDirectory(storage.as_path(workdir))
     run.read_config()
     run.make_results()

@@ -9,22 +9,22 @@ from jaxtyping import Float, Int
 from sft_jax.structs import CLASS_TASKS, Task
 
 _MAX_NAMED = 3
-"""Number of examples that an error names at most."""
+"""Largest number of examples that an error names."""
 
 
 class NotFiniteError(ValueError, ArithmeticError):
-    """Outputs of a model that are NaN or infinite, and therefore no predictions."""
+    """Error for outputs of a model that are NaN or infinite, and so are not predictions."""
 
 
 def check_outputs(logits: np.ndarray, ids: np.ndarray | None = None) -> None:
-    """Refuses logits that are no predictions: NaN has no largest element.
+    """Raises an error for logits that are not predictions, since NaN has no largest element.
 
     Args:
       logits: Outputs of the model, `[n, ...]` floats.
       ids: Names of the examples, `[n]`. Defaults to their positions.
 
     Raises:
-      NotFiniteError: If an output is NaN or infinite. The message counts the examples concerned
+      NotFiniteError: If an output is NaN or infinite. The message counts the affected examples
         and names the first of them.
     """
     logits = np.asarray(logits)
@@ -66,7 +66,7 @@ def check_scores(
     """Converts logits to float64 and labels to an array, and checks both.
 
     Raises:
-      ValueError: If there is no example or the shapes do not fit. Also if a logit is not finite
+      ValueError: If there is no example or the shapes do not match. Also if a logit is not finite
         or a label is not an integer from 0 to `c - 1`.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
@@ -87,6 +87,6 @@ def check_scores(
 
 
 def softmax(logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
-    """Class probabilities; each row sums to 1."""
+    """Computes class probabilities; each row sums to 1."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)

@@ -28,8 +28,8 @@ def evaluate_seeds(
     """Evaluates the runs of several seeds, and computes mean and spread of each metric.
 
     Each run directory `seed_N` in `workdir` gets the files that `evaluate_run` writes. The
-    metrics of all are written to `eval/SPLIT.json` in `workdir`, or to a file of the name that
-    `evaluate_run` gives such a result. All is compiled once. Pictures are drawn in the end.
+    metrics of all runs are written to `eval/SPLIT.json` in `workdir`, with the variations of the
+    name as in `evaluate_run`. The model is compiled once. Pictures are drawn at the end.
 
     Args:
       workdir: Folder of the run directories.
@@ -37,15 +37,15 @@ def evaluate_seeds(
       which: Name of the checkpoint: best, latest, or a step.
       modalities: Modalities that the model gets; see `evaluate_run`.
       dataset: Data to evaluate on; see `evaluate_run`.
-      data_folders: Present folders of the data; see `evaluate_run`.
+      data_folders: Current folders of the data; see `evaluate_run`.
       show: Function of the result, called before any picture is drawn.
 
     Returns:
       The content of the JSON file:
-      - the fields of one run that `sft_jax.evaluation.run.SHARED` names;
+      - the fields of one run that are listed in `sft_jax.evaluation.run.SHARED`;
       - `n_examples`, `n_seeds`, and `seeds` in ascending order;
-      - `steps`, those of the checkpoints;
-      - `unfinished`, the seeds whose training has not come to its end;
+      - `steps`, the steps of the checkpoints;
+      - `unfinished`, the seeds whose training has not finished;
       - `metrics`, with `values` in the order of the seeds, `mean` and `std` of each metric.
 
       `std` is the sample standard deviation (n - 1), and null for one seed. Both are null where a
@@ -53,9 +53,9 @@ def evaluate_seeds(
 
     Raises:
       RunDirectoryError: If `workdir` holds no runs of seeds, they differ in more than their
-        seeds, or as `evaluate_run` says of any.
-      NoCheckpointError, DamagedCheckpointError, NotFiniteError, OSError, ValueError: As
-        `evaluate_run` says.
+        seeds, or `evaluate_run` refuses one of them.
+      NoCheckpointError, DamagedCheckpointError, NotFiniteError, OSError, ValueError: See
+        `evaluate_run`.
     """
     folder = writable_runs(storage.as_path(workdir))
     like: OpenedRun | None = None
@@ -105,11 +105,11 @@ def writable_runs(path: storage.AnyPath) -> SeedsDirectory:
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Values, mean and sample standard deviation of each metric of several results.
+    """Computes values, mean and sample standard deviation of each metric of several results.
 
     Args:
-      results: Results of `evaluate_run`. Their floats and nulls are summarised, and those of
-        their families of metrics; the metrics of each class are not.
+      results: Results of `evaluate_run`. Floats and nulls are summarised, in families of metrics
+        too, but not in the metrics of each class.
     """
     summary: dict[str, Any] = {}
     for name in results[0]:

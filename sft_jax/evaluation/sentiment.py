@@ -1,6 +1,6 @@
 """Metrics of sentiment, from -3 (strongly negative) to 3, as reported on CMU-MOSI and MOSEI.
 
-Binary accuracy and F1 have three conventions. A number means nothing without its convention:
+Binary accuracy and F1 follow three conventions. A number has no meaning without its convention:
 
 | suffix | examples | positive means |
 | --- | --- | --- |
@@ -14,7 +14,7 @@ which favours positive |
 
 F1 is the mean over both signs, weighted by the number of true examples of each, as in MMSA since
 2021. The code of MISA, MulT, Self-MM and Ding et al. weights by the number of predictions of each.
-Here only `f1_authors` does.
+Here only `f1_authors` does so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NEUTRAL = 3
 
 
 def sentiment_of_predictions(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
-    """The family `sentiment`: metrics of the predictions of a split, classes or one number."""
+    """Computes the family `sentiment` for the predictions of a split, classes or one number."""
     del names  # The order of the classes is fixed.
     if predictions.task == "regression":
         return sentiment_regression_metrics(
@@ -47,14 +47,14 @@ def sentiment_of_predictions(predictions: Predictions, names: Sequence[str]) -> 
 def sentiment_metrics(
     logits: Float[np.ndarray, "n 7"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, Any]:
-    """Metrics of a classifier of seven classes, where class `i` is sentiment `i - 3`.
+    """Computes metrics of a classifier of seven classes, where class `i` is sentiment `i - 3`.
 
-    The truth is the class: a sentiment rounded to an integer. With `P` the probabilities:
+    The truth is the class: a sentiment rounded to an integer. `P` are the probabilities:
 
     * `acc2_has0` and `f1_has0` predict not negative if `P(3..6) > P(0..2)`;
     * `acc2_non0` and `f1_non0` predict positive if `P(4..6) > P(0..2)`: the neutral class does
       not decide;
-    * `acc7` and the metrics of the authors take the likeliest class, the first of equal ones;
+    * `acc7` and the metrics of the authors take the likeliest class, the first of equals;
     * `acc5`, `mae` and `corr` take the expected sentiment, the sum of `P(i) (i - 3)`; `acc5`
       clips it and the truth to ±2 and rounds both, halves to the even number.
 
@@ -75,7 +75,7 @@ def sentiment_metrics(
       truth or prediction is constant.
 
     Raises:
-      ValueError: If there is no example, the classes are not seven, or shapes do not fit. Also
+      ValueError: If there is no example, the classes are not seven, or shapes do not match. Also
         if a logit is not finite or a label is out of range.
     """
     logits, labels = check_scores(logits, labels)
@@ -98,25 +98,25 @@ def sentiment_metrics(
 def sentiment_regression_metrics(
     predictions: Float[np.ndarray, " n"], truths: Float[np.ndarray, " n"]
 ) -> dict[str, Any]:
-    """Metrics of sentiment predicted as a real number.
+    """Computes metrics of sentiment predicted as a real number.
 
     * `acc2_has0` and `f1_has0` compare `truth >= 0` with `prediction >= 0`;
     * `acc2_non0` and `f1_non0` compare `truth > 0` with `prediction > 0`;
     * `acc7` and `acc5` clip truth and prediction to ±3 and ±2 and round them, halves to the
       even number;
     * `acc2_authors` and `f1_authors` round truth and prediction to the seven classes, because
-      the authors' code knows only classes. They leave out truths that round to 0, and so count
-      at most `n_non0` examples.
+      the authors' code knows only classes. They leave out truths that round to 0, so they use at
+      most `n_non0` examples.
 
     Args:
-      predictions: Predicted number of each example, of any size.
+      predictions: Predicted number of each example, in any range.
       truths: True sentiment of each example, from -3 to 3.
 
     Returns:
       The JSON values of `sentiment_metrics`, with "real" as `truth`.
 
     Raises:
-      ValueError: If there is no example, shapes do not fit, a number is not finite, or a
+      ValueError: If there is no example, shapes do not match, a number is not finite, or a
         truth is out of range.
     """
     predictions, truths = (np.asarray(a, np.float64) for a in (predictions, truths))
@@ -148,7 +148,7 @@ def _metrics(
     not_negative: Bool[np.ndarray, " n"],
     positive: Bool[np.ndarray, " n"],
 ) -> dict[str, Any]:
-    """Metrics of predictions given as numbers, as classes from -3 to 3, and by sign."""
+    """Computes metrics of predictions as numbers, as classes from -3 to 3, and by sign."""
     non0, true_classes = truths != 0, _rounded(truths, NEUTRAL)
     decided = true_classes != 0
     # Accuracy is symmetric in truth and prediction. F1 is weighted by the first of a pair.
@@ -172,7 +172,7 @@ def _metrics(
 
 
 def _against_opposite(probabilities: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n 3"]:
-    """Probability of sentiment 3 less that of -3, of 2 less -2, of 1 less -1; equal ones give 0."""
+    """Computes `P(s) - P(-s)` for the sentiments `s` = 3, 2, 1; equal probabilities give 0."""
     return (probabilities[:, ::-1] - probabilities)[:, :NEUTRAL]
 
 
@@ -191,7 +191,7 @@ def _weighted_f1(truth: Bool[np.ndarray, " n"], prediction: Bool[np.ndarray, " n
 
 
 def _correlation(truths: Real[np.ndarray, " n"], numbers: Float[np.ndarray, " n"]) -> float | None:
-    # Values that differ by rounding alone are constant: they would correlate by their errors.
+    # Values that differ only by rounding count as constant: otherwise their errors would correlate.
     for values in (truths, numbers):
         if np.ptp(values) <= 1e-12 * max(1.0, np.abs(values).max()):
             return None

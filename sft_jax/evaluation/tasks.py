@@ -15,7 +15,7 @@ from sft_jax.evaluation.scores import check_outputs
 
 
 def predicted_classes(predictions: Predictions) -> np.ndarray:
-    """Class of the largest logit of each example, `[n]`; the first of equal ones.
+    """Returns the class of the largest logit of each example, `[n]`; the first of equals.
 
     Raises:
       NotFiniteError: If a logit is NaN or infinite.
@@ -25,13 +25,13 @@ def predicted_classes(predictions: Predictions) -> np.ndarray:
 
 
 def mean_loss(predictions: Predictions) -> float | None:
-    """Mean loss over the examples; None if it overflows."""
+    """Computes the mean loss over the examples; None if it overflows."""
     mean = float(predictions.loss.mean())
     return mean if math.isfinite(mean) else None
 
 
 def classification_metrics(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of single-label classification.
+    """Computes metrics of single-label classification.
 
     The prediction is the class of the largest logit. `macro_f1` and `balanced_accuracy` are
     means over the classes that have examples. A class without examples has null in `per_class`.
@@ -75,7 +75,7 @@ def classification_metrics(predictions: Predictions, class_names: Sequence[str])
 
 
 def ordinal_metrics(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of ordered classes.
+    """Computes metrics of ordered classes.
 
     Args:
       predictions: Predictions of a split.
@@ -83,7 +83,7 @@ def ordinal_metrics(predictions: Predictions, class_names: Sequence[str]) -> dic
 
     Returns:
       The metrics of `classification_metrics`, and `mae`, the mean absolute error in classes.
-      Also `quadratic_weighted_kappa` (Cohen 1968), null if all labels and predictions are of
+      Also `quadratic_weighted_kappa` (Cohen 1968), null if all labels and predictions belong to
       one class.
     """
     labels, predicted = predictions.labels, predicted_classes(predictions)
@@ -101,7 +101,7 @@ def ordinal_metrics(predictions: Predictions, class_names: Sequence[str]) -> dic
 
 
 def multi_label_metrics(predictions: Predictions, label_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of multi-label classification.
+    """Computes metrics of multi-label classification.
 
     A label is predicted where its probability is above 0.5. The macro means are over the
     labels that some examples have and others lack. They are null if there is no such label.
@@ -142,9 +142,9 @@ def multi_label_metrics(predictions: Predictions, label_names: Sequence[str]) ->
 
 
 def regression_metrics(predictions: Predictions, target_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of regression.
+    """Computes metrics of regression.
 
-    `pearson_r` and `r2` are null for a target that is the same in all examples. `pearson_r` is
+    `pearson_r` and `r2` are null for a target that is equal in all examples. `pearson_r` is
     also null if the prediction is constant.
 
     Args:
@@ -201,6 +201,6 @@ def _target_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, floa
 
 
 def _mean(breakdown: Mapping[str, Mapping[str, Any]], metric: str) -> float | None:
-    """Mean of a metric over the classes, labels or targets where it is not null."""
+    """Computes the mean of a metric over the classes, labels or targets where it is not null."""
     defined = [x for values in breakdown.values() if (x := values[metric]) is not None]
     return float(np.mean(defined)) if defined else None

@@ -44,8 +44,8 @@ def load_torch_weights(
       model: Model that the parameters are for.
       modality_names: Mapping from the authors' slot, "rgb", "spec" or "text", to our name. For
         MOSEI it is `{"rgb": "vision", "spec": "audio", "text": "text"}`. By default the names
-        are equal. MulT, the faithful MBT and early fusion in windows depend on
-        the order of modalities. Our models order modalities by name, so some names do not fit.
+        are equal. MulT, the faithful MBT and early fusion in windows depend on the order of
+        modalities. Our models order modalities by name, so some names do not fit.
       params: Parameters to keep where the file's are missing or misshapen, if not `strict`.
       strict: Whether any missing, misshapen or unexpected tensor is an error.
       dtype: Dtype of the parameters; None for the dtype of the file.

@@ -1,7 +1,7 @@
 """The Sparse Fusion Transformer in two parts, to fuse several budgets of one forward pass.
 
-Both parts have the parameters of the model that they are made from. What is before fusion
-is computed once, whatever the number of budgets.
+Both parts have the parameters of the original model. The part before fusion is computed once for
+all budgets.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Part = TypeVar("Part", bound=SparseFusionTransformer)
 
 
 class Trunk(SparseFusionTransformer):
-    """Everything before fusion: tokenizers, blocks of each modality, and pooling to each budget.
+    """Part before fusion: tokenizers, blocks of each modality, and pooling to each budget.
 
     Attributes:
       budgets: Numbers of tokens kept of each modality, all different; `k` has no effect.
 
-    See `SparseFusionTransformer` for the others.
+    See `SparseFusionTransformer` for the other attributes.
     """
 
     budgets: tuple[int, ...] = ()
@@ -40,11 +40,11 @@ class Trunk(SparseFusionTransformer):
         train: bool = False,
         mixup: Mixup | None = None,
     ) -> tuple[Tokens, dict[int, dict[str, Tokens]]]:
-        """Computes the CLS tokens that enter fusion, and by budget the pooled tokens.
+        """Computes the CLS tokens that enter fusion, and the pooled tokens by budget.
 
         Args:
-          inputs: See `SparseFusionTransformer`, for these and the others.
-          masks: Masks.
+          inputs: Inputs by modality, as in `SparseFusionTransformer`.
+          masks: Masks by modality.
           train: Whether to apply dropout.
           mixup: Mixup.
         """
@@ -59,7 +59,7 @@ class Trunk(SparseFusionTransformer):
 
 
 class Fusion(SparseFusionTransformer):
-    """The blocks from fusion on, and the head. See `SparseFusionTransformer` for the attributes."""
+    """Part from fusion on: fused blocks and head, with `SparseFusionTransformer`'s attributes."""
 
     @nn.compact
     def __call__(  # type: ignore[override]
@@ -82,11 +82,11 @@ class Fusion(SparseFusionTransformer):
 
 
 def part(kind: type[Part], model: SparseFusionTransformer, **attributes: Any) -> Part:
-    """Makes a part of a model, with the model's attributes and further ones.
+    """Makes a part of a model, with the attributes of the model and further ones.
 
     Args:
-      kind: `Trunk` or `Fusion`.
-      model: Model.
+      kind: Class of the part, `Trunk` or `Fusion`.
+      model: Original model.
       **attributes: Further attributes of the part.
     """
     fields = [field.name for field in dataclasses.fields(SparseFusionTransformer) if field.init]

@@ -52,19 +52,19 @@ def evaluate_budgets(
       budgets: Numbers of tokens kept of each modality.
       modalities: Modalities that the model gets; see `evaluate_run`.
       dataset: Data to evaluate on; see `evaluate_run`.
-      data_folders: Present folders of the data; see `evaluate_run`.
+      data_folders: Current folders of the data; see `evaluate_run`.
       show: Function of the result, called before the picture is drawn.
 
     Returns:
-      The content of the JSON file: `split`, `checkpoint`, `steps`, `seeds` and the like, as in
-      `sft_jax.evaluation.seeds.evaluate_seeds`; `score`, accuracy or mae (`SCORE_NAMES`);
-      `device`; and `budgets`. Each of these has its `k`; `flops`, counted for one example
+      The content of the JSON file: `split`, `checkpoint`, `steps`, `seeds` and similar fields, as
+      in `sft_jax.evaluation.seeds.evaluate_seeds`; `score`, accuracy or mae (`SCORE_NAMES`);
+      `device`; and `budgets`. Each budget has its `k`; `flops`, counted for one example
       of full length; `milliseconds`, the median of one example on one device; and `metrics`, with
       `values` by seed, `mean` and `std`.
 
     Raises:
-      RunDirectoryError, NoCheckpointError, NotFiniteError, OSError, ValueError: As `evaluate_run`
-        says. ValueError also if the model can't be evaluated with a budget (`with_budget`).
+      RunDirectoryError, NoCheckpointError, NotFiniteError, OSError: See `evaluate_run`.
+      ValueError: See `evaluate_run`. Also if a budget does not fit the model (`with_budget`).
     """
     folder = RunDirectory(storage.as_path(workdir))
     config = folder.read_config()
@@ -117,7 +117,7 @@ def evaluate_budgets(
 def _evaluators(
     opened: OpenedRun, split: str, budgets: Sequence[int], modalities: Sequence[str] | None
 ) -> dict[int, Evaluator]:
-    """Evaluators of a split by budget; every budget is checked before any is compiled."""
+    """Makes the evaluators of a split by budget; checks every budget before any compilation."""
     models = {k: with_budget(opened.model, k) for k in budgets}
     return {
         k: dataclasses.replace(opened, model=model).evaluator(split, modalities)
@@ -134,12 +134,12 @@ def _metrics(
 
 
 def cost(model: Any, params: Any, modalities: Sequence[str]) -> dict[str, float]:
-    """Operations and time of the logits of one example of full length.
+    """Computes the operations and the time of the logits of one full-length example.
 
     Args:
-      model: Model.
-      params: Its parameters.
-      modalities: Names of the modalities that it gets.
+      model: Model to measure.
+      params: Parameters of the model.
+      modalities: Names of the modalities that the model gets.
 
     Returns:
       `flops`, all arithmetic that `sft_jax.profile.flops` counts, and `milliseconds`, the median on
@@ -160,7 +160,7 @@ def cost(model: Any, params: Any, modalities: Sequence[str]) -> dict[str, float]
 
 
 def budgets_stem(result: Mapping[str, Any]) -> str:
-    """Name of the files of `evaluate_budgets`, without the ending."""
+    """Returns the name of the files of `evaluate_budgets`, without the ending."""
     return report.file_stem(result) + "_budgets"
 
 

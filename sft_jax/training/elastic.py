@@ -1,14 +1,14 @@
-"""Training of one model for every number of kept tokens.
+"""Training of one model for several numbers of kept tokens.
 
-Each step fuses the tokens of the largest and of the smallest budget, and of one that is drawn
-among the others. This is the sandwich rule of universally slimmable networks (Yu and Huang 2019,
-arXiv 1903.05134), for numbers of tokens in place of widths. With `l(z)` the loss of logits and
-`d(z, z')` their distillation from others, the loss is the mean over the three budgets of
+Each step fuses the tokens of the largest budget, of the smallest budget, and of one drawn from
+the others. This is the sandwich rule of universally slimmable networks (Yu and Huang 2019,
+arXiv 1903.05134), for numbers of tokens in place of widths. `l(z)` is the loss of logits and
+`d(z, z')` their distillation from other logits. The loss is the mean over the three budgets of
 
     l(z_largest)                         for the largest
     (l(z_k) + d(z_k, z_largest)) / 2     for each other
 
-No gradient of the distillation reaches `z_largest`.
+No gradient of the distillation flows into `z_largest`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Logits = Float[Array, "b c"]
 
 
 def check_budgets(model: Any, budgets: Sequence[int]) -> None:
-    """Checks that a model can be trained for some budgets.
+    """Checks that a model can be trained for the given budgets.
 
     Args:
-      model: Model that is trained.
+      model: Model to train.
       budgets: Numbers of kept tokens, `train.elastic_k`.
 
     Raises:
-      ValueError: If the model does not pool tokens, or can't have one of the budgets.
+      ValueError: If the model does not pool tokens, or one of the budgets does not fit it.
     """
     if budgets and type(model) is not SparseFusionTransformer:
         raise ValueError(
@@ -64,21 +64,21 @@ def elastic_losses(
 ) -> tuple[Logits, Float[Array, " b"]]:
     """Computes the training loss of each example over several budgets.
 
-    Everything before fusion is computed once. Of the budgets between the smallest and the largest
-    one is drawn and fused.
+    The part before fusion is computed once. One budget between the smallest and the largest is
+    drawn and fused.
 
     Args:
-      model: Model.
-      params: Its parameters.
+      model: Model to train.
+      params: Parameters of the model.
       inputs: Inputs of the model.
-      masks: Their masks.
-      mixup: Mixup, the same for all budgets.
+      masks: Masks of the inputs.
+      mixup: Draw of mixup, the same for all budgets.
       keys: Random keys: "dropout" and "pool" of the model, and "budget" of the draw.
       budgets: Numbers of kept tokens, at least two.
-      losses: Loss of each example, from logits.
+      losses: Function from logits to the loss of each example.
 
     Returns:
-      Logits of the largest budget, and the losses.
+      The logits of the largest budget, and the losses.
     """
     smallest, *between, largest = sorted(budgets)
     trunk = part(Trunk, model, budgets=(largest, *between, smallest))
@@ -94,7 +94,7 @@ def elastic_losses(
     fusion = part(Fusion, model)
 
     def fuse(k: int, number: int) -> Any:
-        # A budget's own dropout: its teacher drops other numbers.
+        # Each budget has its own dropout, which differs from that of its teacher.
         rngs = {"dropout": jax.random.fold_in(keys["dropout"], number)}
         return fusion.apply(
             {"params": params}, entering, pooled[k], train=True, mixup=mixup, rngs=rngs
@@ -112,15 +112,15 @@ def elastic_losses(
 
 
 def distillation(task: Task, outputs: Logits, teacher: Logits) -> Float[Array, " b"]:
-    """Loss of each example with another model's outputs in place of labels (Hinton et al. 2015).
+    """Computes a loss with a teacher's outputs in place of labels (Hinton et al. 2015).
 
-    It is the cross-entropy with the probabilities of the classes, or of each label, and the
-    squared error of a regression. No gradient reaches the other outputs.
+    It is the cross-entropy with the teacher's probabilities of the classes, or of each label, and
+    the squared error for regression. No gradient flows into the teacher's outputs.
 
     Args:
       task: Task of both models.
-      outputs: Outputs that learn.
-      teacher: Outputs that they learn from.
+      outputs: Outputs of the student.
+      teacher: Outputs of the teacher.
     """
     teacher = jax.lax.stop_gradient(teacher)
     match task:

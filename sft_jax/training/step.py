@@ -1,4 +1,4 @@
-"""Loss, training step and evaluation step, as pure functions to be compiled."""
+"""Loss, training step and evaluation step, as pure functions."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class StepMetrics(flax.struct.PyTreeNode):
     """Metrics of a training step.
 
     Attributes:
-      loss: Mean over the examples of the batch.
-      score: Mean over them of `sft_jax.ops.losses.example_scores`.
-      gradient_norm: Global 2-norm before clipping.
+      loss: Mean loss over the examples of the batch.
+      score: Mean of `sft_jax.ops.losses.example_scores` over the same examples.
+      gradient_norm: Global 2-norm of the gradient before clipping.
       example_loss: Loss of each example.
-      finite: False where the norm of a parameter group's gradient is NaN or infinite; by the
-        name of the group, the first component of its path.
+      finite: Flag for each parameter group by name, the first component of its path; False if the
+        norm of the group's gradient is NaN or infinite.
     """
 
     loss: Float[Array, ""]
@@ -52,8 +52,8 @@ class Outputs(flax.struct.PyTreeNode):
     Attributes:
       logits: Logits of the model.
       loss: Loss of each example.
-      positions: Position of each example in the split. Devices may be in any order, and their
-        examples with them.
+      positions: Position of each example in the split, since the order of the devices determines
+        the order of the examples.
     """
 
     logits: Float[Array, "b c"]
@@ -74,11 +74,11 @@ def loss_fn(
     *,
     mixing: bool | Bool[Array, ""] = True,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Training loss and score of each example, with modality dropout and mixup.
+    """Computes the training loss and score of each example, with modality dropout and mixup.
 
     Args:
       params: Parameters.
-      model: Module that they belong to.
+      model: Module of the parameters.
       batch: Batch of examples.
       keys: Random key of each of `STREAMS`.
       train: Section of training. Loss, label smoothing, modality dropout and the numbers of kept
@@ -88,7 +88,7 @@ def loss_fn(
 
     Returns:
       Losses, and `sft_jax.ops.losses.example_scores`. Examples that fill up the batch, whose
-      weight is 0, are included. With `train.elastic_k` the score is that of the largest.
+      weight is 0, are included. With `train.elastic_k` the score is for the largest.
     """
     masks = {name: jnp.asarray(mask) for name, mask in batch.masks.items()}
     if train.modality_dropout:
@@ -136,10 +136,10 @@ def make_train_step(
 ) -> TrainStep:
     """Builds the function that takes one optimiser step.
 
-    With `train.accumulate` the batch is processed in as many micro-batches, one after the other.
-    The gradient is that of the whole batch either way, except that random numbers differ, and
-    that mixup finds partners within a micro-batch. A step whose loss or gradient is not finite
-    leaves the state as it was, the step count included.
+    With `train.accumulate` the batch is processed in this number of micro-batches in turn. The
+    gradient is still that of the whole batch, except that random numbers differ, and that mixup
+    finds partners within a micro-batch. A step whose loss or gradient is not finite leaves the
+    state unchanged, including the step count.
 
     Args:
       model: Module whose parameters are trained.
@@ -148,7 +148,7 @@ def make_train_step(
       mixup: Section of mixup.
       seed: Seed of the random streams.
       mixup_from: First step, counted from 0, that mixes examples if `mixup` does.
-      gather: Function that the parameters pass before they are used.
+      gather: Function applied to the parameters before they are used.
     """
 
     def summed_loss(
@@ -160,7 +160,7 @@ def make_train_step(
 
     def accumulate(params: Any, batch: Batch, step: Int[Array, ""], count: Array) -> Any:
         parts = train.accumulate
-        # Each micro-batch takes every parts-th example, so it stays spread over the devices.
+        # A micro-batch takes every parts-th example, so that it stays spread over the devices.
         split = jax.tree.map(
             lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch
         )
@@ -191,8 +191,8 @@ def make_train_step(
             score=score.sum() / count,
             gradient_norm=optax.tree.norm(gradient),
             example_loss=example_loss,
-            # By norms, since clipping computes those sums of squares anyway: one more use of each
-            # gradient would have XLA compute parts of it once more, and compile twice as long.
+            # The check uses norms, since clipping computes their sums of squares anyway. Another
+            # use of each gradient would make XLA recompute parts of it and compile twice as long.
             finite={name: jnp.isfinite(optax.tree.norm(group)) for name, group in gradient.items()},
         )
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema)
@@ -203,7 +203,7 @@ def make_train_step(
 
 
 def _draw(model: Any, config: MixupConfig, key: Array, batch_size: int) -> Mixup:
-    """Draws partners, their shares and the layer to mix after."""
+    """Draws partners, shares and the layer whose output is mixed."""
     depth = model.n_pre + model.n_post
     layers = {"within": (0, model.n_pre), "fused": (model.n_pre, depth), "any": (0, depth)}
     return draw_mixup(
@@ -229,9 +229,9 @@ def compile_train_step(
     *,
     mixup_from: int = 0,
 ) -> Any:
-    """Step of `make_train_step`, jitted over a mesh; it takes over the old state's memory.
+    """Makes the step of `make_train_step`, jitted over a mesh; it donates the old state's memory.
 
-    The seed is its third argument, a scalar of int32, so that all seeds share one program.
+    The seed is its third argument, an int32 scalar, so that all seeds share one program.
 
     Args:
       model: Module whose parameters are trained.
@@ -263,14 +263,14 @@ def compile_train_step(
 
 
 def compile_eval_step(model: Any, mesh: Mesh, loss: str = "auto") -> Any:
-    """Jitted function from parameters, a batch and its positions to `Outputs`.
+    """Makes a jitted function from parameters, a batch and its positions to `Outputs`.
 
-    Every process gets the outputs of all.
+    Every process gets the outputs of all processes.
 
     Args:
       model: Module whose outputs are computed.
       mesh: Devices.
-      loss: Loss of `sft_jax.ops.losses` that is reported.
+      loss: Loss of `sft_jax.ops.losses` to report.
     """
 
     def eval_step(params: Any, batch: Batch, positions: Int[Array, " b"]) -> Outputs:

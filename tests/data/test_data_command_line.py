@@ -199,10 +199,10 @@ def test_a_late_fault_names_the_file(tmp_path):
     [
         (
             ["inspect", "{raw}/aligned_50.pkl"],
-            "can't tell which dataset {raw}/aligned_50.pkl is of: say it with --dataset NAME, one",
+            "can't determine the dataset of {raw}/aligned_50.pkl: name it with --dataset NAME, one",
         ),
-        (["inspect", "{raw}/two"], "{raw}/two may be of vggsound or npz_folder: say it with --da"),
-        (["inspect", "{raw}"], "can't tell which dataset {raw} is of: say it with --dataset"),
+        (["inspect", "{raw}/two"], "{raw}/two may be of vggsound or npz_folder: name it with --d"),
+        (["inspect", "{raw}"], "can't determine the dataset of {raw}: name it with --dataset"),
         (["inspect", "{raw}/vgg", "--dataset=mosei"], "{raw}/vgg is a folder with 0 pickles"),
         (["inspect", "nothing"], "no file or folder nothing, and no dataset of that name, only w"),
         (["validate", "mosei"], "no file or folder mosei, and the dataset of that name is not a"),

@@ -184,7 +184,7 @@ def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | No
 
 
 def is_inside(file: str) -> bool:
-    """Tells if the path of a file in a manifest stays inside the folder."""
+    """Returns whether the path of a file in a manifest stays inside the folder."""
     path = pathlib.PurePosixPath(file)
     return (
         bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
