@@ -19,6 +19,8 @@ from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirecto
 from sft_jax.runs.storage import write_json
 from sft_jax.training import assembly
 
+pytestmark = pytest.mark.process
+
 CONFIG = dataclasses.replace(synthetic.config(), seeds=(10, 2))
 TOTAL = assembly.Plan.from_config(CONFIG, 50).total_steps
 

@@ -23,6 +23,8 @@ from sft_jax.ops.attention.windowed import windowed_attention
 from sft_jax.ops.pool import POOLS
 from sft_jax.structs import Readout
 
+pytestmark = pytest.mark.process
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 # More tokens than attention stores weights for, and an image.
 MODALITIES = {"sound": ModalitySpec(140, 2), "sight": ModalitySpec((6, 6), 1, 2)}

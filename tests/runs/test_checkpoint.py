@@ -115,7 +115,8 @@ def test_a_part_of_the_state_can_be_restored(saved):
     part = checkpoints.restore_part("best", {"step": whole.step, "params": whole.params})
     chex.assert_trees_all_equal(part, {"step": whole.step, "params": whole.params})
     with pytest.raises(ValueError, match=r"shape"):
-        checkpoints.restore_part("best", {"params": {**whole.params, "b": jnp.zeros((3, 2))}})
+        # Alone: Orbax leaves reads of other arrays behind, which complain when they are collected.
+        checkpoints.restore_part("best", {"params": {"b": jnp.zeros((3, 2))}})
     checkpoints.close()
 
 

@@ -23,6 +23,8 @@ from sft_jax.training import assembly
 from sft_jax.training.elastic import distillation
 from sft_jax.training.step import STREAMS, loss_fn
 
+pytestmark = pytest.mark.process
+
 KEYS = {name: jax.random.key(i) for i, name in enumerate(STREAMS)}
 LABELS = np.array([0, 2, 3], np.int32)
 # One number lies between the others, so that no draw matters.

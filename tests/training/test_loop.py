@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sft_jax.runs.checkpoint import Checkpoints, NoCheckpointError
 from sft_jax.training.loop import NonFiniteError
 
+pytestmark = pytest.mark.process
+
 
 def lines(workdir):
     read = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -55,7 +57,6 @@ def test_tensorboard_holds_what_the_json_lines_hold(plain):
         assert [(e.step, e.value) for e in events.Scalars(name)] == expected
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(("devices", "accumulate"), slow_but([(8, 1), (4, 2)], (4, 2)))
 def test_devices_and_accumulation_do_not_change_training(plain, tmp_path, devices, accumulate):
     experiment = synthetic.config(**PLAIN, train__accumulate=accumulate)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import synthetic
 
+pytestmark = pytest.mark.process
+
 MIXED = {"mixup__layers": "any", "mixup__warmup_epochs": 1.0}
 
 

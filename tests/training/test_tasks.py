@@ -8,6 +8,8 @@ from sparing import slow_but
 
 from sft_jax.evaluation import restored, run
 
+pytestmark = pytest.mark.process
+
 # Model, ranges of metrics after training, and picture.
 CASES = {
     # Averages the heads of both modalities.
