@@ -20,7 +20,7 @@ from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 
 OnError = Literal["fail", "skip"]
-"""What becomes of a bad example: its error is raised, or it is left out."""
+"""Treatment of a bad example: its error is raised, or the example is left out."""
 
 
 @dataclasses.dataclass
