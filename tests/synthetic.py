@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import flags
 
 from sft_jax import ModalitySpec, config_io
 from sft_jax.config import (
@@ -94,6 +95,14 @@ def config(**changes):
             section, field = name.split("__")
             sections[section] = dataclasses.replace(sections[section], **{field: value})
     return ExperimentConfig(seed=changes.get("seed", 0), **sections)
+
+
+def run_command(command, *arguments):
+    """Runs a module of `sft_jax.commands` in this process, with flags of its own."""
+    values = flags.FlagValues()
+    command.define_flags(values)
+    values([command.__name__, *arguments])
+    command.main(values)
 
 
 def first_state(params, optimizer, *, step=0, ema_params=None):

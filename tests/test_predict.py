@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import sentiment_pickles
 import synthetic
-from absl import flags
 
 import sft_jax
 from sft_jax import ModalitySpec, command_line
@@ -78,10 +77,8 @@ def runs(tmp_path_factory, folder):
 
 
 def _predict(**arguments):
-    values = flags.FlagValues()
-    predict.define_flags(values)
-    values(["predict.py", *(f"--{name}={value}" for name, value in arguments.items())])
-    predict.main(values)
+    texts = (f"--{name}={value}" for name, value in arguments.items())
+    synthetic.run_command(predict, *texts)
 
 
 def _rows(path):

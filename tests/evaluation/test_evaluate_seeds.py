@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 import synthetic
-from absl import flags
 
 from sft_jax.commands import evaluate
 from sft_jax.data.arrays import from_arrays
@@ -63,10 +62,7 @@ def trained(tmp_path_factory):
 
 
 def _eval(*arguments):
-    values = flags.FlagValues()
-    evaluate.define_flags(values)
-    values(["eval.py", *arguments])
-    evaluate.main(values)
+    synthetic.run_command(evaluate, *arguments)
 
 
 def test_each_metric_has_its_values_mean_and_deviation(trained, capsys, monkeypatch):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.special
 import synthetic
-from absl import flags
 from sklearn import metrics
 
 from sft_jax.commands import evaluate
@@ -32,10 +31,7 @@ def _dataset(monkeypatch):
 
 
 def _eval(*arguments):
-    values = flags.FlagValues()
-    evaluate.define_flags(values)
-    values(["eval.py", *arguments])
-    evaluate.main(values)
+    synthetic.run_command(evaluate, *arguments)
 
 
 def _results(workdir):

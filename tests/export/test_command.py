@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 import synthetic
-from absl import flags
 
 from sft_jax.commands import export as program
 from sft_jax.data.dataset import Dataset
@@ -75,11 +74,9 @@ def test_the_report_tells_differences_digest_and_code(workdir, tmp_path):
 
 def test_the_program_prints_the_report(workdir, tmp_path, capsys):
     out = tmp_path / "a"
-    values = flags.FlagValues()
-    program.define_flags(values)
     given = {"workdir": workdir, "format": "safetensors", "out": out, "k": 1, "examples": 2}
-    values(["export.py", *(f"--{name}={value}" for name, value in given.items())])
-    program.main(values)
+    texts = (f"--{name}={value}" for name, value in given.items())
+    synthetic.run_command(program, *texts)
     printed = capsys.readouterr().out
     assert "compared with JAX on 2 examples (random examples)" in printed
     assert printed.endswith(f"report: {out}.json\n")

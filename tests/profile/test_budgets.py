@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 import synthetic
-from absl import flags
 
 from sft_jax.commands import evaluate
 from sft_jax.evaluation import restored, run
@@ -57,10 +56,7 @@ def trained(tmp_path_factory):
 
 
 def _eval(*arguments):
-    values = flags.FlagValues()
-    evaluate.define_flags(values)
-    values(["eval.py", *arguments])
-    evaluate.main(values)
+    synthetic.run_command(evaluate, *arguments)
 
 
 def _files(workdir):
