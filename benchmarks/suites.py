@@ -72,6 +72,8 @@ SUITES: Mapping[str, Suite] = {
     ),
     "mosei_memory": Suite("benchmarks.mosei_memory", (), 60, "none; 16 GB of disk"),
     "kills": Suite("benchmarks.kills", ("--kills=60",), 60, _WATCH),
+    "edge": Suite("benchmarks.edge", (), 5, f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"),
+    "first_prediction": Suite("benchmarks.first_prediction", (), 3, _WATCH),
     "against_torch": Suite(
         "benchmarks.against_torch", ("--variants=exact,sparse,bfloat16",), 60, "none; extra [torch]"
     ),

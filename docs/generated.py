@@ -31,7 +31,7 @@ from sft_jax.ops.pool import POOLS
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
-_MARKER = re.compile(r"<!-- generated: (\w+)((?: [\w.=,-]+)*) -->")
+_MARKER = re.compile(r"<!-- generated: (\w+)((?: [\w.=,/-]+)*) -->")
 _TABLES = {
     "model.name": [*MODELS],
     "model.pool": [*POOLS],
@@ -224,6 +224,43 @@ def growth() -> str:
     return table(["attention", "tokens", "time", "memory"], rows)
 
 
+def edge() -> str:
+    """Cost of a window by runtime: for each k, and the rest for that of the training."""
+    result = load_result("edge.json")
+    own, budgets = str(result["k"]), list(result["rows"]["jax"]["k"])
+    rows = []
+    for row in result["rows"].values():
+        figures = row["k"][own]
+        cells = [row["title"], f"{row['bytes'] / 1e3:,.0f}"]
+        for k in budgets:
+            cells.append(f"{row['k'][k]['wall']['median']:,.0f}" if k in row["k"] else "—")
+        cells += [f"{figures['ratio']['median']:.2f}", f"{figures['largest_difference']:.1g}"]
+        same = f"{figures['same_class']:,} of {result['n_examples']:,}"
+        rows.append([*cells, same, f"{figures['accuracy']:.4f}"])
+    times = [f"µs, k = {k}" for k in budgets]
+    compared = [f"over JAX, k = {own}", "difference", "same class", "accuracy"]
+    skipped = "".join(f"\n\n{name}: {reason}." for name, reason in result["skipped"].items())
+    return table(["runtime", "kB", *times, *compared], rows) + skipped
+
+
+def first_prediction() -> str:
+    """Seconds from the start of a process to its first prediction, and their parts."""
+    kinds = load_result("first_prediction.json")["seconds"]
+    rows = [
+        [
+            kind,
+            *("{:.2f} ({:.2f} to {:.2f})".format(p["median"], *p["range"]) for p in row.values()),
+        ]
+        for kind, row in kinds.items()
+    ]
+    return table(["cache", *kinds["cold"]], rows)
+
+
+def listing(file: str) -> str:
+    """A Python file of the repository."""
+    return f"```python\n{(ROOT / file).read_text()}```"
+
+
 def cost_cells(model: dict[str, Any]) -> list[str]:
     """MFLOPs of one example, ms of a training step, MiB that training adds to the process."""
     return [
@@ -289,6 +326,9 @@ PARTS: dict[str, Callable[..., str]] = {
     "costs": costs,
     "growth": growth,
     "comparison": comparison,
+    "edge": edge,
+    "first_prediction": first_prediction,
+    "listing": listing,
     "exports": exports,
     "provenance": provenance,
 }

@@ -15,7 +15,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -55,6 +55,7 @@ class IsolatedFunction:
         self,
         function: str,
         *,
+        program: Sequence[str] = (sys.executable, "-P", str(pathlib.Path(__file__).absolute())),
         environment: Mapping[str, str] | None = None,
         root: pathlib.Path = _ROOT,
     ) -> None:
@@ -62,14 +63,15 @@ class IsolatedFunction:
 
         Args:
           function: Import path `package.module:name`, or `FILE.py:NAME` for a file by its path.
+          program: Command that answers requests, without its last argument, the function. By
+            default this Python; -P keeps the folder of this file out of the import path.
           environment: Environment variables of the process, in addition to those of this one.
           root: First folder to import modules from, and working directory of the process.
         """
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         self._function = function
         self._process = subprocess.Popen(
-            # -P keeps the folder of this file out of the import path.
-            [sys.executable, "-P", str(pathlib.Path(__file__).absolute()), function],
+            [*program, function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

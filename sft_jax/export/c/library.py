@@ -24,7 +24,9 @@ class CompilerError(OSError):
     """A compiler is missing, or refuses a file."""
 
 
-class _Input(ctypes.Structure):
+class Input(ctypes.Structure):
+    """One modality of an example, `sft_input` of `parts/interface.c`."""
+
     _fields_ = (
         ("values", ctypes.POINTER(ctypes.c_float)),
         ("mask", ctypes.POINTER(ctypes.c_ubyte)),
@@ -86,7 +88,7 @@ class Library:
             budget = (ctypes.c_int * len(k))(*(k[name] for name in self._modalities))
         outputs = np.zeros((len(values[0]), self._outputs), np.float32)
         for i, row in enumerate(outputs):
-            structs = (_Input * len(values))()
+            structs = (Input * len(values))()
             for struct, array, mask in zip(structs, values, real, strict=True):
                 if mask[i].any():
                     struct.values = _pointer(array[i], ctypes.c_float)

@@ -66,7 +66,7 @@ def write(
     with tempfile.TemporaryDirectory() as folder:
         code = pathlib.Path(folder) / "model.c"
         code.write_text(text)
-        wasm = _compiled(code, chosen.model)
+        wasm = compile_wasm(code, chosen.model)
         library = Library(code, described["inputs"], len(chosen.info.class_names))
         library.load()
     data = page_data(chosen, described, dataset) | {
@@ -79,8 +79,16 @@ def write(
     return Written(path, described, library.run, sizes)
 
 
-def _compiled(code: pathlib.Path, model: Any) -> bytes:
-    """Compiles a C file and the exports of a page to WebAssembly."""
+def compile_wasm(code: pathlib.Path, model: Any) -> bytes:
+    """Compiles a C file and the exports of a page, `parts/exports.c`, to WebAssembly.
+
+    Args:
+      code: File of format `c`.
+      model: Model of the file.
+
+    Raises:
+      CompilerError: If there is no clang, or none with the target wasm32.
+    """
     specs = model.modalities.values()
     positions = [math.prod(spec.lengths) for spec in specs]
     values = [n * spec.features for n, spec in zip(positions, specs, strict=True)]
