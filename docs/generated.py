@@ -234,7 +234,8 @@ def edge() -> str:
         cells = [row["title"], f"{row['bytes'] / 1e3:,.0f}"]
         for k in budgets:
             cells.append(f"{row['k'][k]['wall']['median']:,.0f}" if k in row["k"] else "—")
-        cells += [f"{figures['ratio']['median']:.2f}", f"{figures['largest_difference']:.1g}"]
+        difference = f"{figures['largest_difference']:.2g}".replace("e-0", "e-")
+        cells += [f"{figures['ratio']['median']:.2f}", difference]
         same = f"{figures['same_class']:,} of {result['n_examples']:,}"
         rows.append([*cells, same, f"{figures['accuracy']:.4f}"])
     times = [f"µs, k = {k}" for k in budgets]
