@@ -40,12 +40,14 @@ _ACCURACY_MINUTES = {
     "watch_pools_k16": 50,
     "watch_fresh_cls": 30,
     "watch_readout_choice": 60,
-    "watch_elastic": 25,
+    "watch_elastic": 45,
+    "watch_long_elastic": 90,
+    "av_mnist_elastic": 90,
     "av_mnist": 180,
     "av_mnist_fresh_cls": 20,
     "sparse_accuracy": 240,
 }
-_WITH_AV_MNIST = ("av_mnist", "av_mnist_fresh_cls", "sparse_accuracy")
+_WITH_AV_MNIST = ("av_mnist", "av_mnist_elastic", "av_mnist_fresh_cls", "sparse_accuracy")
 
 
 def _accuracy(name: str) -> Suite:
