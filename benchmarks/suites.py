@@ -73,6 +73,7 @@ SUITES: Mapping[str, Suite] = {
         "benchmarks.throughput", ("--steps=10", "--manual_dir={manual_dir}"), 10, AV_MNIST
     ),
     "mosei_memory": Suite("benchmarks.mosei_memory", (), 60, "none; 16 GB of disk"),
+    "elastic_step": Suite("benchmarks.elastic_step", (), 10),
     "kills": Suite("benchmarks.kills", ("--kills=60",), 60, _WATCH),
     "against_torch": Suite(
         "benchmarks.against_torch", ("--variants=exact,sparse,bfloat16",), 60, "none; extra [torch]"
