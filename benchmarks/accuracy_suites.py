@@ -108,7 +108,20 @@ _AV_MNIST = (
 )
 
 
-_BUDGETS = (0, 1, 2, 4, 8, 20)
+# 250 tokens a modality.
+_LONG_WINDOWS = {"data.window_seconds": 10.0, "data.patch_size": 2, "train.epochs": 8}
+
+
+def _elastic(config: str, budgets: Sequence[int], changes: Mapping[str, Any] = {}) -> Suite:
+    """One model for several numbers of tokens, beside models for one number each."""
+    rows = {"elastic": Variant(config, "", {**changes, "train.elastic_k": budgets})}
+    for k in sorted(budgets, key=lambda k: k != 4):
+        rows[f"k={k}"] = Variant(config, f"k={k}", changes)
+    return Suite(
+        {name: [variant] for name, variant in rows.items()},
+        seeds=(0, 1, 2, 3, 4),
+        budgets={"elastic": budgets, "k=4": budgets},
+    )
 
 
 def _pools(k: int) -> Suite:
@@ -177,14 +190,9 @@ SUITES: Mapping[str, Suite] = {
         ),
         seeds=(0, 1),
     ),
-    # One model for every number of tokens, beside models for one number each.
-    "watch_elastic": Suite(
-        {
-            "elastic": [Variant("watch", "", {"train.elastic_k": _BUDGETS})],
-            **_rows("watch", [f"k={k}" for k in (4, 0, 20, 1, 2, 8)]),
-        },
-        budgets={"elastic": _BUDGETS, "k=4": _BUDGETS},
-    ),
+    "watch_elastic": _elastic("watch", (0, 1, 2, 4, 8, 20)),
+    "watch_long_elastic": _elastic("watch", (0, 4, 64), _LONG_WINDOWS),
+    "av_mnist_elastic": _elastic("av_mnist", (0, 1, 4, 16)),
     "av_mnist": Suite(_rows("av_mnist", _AV_MNIST), seeds=(0, 1, 2, 3, 4), step_seconds=True),
     "av_mnist_fresh_cls": Suite(
         _rows("av_mnist", ["readout=fresh_cls,k=4"]), seeds=(0, 1, 2, 3, 4), step_seconds=True

@@ -63,24 +63,16 @@ def compare(other: pathlib.Path, name: str, options: argparse.Namespace) -> dict
             for side, root in {"this": harness.ROOT, "other": other}.items()
         }
         for work in WORK:
-            rounds = [
-                {side: take_turn({**request, "work": work}) for side, take_turn in sides.items()}
-                for _ in range(options.turns + 1)
-            ]
-            result[work] = _summary(rounds[1:])  # The first compiles and warms up.
+            turns = harness.in_turns(sides, {**request, "work": work}, options.turns)
+            result[work] = _summary(turns)
     return result
 
 
 def _summary(turns: list[Mapping[str, float]]) -> dict[str, Any]:
-    ratios = sorted(turn["other"] / turn["this"] for turn in turns)
     medians = {side: statistics.median(turn[side] for turn in turns) for side in turns[0]}
     return {
         "median_seconds": medians,
-        "other_over_this": {
-            "median": statistics.median(ratios),
-            "least": ratios[0],
-            "most": ratios[-1],
-        },
+        "other_over_this": harness.spread([turn["other"] / turn["this"] for turn in turns]),
         "turns": turns,
     }
 

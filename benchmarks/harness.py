@@ -10,7 +10,7 @@ import platform
 import shlex
 import statistics
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,6 +94,28 @@ def summary(accuracies: Sequence[float], n_examples: Sequence[int]) -> dict[str,
         "accuracies": list(accuracies),
         "n_examples": list(n_examples),
     }
+
+
+def in_turns(
+    sides: Mapping[str, Callable[[Any], float]], request: Any, turns: int
+) -> list[dict[str, float]]:
+    """Measures several sides in turns, so that other work of the machine falls on all.
+
+    Args:
+      sides: Function of each side from the request to its seconds, by name.
+      request: Argument of all functions.
+      turns: Number of turns of each, after one in which programs are compiled.
+
+    Returns:
+      Seconds of each side by name, turn by turn.
+    """
+    taken = [{name: side(request) for name, side in sides.items()} for _ in range(turns + 1)]
+    return taken[1:]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most of values."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def write(path: pathlib.Path, result: dict[str, Any]) -> None:

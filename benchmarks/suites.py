@@ -40,12 +40,14 @@ _ACCURACY_MINUTES = {
     "watch_pools_k16": 50,
     "watch_fresh_cls": 30,
     "watch_readout_choice": 60,
-    "watch_elastic": 25,
+    "watch_elastic": 45,
+    "watch_long_elastic": 90,
+    "av_mnist_elastic": 90,
     "av_mnist": 180,
     "av_mnist_fresh_cls": 20,
     "sparse_accuracy": 240,
 }
-_WITH_AV_MNIST = ("av_mnist", "av_mnist_fresh_cls", "sparse_accuracy")
+_WITH_AV_MNIST = ("av_mnist", "av_mnist_elastic", "av_mnist_fresh_cls", "sparse_accuracy")
 
 
 def _accuracy(name: str) -> Suite:
@@ -71,6 +73,7 @@ SUITES: Mapping[str, Suite] = {
         "benchmarks.throughput", ("--steps=10", "--manual_dir={manual_dir}"), 10, AV_MNIST
     ),
     "mosei_memory": Suite("benchmarks.mosei_memory", (), 60, "none; 16 GB of disk"),
+    "elastic_step": Suite("benchmarks.elastic_step", (), 10),
     "kills": Suite("benchmarks.kills", ("--kills=60",), 60, _WATCH),
     "edge": Suite("benchmarks.edge", (), 5, f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"),
     "first_prediction": Suite("benchmarks.first_prediction", (), 3, _WATCH),
