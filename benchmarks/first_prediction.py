@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -87,11 +86,7 @@ def _programs(cache: pathlib.Path) -> set[str]:
 
 def summary(seconds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Median and range of each part."""
-    return {
-        part: {"median": statistics.median(values), "range": [min(values), max(values)]}
-        for part in seconds[0]
-        for values in [[row[part] for row in seconds]]
-    }
+    return {part: harness.spread([row[part] for row in seconds]) for part in seconds[0]}
 
 
 def main() -> None:

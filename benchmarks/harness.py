@@ -113,9 +113,9 @@ def in_turns(
     return taken[1:]
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most of values."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median and range of values."""
+    return {"median": statistics.median(values), "range": [min(values), max(values)]}
 
 
 def write(path: pathlib.Path, result: dict[str, Any]) -> None:

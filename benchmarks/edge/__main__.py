@@ -19,7 +19,6 @@ import os
 import pathlib
 import re
 import shutil
-import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,16 +143,14 @@ def measure(
         seconds.append({(name, k): sides[name]({"k": k, "calls": calls}) for name, k in order})
     return {
         (name, k): {
-            "wall": _spread([1e6 * row[name, k]["wall"] for row in seconds]),
-            "cpu": _spread([1e6 * row[name, k]["cpu"] for row in seconds]),
-            "ratio": _spread([row[name, k]["wall"] / row[FIRST, k]["wall"] for row in seconds]),
+            "wall": harness.spread([1e6 * row[name, k]["wall"] for row in seconds]),
+            "cpu": harness.spread([1e6 * row[name, k]["cpu"] for row in seconds]),
+            "ratio": harness.spread(
+                [row[name, k]["wall"] / row[FIRST, k]["wall"] for row in seconds]
+            ),
         }
         for name, k in turns
     }
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {"median": statistics.median(values), "range": [min(values), max(values)]}
 
 
 def rows(
