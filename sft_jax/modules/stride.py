@@ -1,15 +1,15 @@
 """Models whose tokens are larger than those they were trained with, and their parameters.
 
-With stride `s` the patches of a modality are `s` times as long along each axis, so that a sequence
-has `1 / s` and an image `1 / s²` of the tokens. The tokenizer's kernel is resized as in FlexiViT
-(Beyer et al. 2023, arXiv 2212.08013, section 3.4). `B` enlarges a patch by repeating each position
-`s` times along each axis. The new kernel is the shortest one that gives the enlarged patch the old
-token:
+With stride `s` the patches of a modality are `s` times as long along each axis. A sequence then has
+`1 / s` and an image `1 / s²` of the tokens. The tokenizer's kernel is resized as in FlexiViT (Beyer
+et al. 2023, arXiv 2212.08013, section 3.4). `B` enlarges a patch by repeating each position `s`
+times along each axis. The new kernel is the shortest one with which an enlarged patch has its old
+token. For `d` axes it is
 
     w_s = pinv(B^T) w = B w / s^d
 
-for `d` axes. So a token of stride `s` is the old token of values averaged over `s` positions. A
-learned position is the mean over those of the tokens that became one; CLS keeps its own.
+A token of stride `s` therefore is the old token of values averaged over `s` positions. A learned
+position is the mean over those of the tokens that became one. CLS keeps its own.
 """
 
 from __future__ import annotations
