@@ -48,6 +48,7 @@ class Suite(NamedTuple):
       classical: Adds classical models, trained and tested on the data of the first row.
       step_seconds: Adds the seconds of a training step.
       budgets: Numbers of kept tokens that the runs of some rows are evaluated with as well.
+      strides: Strides that the runs of some rows are evaluated with as well.
       differences: Pairs of rows by name; the second's accuracies minus the first's are reported
         seed by seed.
     """
@@ -57,6 +58,7 @@ class Suite(NamedTuple):
     classical: bool = False
     step_seconds: bool = False
     budgets: Mapping[str, Sequence[int]] = {}
+    strides: Mapping[str, Sequence[int]] = {}
     differences: Mapping[str, tuple[str, str]] = {}
 
 
@@ -109,10 +111,16 @@ _AV_MNIST = (
 
 
 _BUDGETS = (0, 1, 2, 4, 8, 20)
+_STRIDES = (1, 2, 4)
+_FINEST_PATCH = 2  # Steps of the watch: 100 tokens of each modality.
 
 
 def _pools(k: int) -> Suite:
     return Suite(_rows("watch", (f"pool={pool},k={k}" for pool in _SELECTING_POOLS)))
+
+
+def _patches(stride: int, changes: Mapping[str, Any] | None = None) -> Variant:
+    return Variant("watch", "", {"data.patch_size": _FINEST_PATCH * stride, **(changes or {})})
 
 
 def _long_sequences(attention: str) -> dict[str, list[Variant]]:
@@ -184,6 +192,14 @@ SUITES: Mapping[str, Suite] = {
             **_rows("watch", [f"k={k}" for k in (4, 0, 20, 1, 2, 8)]),
         },
         budgets={"elastic": _BUDGETS, "k=4": _BUDGETS},
+    ),
+    # One model for every patch size, beside models for one size each.
+    "watch_elastic_patch": Suite(
+        {
+            "elastic": [_patches(1, {"train.elastic_patch": _STRIDES})],
+            **{f"patch_size={_FINEST_PATCH * stride}": [_patches(stride)] for stride in _STRIDES},
+        },
+        strides={"elastic": _STRIDES, f"patch_size={_FINEST_PATCH}": _STRIDES},
     ),
     "av_mnist": Suite(_rows("av_mnist", _AV_MNIST), seeds=(0, 1, 2, 3, 4), step_seconds=True),
     "av_mnist_fresh_cls": Suite(
