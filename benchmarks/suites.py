@@ -41,7 +41,7 @@ _ACCURACY_MINUTES = {
     "watch_fresh_cls": 30,
     "watch_readout_choice": 60,
     "watch_elastic": 25,
-    "watch_elastic_patch": 25,
+    "watch_elastic_patch": 15,
     "av_mnist": 180,
     "av_mnist_fresh_cls": 20,
     "sparse_accuracy": 240,

@@ -91,9 +91,11 @@ def evaluate_budgets(
 
     Raises:
       RunDirectoryError, NoCheckpointError, NotFiniteError, OSError: See `evaluate_run`.
-      ValueError: See `evaluate_run`. Also if a budget or stride does not fit the model
-        (`with_budget`, `with_stride`).
+      ValueError: See `evaluate_run`. Also without any budget and stride, or if one does not fit
+        the model (`with_budget`, `with_stride`).
     """
+    if not budgets and not strides:
+        raise ValueError("budgets and strides are empty: give at least one number")
     folder = RunDirectory(storage.as_path(workdir))
     config = folder.read_config()
     runs = seeds.writable_runs(folder.path).runs if config.seeds else {config.seed: folder}

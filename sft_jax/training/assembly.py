@@ -87,6 +87,8 @@ class Assembled:
 
     def step_at(self, seed: int, step: int) -> Any:
         """Returns the training step of the stride drawn for a step, counted from 1."""
+        if len(self.steps) == 1:
+            return self.step
         return self.steps[draw_stride([*self.steps], seed, step - 1)]
 
 

@@ -130,3 +130,8 @@ def test_each_stride_has_its_metrics_and_cost(trained, capsys):
 def test_wrong_budgets_are_refused(trained, arguments, message):
     with pytest.raises(ValueError, match=message):
         _eval(f"--workdir={trained / 'seed_1'}", "--split=valid", *arguments)
+
+
+def test_without_any_number_nothing_is_evaluated(trained):
+    with pytest.raises(ValueError, match="budgets and strides are empty"):
+        budgets.evaluate_budgets(trained, "valid", "best", [])
