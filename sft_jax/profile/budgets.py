@@ -94,15 +94,11 @@ def evaluate_budgets(
       ValueError: See `evaluate_run`. Also without any budget and stride, or if one does not fit
         the model (`with_budget`, `with_stride`).
     """
-    if not budgets and not strides:
-        raise ValueError("budgets and strides are empty: give at least one number")
+    settings = _settings(budgets, strides)
     folder = RunDirectory(storage.as_path(workdir))
     config = folder.read_config()
     runs = seeds.writable_runs(folder.path).runs if config.seeds else {config.seed: folder}
     folder.make_results()
-    settings = [
-        _Setting(*pair) for pair in itertools.product(budgets or (None,), strides or (None,))
-    ]
     first: Restored | None = None
     metrics: dict[_Setting, list[dict[str, Any]]] = {setting: [] for setting in settings}
     steps = []
@@ -144,6 +140,12 @@ def evaluate_budgets(
     with pictures.reported(picture):
         draw_budgets(picture, result)
     return result
+
+
+def _settings(budgets: Sequence[int], strides: Sequence[int]) -> list[_Setting]:
+    if not budgets and not strides:
+        raise ValueError("budgets and strides are empty: give at least one number")
+    return [_Setting(*pair) for pair in itertools.product(budgets or (None,), strides or (None,))]
 
 
 def _evaluators(
