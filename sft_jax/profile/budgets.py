@@ -268,7 +268,8 @@ def draw_budgets(path: storage.AnyPath, result: Mapping[str, Any]) -> None:
     with pictures.drawn(path, (10, 4), [title, *panels]) as figure:
         figure.suptitle(title)
         for axes, (unit, costs) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            axes.plot(costs, means, color="lightgrey", zorder=0)
+            if len(varied) == 1:  # Otherwise a line would lead from one k to the next.
+                axes.plot(costs, means, color="lightgrey", zorder=0)
             for i, row in enumerate(rows):
                 error = spread[i] if spread else None
                 # Names beside the points would cover each other: small budgets cost the same.
