@@ -61,6 +61,7 @@ def train_and_evaluate(
     seeds: Sequence[int],
     runs: pathlib.Path,
     budgets: Sequence[int] = (),
+    strides: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Trains experiments with several seeds and evaluates their best checkpoints.
 
@@ -69,11 +70,12 @@ def train_and_evaluate(
       seeds: Seeds that each is trained with.
       runs: Folder for the run directories.
       budgets: Numbers of kept tokens that the runs of the first experiment are evaluated with.
+      strides: Strides that they are evaluated with, each with every budget.
 
     Returns:
       JSON values: accuracies in test and validation, with means; steps of the checkpoints; and
-      the cost of one example, with its parameters, operations and tokens. With budgets also
-      the `test` and `valid` accuracies of each, with its operations and milliseconds.
+      the cost of one example, with its parameters, operations and tokens. With budgets or strides
+      also the `test` and `valid` accuracies of each, with its operations and milliseconds.
     """
     shapes = outline(configs[0].data)
     model = build_model(configs[0].model, shapes.modalities, shapes.num_outputs)
@@ -88,7 +90,7 @@ def train_and_evaluate(
             accuracies += result["metrics"]["accuracy"]["values"]
         steps += result["steps"]
         counts += [result["n_examples"]] * len(result["seeds"])
-    by_budget = budget_rows(runs / "0", budgets) if budgets else {}
+    by_budget = budget_rows(runs / "0", budgets, strides) if budgets or strides else {}
     return {
         "parameters": flops.num_parameters(model),
         "forward_flops": flops.forward_cost(model).flops,
@@ -101,16 +103,18 @@ def train_and_evaluate(
     }
 
 
-def budget_rows(folder: pathlib.Path, budgets: Sequence[int]) -> dict[str, Any]:
+def budget_rows(
+    folder: pathlib.Path, budgets: Sequence[int], strides: Sequence[int]
+) -> dict[str, Any]:
     """Accuracies and cost of the best checkpoints of a folder of runs, with each budget."""
     results = {
-        split: evaluate_budgets(folder, split, "best", budgets)["budgets"]
+        split: evaluate_budgets(folder, split, "best", budgets, strides=strides)["budgets"]
         for split in ("valid", "test")
     }
     return {
         "budgets": [
             {
-                **{name: row[name] for name in ("k", "flops", "milliseconds")},
+                **{name: value for name, value in row.items() if name != "metrics"},
                 **{split: rows[i]["metrics"]["accuracy"] for split, rows in results.items()},
             }
             for i, row in enumerate(results["test"])
@@ -186,8 +190,8 @@ def measure_rows(
         configs = [variant.experiment(options.manual_dir) for variant in suite.rows[name]]
         with tempfile.TemporaryDirectory() as temporary:
             runs = options.runs / name.replace("/", "_") if options.runs else temporary
-            budgets = suite.budgets.get(name, ())
-            row = train_and_evaluate(configs, seeds, pathlib.Path(runs), budgets)
+            budgets, strides = suite.budgets.get(name, ()), suite.strides.get(name, ())
+            row = train_and_evaluate(configs, seeds, pathlib.Path(runs), budgets, strides)
         if suite.step_seconds:
             row["train_step_seconds"] = step_seconds(configs[0])
         # The code of each row: rows of one file may be of several commits.

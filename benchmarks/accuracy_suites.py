@@ -48,6 +48,7 @@ class Suite(NamedTuple):
       classical: Adds classical models, trained and tested on the data of the first row.
       step_seconds: Adds the seconds of a training step.
       budgets: Numbers of kept tokens that the runs of some rows are evaluated with as well.
+      strides: Strides that the runs of some rows are evaluated with as well.
       differences: Pairs of rows by name; the second's accuracies minus the first's are reported
         seed by seed.
     """
@@ -57,6 +58,7 @@ class Suite(NamedTuple):
     classical: bool = False
     step_seconds: bool = False
     budgets: Mapping[str, Sequence[int]] = {}
+    strides: Mapping[str, Sequence[int]] = {}
     differences: Mapping[str, tuple[str, str]] = {}
 
 
@@ -124,8 +126,16 @@ def _elastic(config: str, budgets: Sequence[int], changes: Mapping[str, Any] = {
     )
 
 
+_STRIDES = (1, 2, 4)
+_FINEST_PATCH = 2  # Steps of the watch: 100 tokens of each modality.
+
+
 def _pools(k: int) -> Suite:
     return Suite(_rows("watch", (f"pool={pool},k={k}" for pool in _SELECTING_POOLS)))
+
+
+def _patches(stride: int, changes: Mapping[str, Any] | None = None) -> Variant:
+    return Variant("watch", "", {"data.patch_size": _FINEST_PATCH * stride, **(changes or {})})
 
 
 def _long_sequences(attention: str) -> dict[str, list[Variant]]:
@@ -193,6 +203,15 @@ SUITES: Mapping[str, Suite] = {
     "watch_elastic": _elastic("watch", (0, 1, 2, 4, 8, 20)),
     "watch_long_elastic": _elastic("watch", (0, 4, 64), _LONG_WINDOWS),
     "av_mnist_elastic": _elastic("av_mnist", (0, 1, 4, 16)),
+    # One model for every patch size, beside models for one size each.
+    "watch_elastic_patch": Suite(
+        {
+            "elastic": [_patches(1, {"train.elastic_patch": _STRIDES})],
+            **{f"patch_size={_FINEST_PATCH * stride}": [_patches(stride)] for stride in _STRIDES},
+        },
+        seeds=(0, 1, 2, 3, 4),
+        strides={"elastic": _STRIDES, f"patch_size={_FINEST_PATCH}": _STRIDES},
+    ),
     "av_mnist": Suite(_rows("av_mnist", _AV_MNIST), seeds=(0, 1, 2, 3, 4), step_seconds=True),
     "av_mnist_fresh_cls": Suite(
         _rows("av_mnist", ["readout=fresh_cls,k=4"]), seeds=(0, 1, 2, 3, 4), step_seconds=True

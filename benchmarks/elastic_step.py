@@ -1,9 +1,9 @@
-"""Cost of a training step for several budgets, beside a step for one number of kept tokens.
+"""Cost of a training step of elastic models, beside a step for one budget or one patch size.
 
 python -m benchmarks.elastic_step --json=benchmarks/results/elastic_step.json
 
-The experiments are those of the suites of elastic budgets, with random examples of full length.
-Each step is in a process of its own, on one core. All processes live through the run and take
+The experiments are those of the suites of elastic models, with random examples of full length. With
+several strides a step is the mean over them, as each is taken equally often. Each step is in a process of its own, on one core. All processes live through the run and take
 turns, so that other work of the machine falls on all. CPU seconds are compared.
 """
 
@@ -15,7 +15,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,13 @@ from benchmarks.accuracy_suites import SUITES, Suite
 from sft_jax import config_io
 from sft_jax.profile.isolated import IsolatedFunction
 
-TIMED = ("watch_elastic", "watch_long_elastic", "av_mnist_elastic")
+TIMED = {
+    "watch_elastic": ("k=20", "k=4"),
+    "watch_long_elastic": ("k=64", "k=4"),
+    "av_mnist_elastic": ("k=16", "k=4"),
+    "watch_elastic_patch": ("patch_size=2",),
+}
+"""Rows of each suite that the row `elastic` is compared with."""
 
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
 
@@ -39,28 +45,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Side:
-    """Training step of one experiment, compiled at the first call."""
+    """Training steps of one experiment, one for each stride, compiled at the first call."""
 
     def __init__(self) -> None:
-        self._step: Callable[[], None] | None = None
+        self._take_all: Callable[[], None] | None = None
+        self._strides = 0
 
     def __call__(self, request: Mapping[str, Any]) -> float:
         """Times steps; CPU seconds of one.
 
         Args:
-          request: `config`, an experiment; number of `steps` to take.
+          request: `config`, an experiment; number of `steps` to take with each stride.
         """
-        if self._step is None:
+        if self._take_all is None:
             # Before JAX counts the cores that it may use.
             os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-            self._step = _compile(request["config"])
+            self._take_all, self._strides = _compile(request["config"])
         begin = time.process_time()
         for _ in range(request["steps"]):
-            self._step()
-        return (time.process_time() - begin) / request["steps"]
+            self._take_all()
+        return (time.process_time() - begin) / (request["steps"] * self._strides)
 
 
-def _compile(values: Mapping[str, Any]) -> Callable[[], None]:
+def _compile(values: Mapping[str, Any]) -> tuple[Callable[[], None], int]:
+    """Function that takes one step with each stride, and the number of strides."""
     import jax
 
     from sft_jax.data.outline import outline
@@ -76,25 +84,27 @@ def _compile(values: Mapping[str, Any]) -> Callable[[], None]:
     )
     batch, seed = random_batch(data, size, mesh), np.int32(0)
     state = assembled.new_state(0)
-    compiled = assembled.step.lower(state, batch, seed).compile()
+    steps = [step.lower(state, batch, seed).compile() for step in assembled.steps.values()]
 
-    def step() -> None:
+    def take_all() -> None:
         nonlocal state
-        state, metrics = compiled(state, batch, seed)
-        jax.block_until_ready(metrics.loss)
+        for step in steps:
+            state, metrics = step(state, batch, seed)
+            jax.block_until_ready(metrics.loss)
 
-    return step
+    return take_all, len(steps)
 
 
-def compare(suite: Suite, turns: int, steps: int) -> dict[str, Any]:
-    """Compares a step of the elastic model with steps for the largest budget, and for k = 4.
+def compare(suite: Suite, others: Sequence[str], turns: int, steps: int) -> dict[str, Any]:
+    """Compares a step of the elastic model with steps of other rows of its suite.
 
     Args:
-      suite: Suite of elastic budgets.
+      suite: Suite with a row `elastic`.
+      others: Names of the other rows.
       turns: Number of turns of each.
       steps: Number of steps of a turn.
     """
-    names = ("elastic", f"k={max(suite.budgets['elastic'])}", "k=4")
+    names = ("elastic", *others)
     with contextlib.ExitStack() as stack:
         sides = {}
         for name in names:
@@ -110,7 +120,7 @@ def compare(suite: Suite, turns: int, steps: int) -> dict[str, Any]:
         "cpu_seconds": {name: statistics.median(turn[name] for turn in taken) for name in names},
         "elastic_over": {
             name: harness.spread([turn["elastic"] / turn[name] for turn in taken])
-            for name in names[1:]
+            for name in others
         },
         "turns": taken,
     }
@@ -121,7 +131,7 @@ def main() -> None:
     options = parser().parse_args()
     result = harness.environment()
     for name in options.only or TIMED:
-        result[name] = compare(SUITES[name], options.turns, options.steps)
+        result[name] = compare(SUITES[name], TIMED[name], options.turns, options.steps)
         print(name, json.dumps(result[name]["elastic_over"]), flush=True)
         harness.write(options.json, result)
 

@@ -187,6 +187,9 @@ class TrainConfig:
         for `model.k` alone. Each step takes the smallest, the largest, and one drawn from the
         others, which also learn from the largest (`sft_jax.training.elastic`). Validation uses
         `model.k`. Only for sft.
+      elastic_patch: Strides that the model is trained for at once, with 1; empty for 1 alone. With
+        stride `s` a patch is `s` times as long along each axis. Each step trains with one of them
+        (`sft_jax.training.strides`). Validation uses 1.
       ema_decay: Decay of the running mean of the parameters, which is evaluated in their place; 0
         evaluates the parameters themselves. After `t` steps the decay is
         `min(ema_decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten.
@@ -203,6 +206,7 @@ class TrainConfig:
     label_smoothing: Fraction = 0.0
     modality_dropout: Fraction = 0.0
     elastic_k: tuple[CountOrNone, ...] = ()
+    elastic_patch: tuple[Count, ...] = ()
     ema_decay: Fraction = 0.0
     evaluate_every_epochs: Count = 1
     best_metric: Literal["accuracy", "loss"] = "loss"
@@ -218,6 +222,12 @@ class TrainConfig:
         if different < len(self.elastic_k) or different == 1:
             raise ValueError(
                 f"elastic_k={self.elastic_k} must be empty, or at least two numbers, each once"
+            )
+        different = len({1, *self.elastic_patch})
+        if self.elastic_patch and (different == 1 or different != len(self.elastic_patch)):
+            raise ValueError(
+                f"elastic_patch={self.elastic_patch} must be empty, or 1 and at least one larger"
+                " number, each once"
             )
 
 

@@ -74,6 +74,7 @@ OTHER = ExperimentConfig(
         label_smoothing=0.1,
         modality_dropout=0.2,
         elastic_k=(1, 2),
+        elastic_patch=(1, 2),
         ema_decay=0.9,
         evaluate_every_epochs=2,
         best_metric="accuracy",

@@ -25,6 +25,7 @@ from sft_jax.evaluation.run import evaluate_run
 from sft_jax.inference.classifier import Classifier
 from sft_jax.inference.explain import SELECTING
 from sft_jax.modules.factory import build_model
+from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.ops.pool import POOLS
 from sft_jax.runs.directory import RunDirectoryError, SeedsDirectory
 from sft_jax.runs.shelf import DamagedCheckpointError, NoCheckpointError
@@ -145,6 +146,25 @@ def test_lengths_of_the_bucket_change_nothing(raw, pool):
     short = classifier.logits([classifier.read(0, raw[1])])
     assert len(raw[1]["sight"]) <= 8 < classifier.info.modalities["sight"].length
     np.testing.assert_allclose(short, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_larger_patches_are_those_of_the_resized_model(raw):
+    classifier = _small()
+    full = padded_inputs(classifier.info, {"id": 0, "inputs": raw[1]})
+    inputs, masks = ({name: a[None] for name, a in arrays.items()} for arrays in full)
+    params = resize_params(classifier.model, classifier.params, 2)
+    larger = with_stride(classifier.model, 2)
+    logits = jax.jit(larger.apply)({"params": params}, inputs, masks)
+    expected = scipy.special.softmax(logits, axis=-1)[0]
+    probabilities = classifier.predict_proba(raw[1], stride=2)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(probabilities - classifier.predict_proba(raw[1])).max() > 1e-3
+    assert classifier.predict(raw[1], stride=2) == synthetic.CLASSES[expected.argmax()]
+    # Two for predict_proba; predict compiles nothing more.
+    assert classifier.compiles == 2
+    explained = classifier.explain(raw[1], stride=2)["sight"]
+    assert explained.saliency.shape == (3,)
+    assert {kept.stop - kept.start for (kept,) in explained.kept} <= {4, len(raw[1]["sight"]) % 4}
 
 
 # Compilation.

@@ -1,7 +1,7 @@
 """Evaluates a run: tables on the terminal, JSON and a picture in the run directory.
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
-    [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--data_dir=FOLDER]
+    [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--data_dir=FOLDER]
     [--manual_dir=FOLDER]
 
 For runs of several seeds (train.py --config.seeds=0,1,2) it prints the value of each metric by
@@ -43,6 +43,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("every_subset", False, text, **own)
     text = "Instead, compare accuracy and cost with each of these numbers of kept tokens."
     flags.DEFINE_list("k", None, text, **own)
+    text = "Instead, compare accuracy and cost with each of these strides, with each --k if given."
+    flags.DEFINE_list("stride", None, text, **own)
     flags.DEFINE_string("data_dir", None, "Current folder of the prepared data.", **own)
     flags.DEFINE_string("manual_dir", None, "Current folder of the raw files.", **own)
     flags.mark_flag_as_required("workdir", values)
@@ -58,12 +60,16 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         if folder and not storage.as_path(folder).exists():
             raise ValueError(f"--{name}={folder}: there is no such folder")
     moved = {field: folder for field, folder in folders.items() if folder is not None}
-    if values.k is not None:
+    if values.k is not None or values.stride is not None:
         if values.every_subset or values.predictions:
-            raise ValueError("--k goes with neither --every_subset nor --predictions")
-        numbers_kept = budgets.read_budgets(values.k)
+            raise ValueError("--k and --stride go with neither --every_subset nor --predictions")
         budgets.evaluate_budgets(
-            *request, numbers_kept, values.modalities, data_folders=moved, show=_show_budgets(run)
+            *request,
+            budgets.read_numbers("k", values.k, 0),
+            values.modalities,
+            strides=budgets.read_numbers("stride", values.stride, 1),
+            data_folders=moved,
+            show=_show_budgets(run),
         )
         return
     if numbers := run.read_config().seeds:

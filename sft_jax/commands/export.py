@@ -1,7 +1,7 @@
 """Exports a trained model to a file that runs without this library, and checks the file.
 
-python export.py --workdir=runs/watch --format=onnx --out=watch.onnx [--k=4] [--quantize=int8]
-    [--checkpoint=best] [--examples=N] [--data_dir=FOLDER] [--manual_dir=FOLDER]
+python export.py --workdir=runs/watch --format=onnx --out=watch.onnx [--k=4] [--stride=2]
+    [--quantize=int8] [--checkpoint=best] [--examples=N] [--data_dir=FOLDER] [--manual_dir=FOLDER]
 
 The file is run again on the test split. If an output differs from that of JAX by more than 1e-4,
 the file is removed. Beside it, FILE.json holds its sha256, sizes and differences. With
@@ -29,6 +29,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.", **own)
     text = "Tokens kept of each modality: a number, or NAME=NUMBER,NAME=NUMBER; default the run's."
     flags.DEFINE_string("k", None, text, **own)
+    text = "Number of patches along each axis that become one token."
+    flags.DEFINE_integer("stride", 1, text, lower_bound=1, **own)
     flags.DEFINE_string("quantize", None, "int8 for weights in 8 bits.", **own)
     text = "Number of random examples to compare on, in place of the test split."
     flags.DEFINE_integer("examples", None, text, lower_bound=1, **own)
@@ -45,6 +47,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         values.out,
         checkpoint=values.checkpoint,
         k=read_k(values.k),
+        stride=values.stride,
         quantize=values.quantize,
         examples=values.examples,
         data_folders={name: folder for name, folder in folders.items() if folder},

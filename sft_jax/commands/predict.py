@@ -1,7 +1,7 @@
 """Predicts examples without labels, by a trained run.
 
 python predict.py --workdir=runs/watch --input=FOLDER|FILE.npz|FILE.csv --out=FILE.csv
-    [--checkpoint=best] [--k=2] [--split=test] [--on_error=skip]
+    [--checkpoint=best] [--k=2] [--stride=2] [--split=test] [--on_error=skip]
 
 `sft_jax.inference.files` describes the files of examples. The ending of --out is .csv, .jsonl or
 .parquet; the file is written at the end, whole or not at all.
@@ -36,6 +36,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.", **own)
     text = "Number of tokens kept of each modality; default as in training."
     flags.DEFINE_integer("k", None, text, lower_bound=0, **own)
+    text = "Number of patches along each axis that become one token."
+    flags.DEFINE_integer("stride", 1, text, lower_bound=1, **own)
     flags.DEFINE_string("split", "", "Split of raw files or a manifest; default all.", **own)
     text = "Treatment of an example that can't be read or does not fit."
     flags.DEFINE_enum("on_error", "fail", ["fail", "skip"], text, **own)
@@ -49,7 +51,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     predictions.check_writable(out)
     run = RunDirectory(storage.as_path(values.workdir))
     source = files.open_source(values.input, run, values.split)
-    classifier = sft_jax.load(values.workdir, values.checkpoint)
+    classifier = sft_jax.load(values.workdir, values.checkpoint).with_stride(values.stride)
     with rich.progress.Progress(
         rich.progress.TextColumn("predicting"),
         rich.progress.BarColumn(),

@@ -30,6 +30,7 @@ def export_run(
     *,
     checkpoint: str = "best",
     k: int | Mapping[str, int] | None = None,
+    stride: int = 1,
     quantize: str | None = None,
     examples: int | None = None,
     data_folders: Mapping[str, str] | None = None,
@@ -44,6 +45,8 @@ def export_run(
       out: File to write; a folder for `safetensors`.
       checkpoint: Name of the checkpoint: best, latest, or a step.
       k: Number of tokens kept of each modality, for all or by name; by default the model's.
+      stride: Number of patches along each axis that become one token; the file then is of an
+        ordinary model with larger patches (`sft_jax.modules.stride`).
       quantize: `int8` for weights in 8 bits. Then differences have no limit, and the report says
         how the score changes.
       examples: Number of random examples to compare on in place of the test split.
@@ -54,7 +57,7 @@ def export_run(
 
       * `file`, and its `metadata`;
       * `sha256` and `bytes` of each file, and `sizes`, other figures of the format;
-      * `quantize`, `checkpoint`, `step` and `parameters`;
+      * `quantize`, `stride`, `checkpoint`, `step` and `parameters`;
       * `compared_on`, "test split" or "random examples";
       * all of `sft_jax.export.comparison.compare`;
       * `code`, the value of `sft_jax.version.code`.
@@ -80,7 +83,9 @@ def export_run(
     storage.prepare_file(_report_file(path))
     if path.is_dir() and not (format == "safetensors" and _may_replace(path)):
         raise ValueError(f"out={path} is a folder with other files; give another name")
-    opened = open_run(workdir, checkpoint, examples=examples, data_folders=data_folders)
+    opened = open_run(
+        workdir, checkpoint, stride=stride, examples=examples, data_folders=data_folders
+    )
     if reason := supported(opened.classifier, format):
         raise ValueError(reason)
     shown = {"dataset": opened.dataset} if exporter.shows_examples else {}
@@ -97,6 +102,7 @@ def export_run(
         **_contents(path),
         "sizes": dict(file.sizes),
         "quantize": quantize,
+        "stride": stride,
         "checkpoint": checkpoint,
         "step": opened.step,
         "parameters": opened.parameters,

@@ -14,6 +14,7 @@ from sft_jax.data.dataset import Dataset, DatasetInfo
 from sft_jax.data.view import View
 from sft_jax.evaluation.restored import restore
 from sft_jax.export.written import Bundle, Classifier
+from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.runs import storage
 from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory
@@ -45,6 +46,7 @@ def open_run(
     workdir: str | os.PathLike[str],
     checkpoint: str = "best",
     *,
+    stride: int = 1,
     examples: int | None = None,
     data_folders: Mapping[str, str] | None = None,
 ) -> Opened:
@@ -53,6 +55,7 @@ def open_run(
     Args:
       workdir: Run directory.
       checkpoint: Name of the checkpoint: best, latest, or a step.
+      stride: Number of patches along each axis that become one token (`sft_jax.modules.stride`).
       examples: Number of random examples in place of the test split; needs no data.
       data_folders: Present folders of the data; see `sft_jax.evaluation.run.evaluate_run`.
 
@@ -61,6 +64,7 @@ def open_run(
         missing.
       NoCheckpointError: If there is no such checkpoint.
       DamagedCheckpointError: If it is damaged.
+      ValueError: If the model can't have the stride.
     """
     run = RunDirectory(storage.as_path(workdir))
     given = None
@@ -70,7 +74,10 @@ def open_run(
             info = DatasetInfo.from_json(checkpoints.description(checkpoint)["dataset"])
         given = random_dataset(info, examples)
     restored = restore(run, checkpoint, given, data_folders=data_folders)
-    classifier = Bundle(restored.run.model, restored.params, restored.run.trained_on)
+    model = with_stride(restored.run.model, stride)
+    params = resize_params(restored.run.model, restored.params, stride)
+    info = dataclasses.replace(restored.run.trained_on, modalities=dict(model.modalities))
+    classifier = Bundle(model, params, info)
     dataset, real = restored.run.dataset, examples is None
     return Opened(classifier, dataset, real, restored.step, restored.parameters)
 

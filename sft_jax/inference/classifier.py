@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from sft_jax.inference.explain import Explanation, explain, explain_program
 from sft_jax.inference.inputs import MAX_BATCH, InputReader, Inputs, batched, split_examples
 from sft_jax.modules.budget import with_budget
 from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.ops.pool import POOLS
 from sft_jax.structs import CLASS_TASKS, NotFinite
 
@@ -67,12 +69,34 @@ class Classifier:
         used = tuple(sorted(model.mixed_modalities))
         self._reader = InputReader(info, used, not_finite, _whole(model))
         self._programs: dict[Any, Any] = {}
+        self._strided: dict[int, Classifier] = {}
+
+    def with_stride(self, stride: int) -> Classifier:
+        """Makes the classifier whose patches are `stride` times as long along each axis.
+
+        It is made once for each stride; see `sft_jax.modules.stride`.
+
+        Raises:
+          ValueError: If the model can't have this stride.
+        """
+        if stride == 1:
+            return self
+        if stride not in self._strided:
+            model = with_stride(self.model, stride)
+            info = dataclasses.replace(self.info, modalities=dict(model.modalities))
+            params = resize_params(self.model, self.params, stride)
+            not_finite = self._reader.not_finite
+            self._strided[stride] = Classifier(
+                model, params, info, step=self.step, not_finite=not_finite
+            )
+        return self._strided[stride]
 
     def predict(
         self,
         inputs: Mapping[str, Any],
         k: Budget = None,
         *,
+        stride: int = 1,
         threshold: float | Mapping[str, float] = 0.5,
     ) -> Any:
         """Predicts classes, labels or numbers.
@@ -81,6 +105,7 @@ class Classifier:
           inputs: Raw values of one example or many; see the class.
           k: Number of tokens kept of each modality, of the pools that take any; by default that
             of the training.
+          stride: Number of patches along each axis that become one token; see `with_stride`.
           threshold: Probability above which a label is predicted, for the task multi_label: one
             number, or some by the label's name.
 
@@ -90,9 +115,11 @@ class Classifier:
           names or tuples, or `[n, c]` numbers.
 
         Raises:
-          ValueError: If the inputs do not fit, or the model can't keep `k` tokens.
+          ValueError: If the inputs do not fit, or the model can't have `k` or `stride`.
           NotFiniteError: If an output of the model is NaN or infinite.
         """
+        if stride != 1:
+            return self.with_stride(stride).predict(inputs, k, threshold=threshold)
         examples, many = self._read(inputs)
         logits = self.logits(examples, k)
         if self.model.task == "regression":
@@ -100,12 +127,15 @@ class Classifier:
         names = self.names(probabilities(self.model.task, logits), threshold)
         return names if many else names[0]
 
-    def predict_proba(self, inputs: Mapping[str, Any], k: Budget = None) -> np.ndarray:
+    def predict_proba(
+        self, inputs: Mapping[str, Any], k: Budget = None, *, stride: int = 1
+    ) -> np.ndarray:
         """Computes the probability of each class or label, in the order of `info.class_names`.
 
         Args:
           inputs: Raw values of one example or many; see the class.
           k: Number of tokens kept of each modality; see `predict`.
+          stride: See `predict`.
 
         Returns:
           `[c]` float32, or `[n, c]` for many examples. The sum over classes is 1; labels of
@@ -114,6 +144,8 @@ class Classifier:
         Raises:
           ValueError, NotFiniteError: As `predict` says; also for regression.
         """
+        if stride != 1:
+            return self.with_stride(stride).predict_proba(inputs, k)
         if self.model.task == "regression":
             raise ValueError("predict_proba: a regression has no probabilities; use predict")
         examples, many = self._read(inputs)
@@ -121,13 +153,14 @@ class Classifier:
         return result if many else result[0]
 
     def explain(
-        self, inputs: Mapping[str, Any], k: Budget = None
+        self, inputs: Mapping[str, Any], k: Budget = None, *, stride: int = 1
     ) -> dict[str, Explanation] | list[dict[str, Explanation]]:
         """Shows which parts of the inputs are kept for the fusion, and how salient each is.
 
         Args:
           inputs: Raw values of one example or many; see the class.
           k: Number of tokens kept of each modality; see `predict`.
+          stride: See `predict`.
 
         Returns:
           An `Explanation` of each modality that the example has; for many examples a list.
@@ -136,6 +169,8 @@ class Classifier:
           ValueError: If the model has no pool that selects whole tokens; names those that do.
             Also as `predict` says.
         """
+        if stride != 1:
+            return self.with_stride(stride).explain(inputs, k)
         examples, many = self._read(inputs)
         model, program = self._program(explain_program, k)
         explanations: list[dict[str, Explanation]] = []
@@ -201,7 +236,8 @@ class Classifier:
     @property
     def compiles(self) -> int:
         """Number of programs that have been compiled."""
-        return sum(program._cache_size() for _, program in self._programs.values())
+        own = sum(program._cache_size() for _, program in self._programs.values())
+        return own + sum(strided.compiles for strided in self._strided.values())
 
     def _read(self, inputs: Mapping[str, Any]) -> tuple[Iterator[Inputs], bool]:
         """Examples, which are made when they are needed, and whether there may be several."""

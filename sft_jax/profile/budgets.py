@@ -1,11 +1,12 @@
-"""Accuracy and cost of trained models at several numbers of kept tokens."""
+"""Accuracy and cost of trained models at several strides and numbers of kept tokens."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.evaluation.metrics import is_family, task_metrics
 from sft_jax.evaluation.restored import OpenedRun, Restored, restore
 from sft_jax.modules.budget import with_budget
+from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.profile import flops
 from sft_jax.profile.measure import median_seconds
@@ -27,6 +29,29 @@ from sft_jax.runs.directory import RunDirectory
 from sft_jax.structs import ModalitySpec
 
 _TIMED_RUNS = 20
+
+_MEANINGS = {"k": "number of kept tokens", "stride": "stride"}
+
+
+class _Setting(NamedTuple):
+    """Number of kept tokens and stride; None for those of the run."""
+
+    k: int | None
+    stride: int | None
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Fields that are set."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def model(self, model: Any) -> Any:
+        """Clones a model for the setting."""
+        strided = with_stride(model, self.stride or 1)
+        return strided if self.k is None else with_budget(strided, self.k)
+
+    def params(self, model: Any, params: Any) -> Any:
+        """Computes the parameters of the clone."""
+        return resize_params(model, params, self.stride or 1)
 
 
 def evaluate_budgets(
@@ -37,53 +62,57 @@ def evaluate_budgets(
     modalities: Sequence[str] | None = None,
     dataset: Dataset | None = None,
     *,
+    strides: Sequence[int] = (),
     data_folders: Mapping[str, str] | None = None,
     show: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint with several numbers of kept tokens, and counts and times each.
+    """Evaluates a checkpoint with several strides and numbers of kept tokens; costs them too.
 
-    Writes `SPLIT_budgets.json` and a picture to `eval/` in the directory (`budgets_stem`). A folder
-    of several seeds gives the mean and spread of each metric.
+    Writes a JSON file and a picture to `eval/` in the directory (`budgets_stem`). A folder of
+    several seeds gives the mean and spread of each metric.
 
     Args:
       workdir: Run directory, or a folder of the runs of several seeds.
       split: Name of the split: train, valid or test.
       which: Name of the checkpoint: best, latest, or a step.
-      budgets: Numbers of tokens kept of each modality.
+      budgets: Numbers of tokens kept of each modality; empty for that of the run.
       modalities: Modalities that the model gets; see `evaluate_run`.
       dataset: Data to evaluate on; see `evaluate_run`.
+      strides: Strides (`sft_jax.modules.stride`), each with every budget; empty for 1 alone.
       data_folders: Current folders of the data; see `evaluate_run`.
       show: Function of the result, called before the picture is drawn.
 
     Returns:
       The content of the JSON file: `split`, `checkpoint`, `steps`, `seeds` and similar fields, as
       in `sft_jax.evaluation.seeds.evaluate_seeds`; `score`, accuracy or mae (`SCORE_NAMES`);
-      `device`; and `budgets`. Each budget has its `k`; `flops`, counted for one example
-      of full length; `milliseconds`, the median of one example on one device; and `metrics`, with
-      `values` by seed, `mean` and `std`.
+      `device`; and `budgets`. Each budget has its `k`, its `stride`, or both; `flops`, counted for
+      one example of full length; `milliseconds`, the median of one example on one device; and
+      `metrics`, with `values` by seed, `mean` and `std`.
 
     Raises:
       RunDirectoryError, NoCheckpointError, NotFiniteError, OSError: See `evaluate_run`.
-      ValueError: See `evaluate_run`. Also if a budget does not fit the model (`with_budget`).
+      ValueError: See `evaluate_run`. Also without any budget and stride, or if one does not fit
+        the model (`with_budget`, `with_stride`).
     """
+    settings = _settings(budgets, strides)
     folder = RunDirectory(storage.as_path(workdir))
     config = folder.read_config()
     runs = seeds.writable_runs(folder.path).runs if config.seeds else {config.seed: folder}
     folder.make_results()
     first: Restored | None = None
-    metrics: dict[int, list[dict[str, Any]]] = {k: [] for k in budgets}
+    metrics: dict[_Setting, list[dict[str, Any]]] = {setting: [] for setting in settings}
     steps = []
     for place in runs.values():
         like = first.run if first else None
         restored = restore(place, which, dataset, like, data_folders=data_folders)
         if first is None:
             first = restored
-            evaluators = _evaluators(first.run, split, budgets, modalities)
-        for k, evaluator in evaluators.items():
-            metrics[k].append(_metrics(place, restored, evaluator, which))
+            evaluators = _evaluators(first.run, split, settings, modalities)
+        for setting, evaluator in evaluators.items():
+            metrics[setting].append(_metrics(place, restored, setting, evaluator, which))
         steps.append(restored.step)
     assert first is not None
-    opened, names = first.run, evaluators[budgets[0]].modalities
+    opened, names = first.run, evaluators[settings[0]].modalities
     result = {
         "split": split,
         "checkpoint": which,
@@ -98,9 +127,8 @@ def evaluate_budgets(
         "score": SCORE_NAMES[opened.model.task],
         "device": jax.local_devices()[0].device_kind,
         "budgets": [
-            {"k": k, **cost(with_budget(opened.model, k), first.params, names)}
-            | {"metrics": seeds.summarise(metrics[k])}
-            for k in budgets
+            _row(first, setting, names) | {"metrics": seeds.summarise(metrics[setting])}
+            for setting in settings
         ],
         "code": version.code(),
     }
@@ -114,21 +142,37 @@ def evaluate_budgets(
     return result
 
 
+def _settings(budgets: Sequence[int], strides: Sequence[int]) -> list[_Setting]:
+    if not budgets and not strides:
+        raise ValueError("budgets and strides are empty: give at least one number")
+    return [_Setting(*pair) for pair in itertools.product(budgets or (None,), strides or (None,))]
+
+
 def _evaluators(
-    opened: OpenedRun, split: str, budgets: Sequence[int], modalities: Sequence[str] | None
-) -> dict[int, Evaluator]:
-    """Makes the evaluators of a split by budget; checks every budget before any compilation."""
-    models = {k: with_budget(opened.model, k) for k in budgets}
+    opened: OpenedRun,
+    split: str,
+    settings: Sequence[_Setting],
+    modalities: Sequence[str] | None,
+) -> dict[_Setting, Evaluator]:
+    """Makes the evaluators of a split; checks every setting before any compilation."""
+    models = {setting: setting.model(opened.model) for setting in settings}
     return {
-        k: dataclasses.replace(opened, model=model).evaluator(split, modalities)
-        for k, model in models.items()
+        setting: dataclasses.replace(opened, model=model).evaluator(split, modalities)
+        for setting, model in models.items()
     }
 
 
+def _row(restored: Restored, setting: _Setting, modalities: Sequence[str]) -> dict[str, float]:
+    model = restored.run.model
+    params = setting.params(model, restored.params)
+    return {**setting.fields, **cost(setting.model(model), params, modalities)}
+
+
 def _metrics(
-    place: RunDirectory, restored: Restored, evaluator: Evaluator, which: str
+    place: RunDirectory, restored: Restored, setting: _Setting, evaluator: Evaluator, which: str
 ) -> dict[str, Any]:
-    predictions, info = evaluator.predict(restored.params), restored.run.dataset.info
+    params = setting.params(restored.run.model, restored.params)
+    predictions, info = evaluator.predict(params), restored.run.dataset.info
     with own_data.naming_checkpoint(place, which, restored.step):
         return task_metrics(predictions, info.class_names, info.metrics)
 
@@ -161,7 +205,13 @@ def cost(model: Any, params: Any, modalities: Sequence[str]) -> dict[str, float]
 
 def budgets_stem(result: Mapping[str, Any]) -> str:
     """Returns the name of the files of `evaluate_budgets`, without the ending."""
-    return report.file_stem(result) + "_budgets"
+    names = {"k": "budgets", "stride": "strides"}
+    return "_".join([report.file_stem(result), *(names[name] for name in _varied(result))])
+
+
+def _varied(result: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that tell rows apart."""
+    return [name for name in _MEANINGS if name in result["budgets"][0]]
 
 
 def print_budgets(console: Console, result: Mapping[str, Any]) -> None:
@@ -170,24 +220,26 @@ def print_budgets(console: Console, result: Mapping[str, Any]) -> None:
     Each family of metrics has a table of its own.
     """
     console.print(report.heading(result), highlight=False)
-    metrics = result["budgets"][0]["metrics"]
+    rows, varied = result["budgets"], _varied(result)
+    metrics = rows[0]["metrics"]
     scalars = [name for name in metrics if not is_family(name)]
-    table = _table(["MFLOPs", "ms, batch of 1", *scalars])
-    for row in result["budgets"]:
+    table = _table([*varied, "MFLOPs", "ms, batch of 1", *scalars])
+    for row in rows:
         values = [_cell(row["metrics"][name]) for name in scalars]
         costs = (f"{row['flops'] / 1e6:.2f}", f"{row['milliseconds']:.2f}")
-        table.add_row(str(row["k"]), *costs, *values)
+        table.add_row(*(str(row[name]) for name in varied), *costs, *values)
     console.print(table)
     for family in filter(is_family, metrics):
-        table = _table([*metrics[family]], title=family)
-        for row in result["budgets"]:
-            table.add_row(str(row["k"]), *map(_cell, row["metrics"][family].values()))
+        table = _table([*varied, *metrics[family]], title=family)
+        for row in rows:
+            values = [_cell(metric) for metric in row["metrics"][family].values()]
+            table.add_row(*(str(row[name]) for name in varied), *values)
         console.print(table)
 
 
 def _table(columns: Sequence[str], title: str | None = None) -> Table:
     table = Table(title=title)
-    for name in ("k", *columns):
+    for name in columns:
         table.add_column(name, justify="right")
     return table
 
@@ -205,36 +257,40 @@ def draw_budgets(path: storage.AnyPath, result: Mapping[str, Any]) -> None:
       path: Path of the picture.
       result: Result of `evaluate_budgets`.
     """
-    rows, score = result["budgets"], result["score"]
+    rows, score, varied = result["budgets"], result["score"], _varied(result)
     means = [row["metrics"][score]["mean"] for row in rows]
     spread = [row["metrics"][score]["std"] or 0 for row in rows] if result["n_seeds"] > 1 else None
     panels = {
         "MFLOPs of one example": [row["flops"] / 1e6 for row in rows],
         f"ms of one example, {result['device']}": [row["milliseconds"] for row in rows],
     }
-    title = f"{budgets_stem(result)}: {score} by number of kept tokens"
+    title = f"{budgets_stem(result)}: {score} by {' and '.join(_MEANINGS[n] for n in varied)}"
     with pictures.drawn(path, (10, 4), [title, *panels]) as figure:
         figure.suptitle(title)
-        for axes, (label, costs) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            axes.plot(costs, means, color="lightgrey", zorder=0)
+        for axes, (unit, costs) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+            if len(varied) == 1:  # Otherwise a line would lead from one k to the next.
+                axes.plot(costs, means, color="lightgrey", zorder=0)
             for i, row in enumerate(rows):
                 error = spread[i] if spread else None
                 # Names beside the points would cover each other: small budgets cost the same.
-                axes.errorbar(
-                    costs[i], means[i], yerr=error, fmt="o", capsize=3, label=f"k={row['k']}"
-                )
-            axes.set(xlabel=label, ylabel=score)
+                label = ", ".join(f"{name}={row[name]}" for name in varied)
+                axes.errorbar(costs[i], means[i], yerr=error, fmt="o", capsize=3, label=label)
+            axes.set(xlabel=unit, ylabel=score)
             axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
-def read_budgets(texts: Sequence[str]) -> list[int]:
-    """Reads the numbers of `--k`, in ascending order.
+def read_numbers(name: str, texts: Sequence[str] | None, least: int) -> list[int]:
+    """Reads the numbers of the flag `--name`, in ascending order; none without the flag.
 
     Raises:
-      ValueError: For anything other than whole numbers.
+      ValueError: For anything other than whole numbers from `least`.
     """
-    wrong = [text for text in texts if not text.strip().isdecimal()]
+    if texts is None:
+        return []
+    wrong = [text for text in texts if not text.strip().isdecimal() or int(text) < least]
     if wrong or not texts:
-        raise ValueError(f"--k={','.join(texts)}: expected whole numbers from 0, such as 0,1,4")
+        raise ValueError(
+            f"--{name}={','.join(texts)}: expected whole numbers from {least}, such as {least},2,4"
+        )
     return sorted({int(text) for text in texts})

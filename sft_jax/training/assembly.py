@@ -16,9 +16,9 @@ from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import ModalitySpec
 from sft_jax.training import optim
-from sft_jax.training.elastic import check_budgets
 from sft_jax.training.state import TrainState, compile_make_state, state_shapes
 from sft_jax.training.step import compile_train_step
+from sft_jax.training.strides import draw_stride, strided_trainings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,9 @@ class Assembled:
       optimizer: Optimiser with this schedule.
       new_state: Function from a seed to the state before the first step.
       like: Shapes, dtypes and shardings of a state.
-      step: Jitted function from a state, a batch and a seed to the next state and the metrics.
-        It donates the memory of the state, and is compiled on its first call.
+      steps: Training step of each stride, 1 alone without `train.elastic_patch`. A step is a jitted
+        function from a state, a batch and a seed to the next state and the metrics. It donates
+        the memory of the state, and is compiled on its first call.
     """
 
     model: Any
@@ -72,7 +73,23 @@ class Assembled:
     optimizer: optax.GradientTransformation
     new_state: Callable[[int], TrainState]
     like: TrainState
-    step: Any
+    steps: Mapping[int, Any]
+
+    @property
+    def step(self) -> Any:
+        """Training step of stride 1."""
+        return self.steps[1]
+
+    @property
+    def train_compiles(self) -> int:
+        """Number of times a training step was compiled, over all strides."""
+        return sum(step._cache_size() for step in self.steps.values())
+
+    def step_at(self, seed: int, step: int) -> Any:
+        """Returns the training step of the stride drawn for a step, counted from 1."""
+        if len(self.steps) == 1:
+            return self.step
+        return self.steps[draw_stride([*self.steps], seed, step - 1)]
 
 
 def build(
@@ -133,18 +150,28 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
 
     Raises:
       ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
-        long as the run. Also for options that the optimiser does not accept, and numbers of kept
-        tokens that the model can't have.
+        long as the run. Also for options that the optimiser does not accept, and for strides and
+        numbers of kept tokens that the model can't have.
     """
     check_heads(model.num_heads, mesh.shape["model"])
-    check_budgets(model, config.train.elastic_k)
+    trainings = strided_trainings(model, config.train)
     plan = Plan.from_config(config, num_examples)
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
     like = state_shapes(model, optimizer, ema=config.train.ema_decay > 0, mesh=mesh)
-    train_step = compile_train_step(
-        model, optimizer, config.train, config.mixup, mesh, like, mixup_from=plan.mixup_from
-    )
+    steps = {
+        stride: compile_train_step(
+            model,
+            optimizer,
+            train,
+            config.mixup,
+            mesh,
+            like,
+            mixup_from=plan.mixup_from,
+            stride=stride,
+        )
+        for stride, train in trainings.items()
+    }
     return Assembled(
         model=model,
         plan=plan,
@@ -152,5 +179,5 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
         optimizer=optimizer,
         new_state=compile_make_state(model, optimizer, like, mesh),
         like=like,
-        step=train_step,
+        steps=steps,
     )

@@ -36,7 +36,7 @@ class Result:
       state: State after the last step.
       best_step: Step of the best checkpoint; None if no evaluation gave a finite metric.
       best_value: Validation metric of the best checkpoint.
-      train_compiles: Number of times the training step was compiled in this process.
+      train_compiles: Number of times a training step was compiled in this process.
       preempted: True if the process was asked to end, but too late to stop this run.
     """
 
@@ -100,7 +100,8 @@ def fit(
             trace.before(step)
             with clock.waiting():
                 batch, ids = next(batches)
-            state, metrics = assembled.step(state, sharding.put_batch(batch, mesh), seed)
+            take_step = assembled.step_at(config.seed, step)
+            state, metrics = take_step(state, sharding.put_batch(batch, mesh), seed)
             if notice is None:
                 # Compilation can't be interrupted, but so far there is nothing to save.
                 compile_validation(state.eval_params)
@@ -131,8 +132,7 @@ def fit(
                 clock.restart()
         session.checkpoints.wait()
         preempted = notice is not None and notice.reached()
-    best = session.best
-    return Result(state, best.step, best.value, assembled.step._cache_size(), preempted)
+    return Result(state, session.best.step, session.best.value, assembled.train_compiles, preempted)
 
 
 class _Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sft_jax.config import MixupConfig, TrainConfig
+from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.ops.losses import example_losses, example_scores
 from sft_jax.ops.mixup import Mixup, draw_mixup
 from sft_jax.ops.modalities import drop_modalities, is_present
@@ -228,6 +228,7 @@ def compile_train_step(
     like: TrainState,
     *,
     mixup_from: int = 0,
+    stride: int = 1,
 ) -> Any:
     """Makes the step of `make_train_step`, jitted over a mesh; it donates the old state's memory.
 
@@ -241,6 +242,7 @@ def compile_train_step(
       mesh: Devices.
       like: State, or its shapes, with the shardings of the new state.
       mixup_from: First step, counted from 0, that mixes examples.
+      stride: Stride that the step trains with; the parameters are always those of stride 1.
     """
     whole: Any = sharding.replicated(mesh)
     split: Any = sharding.split_by_example(mesh)
@@ -249,9 +251,14 @@ def compile_train_step(
     def step(
         state: TrainState, batch: Batch, seed: Int[Array, ""]
     ) -> tuple[TrainState, StepMetrics]:
-        gather = functools.partial(sharding.gather, mesh=mesh)
         take_step = make_train_step(
-            model, optimizer, train, mixup, seed, mixup_from=mixup_from, gather=gather
+            with_stride(model, stride),
+            optimizer,
+            train,
+            mixup,
+            seed,
+            mixup_from=mixup_from,
+            gather=lambda params: resize_params(model, sharding.gather(params, mesh), stride),
         )
         return take_step(state, batch)
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 import synthetic
 
+import sft_jax
 from sft_jax.commands import export as program
 from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import restored
@@ -75,6 +76,7 @@ def test_the_report_tells_differences_digest_and_code(workdir, tmp_path):
 def test_the_program_prints_the_report(workdir, tmp_path, capsys):
     out = tmp_path / "a"
     given = {"workdir": workdir, "format": "safetensors", "out": out, "k": 1, "examples": 2}
+    given["stride"] = 2
     texts = (f"--{name}={value}" for name, value in given.items())
     synthetic.run_command(program, *texts)
     printed = capsys.readouterr().out
@@ -83,6 +85,8 @@ def test_the_program_prints_the_report(workdir, tmp_path, capsys):
     report = json.loads((tmp_path / "a.json").read_text())
     assert {*report["bytes"]} == {"a/README.md", "a/config.json", "a/model.safetensors"}
     assert report["metadata"]["k"] == {"sight": 1, "sound": 1}
+    classifier = sft_jax.load(out)
+    assert (report["stride"], classifier.model.modalities["sight"].patch_size) == (2, 4)
 
 
 def test_random_examples_need_no_data(workdir, tmp_path, monkeypatch):

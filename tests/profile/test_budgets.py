@@ -1,4 +1,4 @@
-"""Trained runs at several numbers of kept tokens, by the function and by eval.py."""
+"""Trained runs at several strides and numbers of kept tokens, by the function and by eval.py."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from sft_jax.commands import evaluate
 from sft_jax.evaluation import restored, run
 from sft_jax.modules.budget import with_budget
 from sft_jax.modules.factory import build_model
+from sft_jax.modules.stride import with_stride
 from sft_jax.parallel import sharding
 from sft_jax.profile import budgets, measure
 from sft_jax.profile.flops import forward_cost
@@ -59,8 +60,8 @@ def _eval(*arguments):
     synthetic.run_command(evaluate, *arguments)
 
 
-def _files(workdir):
-    return {path.name for path in (workdir / "eval").glob("*_budgets*")}
+def _files(workdir, stem="budgets"):
+    return {path.name for path in (workdir / "eval").glob(f"*_{stem}.*")}
 
 
 def test_each_budget_has_its_metrics_and_cost(trained, capsys):
@@ -100,14 +101,37 @@ def test_several_seeds_have_a_mean_and_spread(trained):
         assert loss["std"] == pytest.approx(np.std(loss["values"], ddof=1))
 
 
+def test_each_stride_has_its_metrics_and_cost(trained, capsys):
+    workdir = trained / "seed_1"
+    _eval(f"--workdir={workdir}", "--split=valid", "--stride=4,1")
+    output = capsys.readouterr().out
+    result = json.loads((workdir / "eval" / "valid_strides.json").read_text())
+    rows = {row["stride"]: row for row in result["budgets"]}
+    assert [*rows] == [1, 4]
+    for stride, row in rows.items():
+        assert row["flops"] == forward_cost(with_stride(MODEL, stride)).flops
+        assert f"{row['metrics']['loss']['mean']:.4f}" in output
+    assert rows[1]["metrics"]["loss"] != rows[4]["metrics"]["loss"]
+    assert _files(workdir, "strides") == {"valid_strides.json", "valid_strides.png"}
+    assert f"results: {workdir}/eval/valid_strides.json" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--k=two"], "--k=two: expected whole numbers from 0"),
         (["--k=7"], "k=7 for modality 'sight', which has 6 tokens"),
-        (["--k=1", "--every_subset"], "--k goes with neither"),
+        (["--k=1", "--every_subset"], "--k and --stride go with neither"),
+        (["--stride=1,0"], "--stride=1,0: expected whole numbers from 1"),
+        (["--stride=7"], "stride=7 for modality 'sight': patches of"),
+        (["--stride=2", "--k=4"], "k=4 for modality 'sight', which has 3 tokens"),
     ],
 )
 def test_wrong_budgets_are_refused(trained, arguments, message):
     with pytest.raises(ValueError, match=message):
         _eval(f"--workdir={trained / 'seed_1'}", "--split=valid", *arguments)
+
+
+def test_without_any_number_nothing_is_evaluated(trained):
+    with pytest.raises(ValueError, match="budgets and strides are empty"):
+        budgets.evaluate_budgets(trained, "valid", "best", [])
