@@ -3,8 +3,9 @@
 python -m benchmarks.elastic_step --json=benchmarks/results/elastic_step.json
 
 The experiments are those of the suites of elastic models, with random examples of full length. With
-several strides a step is the mean over them, as each is taken equally often. Each step is in a process of its own, on one core. All processes live through the run and take
-turns, so that other work of the machine falls on all. CPU seconds are compared.
+several strides a step is the mean over them, as each is taken equally often. Each experiment is in
+a process of its own, on one core. All processes live through the run and take turns, so that other
+work of the machine falls on all. CPU seconds are compared.
 """
 
 from __future__ import annotations
