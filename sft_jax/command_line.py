@@ -32,7 +32,11 @@ _EXPECTED = (ValueError, OSError, ModuleNotFoundError, ArithmeticError)
 
 
 def run(
-    main: Callable[[], None], *, compilation_cache: bool = False, distributed: bool = False
+    main: Callable[..., None],
+    *,
+    positional: bool = False,
+    compilation_cache: bool = False,
+    distributed: bool = False,
 ) -> None:
     """Parses the flags and runs `main`.
 
@@ -43,6 +47,8 @@ def run(
 
     Args:
       main: Function to run.
+      positional: Whether `main` takes the list of arguments that are not flags; by default there
+        may be none.
       compilation_cache: Whether to add `--compilation_cache`.
       distributed: Whether to add the flags of several processes.
     """
@@ -56,7 +62,7 @@ def run(
         define_distributed(flags.FLAGS)
 
     def guarded(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
+        if argv[1:] and not positional:
             sys.exit(f"error: unexpected arguments {argv[1:]}; flags are written --NAME=VALUE")
         # At INFO, Orbax logs each file that it writes.
         absl.logging.set_verbosity(absl.logging.WARNING)
@@ -67,7 +73,7 @@ def run(
         try:
             if distributed:
                 job = multihost.initialize(_options(flags.FLAGS))
-            main()
+            main(*([argv[1:]] if positional else []))
         except preemption.PreemptedError as stopped:
             print(stopped)
             raise

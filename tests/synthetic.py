@@ -101,8 +101,8 @@ def run_command(command, *arguments):
     """Runs a module of `sft_jax.commands` in this process, with flags of its own."""
     values = flags.FlagValues()
     command.define_flags(values)
-    values([command.__name__, *arguments])
-    command.main(values)
+    positional = values([command.__name__, *arguments])[1:]
+    command.main(*([positional] if hasattr(command, "POSITIONAL") else []), values)
 
 
 def first_state(params, optimizer, *, step=0, ema_params=None):

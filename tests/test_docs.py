@@ -95,9 +95,10 @@ def test_blocks_have_a_known_language():
 # Commands.
 
 
-def _check_absl(values, arguments, monkeypatch):
+def _check_absl(values, arguments, monkeypatch, *, positional=False):
     monkeypatch.setattr(sys, "argv", ["program", *arguments])  # Read for overrides.
-    assert values(sys.argv) == ["program"]
+    rest = values(sys.argv)[1:]
+    assert bool(rest) == positional
     # The reader's own package can't be imported here.
     if "config" in values and values.config and "my_package" not in "".join(arguments):
         config_io.from_mapping(values.config)
@@ -118,7 +119,7 @@ def _check_module(name, arguments, patch):
     if name.startswith("sft_jax.commands."):  # Those that `command_line.run` adds.
         flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
         command_line.define_distributed(values)
-    _check_absl(values, arguments, patch)
+    _check_absl(values, arguments, patch, positional=hasattr(module, "POSITIONAL"))
     if module is profile:
         profile.models_of(config_io.from_mapping(values.config), values.models)
         profile.batch_sizes(values.batch_sizes)
@@ -137,7 +138,7 @@ COMMANDS = {
 """Module of `sft_jax.commands` of each program."""
 OURS = {
     *COMMANDS,
-    *("sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile"),
+    *("sft_jax.compare", "sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile"),
 }
 """Programs that the pages must show."""
 OTHERS = ("git", "set", "tensorboard", "venv")

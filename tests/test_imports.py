@@ -30,6 +30,9 @@ ROOMS = {
     "profile": {
         "ops", "modules", "data", "runs", "parallel", "training", "evaluation", "command_line"
     },
+    "compare": {
+        "ops", "modules", "data", "runs", "evaluation", "profile", "command_line"
+    },
     "commands": {
         "data", "runs", "parallel", "evaluation", "export", "inference", "profile", "experiment",
         "command_line"
@@ -40,6 +43,7 @@ ROOMS = {
 ONLY_IN = {
     "absl": {
         "sft_jax/commands/",
+        "sft_jax/compare/__main__.py",
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
         "sft_jax/command_line.py",
@@ -83,6 +87,7 @@ ONLY_IN = {
     "seglearn": {"sft_jax/data/"},
     "sft_jax.command_line": {
         "sft_jax/commands/",
+        "sft_jax/compare/__main__.py",
         "sft_jax/profile/__main__.py",
         "sft_jax/doctor.py",
     },
@@ -92,7 +97,7 @@ ONLY_IN = {
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
     "sft_jax.nnx": set(),
-    "sft_jax.profile": {"sft_jax/profile/", "sft_jax/commands/evaluate.py"},
+    "sft_jax.profile": {"sft_jax/compare/", "sft_jax/profile/", "sft_jax/commands/evaluate.py"},
     "sklearn": {"sft_jax/evaluation/"},
     "tensorflow": set(),
     "tensorflow_datasets": {"sft_jax/data/"},

@@ -171,9 +171,20 @@ def restore_params(run: OpenedRun, checkpoints: Checkpoints, which: str) -> Rest
         mesh=run.mesh,
     )
     state, _ = checkpoints.restore(which, shapes)
-    last = Plan.from_config(config, run.trained_on.num_examples["train"]).total_steps
-    done = last in checkpoints.steps("latest")
+    done = is_done(config, run.trained_on, checkpoints)
     return Restored(run, state.eval_params, state.evaluated, int(state.step), done)
+
+
+def is_done(config: ExperimentConfig, info: DatasetInfo, checkpoints: Checkpoints) -> bool:
+    """Returns True if a run has been trained to its end.
+
+    Args:
+      config: Config of the run.
+      info: Data that the run is trained on.
+      checkpoints: Checkpoints of the run.
+    """
+    last = Plan.from_config(config, info.num_examples["train"]).total_steps
+    return last in checkpoints.steps("latest")
 
 
 def _check_same(run: RunDirectory, trained_on: DatasetInfo, present: DatasetInfo) -> None:

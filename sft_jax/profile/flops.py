@@ -118,7 +118,12 @@ def forward_stages(model: MultimodalClassifier, batch_size: int = 1) -> dict[str
 
 def num_parameters(model: MultimodalClassifier) -> int:
     """Counts the trainable parameters of a model."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_variables(model)["params"]))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(model)))
+
+
+def parameter_shapes(model: MultimodalClassifier) -> Any:
+    """Computes the shapes and dtypes of the trainable parameters of a model, by name."""
+    return _variables(model)["params"]
 
 
 def _variables(model: MultimodalClassifier) -> Any:

@@ -119,7 +119,7 @@ def draw_costs(
 
 def _draw_stages(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:
     first, most = next(iter(models.values())), max(m["forward_flops"] for m in models.values())
-    unit, letter = _unit(most)
+    unit, letter = flops_unit(most)
     names, ends = list(models), dict.fromkeys(models, 0.0)
     for i, stage in enumerate(STAGES):
         widths = [models[name]["stage_flops"][stage] / unit for name in names]
@@ -144,7 +144,8 @@ def _draw_stages(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:
     )  # fmt: skip
 
 
-def _unit(flops: int) -> tuple[float, str]:
+def flops_unit(flops: int) -> tuple[float, str]:
+    """Returns the largest unit of at most a number of operations, and its letter."""
     return next(((unit, letter) for unit, letter in _UNITS if flops >= unit), (1.0, ""))
 
 
@@ -153,17 +154,22 @@ def _draw_accuracies(
     models: Mapping[str, Mapping[str, Any]],
     accuracies: Mapping[str, tuple[float, float | None]],
 ) -> None:
-    unit, letter = _unit(max(models[name]["forward_flops"] for name in accuracies))
+    unit, letter = flops_unit(max(models[name]["forward_flops"] for name in accuracies))
     for name, (mean, deviation) in accuracies.items():
         flops = models[name]["forward_flops"] / unit
         axes.errorbar(flops, mean, yerr=deviation, fmt="o", capsize=4, color="black", elinewidth=1)
         # The name is beside the point, where the error bar does not cross it.
         axes.annotate(name, (flops, mean), (7, 4), textcoords="offset points", fontsize=9)
-    axes.set_xscale("log")
+    set_log_scale(axes)
     axes.margins(x=0.2)
-    # Labels are plain numbers, also between powers of ten if there are few of them.
-    for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.6)))
     axes.set(xlabel=f"{letter}FLOPs of one example's forward pass (log)", ylabel="accuracy")
     axes.grid(alpha=0.3, which="both")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def set_log_scale(axes: Axes) -> None:
+    """Makes the horizontal axis logarithmic, with plain numbers as labels."""
+    axes.set_xscale("log")
+    # There are labels between powers of ten too, if there are few of them.
+    for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.6)))

@@ -1,0 +1,1 @@
+"""Comparison of trained runs: one table of results, paired differences and costs."""
