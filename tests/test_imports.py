@@ -37,6 +37,9 @@ ROOMS = {
         "data", "runs", "parallel", "evaluation", "export", "inference", "profile", "experiment",
         "command_line"
     },
+    "sweep": {
+        "data", "runs", "parallel", "training", "evaluation", "experiment", "command_line"
+    },
 }  # fmt: skip
 """Folders of `sft_jax`, and the parts of the package that each may import beside `COMMON`."""
 
@@ -45,6 +48,7 @@ ONLY_IN = {
         "sft_jax/commands/",
         "sft_jax/compare/__main__.py",
         "sft_jax/profile/__main__.py",
+        "sft_jax/sweep/",
         "sft_jax/doctor.py",
         "sft_jax/command_line.py",
         "sft_jax/data/prepared.py",
@@ -68,6 +72,7 @@ ONLY_IN = {
         "sft_jax/profile/__main__.py",
         "sft_jax/config_io.py",
         "sft_jax/command_line.py",
+        "sft_jax/sweep/",
     },
     "onnx": {"sft_jax/export/onnx/"},
     "onnxruntime": {"sft_jax/export/onnx/"},
@@ -89,11 +94,12 @@ ONLY_IN = {
         "sft_jax/commands/",
         "sft_jax/compare/__main__.py",
         "sft_jax/profile/__main__.py",
+        "sft_jax/sweep/",
         "sft_jax/doctor.py",
     },
     "sft_jax.doctor": set(),
     "sft_jax.commands": {"train.py", "eval.py", "predict.py", "export.py"},
-    "sft_jax.experiment": {"sft_jax/commands/train.py"},
+    "sft_jax.experiment": {"sft_jax/commands/train.py", "sft_jax/sweep/runs.py"},
     "sft_jax.interop": {"sft_jax/interop/"},
     "sft_jax.launch": set(),
     "sft_jax.nnx": set(),
