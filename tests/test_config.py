@@ -35,6 +35,8 @@ OTHER = ExperimentConfig(
         train_people=(3, 1),
         valid_people=(2,),
         test_people=(10,),
+        folds=4,
+        fold=3,
     ),
     model=ModelConfig(
         task="ordinal",

@@ -21,13 +21,16 @@ from sft_jax.evaluation.evaluator import Evaluator, Predictions
 from sft_jax.evaluation.restored import OpenedRun, is_done, restore
 from sft_jax.runs import storage
 from sft_jax.runs.checkpoint import Checkpoints, NoCheckpointError
-from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory, check_settings
+from sft_jax.runs.directory import (
+    FOLD,
+    RunDirectory,
+    RunDirectoryError,
+    SeedsDirectory,
+    check_settings,
+)
 from sft_jax.runs.storage import AnyPath
 
 _logger = logging.getLogger(__name__)
-
-FOLD = "fold_"
-"""First part of the name of a run directory that holds one fold of a cross-validation."""
 
 
 @dataclasses.dataclass(frozen=True)

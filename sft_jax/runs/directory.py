@@ -22,6 +22,9 @@ from sft_jax.config import ExperimentConfig
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 
+FOLD = "fold_"
+"""First part of the name of a run directory, or folder of seeds, of one fold of the data."""
+
 _SEED = "seed_"
 
 

@@ -87,7 +87,7 @@ def _table(outcomes: list[runs.Outcome]) -> Table:
         value = runs.mean(outcome)
         metric = outcome.run.config.train.best_metric
         text = "-" if value is None else f"{metric} {value:.4f}"
-        table.add_row(markup.escape(outcome.run.path.name), outcome.state, text)
+        table.add_row(markup.escape(outcome.run.name), outcome.state, text)
     return table
 
 

@@ -22,7 +22,13 @@ from sft_jax.evaluation.restored import is_done
 from sft_jax.parallel import sharding
 from sft_jax.runs import storage
 from sft_jax.runs.checkpoint import Checkpoints
-from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory, with_seed
+from sft_jax.runs.directory import (
+    FOLD,
+    RunDirectory,
+    RunDirectoryError,
+    SeedsDirectory,
+    with_seed,
+)
 from sft_jax.runs.storage import AnyPath
 from sft_jax.sweep.grid import Combination, config_with, name
 from sft_jax.training import assembly
@@ -42,11 +48,13 @@ class Planned:
     """One run of a sweep.
 
     Attributes:
+      name: Path of the run within the folder of the sweep.
       path: Run directory, or folder of the runs of several seeds.
       combination: Fields that tell the run from the others.
       config: Experiment.
     """
 
+    name: str
     path: AnyPath
     combination: Combination
     config: ExperimentConfig
@@ -76,6 +84,9 @@ def plan(
     dataset: Dataset | None = None,
 ) -> list[Planned]:
     """Makes the runs of a sweep, and checks each config and that its model fits the data.
+
+    With `data.folds` there is a run for each fold. It is in `fold_0`, `fold_1` and so on of the
+    folder of its combination.
 
     Args:
       base: Config whose fields the combinations replace.
@@ -109,12 +120,26 @@ def plan(
         except ValueError as error:
             problems.append(f"{text}: {error}")
         else:
-            runs[text] = Planned(workdir / text, combination, config)
+            runs[text] = Planned(text, workdir / text, combination, config)
     if problems:
         raise ValueError(
             "\n".join([f"{len(problems)} of {len(combinations)} runs are invalid:", *problems])
         )
-    return [*runs.values()]
+    return [one for run in runs.values() for one in _folds(run)]
+
+
+def _folds(run: Planned) -> list[Planned]:
+    """Makes a run for each fold of the data; the run itself if the data has none."""
+    data: Any = run.config.data
+    return [
+        Planned(
+            f"{run.name}/{FOLD}{fold}",
+            run.path / f"{FOLD}{fold}",
+            {**run.combination, "data.fold": str(fold)},
+            dataclasses.replace(run.config, data=dataclasses.replace(data, fold=fold)),
+        )
+        for fold in range(getattr(data, "folds", 0))
+    ] or [run]
 
 
 def _check(config: ExperimentConfig, dataset: Dataset | None, outlines: dict[str, Outline]) -> None:
@@ -219,7 +244,7 @@ def write_table(path: AnyPath, outcomes: Sequence[Outcome]) -> None:
     writer = csv.writer(text)
     writer.writerow(["run", *fields, "state", "metric", "mean", "values", "error"])
     for outcome in outcomes:
-        row: list[Any] = [outcome.run.path.name]
+        row: list[Any] = [outcome.run.name]
         row += [outcome.run.combination.get(field, "") for field in fields]
         values = ["" if value is None else repr(value) for value in outcome.best.values()]
         row += [outcome.state, f"valid {outcome.run.config.train.best_metric}"]

@@ -76,6 +76,17 @@ def test_the_command_names_its_runs(tmp_path, capsys):
     assert [*tmp_path.iterdir()] == [file]
 
 
+def test_each_fold_is_a_run_of_its_own(tmp_path):
+    base = config_io.to_config_dict(synthetic.config())
+    planned = runs.plan(base, read_grid("model.k=1;data.folds=3"), tmp_path)
+    assert [run.name for run in planned] == [f"model.k=1,data.folds=3/fold_{i}" for i in range(3)]
+    assert [run.config.data.fold for run in planned] == [0, 1, 2]
+    assert [run.combination["data.fold"] for run in planned] == ["0", "1", "2"]
+    assert planned[2].path == tmp_path / planned[2].name
+    with pytest.raises(ValueError, match="folds=2: expected 0, or 3 to 10"):
+        runs.plan(base, read_grid("data.folds=2"), tmp_path)
+
+
 def test_a_stop_ends_the_sweep(tmp_path, data, monkeypatch):
     def stopped(config, workdir, dataset):
         raise preemption.PreemptedError("stopped at step 3")

@@ -71,8 +71,9 @@ class DatasetEntry(abc.ABC):
 
     A subclass is decorated like this class and defines `read`. It may add fields, and replace
     any other method or class variable. `docs/extending/dataset.md` has a complete example.
-    Two field names have a meaning: `manual_dir`, the folder of raw files, and `not_finite`,
-    the treatment of NaN and infinite numbers (`sft_jax.structs.NotFinite`).
+    Some field names have a meaning. `manual_dir` is the folder of raw files. `not_finite` is the
+    treatment of NaN and infinite numbers (`sft_jax.structs.NotFinite`). `folds` and `fold` are
+    the number of folds of a cross-validation, and the one to test on (`sft_jax.data.sets.folds`).
 
     Attributes:
       name: Dataset: a name that `python -m sft_jax.data list` prints, or the import path

@@ -162,3 +162,35 @@ def test_statistics_must_fit_the_modalities(config):
 def test_a_patch_must_fit_the_window(config):
     with pytest.raises(ValueError, match="patch_size=201 exceeds length=200"):
         open_dataset(dataclasses.replace(config, patch_size=201))
+
+
+def test_folds_test_each_person_once(config, dataset):
+    card = registry.prepare_dataset(config).card
+    names = [f"person_{person:02d}" for person in range(1, 11)]
+    for folds in (3, 5, 10):
+        splits = [
+            dataclasses.replace(config, folds=folds, fold=fold).split_names(card)
+            for fold in range(folds)
+        ]
+        assert sorted(name for split in splits for name in split["test"]) == names
+        for fold, split in enumerate(splits):
+            assert sorted(name for some in split.values() for name in some) == names
+            assert split["valid"] == splits[(fold + 1) % folds]["test"]
+    # Folds of one person leave out the people in their order.
+    assert [split["test"] for split in splits] == [[name] for name in names]
+    some = dataclasses.replace(config, test_people=(8,), folds=3).split_names(card)
+    assert sorted(name for split in some.values() for name in split) == names[:8]
+
+
+@pytest.mark.parametrize(
+    ("folds", "fold", "message"),
+    [
+        (2, 0, "folds=2: expected 0, or 3 to 10, the number of groups to divide"),
+        (11, 0, "folds=11: expected 0, or 3 to 10"),
+        (5, 5, "fold=5 with folds=5: expected 0 to 4"),
+        (0, 1, "fold=1 with folds=0: expected 0, as there are no folds"),
+    ],
+)
+def test_wrong_folds_are_refused(folds, fold, message):
+    with pytest.raises(ValueError, match=message):
+        WatchData(folds=folds, fold=fold)

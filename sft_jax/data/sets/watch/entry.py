@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
@@ -12,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from sft_jax.data.card import Card
 from sft_jax.data.records import RawData, Record
 from sft_jax.data.sets.base import DatasetEntry, Outline, StoredForm
+from sft_jax.data.sets.folds import check_fold, split_groups
 from sft_jax.data.sets.watch.recordings import (
     EXERCISES,
     MODALITIES,
@@ -42,6 +44,10 @@ class WatchData(DatasetEntry):
       train_people: People to train on, whose recordings also give the statistics.
       valid_people: People whose recordings select the checkpoint.
       test_people: People whose recordings the result is reported on.
+      folds: Number of folds that all of these people are divided into, for cross-validation; 0 for
+        the people of each split as named. People stay whole, and the folds have alike shares of
+        the exercises (`sft_jax.data.sets.folds`).
+      fold: Number of the fold to test on, from 0. The next fold selects the checkpoint.
     """
 
     name: Literal["watch"] = "watch"
@@ -52,6 +58,8 @@ class WatchData(DatasetEntry):
     train_people: People = (1, 2, 3, 4, 5, 6)
     valid_people: People = (7,)
     test_people: People = (8, 9, 10)
+    folds: Annotated[int, Field(ge=0)] = 0
+    fold: Annotated[int, Field(ge=0)] = 0
 
     needs: ClassVar[str] = (
         "No files: the recordings come in the package seglearn, the extra [watch]"
@@ -72,6 +80,7 @@ class WatchData(DatasetEntry):
             raise ValueError(
                 f"people {repeated} are in more than one split; a person may be in one only"
             )
+        check_fold(self.folds, self.fold, len(people))
 
     def _people(self) -> dict[str, People]:
         return {"train": self.train_people, "valid": self.valid_people, "test": self.test_people}
@@ -101,6 +110,10 @@ class WatchData(DatasetEntry):
 
     def split_names(self, card: Card) -> dict[str, Sequence[str]]:
         """Maps each split to the stored splits of its people."""
+        if self.folds:
+            names = map(split_name, sorted(itertools.chain(*self._people().values())))
+            groups = {name: card.splits[name] for name in names}
+            return split_groups(groups, self.folds, self.fold, card.task, card.class_names)
         return {split: [*map(split_name, people)] for split, people in self._people().items()}
 
 
