@@ -380,7 +380,7 @@ def test_folders_that_are_no_run_are_named(tmp_path, workdir):
     with pytest.raises(RunDirectoryError, match="nowhere is not a run directory: it has no config"):
         sft_jax.load(tmp_path / "nowhere")
     SeedsDirectory.open(tmp_path / "seeds", dataclasses.replace(synthetic.config(), seeds=(0, 3)))
-    with pytest.raises(RunDirectoryError, match=r"several seeds: load one of them, such as .*ed_0"):
+    with pytest.raises(RunDirectoryError, match=r"several seeds: give one of them, such as .*ed_0"):
         sft_jax.load(tmp_path / "seeds")
     shutil.copytree(workdir, tmp_path / "run")
     with pytest.raises(NoCheckpointError, match="no checkpoint '6'"):
@@ -428,5 +428,5 @@ def test_a_missing_package_is_named_with_its_extra():
     program = "import sys; sys.modules['orbax'] = None; import sft_jax; sft_jax.load('run')"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert "sft_jax.load needs the package 'orbax" in done.stderr
+    assert "run needs the package orbax" in done.stderr
     assert "pip install 'sft_jax[predict]'" in done.stderr

@@ -19,7 +19,7 @@ from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.parallel import sharding
 from sft_jax.runs.checkpoint import Checkpoints
-from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.training import optim
 from sft_jax.training.assembly import Plan, build
 from sft_jax.training.state import state_shapes
@@ -97,13 +97,7 @@ def restore(
       like: Run that differs only in its seed, whose model and dataset are reused.
       data_folders: Current folders of the data by field of the config's `data`.
     """
-    config = run.read_config()
-    if config.seeds:
-        first = SeedsDirectory(run.path, config.seeds).runs[config.seeds[0]]
-        raise RunDirectoryError(
-            f"{run} holds the runs of several seeds: evaluate one of them, such as"
-            f" {first}, or all, with sft_jax.evaluation.seeds.evaluate_seeds"
-        )
+    config = run.read_config(several=False)
     with contextlib.closing(Checkpoints(run.path, read_only=True)) as checkpoints:
         description = checkpoints.description(which)
         opened = open_run(run, config, description, dataset, like, data_folders=data_folders)
