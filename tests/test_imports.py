@@ -59,6 +59,7 @@ ONLY_IN = {
     "grain": {"sft_jax/data/"},
     "h5py": {"sft_jax/data/"},
     "matplotlib": {"sft_jax/evaluation/", "sft_jax/profile/tables.py"},
+    "huggingface_hub": {"sft_jax/export/hub.py"},
     "ml_collections": {
         "configs/",
         "sft_jax/profile/__main__.py",

@@ -1,18 +1,10 @@
-"""Folders in the layout of the Hugging Face hub: weights, config and model card.
-
-| file | contents |
-| --- | --- |
-| `model.safetensors` | parameters, named by their path with dots |
-| `config.json` | metadata of the export, and the fields of the model's config |
-| `README.md` | model card |
-"""
+"""Folders of `sft_jax.export.layout`: models are read from them, and described for them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,58 +17,40 @@ import safetensors.numpy
 
 from sft_jax.config import ModelConfig
 from sft_jax.data.dataset import DatasetInfo
-from sft_jax.export import written
+from sft_jax.export import layout
+from sft_jax.export.written import Bundle, ExportedFileError
 from sft_jax.modules import MODELS
 from sft_jax.modules.factory import build_model
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
-
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+from sft_jax.runs import storage
+from sft_jax.runs.storage import AnyPath
 
 _PATTERNS = {type(None): "dense", WindowPattern: "windowed", BlockSparsePattern: "block_sparse"}
 _CONFIG = pydantic.TypeAdapter(ModelConfig)
 
 
-def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a path is such a folder, and no run directory."""
-    return (pathlib.Path(path) / WEIGHTS).is_file()
-
-
-def read(folder: str | os.PathLike[str]) -> tuple[Any, Any, DatasetInfo]:
+def read(folder: str | os.PathLike[str]) -> Bundle:
     """Reads a folder.
 
     Args:
-      folder: Folder of `--format=safetensors`, or a snapshot of the hub with its files.
-
-    Returns:
-      Flax module, parameters and description of the data.
+      folder: Folder of `--format=safetensors`, local or in a bucket.
 
     Raises:
       ExportedFileError: If the folder is of another format or version, or damaged.
     """
-    path = pathlib.Path(folder)
-    config = read_config(path)
+    path = storage.as_path(folder)
+    config = layout.read_config(path)
     try:
         info = DatasetInfo.from_json(config["dataset"])
         model_config = _CONFIG.validate_json(json.dumps(config["config"]))
         model = build_model(model_config, info.modalities, len(info.class_names))
-        flat = safetensors.numpy.load_file(path / WEIGHTS)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise written.ExportedFileError(f"{path} is damaged: {error}") from error
+        flat = safetensors.numpy.load((path / layout.WEIGHTS).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise ExportedFileError(f"{path} is damaged: {error}") from error
     params = flax.traverse_util.unflatten_dict(flat, sep=".")
     _check_shapes(model, flat, path)
-    return model, params, info
-
-
-def read_config(path: pathlib.Path) -> Mapping[str, Any]:
-    """Metadata of a folder; see `read` for errors."""
-    try:
-        values = json.loads((path / CONFIG).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise written.ExportedFileError(
-            f"{path} is not a folder of --format=safetensors: {error}"
-        ) from None
-    return written.check_metadata(values, "safetensors", path)
+    return Bundle(model, params, info, config.get("not_finite", "error"))
 
 
 def flat_params(params: Any) -> dict[str, np.ndarray]:
@@ -129,7 +103,7 @@ def _path(thing: Any) -> str:
     return f"{type(thing).__module__}:{type(thing).__qualname__}"
 
 
-def _check_shapes(model: Any, flat: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+def _check_shapes(model: Any, flat: Mapping[str, np.ndarray], path: AnyPath) -> None:
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
     expected = {
         name: array.shape
@@ -137,6 +111,6 @@ def _check_shapes(model: Any, flat: Mapping[str, np.ndarray], path: pathlib.Path
     }
     found = {name: array.shape for name, array in flat.items()}
     if wrong := sorted(name for name, _ in expected.items() ^ found.items()):
-        raise written.ExportedFileError(
-            f"{path / WEIGHTS} does not fit {CONFIG}: {', '.join(dict.fromkeys(wrong))}"
+        raise ExportedFileError(
+            f"{path / layout.WEIGHTS} does not fit config.json: {', '.join(dict.fromkeys(wrong))}"
         )

@@ -14,7 +14,7 @@ from sft_jax import version
 from sft_jax.data.dataset import DatasetInfo
 from sft_jax.modules.budget import with_budget
 from sft_jax.ops.pool import find_pool
-from sft_jax.structs import ModalitySpec
+from sft_jax.structs import ModalitySpec, NotFinite
 
 FORMAT_VERSION = 1
 """Version of the exported files. A change that older readers would misread raises it."""
@@ -33,6 +33,7 @@ class Classifier(Protocol):
       model: Flax module of `sft_jax.modules`.
       params: Parameters of the module.
       info: Description of the data: shapes, statistics and names.
+      not_finite: Treatment of NaN and infinite inputs in training. A file only names it.
     """
 
     @property
@@ -47,6 +48,10 @@ class Classifier(Protocol):
     def info(self) -> DatasetInfo:
         """Description of the data."""
 
+    @property
+    def not_finite(self) -> NotFinite:
+        """Treatment of NaN."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
@@ -55,6 +60,7 @@ class Bundle:
     model: Any
     params: Any
     info: DatasetInfo
+    not_finite: NotFinite = "error"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,16 +173,7 @@ def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classif
     changed = with_budget(model, k)
     if find_pool(model.pool).module is not None:
         raise ValueError(f"k={k}: a file with pool={model.pool!r} is for k={model.k} alone")
-    return Bundle(changed, classifier.params, classifier.info)
-
-
-def kept_tokens(model: Any) -> dict[str, int] | None:
-    """Number of tokens that a model keeps of each modality; None for a model without `k`."""
-    if not hasattr(model, "k") or not find_pool(model.pool).uses_k:
-        return None
-    if isinstance(model.k, Mapping):
-        return {name: int(model.k[name]) for name in sorted(model.modalities)}
-    return dict.fromkeys(sorted(model.modalities), int(model.k))
+    return Bundle(changed, classifier.params, classifier.info, classifier.not_finite)
 
 
 def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dict[str, Any]:
@@ -192,12 +189,14 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
       * `sft_jax`, the version of the package, and `code`, the value of `sft_jax.version.code`;
       * `task`, `model` (name of its class), `pool` and `readout`;
       * `dataset`, the value of `DatasetInfo.to_json`;
+      * `not_finite`, the treatment of NaN and infinite inputs in training;
       * `inputs`, the names of the modalities that the outputs depend on;
       * `k` by modality, None for a model without;
       * `k_most`, the largest `k` by modality, None where it is fixed.
     """
     model = classifier.model
-    k = kept_tokens(model)
+    has_k = hasattr(model, "k") and find_pool(model.pool).uses_k
+    k = {name: int(kept) for name, kept in sorted(model.kept_tokens().items())} if has_k else None
     free = any_k and k is not None and find_pool(model.pool).module is None
     return {
         "format": format,
@@ -209,6 +208,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
         "pool": str(getattr(model, "pool", "")),
         "readout": getattr(model, "readout", ""),
         "dataset": classifier.info.to_json(),
+        "not_finite": classifier.not_finite,
         "inputs": sorted(model.mixed_modalities),
         "k": k,
         "k_most": {n: model.modalities[n].num_tokens for n in sorted(k)} if k and free else None,

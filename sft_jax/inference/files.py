@@ -12,7 +12,7 @@ import numpy as np
 from sft_jax.data import registry
 from sft_jax.data.records import DataFileError
 from sft_jax.data.sets.npz_folder.files import MANIFEST, Row, is_inside, read_arrays, read_manifest
-from sft_jax.runs.directory import RunDirectory
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 
 
 class Unlabelled(NamedTuple):
@@ -114,11 +114,14 @@ def _from_rows(folder: pathlib.Path, rows: list[Row], has_splits: bool = False) 
 
 def _from_dataset(path: pathlib.Path, run: RunDirectory, split: str) -> Source:
     """Raw files, read with the settings of the run."""
-    dataset = run.read_config().data
+    no_npz = f"input {path} has no {MANIFEST} and is no .npz file or folder of such"
+    try:
+        dataset = run.read_config().data
+    except RunDirectoryError as error:
+        raise ValueError(f"{no_npz}, and no run tells how to read it: {error}") from None
     if not dataset.has_files():
         raise ValueError(
-            f"input {path} has no {MANIFEST} and is no .npz file or folder of such, and the"
-            f" dataset of the run, {dataset.name}, is not read from raw files"
+            f"{no_npz}, and the dataset of the run, {dataset.name}, is not read from raw files"
         )
     fields: dict[str, Any] = {**registry.dump(dataset), **dataset.fields_of_path(path)}
     raw = registry.read_raw(registry.parse(fields))

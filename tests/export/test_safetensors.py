@@ -1,5 +1,6 @@
 """Folders of the hub's layout: what is read is what was written."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,7 +10,7 @@ import tiny_exports
 
 import sft_jax
 from sft_jax import ModalitySpec, WindowPattern, export
-from sft_jax.export import safetensors_folder
+from sft_jax.export import layout, safetensors_folder
 from sft_jax.export.written import ExportedFileError
 from sft_jax.modules.mbt import BottleneckTransformer
 from sft_jax.modules.simple_fusion import Unimodal
@@ -24,13 +25,13 @@ def folder(tmp_path_factory):
 
 def test_what_is_read_is_what_was_written(folder):
     classifier = tiny_exports.classifier(readout="mean", k=2)
-    model, params, info = safetensors_folder.read(folder)
-    assert info == classifier.info
-    assert model == classifier.model.clone(dtype=np.dtype(np.float32), tokenizers={})
-    assert jax.tree.structure(params) == jax.tree.structure(classifier.params)
-    jax.tree.map(np.testing.assert_array_equal, params, classifier.params)
-    assert safetensors_folder.is_folder(folder)
-    assert not safetensors_folder.is_folder(folder.parent)
+    read = safetensors_folder.read(folder)
+    assert read.info == classifier.info
+    assert read.model == classifier.model.clone(dtype=np.dtype(np.float32), tokenizers={})
+    assert jax.tree.structure(read.params) == jax.tree.structure(classifier.params)
+    jax.tree.map(np.testing.assert_array_equal, read.params, classifier.params)
+    assert layout.is_folder(folder)
+    assert not layout.is_folder(folder.parent)
 
 
 def test_it_predicts_what_the_model_does(folder):
@@ -48,6 +49,25 @@ def test_it_is_loaded_like_a_run(folder):
     np.testing.assert_allclose(loaded.predict_proba(values), outputs, atol=1e-5)
     with pytest.raises(ValueError, match="holds one model"):
         sft_jax.load(folder, "latest")
+
+
+def test_the_treatment_of_nan_is_that_of_the_run(tmp_path):
+    classifier = dataclasses.replace(tiny_exports.classifier(), not_finite="mean")
+    export.write(classifier, tmp_path / "a", "safetensors")
+    loaded = sft_jax.load(tmp_path / "a")
+    sound = tiny_exports.raw_inputs()[0]["sound"][0]
+    sound[2] = classifier.info.statistics["sound"].mean
+    expected = loaded.predict_proba({"sound": sound})
+    sound[2] = np.nan
+    np.testing.assert_allclose(loaded.predict_proba({"sound": sound}), expected, rtol=1e-5)
+
+
+def test_folders_of_earlier_releases_refuse_nan(folder, tmp_path):
+    values = json.loads((_changed(folder, tmp_path / "a") / "config.json").read_text())
+    del values["not_finite"]
+    (tmp_path / "a" / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="sound is not finite at step 0"):
+        sft_jax.load(tmp_path / "a").predict({"sound": np.full((7, 2), np.nan)})
 
 
 def test_the_card_says_what_goes_in_and_out(folder):
