@@ -1,17 +1,21 @@
 """Repositories of the hub, which a fake of its client takes from folders here."""
 
+import csv
 import fnmatch
 import json
 import shutil
 import sys
 import types
 
+import numpy as np
 import pytest
+import synthetic
 import tiny_exports
 import yaml
 
 import sft_jax
 from sft_jax import export
+from sft_jax.commands import predict
 from sft_jax.export import hub, layout
 from sft_jax.export.written import ExportedFileError
 from sft_jax.runs.directory import RunDirectoryError
@@ -53,6 +57,15 @@ def test_three_files_of_a_repository_are_loaded(repository, tmp_path, name):
     assert sft_jax.load(name).info == tiny_exports.info()
     names = {path.name for path in (tmp_path / "cache" / COMMIT).iterdir()}
     assert names == {layout.WEIGHTS, layout.CONFIG, layout.CARD}
+
+
+def test_the_program_predicts_by_a_repository(repository):
+    np.savez("one.npz", sound=np.full((7, 2), 1000))
+    synthetic.run_command(predict, "--workdir=me/watch", "--input=one.npz", "--out=out.csv")
+    with open("out.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["id"] == "one"
+    assert row["prediction"] in tiny_exports.info().class_names
 
 
 def test_a_folder_here_comes_first(repository, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import fake_bucket
 import jax
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sft_jax.export import layout, safetensors_folder
 from sft_jax.export.written import ExportedFileError
 from sft_jax.modules.mbt import BottleneckTransformer
 from sft_jax.modules.simple_fusion import Unimodal
+from sft_jax.runs import storage
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,14 @@ def test_it_is_loaded_like_a_run(folder):
     np.testing.assert_allclose(loaded.predict_proba(values), outputs, atol=1e-5)
     with pytest.raises(ValueError, match="holds one model"):
         sft_jax.load(folder, "latest")
+
+
+def test_a_folder_in_a_bucket_is_loaded(folder, monkeypatch):
+    bucket = fake_bucket.install(monkeypatch)
+    storage.copy_files(folder, bucket / "a")
+    assert sft_jax.load("gs://bucket/a").info == tiny_exports.info()
+    with pytest.raises(ValueError, match="gs://bucket/b is in a bucket: give a local path"):
+        export.write(tiny_exports.classifier(), "gs://bucket/b", "safetensors")
 
 
 def test_the_treatment_of_nan_is_that_of_the_run(tmp_path):
