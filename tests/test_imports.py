@@ -68,7 +68,7 @@ ONLY_IN = {
     },
     "onnx": {"sft_jax/export/onnx/"},
     "onnxruntime": {"sft_jax/export/onnx/"},
-    "optax": {"sft_jax/training/", "sft_jax/evaluation/restored.py"},
+    "optax": {"sft_jax/training/"},
     "optax.contrib": set(),
     "orbax": {"sft_jax/runs/checkpoint.py"},
     "pyarrow": {"sft_jax/inference/predictions.py"},

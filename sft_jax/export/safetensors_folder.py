@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
@@ -20,7 +19,7 @@ from sft_jax.data.dataset import DatasetInfo
 from sft_jax.export import layout
 from sft_jax.export.written import Bundle, ExportedFileError
 from sft_jax.modules import MODELS
-from sft_jax.modules.factory import build_model
+from sft_jax.modules.factory import build_model, param_shapes
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.runs import storage
@@ -104,11 +103,8 @@ def _path(thing: Any) -> str:
 
 
 def _check_shapes(model: Any, flat: Mapping[str, np.ndarray], path: AnyPath) -> None:
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
-    expected = {
-        name: array.shape
-        for name, array in flax.traverse_util.flatten_dict(shapes, sep=".").items()
-    }
+    shapes = flax.traverse_util.flatten_dict(param_shapes(model), sep=".")
+    expected = {name: array.shape for name, array in shapes.items()}
     found = {name: array.shape for name, array in flat.items()}
     if wrong := sorted(name for name, _ in expected.items() ^ found.items()):
         raise ExportedFileError(

@@ -15,8 +15,7 @@ from sft_jax.data.card import Card
 from sft_jax.data.dataset import DatasetInfo
 from sft_jax.export import hub, layout
 from sft_jax.inference.classifier import Classifier
-from sft_jax.modules.factory import build_model
-from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.modules.factory import build_model, param_shapes
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory
 
@@ -40,7 +39,8 @@ def _from_run(run: RunDirectory, which: str) -> Classifier:
     with contextlib.closing(Checkpoints(run.path, read_only=True)) as checkpoints:
         info = DatasetInfo.from_json(checkpoints.description(which)["dataset"])
         model = build_model(config.model, info.modalities, len(info.class_names))
-        state = checkpoints.restore_part(which, {"step": _scalar(), field: _shapes(model)})
+        fields = {"step": jax.ShapeDtypeStruct((), jnp.int32), field: param_shapes(model)}
+        state = checkpoints.restore_part(which, jax.tree.map(_on_one_device, fields))
     policy = Card.policy_at(run.card_file)
     return Classifier(model, state[field], info, step=int(state["step"]), not_finite=policy)
 
@@ -64,16 +64,6 @@ def _needing(path: Any, extra: str) -> Iterator[None]:
         raise ModuleNotFoundError(
             f"{path} needs the package {error.name}: pip install 'sft_jax[{extra}]'"
         ) from error
-
-
-def _shapes(model: MultimodalClassifier) -> Any:
-    """Shapes of the parameters, on one device."""
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), model.example_inputs()))
-    return jax.tree.map(_on_one_device, variables["params"])
-
-
-def _scalar() -> jax.ShapeDtypeStruct:
-    return _on_one_device(jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def _on_one_device(array: Any) -> jax.ShapeDtypeStruct:

@@ -108,12 +108,7 @@ def state_shapes(
       mesh: Devices.
     """
     make = functools.partial(make_state, model, optimizer, ema=ema)
-    shapes = jax.eval_shape(make, np.int32(0))
-    return jax.tree.map(
-        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-        shapes,
-        sharding.place(shapes, mesh),
-    )
+    return sharding.placed_shapes(jax.eval_shape(make, np.int32(0)), mesh)
 
 
 def compile_make_state(
