@@ -78,7 +78,6 @@ ONLY_IN = {
         "sft_jax/config_io.py",
         "sft_jax/data/registry.py",
         "sft_jax/data/sets/",
-        "sft_jax/export/safetensors_folder.py",
     },
     "safetensors": {"sft_jax/export/safetensors.py", "sft_jax/export/safetensors_folder.py"},
     "seglearn": {"sft_jax/data/"},

@@ -236,6 +236,7 @@ def test_images_of_bytes_may_be_smaller():
         ({"sight": np.zeros((1, 1, 3, 3))}, "[up to 12, 3], or many: a list of such"),
         ({"sight": [1.0, 2.0]}, "sight is a list of arrays of 0 axes; expected"),
         ({"sight": [[[1.0], [1.0, 2.0]]]}, "sight holds lists that are no array"),
+        ({"sight": [[1.0], [1.0, 2.0]]}, "sight holds lists that are no array"),
         (
             {"sight": np.zeros((3, 4))},
             "example 0: sight is of shape [3, 4], expected [up to 12, 3]",

@@ -24,9 +24,10 @@ def is_folder(path: AnyPath) -> bool:
     if (path / WEIGHTS).is_file():
         return True
     try:
-        return "format_version" in json.loads((path / CONFIG).read_text())
+        values = json.loads((path / CONFIG).read_text())
     except (OSError, ValueError):
         return False
+    return isinstance(values, dict) and "format_version" in values
 
 
 def read_config(folder: AnyPath, name: str | None = None) -> Mapping[str, Any]:
@@ -40,10 +41,10 @@ def read_config(folder: AnyPath, name: str | None = None) -> Mapping[str, Any]:
       ExportedFileError: If the folder is of another format or version.
     """
     try:
-        values = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+        text = (folder / CONFIG).read_text()
+    except (OSError, UnicodeDecodeError) as error:
         reason = "it has no config.json" if isinstance(error, FileNotFoundError) else str(error)
         raise written.ExportedFileError(
             f"{name or folder} is not a folder of --format=safetensors: {reason}"
         ) from None
-    return written.check_metadata(values, "safetensors", name or folder)
+    return written.read_metadata(text, "safetensors", name or folder)

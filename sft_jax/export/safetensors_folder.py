@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
-import pydantic
 import safetensors.numpy
 
-from sft_jax.config import ModelConfig
+from sft_jax import config_io
+from sft_jax.config import ExperimentConfig, ModelConfig
 from sft_jax.data.dataset import DatasetInfo
 from sft_jax.export import layout
 from sft_jax.export.written import Bundle, ExportedFileError
@@ -24,9 +23,9 @@ from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
+from sft_jax.structs import NotFinite
 
 _PATTERNS = {type(None): "dense", WindowPattern: "windowed", BlockSparsePattern: "block_sparse"}
-_CONFIG = pydantic.TypeAdapter(ModelConfig)
 
 
 def read(folder: str | os.PathLike[str]) -> Bundle:
@@ -39,17 +38,23 @@ def read(folder: str | os.PathLike[str]) -> Bundle:
       ExportedFileError: If the folder is of another format or version, or damaged.
     """
     path = storage.as_path(folder)
-    config = layout.read_config(path)
+    described = layout.read_config(path)
     try:
-        info = DatasetInfo.from_json(config["dataset"])
-        model_config = _CONFIG.validate_json(json.dumps(config["config"]))
-        model = build_model(model_config, info.modalities, len(info.class_names))
+        info = DatasetInfo.from_json(described["dataset"])
+        config = config_io.from_mapping({"model": described["config"]}).model
+        model = build_model(config, info.modalities, len(info.class_names))
         flat = safetensors.numpy.load((path / layout.WEIGHTS).read_bytes())
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise ExportedFileError(f"{path} is damaged: {error}") from error
+        policy = described.get("not_finite", "error")
+        if policy not in get_args(NotFinite):
+            raise ValueError(f"not_finite={policy!r} is not one of {get_args(NotFinite)}")
+    except KeyError as error:
+        raise ExportedFileError(f"{path} is damaged: config.json has no entry {error}") from None
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        needed = f"or needs sft_jax {described.get('sft_jax')}, which wrote it"
+        raise ExportedFileError(f"{path} is damaged, {needed}: {error}") from error
     params = flax.traverse_util.unflatten_dict(flat, sep=".")
     _check_shapes(model, flat, path)
-    return Bundle(model, params, info, config.get("not_finite", "error"))
+    return Bundle(model, params, info, policy)
 
 
 def flat_params(params: Any) -> dict[str, np.ndarray]:
@@ -94,7 +99,7 @@ def model_config(model: Any) -> dict[str, Any]:
     ]
     if lost:
         raise ValueError(f"no config has these attributes of the model: {', '.join(lost)}")
-    fields: dict[str, Any] = _CONFIG.dump_python(config, mode="json")
+    fields: dict[str, Any] = config_io.to_json(ExperimentConfig(model=config))["model"]
     return fields
 
 
@@ -106,7 +111,8 @@ def _check_shapes(model: Any, flat: Mapping[str, np.ndarray], path: AnyPath) -> 
     shapes = flax.traverse_util.flatten_dict(param_shapes(model), sep=".")
     expected = {name: array.shape for name, array in shapes.items()}
     found = {name: array.shape for name, array in flat.items()}
-    if wrong := sorted(name for name, _ in expected.items() ^ found.items()):
+    if wrong := sorted({name for name, _ in expected.items() ^ found.items()}):
+        more = f" and {len(wrong) - 3} more arrays" if len(wrong) > 3 else ""
         raise ExportedFileError(
-            f"{path / layout.WEIGHTS} does not fit config.json: {', '.join(dict.fromkeys(wrong))}"
+            f"{path / layout.WEIGHTS} does not fit config.json: {', '.join(wrong[:3])}{more}"
         )

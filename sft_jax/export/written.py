@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -118,8 +119,13 @@ class Written:
             raise ValueError(f"k={k}: {self.path} {fixed}")
         if most is None:
             return own
-        if set(wanted) != set(most) or any(not 0 <= wanted[n] <= most[n] for n in most):
-            raise ValueError(f"k={k}: {self.path} takes 0 to {most}")
+        whole = all(isinstance(kept, int | np.integer) for kept in wanted.values())
+        if (
+            not whole
+            or set(wanted) != set(most)
+            or any(not 0 <= wanted[n] <= most[n] for n in most)
+        ):
+            raise ValueError(f"k={k}: {self.path} takes whole numbers from 0 to {most}")
         return wanted
 
 
@@ -131,9 +137,13 @@ def filled(
     Raises:
       ValueError: If a name or shape is wrong, or there is no input at all.
     """
-    given = {name: np.asarray(a, np.float32) for name, a in inputs.items() if a is not None}
-    if unknown := sorted({*given, *masks} - set(modalities)):
+    if unknown := sorted({*inputs, *masks} - set(modalities)):
         raise ValueError(f"unknown modality {unknown}, known are {sorted(modalities)}")
+    given = {name: np.asarray(array) for name, array in inputs.items() if array is not None}
+    for name, array in given.items():
+        if array.dtype.kind not in "biuf" or not array.ndim:
+            found = array.dtype if array.ndim else "a single number"
+            raise ValueError(f"{name}: expected an array of numbers, got {found}")
     counts = {len(array) for array in given.values()}
     if len(counts) != 1:
         raise ValueError(f"expected inputs of one batch size, got {sorted(counts) or 'no input'}")
@@ -215,17 +225,26 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
     }
 
 
-def check_metadata(values: Mapping[str, Any] | None, format: str, path: Any) -> Mapping[str, Any]:
-    """Returns the metadata of a file, if this version of the package can read it.
+def read_metadata(text: str | bytes | None, format: str, path: Any) -> Mapping[str, Any]:
+    """Reads the metadata of a file, if this version of the package can read the file.
+
+    Args:
+      text: Metadata as JSON; None if the file has none.
+      format: Name of the format.
+      path: Path of the file, for errors.
 
     Raises:
       ExportedFileError: If the file is of another format or version, or has no metadata.
     """
-    if not values or values.get("format") != format:
+    try:
+        values = json.loads(text or "null")
+    except ValueError as error:
+        raise ExportedFileError(f"{path}: its metadata is damaged: {error}") from None
+    if not isinstance(values, Mapping) or values.get("format") != format:
         found = (
             f"was exported as {values['format']}"
-            if values and "format" in values
-            else ("holds no metadata of an export")
+            if isinstance(values, Mapping) and "format" in values
+            else "holds no metadata of an export"
         )
         raise ExportedFileError(f"{path} {found}; expected a file of --format={format}")
     if values.get("format_version") != FORMAT_VERSION:

@@ -72,7 +72,7 @@ def open_source(path: str, run: RunDirectory, split: str = "") -> Source:
       FileNotFoundError: If there is no such file or folder.
       ValueError: If it holds no examples, or there is no such split.
     """
-    found = storage.as_path(path).expanduser()
+    found = storage.as_path(path)
     if not found.exists():
         raise FileNotFoundError(f"input {path}: there is no such file or folder")
     manifest = found / MANIFEST if found.is_dir() else found

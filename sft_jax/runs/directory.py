@@ -69,10 +69,12 @@ class _Folder:
         """
         try:
             values = _read_json(self.config_file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunDirectoryError(
                 f"{self} is not a run directory: it has no {self.config_file.name}"
             ) from None
+        if not isinstance(values, dict):
+            raise RunDirectoryError(f"{self.config_file} is damaged: expected an object")
         if "format_version" in values:
             raise RunDirectoryError(f"{self} is not a run directory: export.py wrote the folder")
         if not data:
@@ -310,7 +312,7 @@ def _read_json(path: AnyPath) -> Any:
     """Reads a JSON file; raises RunDirectoryError if it is damaged."""
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # Of the text, or of its JSON.
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
 
 

@@ -142,3 +142,26 @@ def test_folders_of_another_version_or_damaged_are_refused(folder, tmp_path):
         safetensors_folder.read(cut)
     with pytest.raises(ExportedFileError, match="is not a folder of --format=safetensors"):
         safetensors_folder.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": {"pool": "best"}}, r"needs sft_jax .*model\.pool: 'best' is not one of max"),
+        ({"config": {"new": 1}}, r"needs sft_jax .*model\.new: unknown key"),
+        ({"config": {"width": 16}}, r"does not fit config\.json: .* and \d+ more arrays"),
+        ({"not_finite": "ignore"}, "not_finite='ignore' is not one of"),
+    ],
+)
+def test_entries_of_newer_releases_are_named(folder, tmp_path, changes, message):
+    own = json.loads((folder / "config.json").read_text())["config"]
+    if "config" in changes:
+        changes = {"config": own | changes["config"]}
+    with pytest.raises(ExportedFileError, match=f"(?s){message}"):
+        sft_jax.load(_changed(folder, tmp_path / "a", **changes))
+
+
+def test_a_folder_without_weights_is_named(folder, tmp_path):
+    (_changed(folder, tmp_path / "a") / "model.safetensors").unlink()
+    with pytest.raises(ExportedFileError, match=r"is damaged.* No such file"):
+        sft_jax.load(tmp_path / "a")

@@ -43,6 +43,7 @@ def test_paths_are_local_or_in_a_bucket(run, tmp_path):
         path = storage.as_path(local)
         assert str(path) == str(local)
         assert not storage.in_bucket(path)
+    assert storage.as_path("~/runs/a") == storage.as_path(pathlib.Path.home() / "runs/a")
 
 
 @pytest.mark.parametrize(
