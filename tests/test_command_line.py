@@ -99,6 +99,27 @@ def test_eval_names_a_folder_that_is_no_run_directory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["sft_jax.compare", "none", "--split=valid", "nor"], ["none: there is no such run"]),
+        (
+            ["sft_jax.sweep", CONFIG, "--grid=model.k=40,4;optim.lr=1,x", "--workdir=none"],
+            ["3 of 4 runs are invalid:", "model.k=40,optim.lr=1: SparseFusionTransformer: k=40"],
+        ),
+    ],
+    ids=["compare", "sweep"],
+)
+def test_wrong_runs_and_combinations_are_named(arguments, messages):
+    result = _run("-m", *arguments)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for message in messages:
+        assert message in result.stderr
+    assert not (ROOT / "none").exists()
+
+
 CACHED = """
 import jax
 from sft_jax import command_line

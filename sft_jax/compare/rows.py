@@ -262,8 +262,10 @@ def _read_result(path: AnyPath, step: int) -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # Of the text, or of its JSON.
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
+    if not isinstance(result, dict):
+        raise RunDirectoryError(f"{path} is damaged: expected an object")
     return result if result.get("step") == step else None
 
 

@@ -29,6 +29,7 @@ from sft_jax.runs.directory import (
     SeedsDirectory,
     with_seed,
 )
+from sft_jax.runs.ownership import owned
 from sft_jax.runs.storage import AnyPath
 from sft_jax.sweep.grid import Combination, config_with, name
 from sft_jax.training import assembly
@@ -182,18 +183,18 @@ def train_all(
 
     Raises:
       PreemptedError: If the process was asked to end; the same runs resume later.
-      OSError: If the table can't be written.
+      RunDirectoryError: If `workdir` can't be written to, or another process trains a sweep in it.
     """
-    storage.prepare_file(workdir / TABLE)
     outcomes = [Outcome(run) for run in runs]
-    for i, run in enumerate(runs):
-        _logger.info("run %d of %d: %s", i + 1, len(runs), run.path)
-        outcomes[i] = Outcome(run, "running")
-        write_table(workdir / TABLE, outcomes)
-        outcomes[i] = _train(run, dataset)
-        write_table(workdir / TABLE, outcomes)
-        if show:
-            show(outcomes[i])
+    with owned(workdir):
+        for i, run in enumerate(runs):
+            _logger.info("run %d of %d: %s", i + 1, len(runs), run.path)
+            outcomes[i] = Outcome(run, "running")
+            write_table(workdir / TABLE, outcomes)
+            outcomes[i] = _train(run, dataset)
+            write_table(workdir / TABLE, outcomes)
+            if show:
+                show(outcomes[i])
     return outcomes
 
 
