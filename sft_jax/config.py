@@ -175,6 +175,8 @@ class TrainConfig:
 
     Attributes:
       epochs: Number of passes over the training examples.
+      init_from: Run directory or folder of `export.py --format=safetensors`, also `gs://...`, whose
+        parameters the run begins with (`sft_jax.training.transfer`); empty for random ones.
       batch_size: Number of examples per optimiser step, over all devices and hosts.
       accumulate: Number of micro-batches per step, to save memory; must divide `batch_size`.
       loss: Loss of training and validation: a name of `sft_jax.ops.losses.LOSSES` that fits the
@@ -200,6 +202,7 @@ class TrainConfig:
     """
 
     epochs: Count = 20
+    init_from: str = folder_field(may_change=False)
     batch_size: Count = 64
     accumulate: Count = 1
     loss: str = "auto"

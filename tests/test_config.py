@@ -68,6 +68,7 @@ OTHER = ExperimentConfig(
     ),
     train=TrainConfig(
         epochs=3,
+        init_from="runs/other",
         batch_size=12,
         accumulate=3,
         loss="focal",

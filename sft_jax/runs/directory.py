@@ -75,6 +75,12 @@ class _Folder:
             values.pop("data", None)
         return config_io.from_mapping(values)
 
+    def read_starts(self) -> list[dict[str, Any]]:
+        """Reads the record of each start."""
+        if not self.starts_file.exists():
+            return []
+        return [json.loads(line) for line in self.starts_file.read_text().splitlines()]
+
     def make_results(self) -> None:
         """Makes the folder of evaluations, unless it exists.
 
@@ -106,6 +112,7 @@ class RunDirectory(_Folder):
       card_file: Findings about the training data.
       metrics_file: File with one JSON line for each report of training.
       events: Folder with the same reports for TensorBoard.
+      origin_file: Description of the model whose parameters the run began with.
       trace: Folder of profiles.
       checkpoints: Folder of checkpoints.
       damaged: Folder of checkpoints that were moved out of the way.
@@ -122,6 +129,7 @@ class RunDirectory(_Folder):
         self.card_file = path / "data_card.json"
         self.metrics_file = path / "metrics.jsonl"
         self.events = path / "tensorboard"
+        self.origin_file = path / "init_from.json"
         self.trace = path / "trace"
         self.checkpoints = path / "checkpoints"
         self.damaged = self.checkpoints / "damaged"
@@ -152,7 +160,7 @@ class RunDirectory(_Folder):
             )
         run._probe()
         changed: list[str] = []
-        if run._has_checkpoints():
+        if run.has_checkpoints():
             before = run.read_config()
             if refused := config_io.differences(before, config, results_only=True):
                 raise RunDirectoryError(
@@ -180,7 +188,7 @@ class RunDirectory(_Folder):
           RunDirectoryError: If the run was trained on other data; the message names the
             differences.
         """
-        if self._has_checkpoints() and self.dataset_file.exists():
+        if self.has_checkpoints() and self.dataset_file.exists():
             saved = _read_json(self.dataset_file)
             same = {
                 "statistics": same_statistics,
@@ -208,7 +216,8 @@ class RunDirectory(_Folder):
             return None
         return _read_json(self.dataset_file).get("fingerprints")
 
-    def _has_checkpoints(self) -> bool:
+    def has_checkpoints(self) -> bool:
+        """Tells whether a checkpoint has been saved, complete or not."""
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*/*"))
 
 

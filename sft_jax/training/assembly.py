@@ -16,7 +16,12 @@ from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import ModalitySpec
 from sft_jax.training import optim
-from sft_jax.training.state import TrainState, compile_make_state, state_shapes
+from sft_jax.training.state import (
+    TrainState,
+    compile_first_state,
+    compile_make_state,
+    state_shapes,
+)
 from sft_jax.training.step import compile_train_step
 from sft_jax.training.strides import draw_stride, strided_trainings
 
@@ -61,6 +66,7 @@ class Assembled:
       schedule: Learning rate by step.
       optimizer: Optimiser with this schedule.
       new_state: Function from a seed to the state before the first step.
+      first_state: Function from parameters to the state before the first step.
       like: Shapes, dtypes and shardings of a state.
       steps: Training step of each stride, 1 alone without `train.elastic_patch`. A step is a jitted
         function from a state, a batch and a seed to the next state and the metrics. It donates
@@ -72,6 +78,7 @@ class Assembled:
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     new_state: Callable[[int], TrainState]
+    first_state: Callable[[Any], TrainState]
     like: TrainState
     steps: Mapping[int, Any]
 
@@ -178,6 +185,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
         schedule=schedule,
         optimizer=optimizer,
         new_state=compile_make_state(model, optimizer, like, mesh),
+        first_state=compile_first_state(optimizer, like, mesh),
         like=like,
         steps=steps,
     )
