@@ -52,7 +52,11 @@ class SeedResult:
 
 
 def train(
-    config: ExperimentConfig, workdir: str | os.PathLike[str], dataset: Dataset | None = None
+    config: ExperimentConfig,
+    workdir: str | os.PathLike[str],
+    dataset: Dataset | None = None,
+    *,
+    extend: bool = False,
 ) -> loop.Result:
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
@@ -62,6 +66,9 @@ def train(
       dataset: Dataset with splits `train` and `valid`, such as from
         `sft_jax.data.arrays.from_arrays`. By default the dataset that `config.data` names, which
         is prepared if necessary.
+      extend: Whether a run with checkpoints may go on to more `train.epochs`. With the constant
+        schedule it ends with the parameters of a run of so many epochs
+        (`sft_jax.runs.extension`).
 
     Raises:
       RunDirectoryError: If `workdir` can't be written to, is in use by another process, or was
@@ -76,14 +83,18 @@ def train(
     workdir, config = storage.as_path(workdir), config_io.resolved(config)
     with owned(workdir) as owner:
         with sharding.first_process_first():
-            run = RunDirectory.open(workdir, config)
+            run = RunDirectory.open(workdir, config, extend=extend)
             _check_source(config, run)
             data = _open_dataset(config, dataset, run)
         return _assemble(config, data, own=dataset is not None).fit(config, run, owner)
 
 
 def train_seeds(
-    config: ExperimentConfig, workdir: str | os.PathLike[str], dataset: Dataset | None = None
+    config: ExperimentConfig,
+    workdir: str | os.PathLike[str],
+    dataset: Dataset | None = None,
+    *,
+    extend: bool = False,
 ) -> dict[int, SeedResult]:
     """Trains one run for each of `config.seeds` in turn, with the same compiled programs.
 
@@ -95,6 +106,7 @@ def train_seeds(
       config: Experiment, whose `seed` is not used.
       workdir: Folder of the run directories; made unless it exists.
       dataset: Dataset, as in `train`.
+      extend: As in `train`; at least one of the runs must have checkpoints.
 
     Raises:
       RunDirectoryError: See `train`; raised before any training. Also if `workdir` itself is a
@@ -110,7 +122,7 @@ def train_seeds(
     results: dict[int, SeedResult] = {}
     with owned(workdir, *(run.path for run in runs.values())) as owner:
         with sharding.first_process_first():
-            folder = SeedsDirectory.open(workdir, config)
+            folder = SeedsDirectory.open(workdir, config, extend=extend)
             _check_source(config, *runs.values())
             data = _open_dataset(config, dataset, folder)
         experiment = _assemble(config, data, own=dataset is not None)
