@@ -65,6 +65,8 @@ OTHER = ExperimentConfig(
         plateau_factor=0.3,
         plateau_patience=2,
         clip_norm=0.0,
+        groups=(("tokenizer_.*", 0.0), ("head", 10.0)),
+        layer_decay=0.7,
     ),
     train=TrainConfig(
         epochs=3,

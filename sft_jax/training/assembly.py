@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -15,7 +16,7 @@ from sft_jax.config import ExperimentConfig, check_heads
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import ModalitySpec
-from sft_jax.training import optim
+from sft_jax.training import groups, optim
 from sft_jax.training.state import (
     TrainState,
     compile_first_state,
@@ -158,7 +159,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
     Raises:
       ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
         long as the run. Also for options that the optimiser does not accept, and for strides and
-        numbers of kept tokens that the model can't have.
+        numbers of kept tokens that the model can't have. Also see `groups.check_groups`.
     """
     check_heads(model.num_heads, mesh.shape["model"])
     trainings = strided_trainings(model, config.train)
@@ -166,6 +167,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
     schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
     like = state_shapes(model, optimizer, ema=config.train.ema_decay > 0, mesh=mesh)
+    groups.check_groups(config.optim, like.params)
     steps = {
         stride: compile_train_step(
             model,
@@ -176,6 +178,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
             like,
             mixup_from=plan.mixup_from,
             stride=stride,
+            freeze=functools.partial(groups.stop_gradients, config.optim),
         )
         for stride, train in trainings.items()
     }
