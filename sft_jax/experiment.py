@@ -17,7 +17,6 @@ from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
-from sft_jax.inference import loading
 from sft_jax.inference.classifier import Classifier
 from sft_jax.inference.origin import origin
 from sft_jax.parallel import sharding
@@ -25,9 +24,9 @@ from sft_jax.parallel.preemption import PreemptedError
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory, with_seed
 from sft_jax.runs.ownership import Ownership, owned
+from sft_jax.starting import begin_from, read_source
 from sft_jax.training import assembly, loop
 from sft_jax.training.state import TrainState
-from sft_jax.training.transfer import Source, transfer
 
 _logger = logging.getLogger(__name__)
 
@@ -174,32 +173,24 @@ class _Experiment:
 
     def _begin(self, seed: int, run: RunDirectory) -> TrainState:
         """Makes the initial state of a new run, and records where its parameters come from."""
-        state, path = self.assembled.new_state(seed), self.init_from
         first = jax.process_index() == 0
-        if not path:
+        if not self.init_from:
             if first:  # An earlier start may have ended before its first checkpoint.
                 run.origin_file.unlink(missing_ok=True)
-            return state
-        model, names = self.assembled.model, self.dataset.info.class_names
-        classifier = self._classifier
-        source = Source(path, classifier.model, classifier.params, classifier.info.class_names)
-        taken = transfer(source, model, self.assembled.like.params, names)
+            return self.assembled.new_state(seed)
+        names = self.dataset.info.class_names
+        state, taken = begin_from(self._source, self.init_from, self.assembled, seed, names)
         rows = [dataclasses.asdict(row) for row in taken.rows]
-        storage.write_json(
-            run.origin_file, {"source": origin(path, classifier), "parameters": rows}
-        )
+        record = {"source": origin(self.init_from, self._source), "parameters": rows}
+        storage.write_json(run.origin_file, record)
         if first:
-            _logger.info("initial parameters from %s: %s", path, taken)
-        return self.assembled.first_state(taken.apply(state.params))
+            _logger.info("initial parameters from %s: %s", self.init_from, taken)
+        return state
 
     @functools.cached_property
-    def _classifier(self) -> Classifier:
+    def _source(self) -> Classifier:
         """Trained model that new runs begin from, read once for all seeds."""
-        path = self.init_from
-        try:
-            return loading.load(path)
-        except ValueError as error:
-            raise ValueError(f"train.init_from={path!r}: {error}") from error
+        return read_source(self.init_from)
 
     def fit_seed(
         self, config: ExperimentConfig, run: RunDirectory, owner: Ownership

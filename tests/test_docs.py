@@ -137,7 +137,7 @@ COMMANDS = {
 """Module of `sft_jax.commands` of each program."""
 OURS = {
     *COMMANDS,
-    *("sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile"),
+    *("sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile", "sft_jax.lr_range"),
 }
 """Programs that the pages must show."""
 OTHERS = ("git", "set", "tensorboard", "venv")

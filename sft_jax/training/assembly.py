@@ -130,6 +130,7 @@ def assemble_model(
     *,
     num_examples: int,
     mesh: Mesh,
+    schedule: optax.Schedule | None = None,
 ) -> Assembled:
     """Builds the model of a config and all parts that training it needs.
 
@@ -139,15 +140,23 @@ def assemble_model(
       num_classes: Number of outputs of the model.
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
+      schedule: Learning rate by step; by default that of the config.
 
     Raises:
       ValueError: See `assemble`. Also if the model does not fit the modalities.
     """
     model = build(config, modalities, num_classes, mesh)
-    return assemble(config, model, num_examples=num_examples, mesh=mesh)
+    return assemble(config, model, num_examples=num_examples, mesh=mesh, schedule=schedule)
 
 
-def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: Mesh) -> Assembled:
+def assemble(
+    config: ExperimentConfig,
+    model: Any,
+    *,
+    num_examples: int,
+    mesh: Mesh,
+    schedule: optax.Schedule | None = None,
+) -> Assembled:
     """Makes all parts that training a model needs.
 
     Args:
@@ -155,6 +164,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
       model: Module, such as one from `sft_jax.modules.factory.build_model`.
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
+      schedule: Learning rate by step; by default that of the config.
 
     Raises:
       ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
@@ -164,7 +174,8 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
     check_heads(model.num_heads, mesh.shape["model"])
     trainings = strided_trainings(model, config.train)
     plan = Plan.from_config(config, num_examples)
-    schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
+    if schedule is None:
+        schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
     like = state_shapes(model, optimizer, ema=config.train.ema_decay > 0, mesh=mesh)
     groups.check_groups(config.optim, like.params)
