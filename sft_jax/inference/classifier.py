@@ -44,6 +44,7 @@ class Classifier:
       params: Parameters that are evaluated: the running mean where one was trained.
       info: Description of the data that the model was trained on.
       step: Number of optimiser steps that the parameters were trained for.
+      not_finite: Treatment of NaN and infinite inputs.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Classifier:
           step: Number of optimiser steps behind the parameters.
           not_finite: Treatment of NaN and infinite inputs, as in training.
         """
-        self.model, self.info, self.step = model, info, step
+        self.model, self.info, self.step, self.not_finite = model, info, step, not_finite
         self.params = jax.tree.map(jnp.asarray, params)  # Placed once, and not by each call.
         used = tuple(sorted(model.mixed_modalities))
         self._reader = InputReader(info, used, not_finite, _whole(model))
