@@ -23,7 +23,7 @@ def read_source(path: str) -> Classifier:
     try:
         return loading.load(path)
     except ValueError as error:
-        raise ValueError(f"train.init_from={path!r}: {error}") from error
+        raise ValueError(f"train.init_from: {error}") from error
 
 
 def begin_from(

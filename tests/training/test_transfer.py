@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import synthetic
 
-from sft_jax import ModalitySpec, experiment
+from sft_jax import ModalitySpec, experiment, export, version
 from sft_jax.inference import loading
-from sft_jax.inference.origin import params_digest
+from sft_jax.inference.origin import origin, params_digest
 from sft_jax.modules.factory import build_model
 from sft_jax.runs import storage
+from sft_jax.starting import read_source
 from sft_jax.training.transfer import Source, transfer
 
 CLASSES = synthetic.CLASSES
@@ -139,6 +140,18 @@ def test_a_run_begins_with_another_and_reads_it_once(other, tmp_path):
         patch.setattr(loading, "load", None)
         again = experiment.train(config, tmp_path / "run", data)
     assert again.state.step == result.state.step
+
+
+@pytest.mark.process
+def test_an_exported_folder_is_a_source(other, tmp_path):
+    folder, params = tmp_path / "folder", other[1].ema_params
+    export.write(read_source(str(other[0])), folder, "safetensors")
+    record = origin(str(folder), read_source(str(folder)))
+    assert (record["path"], record["parameters"], record["step"]) == (str(folder), "exported", None)
+    assert record["digest"] == params_digest(params)
+    assert record["code"] == version.code()
+    with pytest.raises(ValueError, match=r"train\.init_from: .* is not a run directory"):
+        read_source(str(tmp_path))
 
 
 def test_a_source_is_checked_before_the_data(tmp_path):
