@@ -89,10 +89,11 @@ class _Folder:
         return config
 
     def read_starts(self) -> list[dict[str, Any]]:
-        """Reads the record of each start."""
+        """Reads the record of each start, except one that was cut short by a kill."""
         if not self.starts_file.exists():
             return []
-        return [json.loads(line) for line in self.starts_file.read_text().splitlines()]
+        lines = self.starts_file.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("}\n")]
 
     def make_results(self) -> None:
         """Makes the folder of evaluations, unless it exists.
