@@ -7,7 +7,8 @@ at once; `sft_jax.config_io` turns it into a readable message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -47,6 +48,25 @@ def _import_path(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+    return value
+
+
+def _pairs(value: Any) -> Any:
+    """Converts a mapping, or the lists of JSON, to a tuple of pairs.
+
+    A ConfigDict takes no mapping, since it has no keys with dots.
+    """
+    value = [*value.items()] if isinstance(value, Mapping) else value
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in value)
+
+
 def _named(table: Iterable[str]) -> AfterValidator:
     """Makes a validator for a name in a table, or for an import path."""
 
@@ -62,6 +82,10 @@ def _named(table: Iterable[str]) -> AfterValidator:
 
 
 ImportPath = Annotated[str, AfterValidator(_import_path)]
+RateGroups = Annotated[
+    tuple[tuple[Annotated[str, AfterValidator(_pattern)], NonNegative], ...],
+    pydantic.BeforeValidator(_pairs),
+]
 KernelName = Annotated[str, AfterValidator(lambda value: kernel_name(value, "attention_kernel"))]
 
 
@@ -156,6 +180,12 @@ class OptimConfig:
       plateau_factor: Factor of the plateau schedule; see `schedule`.
       plateau_patience: Number of evaluations of the plateau schedule; see `schedule`.
       clip_norm: Largest global 2-norm of the gradient; 0 for no clipping.
+      groups: Factors of the learning rate by pattern, such as `{"tokenizer_.*": 0.0, "head": 10.0}`
+        or the same pairs in a tuple. 0 freezes. A regular expression covers the parameters whose
+        path, or a folder of whose path, it matches; the first that matches counts
+        (`sft_jax.training.groups`).
+      layer_decay: Factor of the learning rate from each layer to the one below it; 1 for equal
+        rates.
     """
 
     name: str = "adamw"
@@ -167,6 +197,8 @@ class OptimConfig:
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     plateau_patience: Count = 10
     clip_norm: NonNegative = 0.8
+    groups: RateGroups = ()
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -175,6 +207,8 @@ class TrainConfig:
 
     Attributes:
       epochs: Number of passes over the training examples.
+      init_from: Run directory or folder of `export.py --format=safetensors`, also `gs://...`, whose
+        parameters the run begins with (`sft_jax.training.transfer`); empty for random ones.
       batch_size: Number of examples per optimiser step, over all devices and hosts.
       accumulate: Number of micro-batches per step, to save memory; must divide `batch_size`.
       loss: Loss of training and validation: a name of `sft_jax.ops.losses.LOSSES` that fits the
@@ -200,6 +234,7 @@ class TrainConfig:
     """
 
     epochs: Count = 20
+    init_from: str = folder_field(may_change=False)
     batch_size: Count = 64
     accumulate: Count = 1
     loss: str = "auto"

@@ -23,9 +23,12 @@ MAY_CHANGE: Mapping[str, Any] = {"may_change": True}
 """Metadata of a field that does not affect results, so a run may resume with another value."""
 
 
-def folder_field() -> Any:
-    """Makes a field for a folder that may move; empty by default.
+def folder_field(*, may_change: bool = True) -> Any:
+    """Makes a field for a folder; empty by default.
 
     A run saves the absolute path of the folder (`sft_jax.config_io.resolved`).
+
+    Args:
+      may_change: Whether a run may resume with another folder, such as one that has moved.
     """
-    return field(default="", metadata={**MAY_CHANGE, "folder": True})
+    return field(default="", metadata={"may_change": may_change, "folder": True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 
@@ -16,12 +17,16 @@ from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
+from sft_jax.inference.classifier import Classifier
+from sft_jax.inference.origin import origin
 from sft_jax.parallel import sharding
 from sft_jax.parallel.preemption import PreemptedError
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory, with_seed
 from sft_jax.runs.ownership import Ownership, owned
+from sft_jax.starting import begin_from, read_source
 from sft_jax.training import assembly, loop
+from sft_jax.training.state import TrainState
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +51,11 @@ class SeedResult:
 
 
 def train(
-    config: ExperimentConfig, workdir: str | os.PathLike[str], dataset: Dataset | None = None
+    config: ExperimentConfig,
+    workdir: str | os.PathLike[str],
+    dataset: Dataset | None = None,
+    *,
+    extend: bool = False,
 ) -> loop.Result:
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
@@ -56,12 +65,15 @@ def train(
       dataset: Dataset with splits `train` and `valid`, such as from
         `sft_jax.data.arrays.from_arrays`. By default the dataset that `config.data` names, which
         is prepared if necessary.
+      extend: Whether a run with checkpoints may go on to more `train.epochs`. With the constant
+        schedule it ends with the parameters of a run of so many epochs
+        (`sft_jax.runs.extension`).
 
     Raises:
       RunDirectoryError: If `workdir` can't be written to, is in use by another process, or was
         made with another config or dataset.
-      ValueError: If model and dataset do not fit each other. Also see `open_dataset`,
-        `assembly.assemble` and `loop.fit`.
+      ValueError: If model and dataset do not fit each other, or `train.init_from` is no trained
+        model or does not fit. Also see `open_dataset`, `assembly.assemble` and `loop.fit`.
       OSError, ModuleNotFoundError: See `open_dataset` and `storage.as_path`.
       NonFiniteError: See `loop.fit`.
     """
@@ -70,13 +82,18 @@ def train(
     workdir, config = storage.as_path(workdir), config_io.resolved(config)
     with owned(workdir) as owner:
         with sharding.first_process_first():
-            run = RunDirectory.open(workdir, config)
+            run = RunDirectory.open(workdir, config, extend=extend)
+            _check_source(config, run)
             data = _open_dataset(config, dataset, run)
         return _assemble(config, data, own=dataset is not None).fit(config, run, owner)
 
 
 def train_seeds(
-    config: ExperimentConfig, workdir: str | os.PathLike[str], dataset: Dataset | None = None
+    config: ExperimentConfig,
+    workdir: str | os.PathLike[str],
+    dataset: Dataset | None = None,
+    *,
+    extend: bool = False,
 ) -> dict[int, SeedResult]:
     """Trains one run for each of `config.seeds` in turn, with the same compiled programs.
 
@@ -88,6 +105,7 @@ def train_seeds(
       config: Experiment, whose `seed` is not used.
       workdir: Folder of the run directories; made unless it exists.
       dataset: Dataset, as in `train`.
+      extend: As in `train`; at least one of the runs must have checkpoints.
 
     Raises:
       RunDirectoryError: See `train`; raised before any training. Also if `workdir` itself is a
@@ -103,7 +121,9 @@ def train_seeds(
     results: dict[int, SeedResult] = {}
     with owned(workdir, *(run.path for run in runs.values())) as owner:
         with sharding.first_process_first():
-            data = _open_dataset(config, dataset, SeedsDirectory.open(workdir, config))
+            folder = SeedsDirectory.open(workdir, config, extend=extend)
+            _check_source(config, *runs.values())
+            data = _open_dataset(config, dataset, folder)
         experiment = _assemble(config, data, own=dataset is not None)
         for number, (seed, run) in enumerate(runs.items(), start=1):
             _logger.info("seed %d, %d of %d: %s", seed, number, len(runs), run)
@@ -122,6 +142,7 @@ class _Experiment:
 
     dataset: Dataset
     own_dataset: bool
+    init_from: str
     mesh: Mesh
     assembled: assembly.Assembled
     validate: Evaluator
@@ -136,7 +157,7 @@ class _Experiment:
         )
         return loop.fit(
             config,
-            self.assembled,
+            dataclasses.replace(self.assembled, new_state=lambda seed: self._begin(seed, run)),
             batches,
             self.validate,
             compile_validation=self.validate.compile,
@@ -149,6 +170,27 @@ class _Experiment:
             mesh=self.mesh,
             check_owner=owner.check,
         )
+
+    def _begin(self, seed: int, run: RunDirectory) -> TrainState:
+        """Makes the initial state of a new run, and records where its parameters come from."""
+        first = jax.process_index() == 0
+        if not self.init_from:
+            if first:  # An earlier start may have ended before its first checkpoint.
+                run.origin_file.unlink(missing_ok=True)
+            return self.assembled.new_state(seed)
+        names = self.dataset.info.class_names
+        state, taken = begin_from(self._source, self.init_from, self.assembled, seed, names)
+        rows = [dataclasses.asdict(row) for row in taken.rows]
+        record = {"source": origin(self.init_from, self._source), "parameters": rows}
+        storage.write_json(run.origin_file, record)
+        if first:
+            _logger.info("initial parameters from %s: %s", self.init_from, taken)
+        return state
+
+    @functools.cached_property
+    def _source(self) -> Classifier:
+        """Trained model that new runs begin from, read once for all seeds."""
+        return read_source(self.init_from)
 
     def fit_seed(
         self, config: ExperimentConfig, run: RunDirectory, owner: Ownership
@@ -167,6 +209,18 @@ class _Experiment:
             result.train_compiles,
         )
         return summary, result.preempted
+
+
+def _check_source(config: ExperimentConfig, *runs: RunDirectory) -> None:
+    """Checks `train.init_from` before the data is prepared, if any run is yet to begin."""
+    path = config.train.init_from
+    if not path or all(run.has_checkpoints() for run in runs):
+        return
+    if not RunDirectory(storage.as_path(path)).config_file.exists():
+        raise ValueError(
+            f"train.init_from={path!r} must be a run directory or a folder of export.py"
+            " --format=safetensors; it has no config.json"
+        )
 
 
 def _open_dataset(
@@ -199,4 +253,4 @@ def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Expe
     valid = dataset.source("valid")
     batch_size, loss = config.train.batch_size, config.train.loss
     validate = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
-    return _Experiment(dataset, own, mesh, assembled, validate)
+    return _Experiment(dataset, own, config.train.init_from, mesh, assembled, validate)

@@ -138,7 +138,7 @@ def _prepared(config_json, devices):
     return _prepare(config_io.from_mapping(json.loads(config_json)), None, list(devices))
 
 
-def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=None):
+def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=None, extend=False):
     """Trains as train.py does.
 
     Args:
@@ -148,6 +148,7 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
       devices: Devices, by default one.
       wrap: Function that may change the batches on their way.
       validate: Function from parameters to metrics, by default the evaluator.
+      extend: Whether the run may go on to more epochs.
 
     Returns:
       The result, and the evaluator of the validation split.
@@ -160,7 +161,7 @@ def run(workdir, experiment, *, data=None, devices=None, wrap=iter, validate=Non
         data, mesh, assembled, evaluator = _prepared(same, tuple(devices))
     else:
         data, mesh, assembled, evaluator = _prepare(experiment, data, devices)
-    run = RunDirectory.open(workdir, experiment)
+    run = RunDirectory.open(workdir, experiment, extend=extend)
     batches = pipeline.train_iterator(
         data.source("train"),
         experiment.train.batch_size,

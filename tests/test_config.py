@@ -67,9 +67,12 @@ OTHER = ExperimentConfig(
         plateau_factor=0.3,
         plateau_patience=2,
         clip_norm=0.0,
+        groups=(("tokenizer_.*", 0.0), ("head", 10.0)),
+        layer_decay=0.7,
     ),
     train=TrainConfig(
         epochs=3,
+        init_from="runs/other",
         batch_size=12,
         accumulate=3,
         loss="focal",

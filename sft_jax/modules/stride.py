@@ -106,14 +106,14 @@ def resize_params(model: Any, params: Any, stride: int) -> Any:
     return resized
 
 
-def _grid(spec: ModalitySpec) -> tuple[int, ...]:
+def grid(spec: ModalitySpec) -> tuple[int, ...]:
     """Number of patches along each axis."""
     return tuple(-(-n // p) for n, p in zip(spec.lengths, spec.patch_sizes, strict=True))
 
 
 def _strides(spec: ModalitySpec, stride: int) -> tuple[int, ...]:
     """Stride along each axis: an axis with a single patch has no neighbours to join."""
-    return tuple(stride if count > 1 else 1 for count in _grid(spec))
+    return tuple(stride if count > 1 else 1 for count in grid(spec))
 
 
 def _enlarged(name: str, spec: ModalitySpec, stride: int) -> ModalitySpec:
@@ -160,7 +160,7 @@ def _pooled_position(
 ) -> Float[Array, "1 m d"]:
     """Computes the mean position of the tokens that become one; the last may have fewer."""
     width = position.shape[-1]
-    values = jnp.asarray(position)[0, 1:].reshape(*_grid(spec), width)
+    values = jnp.asarray(position)[0, 1:].reshape(*grid(spec), width)
     for axis, own in enumerate(strides):
         values = _group_means(values, axis, own)
     return jnp.concatenate([position[:, :1], values.reshape(1, -1, width)], axis=1)

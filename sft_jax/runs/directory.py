@@ -12,7 +12,7 @@ import datetime
 import json
 import operator
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import jax
 from sft_jax import config_io, version
 from sft_jax.config import ExperimentConfig
 from sft_jax.runs import storage
+from sft_jax.runs.extension import extension, with_epochs
 from sft_jax.runs.storage import AnyPath
 
 FOLD = "fold_"
@@ -90,6 +91,13 @@ class _Folder:
             )
         return config
 
+    def read_starts(self) -> list[dict[str, Any]]:
+        """Reads the record of each start, except one that was cut short by a kill."""
+        if not self.starts_file.exists():
+            return []
+        lines = self.starts_file.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("}\n")]
+
     def make_results(self) -> None:
         """Makes the folder of evaluations, unless it exists.
 
@@ -98,8 +106,8 @@ class _Folder:
         """
         storage.prepare_file(self.results / "results")
 
-    def _record_start(self, config: ExperimentConfig, changed: Sequence[str] = ()) -> None:
-        start = {**_start(config), "changed": [*changed]}
+    def _record_start(self, config: ExperimentConfig, **changes: Any) -> None:
+        start = {**_start(config), "changed": [], **changes}
         storage.write_json(self.config_file, config_io.to_json(config))
         if jax.process_index() == 0:
             storage.append(self.starts_file, json.dumps(start) + "\n")
@@ -121,6 +129,7 @@ class RunDirectory(_Folder):
       card_file: Findings about the training data.
       metrics_file: File with one JSON line for each report of training.
       events: Folder with the same reports for TensorBoard.
+      origin_file: Description of the model whose parameters the run began with.
       trace: Folder of profiles.
       checkpoints: Folder of checkpoints.
       damaged: Folder of checkpoints that were moved out of the way.
@@ -137,12 +146,13 @@ class RunDirectory(_Folder):
         self.card_file = path / "data_card.json"
         self.metrics_file = path / "metrics.jsonl"
         self.events = path / "tensorboard"
+        self.origin_file = path / "init_from.json"
         self.trace = path / "trace"
         self.checkpoints = path / "checkpoints"
         self.damaged = self.checkpoints / "damaged"
 
     @classmethod
-    def open(cls, path: AnyPath, config: ExperimentConfig) -> RunDirectory:
+    def open(cls, path: AnyPath, config: ExperimentConfig, *, extend: bool = False) -> RunDirectory:
         """Makes a run directory, or checks that it was made with the same config.
 
         Fields that do not affect the results, marked `sft_jax.data_config.MAY_CHANGE`, may have
@@ -153,10 +163,12 @@ class RunDirectory(_Folder):
         Args:
           path: Run directory.
           config: Experiment, without `seeds`.
+          extend: Whether a run with checkpoints may go on to more `train.epochs`
+            (`sft_jax.runs.extension`).
 
         Raises:
           RunDirectoryError: If the folder can't be written to, holds the runs of several seeds,
-            or was made with another config.
+            or was made with another config. Also if `extend` finds no checkpoint or fewer epochs.
         """
         run = cls(path)
         if run.config_file.exists() and run.read_config().seeds:
@@ -166,17 +178,32 @@ class RunDirectory(_Folder):
                 " --config.seeds"
             )
         run._probe()
-        changed: list[str] = []
-        if run._has_checkpoints():
-            before = run.read_config()
-            if refused := config_io.differences(before, config, results_only=True):
-                raise RunDirectoryError(
-                    f"workdir {run} was made by another config. Give another --workdir, or"
-                    " undo these changes:\n  " + "\n  ".join(refused)
-                )
-            changed = config_io.differences(before, config)
-        run._record_start(config, changed)
+        run._record_start(config, **run._changes(config, extend=extend))
         return run
+
+    def _changes(self, config: ExperimentConfig, *, extend: bool) -> dict[str, Any]:
+        """Describes changes since the last start, for its record; see `open` for errors."""
+        if not self.has_checkpoints():
+            if extend:
+                raise RunDirectoryError(_nothing_to_extend(self))
+            return {}
+        before = self.read_config()
+        longer = extension(before, config)
+        allowed = with_epochs(before, config.train.epochs) if extend and longer else before
+        if refused := config_io.differences(allowed, config, results_only=True):
+            advice = ""
+            if config.train.epochs != allowed.train.epochs:
+                advice = "\nMore train.epochs are allowed with --extend; fewer never are"
+            raise RunDirectoryError(
+                f"workdir {self} was made by another config. Give another --workdir, or"
+                " undo these changes:\n  " + "\n  ".join(refused) + advice
+            )
+        changes: dict[str, Any] = {"changed": config_io.differences(before, config)}
+        if longer:
+            changes["extended"] = longer.to_json()
+            if jax.process_index() == 0:
+                longer.log()
+        return changes
 
     def record_dataset(
         self,
@@ -195,7 +222,7 @@ class RunDirectory(_Folder):
           RunDirectoryError: If the run was trained on other data; the message names the
             differences.
         """
-        if self._has_checkpoints() and self.dataset_file.exists():
+        if self.has_checkpoints() and self.dataset_file.exists():
             saved = _read_json(self.dataset_file)
             same = {
                 "statistics": same_statistics,
@@ -223,7 +250,8 @@ class RunDirectory(_Folder):
             return None
         return _read_json(self.dataset_file).get("fingerprints")
 
-    def _has_checkpoints(self) -> bool:
+    def has_checkpoints(self) -> bool:
+        """Tells whether a checkpoint has been saved, complete or not."""
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*/*"))
 
 
@@ -253,12 +281,15 @@ class SeedsDirectory(_Folder):
         return folder
 
     @classmethod
-    def open(cls, path: AnyPath, config: ExperimentConfig) -> SeedsDirectory:
+    def open(
+        cls, path: AnyPath, config: ExperimentConfig, *, extend: bool = False
+    ) -> SeedsDirectory:
         """Makes the run directories of a config, or checks that its runs may resume.
 
         Args:
           path: Folder of the run directories.
           config: Experiment, with `seeds`.
+          extend: Whether runs with checkpoints may go on to more `train.epochs`.
 
         Raises:
           RunDirectoryError: If the folder holds a run without seeds, or a run of another seed
@@ -272,8 +303,11 @@ class SeedsDirectory(_Folder):
             )
         others = cls.existing(path).runs.items()
         check_settings(config, [run for seed, run in others if seed not in folder.runs])
+        begun = {seed for seed, run in folder.runs.items() if run.has_checkpoints()}
+        if extend and not begun:
+            raise RunDirectoryError(_nothing_to_extend(folder))
         for seed, run in folder.runs.items():
-            RunDirectory.open(run.path, with_seed(config, seed))
+            RunDirectory.open(run.path, with_seed(config, seed), extend=extend and seed in begun)
         folder._probe()
         folder._record_start(config)
         return folder
@@ -317,6 +351,10 @@ def _read_json(path: AnyPath) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:  # Of the text, or of its JSON.
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
+
+
+def _nothing_to_extend(folder: _Folder) -> str:
+    return f"workdir {folder} has no checkpoint to extend: leave --extend out to begin a run"
 
 
 def _start(config: ExperimentConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -15,8 +16,13 @@ from sft_jax.config import ExperimentConfig, check_heads
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import ModalitySpec
-from sft_jax.training import optim
-from sft_jax.training.state import TrainState, compile_make_state, state_shapes
+from sft_jax.training import groups, optim
+from sft_jax.training.state import (
+    TrainState,
+    compile_first_state,
+    compile_make_state,
+    state_shapes,
+)
 from sft_jax.training.step import compile_train_step
 from sft_jax.training.strides import draw_stride, strided_trainings
 
@@ -61,6 +67,7 @@ class Assembled:
       schedule: Learning rate by step.
       optimizer: Optimiser with this schedule.
       new_state: Function from a seed to the state before the first step.
+      first_state: Function from parameters to the state before the first step.
       like: Shapes, dtypes and shardings of a state.
       steps: Training step of each stride, 1 alone without `train.elastic_patch`. A step is a jitted
         function from a state, a batch and a seed to the next state and the metrics. It donates
@@ -72,6 +79,7 @@ class Assembled:
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     new_state: Callable[[int], TrainState]
+    first_state: Callable[[Any], TrainState]
     like: TrainState
     steps: Mapping[int, Any]
 
@@ -122,6 +130,7 @@ def assemble_model(
     *,
     num_examples: int,
     mesh: Mesh,
+    schedule: optax.Schedule | None = None,
 ) -> Assembled:
     """Builds the model of a config and all parts that training it needs.
 
@@ -131,15 +140,23 @@ def assemble_model(
       num_classes: Number of outputs of the model.
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
+      schedule: Learning rate by step; by default that of the config.
 
     Raises:
       ValueError: See `assemble`. Also if the model does not fit the modalities.
     """
     model = build(config, modalities, num_classes, mesh)
-    return assemble(config, model, num_examples=num_examples, mesh=mesh)
+    return assemble(config, model, num_examples=num_examples, mesh=mesh, schedule=schedule)
 
 
-def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: Mesh) -> Assembled:
+def assemble(
+    config: ExperimentConfig,
+    model: Any,
+    *,
+    num_examples: int,
+    mesh: Mesh,
+    schedule: optax.Schedule | None = None,
+) -> Assembled:
     """Makes all parts that training a model needs.
 
     Args:
@@ -147,18 +164,21 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
       model: Module, such as one from `sft_jax.modules.factory.build_model`.
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
+      schedule: Learning rate by step; by default that of the config.
 
     Raises:
       ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
         long as the run. Also for options that the optimiser does not accept, and for strides and
-        numbers of kept tokens that the model can't have.
+        numbers of kept tokens that the model can't have. Also see `groups.check_groups`.
     """
     check_heads(model.num_heads, mesh.shape["model"])
     trainings = strided_trainings(model, config.train)
     plan = Plan.from_config(config, num_examples)
-    schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
+    if schedule is None:
+        schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     optimizer = optim.make_optimizer(config.optim, schedule)
     like = state_shapes(model, optimizer, ema=config.train.ema_decay > 0, mesh=mesh)
+    groups.check_groups(config.optim, like.params)
     steps = {
         stride: compile_train_step(
             model,
@@ -169,6 +189,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
             like,
             mixup_from=plan.mixup_from,
             stride=stride,
+            freeze=functools.partial(groups.stop_gradients, config.optim),
         )
         for stride, train in trainings.items()
     }
@@ -178,6 +199,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
         schedule=schedule,
         optimizer=optimizer,
         new_state=compile_make_state(model, optimizer, like, mesh),
+        first_state=compile_first_state(optimizer, like, mesh),
         like=like,
         steps=steps,
     )

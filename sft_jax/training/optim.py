@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from sft_jax.config import OptimConfig
+from sft_jax.training.groups import scale_groups
 
 _MASKED_DECAY = ("adamaxw", "adamw", "adan", "lamb", "lion", "nadamw")
 """Optimisers whose own equations include weight decay, with a mask."""
@@ -85,6 +86,9 @@ def make_schedule(
 def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Makes the optimiser `config.name` of optax, preceded by clipping.
 
+    With `config.groups` or `config.layer_decay`, the updates are scaled last; see
+    `sft_jax.training.groups`.
+
     Weight decay applies only to parameters named "kernel". It is decoupled: after the update of
     the optimiser, `rate * weight_decay * kernel` is subtracted (Loshchilov and Hutter 2019, arXiv
     1711.05101). Optimisers whose own equations include weight decay, such as LAMB's trust ratio,
@@ -113,6 +117,8 @@ def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.Gradi
     parts.append(build(learning_rate=schedule, **options))
     if config.weight_decay and config.name not in _MASKED_DECAY:
         parts.append(_decay_kernels(config.weight_decay, schedule))
+    if config.groups or config.layer_decay < 1:
+        parts.append(scale_groups(config))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
 

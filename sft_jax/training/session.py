@@ -80,10 +80,9 @@ class Session:
         self._config, self._plan, self._validate = config, assembled.plan, validate
         self._batches, self._run, self._description = batches, run, description
         self.checkpoints = Checkpoints(run.path, config.train.keep_latest)
-        new = assembled.new_state(config.seed)
-        resumed = self.checkpoints.resume(new)
+        resumed = self.checkpoints.resume(assembled.like)
         self.best = Best.read(self.checkpoints, config.train.best_metric)
-        self.state, saved = resumed or (new, {"metrics": {}})
+        self.state, saved = resumed or (assembled.new_state(config.seed), {"metrics": {}})
         self.first = int(self.state.step) + 1
         self.unevaluated = saved["metrics"] is None and self.first - 1 in self._plan.evaluate_at
         if resumed:

@@ -81,6 +81,17 @@ def make_state(
       ema: Whether to keep a running mean of the parameters.
     """
     params = model.init(stream(seed, "params"), model.example_inputs())["params"]
+    return first_state(params, optimizer, ema=ema)
+
+
+def first_state(params: Any, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """Makes the state before the first step from its parameters.
+
+    Args:
+      params: Parameters.
+      optimizer: Optimiser.
+      ema: Whether to keep a running mean of the parameters.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -121,9 +132,27 @@ def compile_make_state(
       mesh: Devices.
     """
     make = functools.partial(make_state, model, optimizer, ema=shapes.ema_params is not None)
+    compiled = _compiled(make, shapes, mesh)
+    return lambda seed: compiled(np.int32(seed))
+
+
+def compile_first_state(
+    optimizer: optax.GradientTransformation, shapes: TrainState, mesh: Mesh
+) -> Callable[[Any], TrainState]:
+    """Makes a compiled function from parameters to the state of `first_state`.
+
+    Args:
+      optimizer: Optimiser.
+      shapes: Result of `state_shapes` for the mesh.
+      mesh: Devices.
+    """
+    make = functools.partial(first_state, optimizer=optimizer, ema=shapes.ema_params is not None)
+    return _compiled(make, shapes, mesh)
+
+
+def _compiled(make: Callable[[Any], TrainState], shapes: TrainState, mesh: Mesh) -> Any:
     shardings = jax.tree.map(lambda array: array.sharding, shapes)
     # On a CPU, compilation takes longer than the single run without it.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options: Any = {"xla_backend_optimization_level": 0} if on_cpu else None
-    compiled = jax.jit(make, out_shardings=shardings, compiler_options=options)
-    return lambda seed: compiled(np.int32(seed))
+    return jax.jit(make, out_shardings=shardings, compiler_options=options)

@@ -229,6 +229,7 @@ def compile_train_step(
     *,
     mixup_from: int = 0,
     stride: int = 1,
+    freeze: Callable[[Any], Any] = lambda params: params,
 ) -> Any:
     """Makes the step of `make_train_step`, jitted over a mesh; it donates the old state's memory.
 
@@ -243,6 +244,7 @@ def compile_train_step(
       like: State, or its shapes, with the shardings of the new state.
       mixup_from: First step, counted from 0, that mixes examples.
       stride: Stride that the step trains with; the parameters are always those of stride 1.
+      freeze: Function that stops the gradients of some parameters.
     """
     whole: Any = sharding.replicated(mesh)
     split: Any = sharding.split_by_example(mesh)
@@ -258,7 +260,9 @@ def compile_train_step(
             mixup,
             seed,
             mixup_from=mixup_from,
-            gather=lambda params: resize_params(model, sharding.gather(params, mesh), stride),
+            gather=lambda params: resize_params(
+                model, sharding.gather(freeze(params), mesh), stride
+            ),
         )
         return take_step(state, batch)
 
