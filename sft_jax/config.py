@@ -24,6 +24,7 @@ from sft_jax.modules import MODELS
 from sft_jax.ops.attention.kernels import kernel_name
 from sft_jax.ops.losses import loss_name
 from sft_jax.ops.pool import POOLS
+from sft_jax.selection import check_metric
 from sft_jax.structs import Readout, Task
 
 CountOrNone = Annotated[int, Field(ge=0)]
@@ -194,7 +195,10 @@ class TrainConfig:
         evaluates the parameters themselves. After `t` steps the decay is
         `min(ema_decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten.
       evaluate_every_epochs: Number of epochs between validations; a checkpoint follows each.
-      best_metric: Validation metric that selects the best checkpoint; with regression only loss.
+      best_metric: Validation metric that selects the best checkpoint: one of the task
+        (`sft_jax.selection.TASK_METRICS`), or `FAMILY.METRIC` with a family of metrics.
+      patience: Number of evaluations after which training ends unless `best_metric` has improved;
+        0 to train for all `epochs`.
       log_every_steps: Number of steps between lines of the log.
       keep_latest: Number of latest checkpoints to keep on disk.
     """
@@ -209,7 +213,8 @@ class TrainConfig:
     elastic_patch: tuple[Count, ...] = ()
     ema_decay: Fraction = 0.0
     evaluate_every_epochs: Count = 1
-    best_metric: Literal["accuracy", "loss"] = "loss"
+    best_metric: str = "loss"
+    patience: CountOrNone = 0
     log_every_steps: Count = field(default=10, metadata=MAY_CHANGE)
     keep_latest: Count = field(default=2, metadata=MAY_CHANGE)
 
@@ -325,13 +330,12 @@ class ExperimentConfig:
                 " are integers from 0 to 2147483647, each once"
             )
         check_heads(self.model.num_heads, self.mesh.model)
-        problems = []
-        if self.model.task == "regression" and self.train.best_metric != "loss":
-            problems.append(f"train.best_metric={self.train.best_metric!r} must be 'loss'")
         if self.model.task == "regression" and self.train.label_smoothing:
-            problems.append(f"train.label_smoothing={self.train.label_smoothing} must be 0")
-        if problems:
-            raise ValueError(f"with model.task='regression' {' and '.join(problems)}")
+            raise ValueError(
+                f"with model.task='regression' train.label_smoothing={self.train.label_smoothing}"
+                " must be 0"
+            )
+        check_metric(self.model.task, self.train.best_metric)
         if self.train.elastic_k and (self.model.name != "sft" or self.model.pool == "none"):
             raise ValueError(
                 f"train.elastic_k={self.train.elastic_k} needs model.name='sft' and a model.pool"

@@ -16,11 +16,14 @@ from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
+from sft_jax.evaluation.validation import Validation, check_defined
+from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.parallel import sharding
 from sft_jax.parallel.preemption import PreemptedError
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory, with_seed
 from sft_jax.runs.ownership import Ownership, owned
+from sft_jax.selection import find_metric
 from sft_jax.training import assembly, loop
 
 _logger = logging.getLogger(__name__)
@@ -124,7 +127,7 @@ class _Experiment:
     own_dataset: bool
     mesh: Mesh
     assembled: assembly.Assembled
-    validate: Evaluator
+    validate: Validation
 
     def fit(self, config: ExperimentConfig, run: RunDirectory, owner: Ownership) -> loop.Result:
         batches = pipeline.train_iterator(
@@ -189,14 +192,18 @@ def _open_dataset(
 def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Experiment:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+    task, names, valid = config.model.task, dataset.info.class_names, dataset.source("valid")
+    selection = find_metric(task, config.train.best_metric, len(names))
+    if selection.name not in ("loss", SCORE_NAMES[task]):
+        check_defined(selection, valid, names, task)
     assembled = assembly.assemble_model(
         config,
         dataset.info.modalities,
-        len(dataset.info.class_names),
+        len(names),
         num_examples=dataset.info.num_examples["train"],
         mesh=mesh,
     )
-    valid = dataset.source("valid")
     batch_size, loss = config.train.batch_size, config.train.loss
-    validate = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
+    evaluator = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
+    validate = Validation(evaluator, selection, names)
     return _Experiment(dataset, own, mesh, assembled, validate)

@@ -78,6 +78,7 @@ OTHER = ExperimentConfig(
         ema_decay=0.9,
         evaluate_every_epochs=2,
         best_metric="accuracy",
+        patience=3,
         log_every_steps=1,
         keep_latest=1,
     ),
@@ -196,12 +197,13 @@ def _problems(mapping):
         ({"data": {"valid_people": [7, 7]}}, "data: people [7] are in more than one split"),
         ({"model": {"task": "multilabel"}}, "model.task: Input should be 'single_label', 'multi_l"),
         (
-            {
-                "model": {"task": "regression"},
-                "train": {"best_metric": "accuracy", "label_smoothing": 0.1},
-            },
-            "  with model.task='regression' train.best_metric='accuracy' must be 'loss' and"
-            " train.label_smoothing=0.1 must be 0",
+            {"model": {"task": "regression"}, "train": {"label_smoothing": 0.1}},
+            "  with model.task='regression' train.label_smoothing=0.1 must be 0",
+        ),
+        (
+            {"model": {"task": "regression"}, "train": {"best_metric": "accuracy"}},
+            "  train.best_metric='accuracy' is not a metric of model.task='regression' but of"
+            " single_label, ordinal, multi_label; allowed are loss, mae, rmse, pearson_r, r2, or",
         ),
         (
             {"train": {"loss": "huber"}},

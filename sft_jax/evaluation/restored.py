@@ -70,7 +70,7 @@ class Restored:
       params: Parameters to evaluate.
       parameters: Kind of `params`: "ema" for the running mean, "trained" for the last step's.
       step: Step of the checkpoint.
-      done: True if the run has been trained to its end.
+      done: True if the run has been trained to its end, or `train.patience` has ended it.
     """
 
     run: OpenedRun
@@ -171,8 +171,9 @@ def restore_params(run: OpenedRun, checkpoints: Checkpoints, which: str) -> Rest
         mesh=run.mesh,
     )
     state, _ = checkpoints.restore(which, shapes)
-    last = Plan.from_config(config, run.trained_on.num_examples["train"]).total_steps
-    done = last in checkpoints.steps("latest")
+    plan = Plan.from_config(config, run.trained_on.num_examples["train"])
+    latest, best = (max(checkpoints.steps(kind), default=0) for kind in ("latest", "best"))
+    done = latest == plan.total_steps or plan.is_exhausted(latest, best, config.train.patience)
     return Restored(run, state.eval_params, state.evaluated, int(state.step), done)
 
 

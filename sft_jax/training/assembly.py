@@ -50,6 +50,18 @@ class Plan:
         mixup_from = math.ceil(optim.exact(config.mixup.warmup_epochs) * per_epoch)
         return cls(per_epoch, total, evaluate_at, mixup_from)
 
+    def is_exhausted(self, step: int, best_step: int | None, patience: int) -> bool:
+        """Returns True if patience ends training before the last step.
+
+        Args:
+          step: Number of steps taken, the last evaluation included.
+          best_step: Step of the best evaluation so far; None if there is none.
+          patience: `train.patience`.
+        """
+        if not patience or step >= self.total_steps:
+            return False
+        return sum((best_step or 0) < done <= step for done in self.evaluate_at) >= patience
+
 
 @dataclasses.dataclass(frozen=True)
 class Assembled:
