@@ -12,7 +12,7 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from sft_jax import plugins
@@ -22,7 +22,7 @@ from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.data_config import MAY_CHANGE, Count, Positive, folder_field
 from sft_jax.modules import MODELS
 from sft_jax.ops.attention.kernels import kernel_name
-from sft_jax.ops.losses import loss_name
+from sft_jax.ops.losses import check_class_weights, loss_name
 from sft_jax.ops.pool import POOLS
 from sft_jax.selection import check_metric
 from sft_jax.structs import Readout, Task
@@ -62,7 +62,23 @@ def _named(table: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _read_weights(value: Any) -> Any:
+    """Reads `NAME=WEIGHT,NAME=WEIGHT`, for the command line, and numbers as names."""
+    if isinstance(value, dict):
+        return {str(name): weight for name, weight in value.items()}
+    if not isinstance(value, str) or value in ("", "balanced"):
+        return value
+    try:
+        pairs = (pair.rpartition("=") for pair in value.split(","))
+        return {name.strip(): float(weight) for name, _, weight in pairs}
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is neither empty, balanced, nor a weight by class, such as 'no=1,yes=6'"
+        ) from None
+
+
 ImportPath = Annotated[str, AfterValidator(_import_path)]
+ClassWeights = Annotated[str | dict[str, Positive], BeforeValidator(_read_weights)]
 KernelName = Annotated[str, AfterValidator(lambda value: kernel_name(value, "attention_kernel"))]
 
 
@@ -180,6 +196,11 @@ class TrainConfig:
       accumulate: Number of micro-batches per step, to save memory; must divide `batch_size`.
       loss: Loss of training and validation: a name of `sft_jax.ops.losses.LOSSES` that fits the
         task, or the import path of a function; auto for the usual loss of the task.
+      class_weights: Weight of each class in the training loss. Balanced gives all classes the same
+        total weight, by their numbers of training examples. A mapping gives a weight by name or
+        index of a class, and others have 1; on the command line `no=1,yes=6`. With multi_label
+        the weight is of the examples that have the label. Empty for none
+        (`sft_jax.data.class_weights`).
       label_smoothing: Probability mass spread evenly over the classes. With multi_label each label
         moves by half of it towards the opposite value; with regression it must be 0.
       modality_dropout: Probability that a training example loses a modality; it never loses its
@@ -207,6 +228,7 @@ class TrainConfig:
     batch_size: Count = 64
     accumulate: Count = 1
     loss: str = "auto"
+    class_weights: ClassWeights = ""
     label_smoothing: Fraction = 0.0
     modality_dropout: Fraction = 0.0
     elastic_k: tuple[CountOrNone, ...] = ()
@@ -342,6 +364,8 @@ class ExperimentConfig:
                 f" that keeps k tokens, got {self.model.name!r} and {self.model.pool!r}"
             )
         loss_name(self.model.task, self.train.loss)
+        if self.train.class_weights:
+            check_class_weights(self.model.task, self.train.loss)
         blocks = {
             "within": ("n_pre", self.model.n_pre),
             "fused": ("n_post", self.model.n_post),

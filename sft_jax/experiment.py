@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
+from sft_jax.data.class_weights import class_weights
 from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
@@ -128,6 +129,7 @@ class _Experiment:
     mesh: Mesh
     assembled: assembly.Assembled
     validate: Validation
+    class_weights: dict[str, float]
 
     def fit(self, config: ExperimentConfig, run: RunDirectory, owner: Ownership) -> loop.Result:
         batches = pipeline.train_iterator(
@@ -148,6 +150,7 @@ class _Experiment:
                 "dataset": self.dataset.info.to_json(),
                 "own_dataset": self.own_dataset,
                 "prepared": self.dataset.prepared,
+                **({"class_weights": self.class_weights} if self.class_weights else {}),
             },
             mesh=self.mesh,
             check_owner=owner.check,
@@ -196,14 +199,20 @@ def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Expe
     selection = find_metric(task, config.train.best_metric, len(names))
     if selection.name not in ("loss", SCORE_NAMES[task]):
         check_defined(selection, valid, names, task)
+    weights: dict[str, float] = {}
+    if setting := config.train.class_weights:
+        labels = [record["label"] for record in dataset.records("train")]
+        weights = dict(zip(names, class_weights(setting, labels, task, names), strict=True))
+        _logger.info("weights of classes: %s", weights)
     assembled = assembly.assemble_model(
         config,
         dataset.info.modalities,
         len(names),
         num_examples=dataset.info.num_examples["train"],
         mesh=mesh,
+        class_weights=[*weights.values()],
     )
     batch_size, loss = config.train.batch_size, config.train.loss
     evaluator = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
     validate = Validation(evaluator, selection, names)
-    return _Experiment(dataset, own, mesh, assembled, validate)
+    return _Experiment(dataset, own, mesh, assembled, validate, weights)

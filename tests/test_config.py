@@ -71,6 +71,7 @@ OTHER = ExperimentConfig(
         batch_size=12,
         accumulate=3,
         loss="focal",
+        class_weights="balanced",
         label_smoothing=0.1,
         modality_dropout=0.2,
         elastic_k=(1, 2),
@@ -206,6 +207,25 @@ def _problems(mapping):
             " single_label, ordinal, multi_label; allowed are loss, mae, rmse, pearson_r, r2, or",
         ),
         (
+            {"train": {"class_weights": "balance"}},
+            "train.class_weights: 'balance' is neither empty, balanced, nor a weight by class",
+        ),
+        (
+            {"train": {"class_weights": {"yes": 0.0}}},
+            "train.class_weights.yes: Input should be greater than 0, got 0.0",
+        ),
+        (
+            {
+                "model": {"task": "multi_label"},
+                "train": {"loss": "a.b:c", "class_weights": "balanced"},
+            },
+            "train.class_weights must be empty for train.loss='a.b:c' with model.task='multi_la",
+        ),
+        (
+            {"model": {"task": "regression"}, "train": {"class_weights": "balanced"}},
+            "train.class_weights must be empty for model.task='regression'",
+        ),
+        (
             {"train": {"loss": "huber"}},
             "train.loss='huber' is not a loss for model.task='single_label'; allowed are auto,"
             " cross_entropy, focal, or an import path",
@@ -311,3 +331,11 @@ def test_fields_without_effect_on_results_are_marked():
         "train.log_every_steps",
     }
     assert {"train.label_smoothing", "train.evaluate_every_epochs", "data.patch_size"} <= changed
+
+
+def test_weights_of_classes_are_read_from_text_and_kept():
+    written = {"train": {"class_weights": "a=b=2, c=0.5"}}
+    config = config_io.from_mapping(written)
+    assert config.train.class_weights == {"a=b": 2.0, "c": 0.5}
+    assert config_io.from_mapping(config_io.to_json(config)) == config
+    assert TrainConfig(class_weights={1: 6}).class_weights == {"1": 6.0}

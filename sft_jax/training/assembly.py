@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -134,6 +134,7 @@ def assemble_model(
     *,
     num_examples: int,
     mesh: Mesh,
+    class_weights: Sequence[float] = (),
 ) -> Assembled:
     """Builds the model of a config and all parts that training it needs.
 
@@ -143,15 +144,25 @@ def assemble_model(
       num_classes: Number of outputs of the model.
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
+      class_weights: Weight of each class or label; see `sft_jax.training.step.loss_fn`.
 
     Raises:
       ValueError: See `assemble`. Also if the model does not fit the modalities.
     """
     model = build(config, modalities, num_classes, mesh)
-    return assemble(config, model, num_examples=num_examples, mesh=mesh)
+    return assemble(
+        config, model, num_examples=num_examples, mesh=mesh, class_weights=class_weights
+    )
 
 
-def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: Mesh) -> Assembled:
+def assemble(
+    config: ExperimentConfig,
+    model: Any,
+    *,
+    num_examples: int,
+    mesh: Mesh,
+    class_weights: Sequence[float] = (),
+) -> Assembled:
     """Makes all parts that training a model needs.
 
     Args:
@@ -159,6 +170,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
       model: Module, such as one from `sft_jax.modules.factory.build_model`.
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
+      class_weights: Weight of each class or label; see `sft_jax.training.step.loss_fn`.
 
     Raises:
       ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
@@ -181,6 +193,7 @@ def assemble(config: ExperimentConfig, model: Any, *, num_examples: int, mesh: M
             like,
             mixup_from=plan.mixup_from,
             stride=stride,
+            class_weights=class_weights,
         )
         for stride, train in trainings.items()
     }
