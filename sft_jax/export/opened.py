@@ -77,7 +77,7 @@ def open_run(
     model = with_stride(restored.run.model, stride)
     params = resize_params(restored.run.model, restored.params, stride)
     info = dataclasses.replace(restored.run.trained_on, modalities=dict(model.modalities))
-    classifier = Bundle(model, params, info)
+    classifier = Bundle(model, params, info, run.thresholds(restored.step))
     dataset, real = restored.run.dataset, examples is None
     return Opened(classifier, dataset, real, restored.step, restored.parameters)
 

@@ -33,6 +33,7 @@ class Classifier(Protocol):
       model: Flax module of `sft_jax.modules`.
       params: Parameters of the module.
       info: Description of the data: shapes, statistics and names.
+      thresholds: Thresholds of probabilities by name, if some were chosen.
     """
 
     @property
@@ -47,6 +48,10 @@ class Classifier(Protocol):
     def info(self) -> DatasetInfo:
         """Description of the data."""
 
+    @property
+    def thresholds(self) -> Mapping[str, float] | None:
+        """Thresholds."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
@@ -55,6 +60,7 @@ class Bundle:
     model: Any
     params: Any
     info: DatasetInfo
+    thresholds: Mapping[str, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +173,7 @@ def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classif
     changed = with_budget(model, k)
     if find_pool(model.pool).module is not None:
         raise ValueError(f"k={k}: a file with pool={model.pool!r} is for k={model.k} alone")
-    return Bundle(changed, classifier.params, classifier.info)
+    return Bundle(changed, classifier.params, classifier.info, classifier.thresholds)
 
 
 def kept_tokens(model: Any) -> dict[str, int] | None:
@@ -194,7 +200,9 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
       * `dataset`, the value of `DatasetInfo.to_json`;
       * `inputs`, the names of the modalities that the outputs depend on;
       * `k` by modality, None for a model without;
-      * `k_most`, the largest `k` by modality, None where it is fixed.
+      * `k_most`, the largest `k` by modality, None where it is fixed;
+      * `thresholds` by name, if some were chosen on validation data. The outputs are probabilities
+        all the same; whoever decides by them compares them with these.
     """
     model = classifier.model
     k = kept_tokens(model)
@@ -212,6 +220,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
         "inputs": sorted(model.mixed_modalities),
         "k": k,
         "k_most": {n: model.modalities[n].num_tokens for n in sorted(k)} if k and free else None,
+        **({"thresholds": dict(classifier.thresholds)} if classifier.thresholds else {}),
     }
 
 

@@ -39,7 +39,11 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Cla
         model = build_model(config.model, info.modalities, len(info.class_names))
         state = checkpoints.restore_part(which, {"step": _scalar(), field: _shapes(model)})
     policy = Card.load(run.card_file).policy if run.card_file.exists() else "error"
-    return Classifier(model, state[field], info, step=int(state["step"]), not_finite=policy)
+    step = int(state["step"])
+    thresholds = run.thresholds(step)
+    return Classifier(
+        model, state[field], info, step=step, not_finite=policy, thresholds=thresholds
+    )
 
 
 def _from_folder(path: storage.AnyPath, checkpoint: str | int) -> Classifier:
@@ -52,7 +56,8 @@ def _from_folder(path: storage.AnyPath, checkpoint: str | int) -> Classifier:
         raise ModuleNotFoundError(
             f"{path} needs the package {error.name}: pip install 'sft_jax[safetensors]'"
         ) from error
-    return Classifier(*safetensors_folder.read(path))
+    metadata = safetensors_folder.read_config(path)
+    return Classifier(*safetensors_folder.read(path), thresholds=metadata.get("thresholds"))
 
 
 def _shapes(model: MultimodalClassifier) -> Any:

@@ -1,5 +1,6 @@
 """Folders of the hub's layout: what is read is what was written."""
 
+import dataclasses
 import json
 
 import jax
@@ -48,6 +49,12 @@ def test_it_is_loaded_like_a_run(folder):
     np.testing.assert_allclose(loaded.predict_proba(values), outputs, atol=1e-5)
     with pytest.raises(ValueError, match="holds one model"):
         sft_jax.load(folder, "latest")
+
+
+def test_its_thresholds_are_kept(tmp_path):
+    classifier = dataclasses.replace(tiny_exports.classifier(), thresholds={"b": 0.25})
+    export.write(classifier, tmp_path / "a", "safetensors")
+    assert sft_jax.load(tmp_path / "a").thresholds == {"b": 0.25}
 
 
 def test_the_card_says_what_goes_in_and_out(folder):
