@@ -21,10 +21,9 @@ from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.data_config import MAY_CHANGE, Count, Positive, folder_field
 from sft_jax.modules import MODELS
+from sft_jax.objective import check_objective, read_weights
 from sft_jax.ops.attention.kernels import kernel_name
-from sft_jax.ops.losses import check_class_weights, loss_name
 from sft_jax.ops.pool import POOLS
-from sft_jax.selection import check_metric
 from sft_jax.structs import Readout, Task
 
 CountOrNone = Annotated[int, Field(ge=0)]
@@ -62,23 +61,8 @@ def _named(table: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _read_weights(value: Any) -> Any:
-    """Reads `NAME=WEIGHT,NAME=WEIGHT`, for the command line, and numbers as names."""
-    if isinstance(value, dict):
-        return {str(name): weight for name, weight in value.items()}
-    if not isinstance(value, str) or value in ("", "balanced"):
-        return value
-    try:
-        pairs = (pair.rpartition("=") for pair in value.split(","))
-        return {name.strip(): float(weight) for name, _, weight in pairs}
-    except ValueError:
-        raise ValueError(
-            f"{value!r} is neither empty, balanced, nor a weight by class, such as 'no=1,yes=6'"
-        ) from None
-
-
 ImportPath = Annotated[str, AfterValidator(_import_path)]
-ClassWeights = Annotated[str | dict[str, Positive], BeforeValidator(_read_weights)]
+ClassWeights = Annotated[str | dict[str, Positive], BeforeValidator(read_weights)]
 KernelName = Annotated[str, AfterValidator(lambda value: kernel_name(value, "attention_kernel"))]
 
 
@@ -201,6 +185,8 @@ class TrainConfig:
         index of a class, and others have 1; on the command line `no=1,yes=6`. With multi_label
         the weight is of the examples that have the label. Empty for none
         (`sft_jax.data.class_weights`).
+      sampling: Order of the training examples: shuffled, each once in an epoch; or balanced, every
+        class equally often (`sft_jax.data.sampling`). An epoch has the same length with both.
       label_smoothing: Probability mass spread evenly over the classes. With multi_label each label
         moves by half of it towards the opposite value; with regression it must be 0.
       modality_dropout: Probability that a training example loses a modality; it never loses its
@@ -229,6 +215,7 @@ class TrainConfig:
     accumulate: Count = 1
     loss: str = "auto"
     class_weights: ClassWeights = ""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     label_smoothing: Fraction = 0.0
     modality_dropout: Fraction = 0.0
     elastic_k: tuple[CountOrNone, ...] = ()
@@ -352,20 +339,12 @@ class ExperimentConfig:
                 " are integers from 0 to 2147483647, each once"
             )
         check_heads(self.model.num_heads, self.mesh.model)
-        if self.model.task == "regression" and self.train.label_smoothing:
-            raise ValueError(
-                f"with model.task='regression' train.label_smoothing={self.train.label_smoothing}"
-                " must be 0"
-            )
-        check_metric(self.model.task, self.train.best_metric)
+        check_objective(self.model.task, self.train)
         if self.train.elastic_k and (self.model.name != "sft" or self.model.pool == "none"):
             raise ValueError(
                 f"train.elastic_k={self.train.elastic_k} needs model.name='sft' and a model.pool"
                 f" that keeps k tokens, got {self.model.name!r} and {self.model.pool!r}"
             )
-        loss_name(self.model.task, self.train.loss)
-        if self.train.class_weights:
-            check_class_weights(self.model.task, self.train.loss)
         blocks = {
             "within": ("n_pre", self.model.n_pre),
             "fused": ("n_post", self.model.n_post),

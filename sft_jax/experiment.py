@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -130,6 +131,7 @@ class _Experiment:
     assembled: assembly.Assembled
     validate: Validation
     class_weights: dict[str, float]
+    balance: list[int] | None
 
     def fit(self, config: ExperimentConfig, run: RunDirectory, owner: Ownership) -> loop.Result:
         batches = pipeline.train_iterator(
@@ -138,6 +140,7 @@ class _Experiment:
             config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            balance=self.balance,
         )
         return loop.fit(
             config,
@@ -199,9 +202,12 @@ def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Expe
     selection = find_metric(task, config.train.best_metric, len(names))
     if selection.name not in ("loss", SCORE_NAMES[task]):
         check_defined(selection, valid, names, task)
+    setting, balanced = config.train.class_weights, config.train.sampling == "balanced"
     weights: dict[str, float] = {}
-    if setting := config.train.class_weights:
+    labels: list[Any] = []
+    if setting or balanced:
         labels = [record["label"] for record in dataset.records("train")]
+    if setting:
         weights = dict(zip(names, class_weights(setting, labels, task, names), strict=True))
         _logger.info("weights of classes: %s", weights)
     assembled = assembly.assemble_model(
@@ -215,4 +221,6 @@ def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Expe
     batch_size, loss = config.train.batch_size, config.train.loss
     evaluator = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
     validate = Validation(evaluator, selection, names)
-    return _Experiment(dataset, own, mesh, assembled, validate, weights)
+    return _Experiment(
+        dataset, own, mesh, assembled, validate, weights, labels if balanced else None
+    )

@@ -71,7 +71,8 @@ OTHER = ExperimentConfig(
         batch_size=12,
         accumulate=3,
         loss="focal",
-        class_weights="balanced",
+        class_weights={"yes": 2.0},
+        sampling="balanced",
         label_smoothing=0.1,
         modality_dropout=0.2,
         elastic_k=(1, 2),
@@ -224,6 +225,14 @@ def _problems(mapping):
         (
             {"model": {"task": "regression"}, "train": {"class_weights": "balanced"}},
             "train.class_weights must be empty for model.task='regression'",
+        ),
+        (
+            {"model": {"task": "multi_label"}, "train": {"sampling": "balanced"}},
+            "train.sampling='balanced' must be 'shuffled' for model.task='multi_label', whose exam",
+        ),
+        (
+            {"train": {"sampling": "balanced", "class_weights": "balanced"}},
+            "would make up for rare classes twice; leave one of them out",
         ),
         (
             {"train": {"loss": "huber"}},

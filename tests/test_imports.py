@@ -121,6 +121,12 @@ PURE = {
         "sft_jax.data_config",
         "sft_jax.data.registry",
         "sft_jax.data.sets",
+        "sft_jax.objective",
+    },
+    "sft_jax/objective.py": {
+        "sft_jax.structs",
+        "sft_jax.config",
+        "sft_jax.ops",
         "sft_jax.selection",
     },
     "sft_jax/selection.py": {"sft_jax.structs", "sft_jax.plugins", "sft_jax.data.metric_families"},
