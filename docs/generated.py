@@ -11,6 +11,7 @@ import inspect
 import json
 import pathlib
 import re
+import statistics
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -224,6 +225,42 @@ def growth() -> str:
     return table(["attention", "tokens", "time", "memory"], rows)
 
 
+def elastic(file: str) -> str:
+    """Test accuracy of an elastic model in percent, beside models for one budget or patch size."""
+    models = load_result(file)["models"]
+    one, other = (name for name, row in models.items() if "budgets" in row)
+    kind = "k" if "k" in models[one]["budgets"][0] else "stride"
+    settings = [row[kind] for row in models[one]["budgets"]]
+    # Rows of patch sizes are in the order of the strides.
+    names = [f"k={k}" for k in settings] if kind == "k" else [n for n in models if n != one]
+    values = {
+        "one elastic model": _by_budget(models[one]),
+        f"trained with `{other}`": _by_budget(models[other]),
+        "trained for the column": [models[name]["accuracies"] for name in names],
+    }
+    first, second, third = values.values()
+    rows = [[name, *map(_percent, columns)] for name, columns in values.items()]
+    rows += [
+        [f"elastic minus {row} row, paired", *map(_paired, first, columns)]
+        for row, columns in {"second": second, "third": third}.items()
+    ]
+    flops = [f"{row['flops'] / 1e6:.2f}" for row in models[one]["budgets"]]
+    return table(["", *(f"{kind} = {s}" for s in settings)], [*rows, ["MFLOPs", *flops]])
+
+
+def _by_budget(row: dict[str, Any]) -> list[list[float]]:
+    return [budget["test"]["values"] for budget in row["budgets"]]
+
+
+def _percent(values: Sequence[float]) -> str:
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def _paired(values: Sequence[float], others: Sequence[float]) -> str:
+    each = [100 * (value - other) for value, other in zip(values, others, strict=True)]
+    return f"{statistics.fmean(each):+.1f} ({min(each):+.1f} to {max(each):+.1f})"
+
+
 def edge() -> str:
     """Cost of a window by runtime: for each k, and the rest for that of the training."""
     result = load_result("edge.json")
@@ -327,6 +364,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "costs": costs,
     "growth": growth,
     "comparison": comparison,
+    "elastic": elastic,
     "edge": edge,
     "first_prediction": first_prediction,
     "listing": listing,

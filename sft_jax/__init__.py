@@ -41,16 +41,18 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Cla
 
     Neither the data nor its folder is needed, and the run may have moved. The parameters are the
     running mean where one was trained. This needs the packages of the extra `predict`, which
-    `train` has too.
+    `train` has too; for an exported folder those of `safetensors`, and from the hub of `hub`.
 
     Args:
-      workdir: Run directory, also `gs://BUCKET/FOLDER`; or a local folder that
-        `export.py --format=safetensors` wrote.
+      workdir: Run directory; or a folder that `export.py --format=safetensors` wrote. Both may be
+        `gs://BUCKET/FOLDER`. A text `OWNER/NAME` or `OWNER/NAME@REVISION`, if there is no such
+        folder, is a repository of the Hugging Face hub that holds an exported folder.
       checkpoint: Name of the checkpoint: best, latest, or a step.
 
     Raises:
       ExportedFileError: If an exported folder is damaged, or of another version.
       RunDirectoryError: If the folder is not a run directory, or holds the runs of several seeds.
+        Also if a repository can't be read.
       NoCheckpointError: If there is no such checkpoint; names the existing ones.
       DamagedCheckpointError: If it is damaged, and there is none to take in its place.
       ValueError: If the config or the description of the data can't be read.

@@ -308,6 +308,7 @@ def test_images_of_bytes_may_be_smaller():
         ({"sight": np.zeros((1, 1, 3, 3))}, "[up to 12, 3], or many: a list of such"),
         ({"sight": [1.0, 2.0]}, "sight is a list of arrays of 0 axes; expected"),
         ({"sight": [[[1.0], [1.0, 2.0]]]}, "sight holds lists that are no array"),
+        ({"sight": [[1.0], [1.0, 2.0]]}, "sight holds lists that are no array"),
         (
             {"sight": np.zeros((3, 4))},
             "example 0: sight is of shape [3, 4], expected [up to 12, 3]",
@@ -452,7 +453,7 @@ def test_folders_that_are_no_run_are_named(tmp_path, workdir):
     with pytest.raises(RunDirectoryError, match="nowhere is not a run directory: it has no config"):
         sft_jax.load(tmp_path / "nowhere")
     SeedsDirectory.open(tmp_path / "seeds", dataclasses.replace(synthetic.config(), seeds=(0, 3)))
-    with pytest.raises(RunDirectoryError, match=r"several seeds: load one of them, such as .*ed_0"):
+    with pytest.raises(RunDirectoryError, match=r"several seeds: give one of them, such as .*ed_0"):
         sft_jax.load(tmp_path / "seeds")
     shutil.copytree(workdir, tmp_path / "run")
     with pytest.raises(NoCheckpointError, match="no checkpoint '6'"):
@@ -500,5 +501,5 @@ def test_a_missing_package_is_named_with_its_extra():
     program = "import sys; sys.modules['orbax'] = None; import sft_jax; sft_jax.load('run')"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert "sft_jax.load needs the package 'orbax" in done.stderr
+    assert "run needs the package orbax" in done.stderr
     assert "pip install 'sft_jax[predict]'" in done.stderr

@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 
+import fake_bucket
 import npz_examples
 import numpy as np
 import pytest
@@ -116,6 +117,21 @@ def test_files_need_neither_labels_nor_a_manifest(runs, folder, tmp_path):
     _predict(workdir=workdir, input=manifest, out=out)
     names = [(row["id"], row["prediction"]) for row in _rows(out)]
     assert names == [("first", rows[2]["prediction"]), ("second", rows[0]["prediction"])]
+
+
+def test_examples_in_a_bucket_are_those_of_a_folder(folder, monkeypatch):
+    bucket = fake_bucket.install(monkeypatch)
+    storage.copy_files(folder, bucket / "raw")
+    for path in ("", "/test", "/manifest.csv", "/test/002.npz"):
+        sources = [files.open_source(f"{root}{path}", None) for root in (bucket / "raw", folder)]
+        there, here = ([*source.read()] for source in sources)
+        assert [example.id for example in there] == [example.id for example in here]
+        np.testing.assert_equal([e.values for e in there], [e.values for e in here])
+    (bucket / "raw" / "a.pkl").write_text("")
+    with pytest.raises(ValueError, match="other files are read from local folders alone"):
+        files.open_source("gs://bucket/raw/a.pkl", None)
+    with pytest.raises(FileNotFoundError, match="input gs://bucket/gone: there is no such file"):
+        files.open_source("gs://bucket/gone", None)
 
 
 def test_bad_examples_are_named_and_left_out_on_demand(runs, tmp_path, capsys):

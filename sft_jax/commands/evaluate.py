@@ -77,13 +77,8 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
             show=_show_budgets(run),
         )
         return
-    if numbers := run.read_config().seeds:
-        if values.every_subset or values.predictions or values.thresholds:
-            first = SeedsDirectory(workdir, numbers).runs[numbers[0]]
-            raise ValueError(
-                f"--every_subset, --predictions and --thresholds are of one run, and {workdir}"
-                f" holds those of several seeds: give one of them, such as --workdir={first}"
-            )
+    alone = values.every_subset or values.predictions or values.thresholds
+    if run.read_config(several=not alone).seeds:
         evaluate_seeds(*request, values.modalities, data_folders=moved, show=_show_seeds(run))
         return
     if values.every_subset:

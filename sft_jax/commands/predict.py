@@ -29,7 +29,8 @@ _MOST_SHOWN = 20
 def define_flags(values: flags.FlagValues) -> None:
     """Adds the flags of this command, without those that `command_line.run` adds."""
     own: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "Run directory of train.py, also gs://...", **own)
+    text = "Run directory of train.py or exported folder, also gs://...; OWNER/NAME of the hub."
+    flags.DEFINE_string("workdir", None, text, **own)
     text = "Examples: FILE.npz, a manifest .csv, a folder of .npz files, or raw files of a dataset."
     flags.DEFINE_string("input", None, text, **own)
     flags.DEFINE_string("out", None, "File to write: .csv, .jsonl or .parquet.", **own)

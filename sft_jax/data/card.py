@@ -95,6 +95,11 @@ class Card:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no data card: {error!r}") from error
 
+    @classmethod
+    def policy_at(cls, path: pathlib.Path) -> NotFinite:
+        """Reads the policy of a card; a run without one was trained on finite numbers alone."""
+        return cls.load(path).policy if path.exists() else "error"
+
     def split(self, names: Iterable[str]) -> SplitSummary:
         """Adds up the summaries of some splits."""
         total = SplitSummary()

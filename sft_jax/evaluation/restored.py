@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import optax
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from sft_jax.config import ExperimentConfig
@@ -16,13 +17,12 @@ from sft_jax.data.dataset import Dataset, DatasetInfo
 from sft_jax.data.registry import open_dataset
 from sft_jax.evaluation import own_data, report
 from sft_jax.evaluation.evaluator import Evaluator
+from sft_jax.modules.factory import param_shapes
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.parallel import sharding
 from sft_jax.runs.checkpoint import Checkpoints
-from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory
-from sft_jax.training import optim
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.training.assembly import Plan, build
-from sft_jax.training.state import state_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +97,7 @@ def restore(
       like: Run that differs only in its seed, whose model and dataset are reused.
       data_folders: Current folders of the data by field of the config's `data`.
     """
-    config = run.read_config()
-    if config.seeds:
-        first = SeedsDirectory(run.path, config.seeds).runs[config.seeds[0]]
-        raise RunDirectoryError(
-            f"{run} holds the runs of several seeds: evaluate one of them, such as"
-            f" {first}, or all, with sft_jax.evaluation.seeds.evaluate_seeds"
-        )
+    config = run.read_config(several=False)
     with contextlib.closing(Checkpoints(run.path, read_only=True)) as checkpoints:
         description = checkpoints.description(which)
         opened = open_run(run, config, description, dataset, like, data_folders=data_folders)
@@ -162,19 +156,15 @@ def restore_params(run: OpenedRun, checkpoints: Checkpoints, which: str) -> Rest
       checkpoints: Checkpoints of the run.
       which: Name of the checkpoint: best, latest, or a step.
     """
-    config = run.config
-    schedule = optax.constant_schedule(config.optim.lr)
-    shapes = state_shapes(
-        run.model,
-        optim.make_optimizer(config.optim, schedule),
-        ema=config.train.ema_decay > 0,
-        mesh=run.mesh,
-    )
-    state, _ = checkpoints.restore(which, shapes)
+    config, ema = run.config, run.config.train.ema_decay > 0
+    field = "ema_params" if ema else "params"
+    fields = {"step": jax.ShapeDtypeStruct((), jnp.int32), field: param_shapes(run.model)}
+    state = checkpoints.restore_part(which, sharding.placed_shapes(fields, run.mesh))
     plan = Plan.from_config(config, run.trained_on.num_examples["train"])
     latest, best = (max(checkpoints.steps(kind), default=0) for kind in ("latest", "best"))
     done = latest == plan.total_steps or plan.is_exhausted(latest, best, config.train.patience)
-    return Restored(run, state.eval_params, state.evaluated, int(state.step), done)
+    evaluated: Literal["ema", "trained"] = "ema" if ema else "trained"
+    return Restored(run, state[field], evaluated, int(state["step"]), done)
 
 
 def _check_same(run: RunDirectory, trained_on: DatasetInfo, present: DatasetInfo) -> None:

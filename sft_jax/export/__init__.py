@@ -23,6 +23,7 @@ from sft_jax.export.features import Exporter, features
 from sft_jax.export.written import Classifier, Written
 from sft_jax.modules import MODELS
 from sft_jax.ops.pool import POOLS
+from sft_jax.runs import storage
 
 Quantize = Literal["int8"]
 
@@ -111,6 +112,12 @@ def supported(classifier: Classifier, format: str) -> str | None:
     )
 
 
+def check_local(path: Any) -> None:
+    """Raises ValueError for a path in a bucket, where other libraries could not open the file."""
+    if storage.in_bucket(path):
+        raise ValueError(f"{path} is in a bucket: give a local path, and copy the file")
+
+
 def write(
     classifier: Classifier, path: Any, format: str, *, k: Any = None, quantize: str | None = None
 ) -> Written:
@@ -127,10 +134,11 @@ def write(
 
     Raises:
       ValueError: If there is no such format, it can't hold the model, or `k` or `quantize` is out
-        of range.
+        of range. Also for a path in a bucket.
       ModuleNotFoundError: If a package of the format is not installed; names the extra.
     """
     exporter = find_exporter(format)
+    check_local(path)
     exporter.check_quantize(format, quantize)
     if reason := supported(classifier, format):
         raise ValueError(reason)
@@ -141,11 +149,13 @@ def read(path: Any, format: str) -> Written:
     """Opens an exported file, to run it.
 
     Raises:
-      ValueError: If there is no such format, or none that can be opened in Python.
+      ValueError: If there is no such format, or none that can be opened in Python. Also for a path
+        in a bucket.
       ExportedFileError: If the file is of another format or version.
       ModuleNotFoundError: If a package of the format is not installed; names the extra.
     """
     exporter = find_exporter(format)
+    check_local(path)
     if not exporter.read:
         raise ValueError(f"files of --format={format} can't be opened in Python")
     return exporter.load("read", format)(path)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_jax import version
-from sft_jax.export import find_exporter, supported
+from sft_jax.export import check_local, find_exporter, supported
 from sft_jax.export.comparison import compare
 from sft_jax.export.opened import open_run
 from sft_jax.runs import storage
@@ -72,8 +72,7 @@ def export_run(
     exporter.check_quantize(format, quantize)
     if examples is not None and examples < 1:
         raise ValueError(f"examples={examples} must be at least 1")
-    if storage.in_bucket(out):
-        raise ValueError(f"out={out} is in a bucket: give a local path, and copy the file")
+    check_local(out)
     if examples is not None and exporter.shows_examples:
         raise ValueError(
             f"examples={examples}: --format={format} shows the test split, and random"

@@ -16,6 +16,7 @@ _TASKS = {
 
 _TEXT = """---
 library_name: sft_jax
+license: unknown
 tags:
 - multimodal
 - jax
@@ -39,7 +40,7 @@ Inputs are raw values, not standardised; sequences may be shorter. A modality ma
 ```python
 import sft_jax
 
-classifier = sft_jax.load("PATH OF THIS FOLDER")
+classifier = sft_jax.load("OWNER/NAME")  # of the hub, or the path of this folder
 classifier.predict({{{arguments}}})
 ```
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset, DatasetInfo
 from sft_jax.data.view import View
 from sft_jax.evaluation.restored import restore
@@ -69,16 +70,17 @@ def open_run(
     run = RunDirectory(storage.as_path(workdir))
     given = None
     if examples is not None:
-        run.read_config()
+        run.read_config(several=False)
         with contextlib.closing(Checkpoints(run.path, read_only=True)) as checkpoints:
             info = DatasetInfo.from_json(checkpoints.description(checkpoint)["dataset"])
         given = random_dataset(info, examples)
     restored = restore(run, checkpoint, given, data_folders=data_folders)
-    model = with_stride(restored.run.model, stride)
-    params = resize_params(restored.run.model, restored.params, stride)
-    info = dataclasses.replace(restored.run.trained_on, modalities=dict(model.modalities))
-    classifier = Bundle(model, params, info, run.thresholds(restored.step))
-    dataset, real = restored.run.dataset, examples is None
+    own, policy = restored.run, Card.policy_at(run.card_file)
+    model = with_stride(own.model, stride)
+    params = resize_params(own.model, restored.params, stride)
+    info = dataclasses.replace(own.trained_on, modalities=dict(model.modalities))
+    classifier = Bundle(model, params, info, policy, run.thresholds(restored.step))
+    dataset, real = own.dataset, examples is None
     return Opened(classifier, dataset, real, restored.step, restored.parameters)
 
 

@@ -1,82 +1,63 @@
-"""Folders in the layout of the Hugging Face hub: weights, config and model card.
-
-| file | contents |
-| --- | --- |
-| `model.safetensors` | parameters, named by their path with dots |
-| `config.json` | metadata of the export, and the fields of the model's config |
-| `README.md` | model card |
-"""
+"""Folders of `sft_jax.export.layout`: models are read from them, and described for them."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
-import pydantic
 import safetensors.numpy
 
-from sft_jax.config import ModelConfig
+from sft_jax import config_io
+from sft_jax.config import ExperimentConfig, ModelConfig
 from sft_jax.data.dataset import DatasetInfo
-from sft_jax.export import written
+from sft_jax.export import layout
+from sft_jax.export.written import Bundle, ExportedFileError
 from sft_jax.modules import MODELS
-from sft_jax.modules.factory import build_model
+from sft_jax.modules.factory import build_model, param_shapes
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
-
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+from sft_jax.runs import storage
+from sft_jax.runs.storage import AnyPath
+from sft_jax.structs import NotFinite
 
 _PATTERNS = {type(None): "dense", WindowPattern: "windowed", BlockSparsePattern: "block_sparse"}
-_CONFIG = pydantic.TypeAdapter(ModelConfig)
 
 
-def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a path is such a folder, and no run directory."""
-    return (pathlib.Path(path) / WEIGHTS).is_file()
-
-
-def read(folder: str | os.PathLike[str]) -> tuple[Any, Any, DatasetInfo]:
+def read(folder: str | os.PathLike[str]) -> Bundle:
     """Reads a folder.
 
     Args:
-      folder: Folder of `--format=safetensors`, or a snapshot of the hub with its files.
-
-    Returns:
-      Flax module, parameters and description of the data.
+      folder: Folder of `--format=safetensors`, local or in a bucket.
 
     Raises:
       ExportedFileError: If the folder is of another format or version, or damaged.
     """
-    path = pathlib.Path(folder)
-    config = read_config(path)
+    path = storage.as_path(folder)
+    described = layout.read_config(path)
     try:
-        info = DatasetInfo.from_json(config["dataset"])
-        model_config = _CONFIG.validate_json(json.dumps(config["config"]))
-        model = build_model(model_config, info.modalities, len(info.class_names))
-        flat = safetensors.numpy.load_file(path / WEIGHTS)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise written.ExportedFileError(f"{path} is damaged: {error}") from error
+        info = DatasetInfo.from_json(described["dataset"])
+        config = config_io.from_mapping({"model": described["config"]}).model
+        model = build_model(config, info.modalities, len(info.class_names))
+        flat = safetensors.numpy.load((path / layout.WEIGHTS).read_bytes())
+        policy = described.get("not_finite", "error")
+        if policy not in get_args(NotFinite):
+            raise ValueError(f"not_finite={policy!r} is not one of {get_args(NotFinite)}")
+        thresholds = described.get("thresholds")
+        if not isinstance(thresholds, dict | None):
+            raise ValueError(f"thresholds={thresholds!r} is not a mapping from names to numbers")
+    except KeyError as error:
+        raise ExportedFileError(f"{path} is damaged: config.json has no entry {error}") from None
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        needed = f"or needs sft_jax {described.get('sft_jax')}, which wrote it"
+        raise ExportedFileError(f"{path} is damaged, {needed}: {error}") from error
     params = flax.traverse_util.unflatten_dict(flat, sep=".")
     _check_shapes(model, flat, path)
-    return model, params, info
-
-
-def read_config(path: pathlib.Path) -> Mapping[str, Any]:
-    """Metadata of a folder; see `read` for errors."""
-    try:
-        values = json.loads((path / CONFIG).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise written.ExportedFileError(
-            f"{path} is not a folder of --format=safetensors: {error}"
-        ) from None
-    return written.check_metadata(values, "safetensors", path)
+    return Bundle(model, params, info, policy, thresholds)
 
 
 def flat_params(params: Any) -> dict[str, np.ndarray]:
@@ -121,7 +102,7 @@ def model_config(model: Any) -> dict[str, Any]:
     ]
     if lost:
         raise ValueError(f"no config has these attributes of the model: {', '.join(lost)}")
-    fields: dict[str, Any] = _CONFIG.dump_python(config, mode="json")
+    fields: dict[str, Any] = config_io.to_json(ExperimentConfig(model=config))["model"]
     return fields
 
 
@@ -129,14 +110,12 @@ def _path(thing: Any) -> str:
     return f"{type(thing).__module__}:{type(thing).__qualname__}"
 
 
-def _check_shapes(model: Any, flat: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
-    expected = {
-        name: array.shape
-        for name, array in flax.traverse_util.flatten_dict(shapes, sep=".").items()
-    }
+def _check_shapes(model: Any, flat: Mapping[str, np.ndarray], path: AnyPath) -> None:
+    shapes = flax.traverse_util.flatten_dict(param_shapes(model), sep=".")
+    expected = {name: array.shape for name, array in shapes.items()}
     found = {name: array.shape for name, array in flat.items()}
-    if wrong := sorted(name for name, _ in expected.items() ^ found.items()):
-        raise written.ExportedFileError(
-            f"{path / WEIGHTS} does not fit {CONFIG}: {', '.join(dict.fromkeys(wrong))}"
+    if wrong := sorted({name for name, _ in expected.items() ^ found.items()}):
+        more = f" and {len(wrong) - 3} more arrays" if len(wrong) > 3 else ""
+        raise ExportedFileError(
+            f"{path / layout.WEIGHTS} does not fit config.json: {', '.join(wrong[:3])}{more}"
         )

@@ -63,14 +63,19 @@ def read(path: str | os.PathLike[str]) -> Written:
     """Opens an exported program; see `sft_jax.export.read`."""
     try:
         with zipfile.ZipFile(path) as file:
-            metadata = json.loads(file.read("metadata.json"))
+            metadata = file.read("metadata.json")
             program = file.read("program")
     except (zipfile.BadZipFile, KeyError) as error:
         raise written.ExportedFileError(
             f"{path} is not a file of --format=stablehlo: {error}"
         ) from None
-    description = written.check_metadata(metadata, "stablehlo", path)
-    call = jax.jit(export.deserialize(bytearray(program)).call)
+    description = written.read_metadata(metadata, "stablehlo", path)
+    try:
+        call = jax.jit(export.deserialize(bytearray(program)).call)
+    except Exception as error:  # A damaged program raises errors of many kinds.
+        raise written.ExportedFileError(
+            f"{path}: its program is damaged, or this JAX can't read it: {error}"
+        ) from error
 
     def run(
         inputs: dict[str, np.ndarray], masks: dict[str, np.ndarray], k: dict[str, int] | None

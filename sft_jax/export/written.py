@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from sft_jax import version
 from sft_jax.data.dataset import DatasetInfo
 from sft_jax.modules.budget import with_budget
 from sft_jax.ops.pool import find_pool
-from sft_jax.structs import ModalitySpec
+from sft_jax.structs import ModalitySpec, NotFinite
 
 FORMAT_VERSION = 1
 """Version of the exported files. A change that older readers would misread raises it."""
@@ -33,6 +34,7 @@ class Classifier(Protocol):
       model: Flax module of `sft_jax.modules`.
       params: Parameters of the module.
       info: Description of the data: shapes, statistics and names.
+      not_finite: Treatment of NaN and infinite inputs in training. A file only names it.
       thresholds: Thresholds of probabilities by name, if some were chosen.
     """
 
@@ -49,6 +51,10 @@ class Classifier(Protocol):
         """Description of the data."""
 
     @property
+    def not_finite(self) -> NotFinite:
+        """Treatment of NaN."""
+
+    @property
     def thresholds(self) -> Mapping[str, float] | None:
         """Thresholds."""
 
@@ -60,6 +66,7 @@ class Bundle:
     model: Any
     params: Any
     info: DatasetInfo
+    not_finite: NotFinite = "error"
     thresholds: Mapping[str, float] | None = None
 
 
@@ -118,8 +125,13 @@ class Written:
             raise ValueError(f"k={k}: {self.path} {fixed}")
         if most is None:
             return own
-        if set(wanted) != set(most) or any(not 0 <= wanted[n] <= most[n] for n in most):
-            raise ValueError(f"k={k}: {self.path} takes 0 to {most}")
+        whole = all(isinstance(kept, int | np.integer) for kept in wanted.values())
+        if (
+            not whole
+            or set(wanted) != set(most)
+            or any(not 0 <= wanted[n] <= most[n] for n in most)
+        ):
+            raise ValueError(f"k={k}: {self.path} takes whole numbers from 0 to {most}")
         return wanted
 
 
@@ -131,9 +143,13 @@ def filled(
     Raises:
       ValueError: If a name or shape is wrong, or there is no input at all.
     """
-    given = {name: np.asarray(a, np.float32) for name, a in inputs.items() if a is not None}
-    if unknown := sorted({*given, *masks} - set(modalities)):
+    if unknown := sorted({*inputs, *masks} - set(modalities)):
         raise ValueError(f"unknown modality {unknown}, known are {sorted(modalities)}")
+    given = {name: np.asarray(array) for name, array in inputs.items() if array is not None}
+    for name, array in given.items():
+        if array.dtype.kind not in "biuf" or not array.ndim:
+            found = array.dtype if array.ndim else "a single number"
+            raise ValueError(f"{name}: expected an array of numbers, got {found}")
     counts = {len(array) for array in given.values()}
     if len(counts) != 1:
         raise ValueError(f"expected inputs of one batch size, got {sorted(counts) or 'no input'}")
@@ -173,16 +189,8 @@ def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classif
     changed = with_budget(model, k)
     if find_pool(model.pool).module is not None:
         raise ValueError(f"k={k}: a file with pool={model.pool!r} is for k={model.k} alone")
-    return Bundle(changed, classifier.params, classifier.info, classifier.thresholds)
-
-
-def kept_tokens(model: Any) -> dict[str, int] | None:
-    """Number of tokens that a model keeps of each modality; None for a model without `k`."""
-    if not hasattr(model, "k") or not find_pool(model.pool).uses_k:
-        return None
-    if isinstance(model.k, Mapping):
-        return {name: int(model.k[name]) for name in sorted(model.modalities)}
-    return dict.fromkeys(sorted(model.modalities), int(model.k))
+    own = classifier
+    return Bundle(changed, own.params, own.info, own.not_finite, own.thresholds)
 
 
 def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dict[str, Any]:
@@ -198,6 +206,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
       * `sft_jax`, the version of the package, and `code`, the value of `sft_jax.version.code`;
       * `task`, `model` (name of its class), `pool` and `readout`;
       * `dataset`, the value of `DatasetInfo.to_json`;
+      * `not_finite`, the treatment of NaN and infinite inputs in training;
       * `inputs`, the names of the modalities that the outputs depend on;
       * `k` by modality, None for a model without;
       * `k_most`, the largest `k` by modality, None where it is fixed;
@@ -205,7 +214,8 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
         all the same; whoever decides by them compares them with these.
     """
     model = classifier.model
-    k = kept_tokens(model)
+    has_k = hasattr(model, "k") and find_pool(model.pool).uses_k
+    k = {name: int(kept) for name, kept in sorted(model.kept_tokens().items())} if has_k else None
     free = any_k and k is not None and find_pool(model.pool).module is None
     return {
         "format": format,
@@ -217,6 +227,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
         "pool": str(getattr(model, "pool", "")),
         "readout": getattr(model, "readout", ""),
         "dataset": classifier.info.to_json(),
+        "not_finite": classifier.not_finite,
         "inputs": sorted(model.mixed_modalities),
         "k": k,
         "k_most": {n: model.modalities[n].num_tokens for n in sorted(k)} if k and free else None,
@@ -224,17 +235,26 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
     }
 
 
-def check_metadata(values: Mapping[str, Any] | None, format: str, path: Any) -> Mapping[str, Any]:
-    """Returns the metadata of a file, if this version of the package can read it.
+def read_metadata(text: str | bytes | None, format: str, path: Any) -> Mapping[str, Any]:
+    """Reads the metadata of a file, if this version of the package can read the file.
+
+    Args:
+      text: Metadata as JSON; None if the file has none.
+      format: Name of the format.
+      path: Path of the file, for errors.
 
     Raises:
       ExportedFileError: If the file is of another format or version, or has no metadata.
     """
-    if not values or values.get("format") != format:
+    try:
+        values = json.loads(text or "null")
+    except ValueError as error:
+        raise ExportedFileError(f"{path}: its metadata is damaged: {error}") from None
+    if not isinstance(values, Mapping) or values.get("format") != format:
         found = (
             f"was exported as {values['format']}"
-            if values and "format" in values
-            else ("holds no metadata of an export")
+            if isinstance(values, Mapping) and "format" in values
+            else "holds no metadata of an export"
         )
         raise ExportedFileError(f"{path} {found}; expected a file of --format={format}")
     if values.get("format_version") != FORMAT_VERSION:

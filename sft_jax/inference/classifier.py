@@ -44,6 +44,7 @@ class Classifier:
       params: Parameters that are evaluated: the running mean where one was trained.
       info: Description of the data that the model was trained on.
       step: Number of optimiser steps that the parameters were trained for.
+      not_finite: Treatment of NaN and infinite inputs.
       thresholds: Thresholds that were chosen on validation data, by name; see `predict`.
     """
 
@@ -67,8 +68,8 @@ class Classifier:
           not_finite: Treatment of NaN and infinite inputs, as in training.
           thresholds: Default of `threshold` in `predict`; 0.5 for None.
         """
+        self.model, self.info, self.step, self.not_finite = model, info, step, not_finite
         self.thresholds = thresholds
-        self.model, self.info, self.step = model, info, step
         self.params = jax.tree.map(jnp.asarray, params)  # Placed once, and not by each call.
         used = tuple(sorted(model.mixed_modalities))
         self._reader = InputReader(info, used, not_finite, _whole(model))

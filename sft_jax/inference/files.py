@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,9 @@ import numpy as np
 from sft_jax.data import registry
 from sft_jax.data.records import DataFileError
 from sft_jax.data.sets.npz_folder.files import MANIFEST, Row, is_inside, read_arrays, read_manifest
-from sft_jax.runs.directory import RunDirectory
+from sft_jax.runs import storage
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
+from sft_jax.runs.storage import AnyPath
 
 
 class Unlabelled(NamedTuple):
@@ -62,7 +63,7 @@ def open_source(path: str, run: RunDirectory, split: str = "") -> Source:
     `split` and `label` of a manifest are not needed.
 
     Args:
-      path: File or folder.
+      path: File or folder. Those of the first three rows may be in a bucket.
       run: Run directory, whose config names the dataset of raw files.
       split: Split to read, of a raw dataset or of a manifest with such a column; empty for all.
 
@@ -71,17 +72,16 @@ def open_source(path: str, run: RunDirectory, split: str = "") -> Source:
       FileNotFoundError: If there is no such file or folder.
       ValueError: If it holds no examples, or there is no such split.
     """
-    found = pathlib.Path(path).expanduser()
+    found = storage.as_path(path)
     if not found.exists():
         raise FileNotFoundError(f"input {path}: there is no such file or folder")
     manifest = found / MANIFEST if found.is_dir() else found
     if manifest.suffix == ".csv" and manifest.exists():
         source = _from_manifest(manifest, split)
-    elif files := [found] if found.suffix == ".npz" else sorted(found.rglob("*.npz")):
+    elif names := [found.name] if found.suffix == ".npz" else _npz_files(found):
         if split:
             raise ValueError(f"split={split!r}: {path} has no splits; leave it out")
         folder = found if found.is_dir() else found.parent
-        names = [file.relative_to(folder).as_posix() for file in files]
         source = _from_rows(folder, [Row(0, n, "", "", n.removesuffix(".npz")) for n in names])
     else:
         source = _from_dataset(found, run, split)
@@ -90,7 +90,13 @@ def open_source(path: str, run: RunDirectory, split: str = "") -> Source:
     return source
 
 
-def _from_manifest(manifest: pathlib.Path, split: str) -> Source:
+def _npz_files(path: AnyPath) -> list[str]:
+    """Names of the `.npz` files in a folder and in folders below; none of a file."""
+    names = (name for name, _ in storage.files(path)) if path.is_dir() else ()
+    return sorted(name for name in names if name.endswith(".npz"))
+
+
+def _from_manifest(manifest: AnyPath, split: str) -> Source:
     rows = read_manifest(manifest, required=("file",))
     has_splits = any(row.split for row in rows)
     if split and not has_splits:
@@ -99,7 +105,7 @@ def _from_manifest(manifest: pathlib.Path, split: str) -> Source:
     return _from_rows(manifest.parent, chosen, has_splits)
 
 
-def _from_rows(folder: pathlib.Path, rows: list[Row], has_splits: bool = False) -> Source:
+def _from_rows(folder: AnyPath, rows: list[Row], has_splits: bool = False) -> Source:
     def read() -> Iterator[Unlabelled]:
         for row in rows:
             try:
@@ -112,13 +118,18 @@ def _from_rows(folder: pathlib.Path, rows: list[Row], has_splits: bool = False) 
     return Source(len(rows), read, has_splits)
 
 
-def _from_dataset(path: pathlib.Path, run: RunDirectory, split: str) -> Source:
+def _from_dataset(path: AnyPath, run: RunDirectory, split: str) -> Source:
     """Raw files, read with the settings of the run."""
-    dataset = run.read_config().data
+    no_npz = f"input {path} has no {MANIFEST} and is no .npz file or folder of such"
+    if storage.in_bucket(path):
+        raise ValueError(f"{no_npz}; other files are read from local folders alone")
+    try:
+        dataset = run.read_config().data
+    except RunDirectoryError as error:
+        raise ValueError(f"{no_npz}, and no run tells how to read it: {error}") from None
     if not dataset.has_files():
         raise ValueError(
-            f"input {path} has no {MANIFEST} and is no .npz file or folder of such, and the"
-            f" dataset of the run, {dataset.name}, is not read from raw files"
+            f"{no_npz}, and the dataset of the run, {dataset.name}, is not read from raw files"
         )
     fields: dict[str, Any] = {**registry.dump(dataset), **dataset.fields_of_path(path)}
     raw = registry.read_raw(registry.parse(fields))

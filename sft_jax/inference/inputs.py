@@ -112,11 +112,11 @@ def _rows(name: str, values: Any, spec: ModalitySpec) -> tuple[Sequence[Any], bo
         found = f"an array of shape {list(values.shape)}"
     else:
         first = next((value for value in values if value is not None), None)
-        depth = axes if first is None else _axes(name, first)
+        depth = axes if first is None else _array(name, in_order(first)).ndim
         if depth == axes:
-            return [None if v is None else np.asanyarray(in_order(v)) for v in values], True
+            return [None if v is None else _array(name, in_order(v)) for v in values], True
         if depth == axes - 1:
-            return [np.asanyarray(values)], False
+            return [_array(name, values)], False
         found = f"a list of arrays of {depth} axes"
     shape = ", ".join([*(f"up to {length}" for length in spec.lengths), str(spec.features)])
     raise ValueError(
@@ -125,9 +125,9 @@ def _rows(name: str, values: Any, spec: ModalitySpec) -> tuple[Sequence[Any], bo
     )
 
 
-def _axes(name: str, value: Any) -> int:
+def _array(name: str, values: Any) -> np.ndarray:
     try:
-        return np.ndim(in_order(value))
+        return np.asanyarray(values)
     except ValueError as error:
         raise ValueError(f"{name} holds lists that are no array: {error}") from None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sft_jax import plugins
@@ -68,6 +69,11 @@ def build_model(
     if config.tokenizers and "tokenizers" not in accepted:
         raise ValueError(f"model.tokenizers is set, and model.name={config.name!r} takes none")
     return kind(**{name: value for name, value in attributes.items() if name in accepted})
+
+
+def param_shapes(model: Any) -> Any:
+    """Shapes and dtypes of the parameters of a model of `build_model`."""
+    return jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
 
 
 def _load_class(name: str) -> Any:

@@ -124,6 +124,15 @@ def place(tree: T, mesh: Mesh) -> T:
     return jax.tree_util.tree_map_with_path(place_array, tree)
 
 
+def placed_shapes(shapes: T, mesh: Mesh) -> T:
+    """Adds to shapes and dtypes the shardings of `place`, for example to restore arrays."""
+    return jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        shapes,
+        place(shapes, mesh),
+    )
+
+
 def gather(params: T, mesh: Mesh) -> T:
     """Gathers parameters over `fsdp` where a program uses them.
 

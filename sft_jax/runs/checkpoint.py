@@ -14,7 +14,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sft_jax.runs import integrity, storage
-from sft_jax.runs.directory import RunDirectory
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.runs.shelf import (
     KINDS,
     WRITTEN_ON_COMMIT,
@@ -191,6 +191,9 @@ class Checkpoints:
         Args:
           which: Name of the checkpoint; see `restore`, also for errors.
           like: Name of each field to its shapes and shardings.
+
+        Raises:
+          RunDirectoryError: If a field has other arrays.
         """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
         args = ocp.args.PyTreeRestore(
@@ -198,9 +201,11 @@ class Checkpoints:
         )
 
         def read(place: Place) -> dict[str, Any]:
+            folder = self._shelf.path(place) / "state"
+            _check_arrays(folder, shapes)
             # Not by the manager, which restores whole states.
             with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
-                return checkpointer.restore(self._shelf.path(place) / "state", args=args)
+                return checkpointer.restore(folder, args=args)
 
         return self._read(which, read)
 
@@ -298,3 +303,27 @@ class Checkpoints:
             ),
         )
         return restored["state"], restored["description"]
+
+
+def _check_arrays(folder: epath.Path, like: Mapping[str, Any]) -> None:
+    """Checks that the saved fields have the arrays that are expected, and no others."""
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        saved = handler.metadata(folder).tree
+    found, expected = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="."): list(array.shape)
+            for path, array in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in ({field: saved.get(field) for field in like}, like)
+    )
+    wrong = [
+        f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise RunDirectoryError(
+            f"checkpoint {folder.parent} does not fit the config of the run:"
+            f" {'; '.join(wrong[:3])}{more}"
+        )

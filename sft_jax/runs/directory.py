@@ -55,25 +55,37 @@ class _Folder:
     def __str__(self) -> str:
         return str(self.path)
 
-    def read_config(self, *, data: bool = True) -> ExperimentConfig:
+    def read_config(self, *, data: bool = True, several: bool = True) -> ExperimentConfig:
         """Reads the config of the last start.
 
         Args:
           data: Whether to read the section `data`. Without it that section is the default one,
             and the package of a dataset of one's own is not needed.
+          several: Whether the folder may hold the runs of several seeds.
 
         Raises:
-          RunDirectoryError: If the folder is not a run directory.
+          RunDirectoryError: If the folder is not a run directory, or holds several runs and may
+            not.
         """
         try:
             values = _read_json(self.config_file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunDirectoryError(
                 f"{self} is not a run directory: it has no {self.config_file.name}"
             ) from None
+        if not isinstance(values, dict):
+            raise RunDirectoryError(f"{self.config_file} is damaged: expected an object")
+        if "format_version" in values:
+            raise RunDirectoryError(f"{self} is not a run directory: export.py wrote the folder")
         if not data:
             values.pop("data", None)
-        return config_io.from_mapping(values)
+        config = config_io.from_mapping(values)
+        if config.seeds and not several:
+            first = self.path / f"{_SEED}{config.seeds[0]}"
+            raise RunDirectoryError(
+                f"{self} holds the runs of several seeds: give one of them, such as {first}"
+            )
+        return config
 
     def make_results(self) -> None:
         """Makes the folder of evaluations, unless it exists.
@@ -226,7 +238,10 @@ class RunDirectory(_Folder):
         if not self.thresholds_file.exists():
             return None
         values = _read_json(self.thresholds_file)
-        return dict(values["thresholds"]) if values["step"] == step else None
+        try:
+            return dict(values["thresholds"]) if values["step"] == step else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunDirectoryError(f"{self.thresholds_file} is damaged: {error!r}") from None
 
     def _has_checkpoints(self) -> bool:
         return any(path.name.isdecimal() for path in self.checkpoints.glob("*/*"))
@@ -320,7 +335,7 @@ def _read_json(path: AnyPath) -> Any:
     """Reads a JSON file; raises RunDirectoryError if it is damaged."""
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # Of the text, or of its JSON.
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
 
 

@@ -25,6 +25,8 @@ AnyPath: TypeAlias = pathlib.Path | epath.Path
 def as_path(path: str | os.PathLike[str]) -> AnyPath:
     """Converts a user's text to a path, local or in a bucket, without accessing it.
 
+    `~` is the home directory.
+
     Raises:
       ValueError: For a URL of another form than `gs://BUCKET/...`.
       ModuleNotFoundError: For a bucket, if the package for buckets is not installed.
@@ -35,7 +37,7 @@ def as_path(path: str | os.PathLike[str]) -> AnyPath:
         # pathlib takes a URL for a local path and drops a slash.
         if text.startswith("gs:/"):
             raise ValueError(f"{text}: expected gs://BUCKET/FOLDER; pathlib.Path can't hold it")
-        return epath.Path(text)
+        return epath.Path(os.path.expanduser(text))
     bucket, _, folder = rest.partition("/")
     if scheme != "gs" or not bucket or not folder:
         raise ValueError(f"{text}: expected a local path or gs://BUCKET/FOLDER")

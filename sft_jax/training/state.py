@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -41,11 +41,6 @@ class TrainState(flax.struct.PyTreeNode):
     def eval_params(self) -> Any:
         """Parameters to evaluate."""
         return self.params if self.ema_params is None else self.ema_params
-
-    @property
-    def evaluated(self) -> Literal["ema", "trained"]:
-        """Kind of `eval_params`: the running mean, or the parameters of the last step."""
-        return "trained" if self.ema_params is None else "ema"
 
 
 def stream(seed: int | Int[Array, ""], name: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
@@ -108,12 +103,7 @@ def state_shapes(
       mesh: Devices.
     """
     make = functools.partial(make_state, model, optimizer, ema=ema)
-    shapes = jax.eval_shape(make, np.int32(0))
-    return jax.tree.map(
-        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-        shapes,
-        sharding.place(shapes, mesh),
-    )
+    return sharding.placed_shapes(jax.eval_shape(make, np.int32(0)), mesh)
 
 
 def compile_make_state(

@@ -109,13 +109,13 @@ def test_split_checkpoint_and_modalities_apply_to_all_runs(trained):
 @pytest.mark.parametrize("option", ["--every_subset", "--predictions=p.csv"])
 def test_options_for_one_run_alone_are_refused(trained, option):
     with pytest.raises(
-        ValueError, match=r"are of one run, and .* give one of them, such as --work"
+        RunDirectoryError, match=r"several seeds: give one of them, such as .*seed_"
     ):
         _eval(f"--workdir={trained}", option)
 
 
 def test_a_folder_of_seeds_is_no_run(trained, tmp_path):
-    with pytest.raises(RunDirectoryError, match="holds the runs of several seeds: evaluate one"):
+    with pytest.raises(RunDirectoryError, match="holds the runs of several seeds: give one"):
         run.evaluate_run(trained, "valid", "best")
     with pytest.raises(RunDirectoryError, match="holds no runs of seeds"):
         evaluate_seeds(tmp_path, "valid", "best")

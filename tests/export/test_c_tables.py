@@ -8,7 +8,7 @@ import tiny_exports
 from sft_jax import export
 from sft_jax.export import c
 from sft_jax.export.c import folding, sizes, tables
-from sft_jax.export.written import ExportedFileError, kept_tokens
+from sft_jax.export.written import ExportedFileError
 from sft_jax.profile import flops
 
 
@@ -19,7 +19,7 @@ def test_multiplications_are_those_of_the_model(readout):
     cost = flops.count(
         lambda inputs: model.apply({"params": classifier.params}, inputs), model.example_inputs()
     )
-    counted = sizes.multiply_accumulates(model, kept_tokens(model))
+    counted = sizes.multiply_accumulates(model, model.kept_tokens())
     # The model computes keys and values of the learned query, which the C file folds.
     assert counted == pytest.approx(cost.matmul_flops / 2, rel=0.1)
 
@@ -43,7 +43,7 @@ def test_a_bias_or_scale_that_has_no_effect_is_left_out():
     folded = folding.fold(classifier.model, classifier.params)
     written = tables.Tables(int8=False, axes=2)
     info = classifier.info
-    written.add_model(folded, info.modalities, info.statistics, kept_tokens(classifier.model))
+    written.add_model(folded, info.modalities, info.statistics, classifier.model.kept_tokens())
     numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(classifier.params))
     width, attentions, affine_norms, modalities = 8, 6, 5, 2
     # Biases of keys and values; norms before layers; CLS and its position are one.
@@ -61,4 +61,4 @@ def test_parameters_that_are_not_finite_are_refused():
     folded = folding.fold(classifier.model, params)
     info = classifier.info
     with pytest.raises(ValueError, match="parameter head_kernel"):
-        written.add_model(folded, info.modalities, info.statistics, kept_tokens(classifier.model))
+        written.add_model(folded, info.modalities, info.statistics, classifier.model.kept_tokens())

@@ -12,6 +12,7 @@ import synthetic
 
 import sft_jax
 from sft_jax.commands import export as program
+from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import restored
 from sft_jax.export import command, comparison
@@ -38,7 +39,9 @@ def workdir(tmp_path_factory):
     """A run directory with a checkpoint of normal parameters."""
     path = tmp_path_factory.mktemp("run")
     experiment, info = synthetic.config(), _dataset().info
-    RunDirectory.open(path, experiment)
+    run = RunDirectory.open(path, experiment)
+    card = Card("synthetic", "", "single_label", info.class_names, {}, policy="mean")
+    run.card_file.write_text(json.dumps(card.to_json()))
     model = build_model(experiment.model, info.modalities, len(info.class_names))
     optimizer = optim.make_optimizer(experiment.optim, optax.constant_schedule(0.1))
     shapes = state_shapes(model, optimizer, ema=False, mesh=sharding.make_mesh())
@@ -87,6 +90,7 @@ def test_the_program_prints_the_report(workdir, tmp_path, capsys):
     assert report["metadata"]["k"] == {"sight": 1, "sound": 1}
     classifier = sft_jax.load(out)
     assert (report["stride"], classifier.model.modalities["sight"].patch_size) == (2, 4)
+    assert report["metadata"]["not_finite"] == "mean"
 
 
 def test_random_examples_need_no_data(workdir, tmp_path, monkeypatch):

@@ -118,10 +118,12 @@ def test_int8_is_smaller_and_near(tmp_path):
     assert 1e-5 < difference < 0.5
 
 
-@pytest.mark.parametrize("k", [-1, 7, {"sight": 1}])
+@pytest.mark.parametrize("k", [-1, 7, {"sight": 1}, "4"])
 def test_k_out_of_range_is_refused(k, tmp_path):
     written = export.write(tiny_exports.classifier(), tmp_path / "a.onnx", "onnx")
-    with pytest.raises(ValueError, match=r"k=.* takes 0 to \{'sight': 6, 'sound': 4\}"):
+    with pytest.raises(
+        ValueError, match=r"k=.* takes whole numbers from 0 to \{'sight': 6, 'sound': 4\}"
+    ):
         written.predict(tiny_exports.raw_inputs()[0], k=k)
 
 
@@ -130,6 +132,8 @@ def test_k_out_of_range_is_refused(k, tmp_path):
     [
         ({"smell": np.zeros((1, 7, 2))}, "unknown modality"),
         ({}, "no input"),
+        ({"sound": np.full((1, 7, 2), "1")}, "sound: expected an array of numbers, got <U1"),
+        ({"sound": 1.0}, "sound: expected an array of numbers, got a single number"),
         ({"sound": np.zeros((1, 8, 2))}, r"sound: expected \[batch, 7, 2\] at most"),
         ({"sound": np.zeros((1, 7, 2)), "sight": np.zeros((2, 5, 4, 2))}, "one batch size"),
     ],
@@ -147,6 +151,10 @@ def test_a_file_of_another_version_is_refused(tmp_path):
     model.metadata_props[0].value = json.dumps(stored | {"format_version": 99})
     onnx.save(model, tmp_path / "b.onnx")
     with pytest.raises(export.written.ExportedFileError, match="format version 99"):
+        export.read(tmp_path / "b.onnx", "onnx")
+    model.metadata_props[0].value = "{"
+    onnx.save(model, tmp_path / "b.onnx")
+    with pytest.raises(export.written.ExportedFileError, match="its metadata is damaged"):
         export.read(tmp_path / "b.onnx", "onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "c.onnx")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import fake_bucket
 import jax
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ import tiny_exports
 
 import sft_jax
 from sft_jax import ModalitySpec, WindowPattern, export
-from sft_jax.export import safetensors_folder
+from sft_jax.export import layout, safetensors_folder
 from sft_jax.export.written import ExportedFileError
 from sft_jax.modules.mbt import BottleneckTransformer
 from sft_jax.modules.simple_fusion import Unimodal
+from sft_jax.runs import storage
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +27,13 @@ def folder(tmp_path_factory):
 
 def test_what_is_read_is_what_was_written(folder):
     classifier = tiny_exports.classifier(readout="mean", k=2)
-    model, params, info = safetensors_folder.read(folder)
-    assert info == classifier.info
-    assert model == classifier.model.clone(dtype=np.dtype(np.float32), tokenizers={})
-    assert jax.tree.structure(params) == jax.tree.structure(classifier.params)
-    jax.tree.map(np.testing.assert_array_equal, params, classifier.params)
-    assert safetensors_folder.is_folder(folder)
-    assert not safetensors_folder.is_folder(folder.parent)
+    read = safetensors_folder.read(folder)
+    assert read.info == classifier.info
+    assert read.model == classifier.model.clone(dtype=np.dtype(np.float32), tokenizers={})
+    assert jax.tree.structure(read.params) == jax.tree.structure(classifier.params)
+    jax.tree.map(np.testing.assert_array_equal, read.params, classifier.params)
+    assert layout.is_folder(folder)
+    assert not layout.is_folder(folder.parent)
 
 
 def test_it_predicts_what_the_model_does(folder):
@@ -55,6 +57,33 @@ def test_its_thresholds_are_kept(tmp_path):
     classifier = dataclasses.replace(tiny_exports.classifier(), thresholds={"b": 0.25})
     export.write(classifier, tmp_path / "a", "safetensors")
     assert sft_jax.load(tmp_path / "a").thresholds == {"b": 0.25}
+
+
+def test_a_folder_in_a_bucket_is_loaded(folder, monkeypatch):
+    bucket = fake_bucket.install(monkeypatch)
+    storage.copy_files(folder, bucket / "a")
+    assert sft_jax.load("gs://bucket/a").info == tiny_exports.info()
+    with pytest.raises(ValueError, match="gs://bucket/b is in a bucket: give a local path"):
+        export.write(tiny_exports.classifier(), "gs://bucket/b", "safetensors")
+
+
+def test_the_treatment_of_nan_is_that_of_the_run(tmp_path):
+    classifier = dataclasses.replace(tiny_exports.classifier(), not_finite="mean")
+    export.write(classifier, tmp_path / "a", "safetensors")
+    loaded = sft_jax.load(tmp_path / "a")
+    sound = tiny_exports.raw_inputs()[0]["sound"][0]
+    sound[2] = classifier.info.statistics["sound"].mean
+    expected = loaded.predict_proba({"sound": sound})
+    sound[2] = np.nan
+    np.testing.assert_allclose(loaded.predict_proba({"sound": sound}), expected, rtol=1e-5)
+
+
+def test_folders_of_earlier_releases_refuse_nan(folder, tmp_path):
+    values = json.loads((_changed(folder, tmp_path / "a") / "config.json").read_text())
+    del values["not_finite"]
+    (tmp_path / "a" / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="sound is not finite at step 0"):
+        sft_jax.load(tmp_path / "a").predict({"sound": np.full((7, 2), np.nan)})
 
 
 def test_the_card_says_what_goes_in_and_out(folder):
@@ -119,3 +148,26 @@ def test_folders_of_another_version_or_damaged_are_refused(folder, tmp_path):
         safetensors_folder.read(cut)
     with pytest.raises(ExportedFileError, match="is not a folder of --format=safetensors"):
         safetensors_folder.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": {"pool": "best"}}, r"needs sft_jax .*model\.pool: 'best' is not one of max"),
+        ({"config": {"new": 1}}, r"needs sft_jax .*model\.new: unknown key"),
+        ({"config": {"width": 16}}, r"does not fit config\.json: .* and \d+ more arrays"),
+        ({"not_finite": "ignore"}, "not_finite='ignore' is not one of"),
+    ],
+)
+def test_entries_of_newer_releases_are_named(folder, tmp_path, changes, message):
+    own = json.loads((folder / "config.json").read_text())["config"]
+    if "config" in changes:
+        changes = {"config": own | changes["config"]}
+    with pytest.raises(ExportedFileError, match=f"(?s){message}"):
+        sft_jax.load(_changed(folder, tmp_path / "a", **changes))
+
+
+def test_a_folder_without_weights_is_named(folder, tmp_path):
+    (_changed(folder, tmp_path / "a") / "model.safetensors").unlink()
+    with pytest.raises(ExportedFileError, match=r"is damaged.* No such file"):
+        sft_jax.load(tmp_path / "a")

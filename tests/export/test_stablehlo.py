@@ -125,12 +125,24 @@ def test_text_has_the_arguments_of_other_compilers(classifier):
 
 
 def test_a_file_of_another_version_or_kind_is_refused(file, tmp_path):
-    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(tmp_path / "b", "w") as changed:
-        stored = json.loads(archive.read("metadata.json"))
-        changed.writestr("program", archive.read("program"))
-        changed.writestr("metadata.json", json.dumps(stored | {"format_version": 0}))
-    with pytest.raises(ExportedFileError, match=r"format version 0, written by sft_jax .* reads"):
-        export.read(tmp_path / "b", "stablehlo")
+    with zipfile.ZipFile(file) as archive:
+        program, metadata = archive.read("program"), json.loads(archive.read("metadata.json"))
+    older = metadata | {"format_version": 0}
+    for number, (content, described, message) in enumerate(
+        (
+            (program, older, r"format version 0, written by sft_jax .* reads"),
+            (
+                program[: len(program) // 2],
+                metadata,
+                "its program is damaged, or this JAX can't read",
+            ),
+        )
+    ):
+        with zipfile.ZipFile(tmp_path / str(number), "w") as changed:
+            changed.writestr("program", content)
+            changed.writestr("metadata.json", json.dumps(described))
+        with pytest.raises(ExportedFileError, match=message):
+            export.read(tmp_path / str(number), "stablehlo")
     (tmp_path / "c").write_text("no archive")
     with pytest.raises(ExportedFileError, match="is not a file of --format=stablehlo"):
         export.read(tmp_path / "c", "stablehlo")

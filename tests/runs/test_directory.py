@@ -82,9 +82,22 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 
 def test_a_damaged_config_is_named(begun):
-    begun.config_file.write_text(begun.config_file.read_text()[:-20])
-    with pytest.raises(RunDirectoryError, match=r"config\.json is damaged"):
-        RunDirectory.open(begun.path, synthetic.config())
+    whole = begun.config_file.read_bytes()
+    for damaged in (whole[:-20], b"\xff" + whole, b"null"):
+        begun.config_file.write_bytes(damaged)
+        with pytest.raises(RunDirectoryError, match=r"config\.json is damaged"):
+            RunDirectory.open(begun.path, synthetic.config())
+
+
+def test_other_paths_are_named(begun, tmp_path):
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "config.json").write_text('{"format_version": 1}')
+    for path, reason in (
+        (begun.config_file, "it has no"),
+        (tmp_path / "exported", "export.py wrote"),
+    ):
+        with pytest.raises(RunDirectoryError, match=f"is not a run directory: {reason}"):
+            RunDirectory(path).read_config()
 
 
 def test_reports_of_repeated_steps_are_dropped(tmp_path):

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 
+import fake_bucket
 import jax
 import pytest
 import synthetic
-from test_storage import run as bucket  # noqa: F401 (a fixture)
 
 from sft_jax import experiment
 from sft_jax.runs import locks, ownership
@@ -37,7 +37,7 @@ with owned(*map(pathlib.Path, sys.argv[1:])):
 def _folder(request, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_SETTLE_SECONDS", 0.0)
     if request.param == "bucket":
-        return request.getfixturevalue("bucket")
+        return fake_bucket.install(monkeypatch) / "run"
     if request.param == "file":
         monkeypatch.setattr(locks, "_flock", lambda file: None)
     return tmp_path / "run"

@@ -1,16 +1,15 @@
-"""Run directories in a bucket, for which epath takes a dictionary here."""
+"""Run directories in a bucket, whose objects are those of a dictionary here."""
 
 import json
 import pathlib
 import sys
-from typing import ClassVar
 
-import fsspec
+import fake_bucket
 import jax
 import numpy as np
 import pytest
 import synthetic
-from fsspec.implementations.memory import MemoryFileSystem
+from fake_bucket import Bucket
 
 from sft_jax.config import SystemConfig
 from sft_jax.evaluation import plots, report
@@ -22,39 +21,10 @@ from sft_jax.training.reporting import Reporter
 from sft_jax.training.tracing import Trace
 
 
-class Bucket(MemoryFileSystem):
-    """Objects with names: no folders, nothing added to an object, nothing renamed."""
-
-    store: ClassVar = {}
-    pseudo_dirs: ClassVar = [""]
-    protocol = "gcs"
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("gs://"))
-
-    def open(self, path, mode="rb", **options):
-        assert mode in ("r", "rb", "w", "wb", "xb")
-        if mode == "xb" and self.exists(path):
-            raise FileExistsError(path)
-        if mode[0] in "wx" and "locked" in path:
-            raise RuntimeError("403: Forbidden")
-        return super().open(path, mode, **options)
-
-    def mkdir(self, path, create_parents=True, **options):
-        pass
-
-    def mv(self, *args, **options):
-        raise NotImplementedError
-
-
 @pytest.fixture
 def run(monkeypatch):
     """A run directory in a bucket."""
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    monkeypatch.setattr(Bucket, "store", {})
-    monkeypatch.setitem(sys.modules, "gcsfs", fsspec)  # To be found, and not used.
-    return storage.as_path("gs://bucket/run")
+    return fake_bucket.install(monkeypatch) / "run"
 
 
 def names():
@@ -73,6 +43,7 @@ def test_paths_are_local_or_in_a_bucket(run, tmp_path):
         path = storage.as_path(local)
         assert str(path) == str(local)
         assert not storage.in_bucket(path)
+    assert storage.as_path("~/runs/a") == storage.as_path(pathlib.Path.home() / "runs/a")
 
 
 @pytest.mark.parametrize(

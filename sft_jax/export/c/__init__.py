@@ -16,10 +16,9 @@ from sft_jax.export.c.sizes import Sizes, multiply_accumulates
 from sft_jax.export.c.tables import Tables
 from sft_jax.export.written import (
     Classifier,
-    ExportedFileError,
     Written,
-    check_metadata,
     metadata,
+    read_metadata,
     with_k,
 )
 from sft_jax.modules.sft import SparseFusionTransformer
@@ -100,14 +99,10 @@ def read(path: str | pathlib.Path) -> Written:
       ExportedFileError: If it is another file, or of another version.
     """
     path = pathlib.Path(path)
-    described: Mapping[str, Any] | None = None
-    for line in path.read_text(errors="replace").split("*/")[0].splitlines():
-        if line.strip().startswith(_METADATA):
-            try:
-                described = json.loads(line.strip().removeprefix(_METADATA))
-            except json.JSONDecodeError as error:
-                raise ExportedFileError(f"{path}: its metadata is damaged: {error}") from None
-    described = check_metadata(described, "c", path)
+    comment = path.read_text(errors="replace").split("*/")[0]
+    lines = (line.strip() for line in comment.splitlines())
+    text = next((x.removeprefix(_METADATA) for x in lines if x.startswith(_METADATA)), None)
+    described = read_metadata(text, "c", path)
     return Written(path, described, _library(path, described).run)
 
 

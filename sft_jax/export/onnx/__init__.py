@@ -57,8 +57,7 @@ def read(path: str | os.PathLike[str]) -> Written:
     except Exception as error:  # Errors of onnxruntime have no common class.
         raise written.ExportedFileError(f"{path} is no graph that runs: {error}") from error
     properties = session.get_modelmeta().custom_metadata_map
-    metadata = json.loads(properties.get(_PROPERTY, "null"))
-    description = written.check_metadata(metadata, "onnx", path)
+    description = written.read_metadata(properties.get(_PROPERTY), "onnx", path)
 
     def run(
         inputs: dict[str, np.ndarray], masks: dict[str, np.ndarray], k: dict[str, int] | None

@@ -30,6 +30,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 import os
 import pathlib
 import zipfile
@@ -156,17 +157,17 @@ def read_manifest(manifest: pathlib.Path, required: Sequence[str] = _COLUMNS) ->
             f"there is no {manifest}; expected a table with the columns {', '.join(required)}"
         )
     try:
-        with open(manifest, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            missing = [name for name in required if name not in columns]
-            if missing or len(set(columns)) < len(columns):
-                raise DataFileError(
-                    f"{manifest} has the columns {', '.join(columns) or '(none)'}; expected "
-                    f"{', '.join(required)} and maybe id, each once"
-                )
-            return [_row(manifest, reader.line_num, fields) for fields in reader]
+        text = manifest.read_bytes().decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        missing = [name for name in required if name not in columns]
+        if missing or len(set(columns)) < len(columns):
+            raise DataFileError(
+                f"{manifest} has the columns {', '.join(columns) or '(none)'}; expected "
+                f"{', '.join(required)} and maybe id, each once"
+            )
+        return [_row(manifest, reader.line_num, fields) for fields in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataFileError(f"{manifest} is no CSV file in UTF-8: {error}") from error
 
