@@ -13,7 +13,7 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from sft_jax import plugins
@@ -22,8 +22,8 @@ from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.data_config import MAY_CHANGE, Count, Positive, folder_field
 from sft_jax.modules import MODELS
+from sft_jax.objective import check_objective, read_weights
 from sft_jax.ops.attention.kernels import kernel_name
-from sft_jax.ops.losses import loss_name
 from sft_jax.ops.pool import POOLS
 from sft_jax.structs import Readout, Task
 
@@ -86,6 +86,7 @@ RateGroups = Annotated[
     tuple[tuple[Annotated[str, AfterValidator(_pattern)], NonNegative], ...],
     pydantic.BeforeValidator(_pairs),
 ]
+ClassWeights = Annotated[str | dict[str, Positive], BeforeValidator(read_weights)]
 KernelName = Annotated[str, AfterValidator(lambda value: kernel_name(value, "attention_kernel"))]
 
 
@@ -213,6 +214,13 @@ class TrainConfig:
       accumulate: Number of micro-batches per step, to save memory; must divide `batch_size`.
       loss: Loss of training and validation: a name of `sft_jax.ops.losses.LOSSES` that fits the
         task, or the import path of a function; auto for the usual loss of the task.
+      class_weights: Weight of each class in the training loss. Balanced gives all classes the same
+        total weight, by their numbers of training examples. A mapping gives a weight by name or
+        index of a class, and others have 1; on the command line `no=1,yes=6`. With multi_label
+        the weight is of the examples that have the label. Empty for none
+        (`sft_jax.data.class_weights`).
+      sampling: Order of the training examples: shuffled, each once in an epoch; or balanced, every
+        class equally often (`sft_jax.data.sampling`). An epoch has the same length with both.
       label_smoothing: Probability mass spread evenly over the classes. With multi_label each label
         moves by half of it towards the opposite value; with regression it must be 0.
       modality_dropout: Probability that a training example loses a modality; it never loses its
@@ -228,7 +236,10 @@ class TrainConfig:
         evaluates the parameters themselves. After `t` steps the decay is
         `min(ema_decay, (1 + t) / (10 + t))`, so that the random start is soon forgotten.
       evaluate_every_epochs: Number of epochs between validations; a checkpoint follows each.
-      best_metric: Validation metric that selects the best checkpoint; with regression only loss.
+      best_metric: Validation metric that selects the best checkpoint: one of the task
+        (`sft_jax.selection.TASK_METRICS`), or `FAMILY.METRIC` with a family of metrics.
+      patience: Number of evaluations after which training ends unless `best_metric` has improved;
+        0 to train for all `epochs`.
       log_every_steps: Number of steps between lines of the log.
       keep_latest: Number of latest checkpoints to keep on disk.
     """
@@ -238,13 +249,16 @@ class TrainConfig:
     batch_size: Count = 64
     accumulate: Count = 1
     loss: str = "auto"
+    class_weights: ClassWeights = ""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     label_smoothing: Fraction = 0.0
     modality_dropout: Fraction = 0.0
     elastic_k: tuple[CountOrNone, ...] = ()
     elastic_patch: tuple[Count, ...] = ()
     ema_decay: Fraction = 0.0
     evaluate_every_epochs: Count = 1
-    best_metric: Literal["accuracy", "loss"] = "loss"
+    best_metric: str = "loss"
+    patience: CountOrNone = 0
     log_every_steps: Count = field(default=10, metadata=MAY_CHANGE)
     keep_latest: Count = field(default=2, metadata=MAY_CHANGE)
 
@@ -360,19 +374,12 @@ class ExperimentConfig:
                 " are integers from 0 to 2147483647, each once"
             )
         check_heads(self.model.num_heads, self.mesh.model)
-        problems = []
-        if self.model.task == "regression" and self.train.best_metric != "loss":
-            problems.append(f"train.best_metric={self.train.best_metric!r} must be 'loss'")
-        if self.model.task == "regression" and self.train.label_smoothing:
-            problems.append(f"train.label_smoothing={self.train.label_smoothing} must be 0")
-        if problems:
-            raise ValueError(f"with model.task='regression' {' and '.join(problems)}")
+        check_objective(self.model.task, self.train)
         if self.train.elastic_k and (self.model.name != "sft" or self.model.pool == "none"):
             raise ValueError(
                 f"train.elastic_k={self.train.elastic_k} needs model.name='sft' and a model.pool"
                 f" that keeps k tokens, got {self.model.name!r} and {self.model.pool!r}"
             )
-        loss_name(self.model.task, self.train.loss)
         blocks = {
             "within": ("n_pre", self.model.n_pre),
             "fused": ("n_post", self.model.n_post),

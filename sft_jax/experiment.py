@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import os
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -13,18 +14,22 @@ from jax.sharding import Mesh
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
+from sft_jax.data.class_weights import class_weights
 from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.inference.classifier import Classifier
 from sft_jax.inference.origin import origin
+from sft_jax.evaluation.validation import Validation, check_defined
+from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.parallel import sharding
 from sft_jax.parallel.preemption import PreemptedError
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory, with_seed
 from sft_jax.runs.ownership import Ownership, owned
 from sft_jax.starting import begin_from, read_source
+from sft_jax.selection import find_metric
 from sft_jax.training import assembly, loop
 from sft_jax.training.state import TrainState
 
@@ -145,7 +150,9 @@ class _Experiment:
     init_from: str
     mesh: Mesh
     assembled: assembly.Assembled
-    validate: Evaluator
+    validate: Validation
+    class_weights: dict[str, float]
+    balance: list[int] | None
 
     def fit(self, config: ExperimentConfig, run: RunDirectory, owner: Ownership) -> loop.Result:
         batches = pipeline.train_iterator(
@@ -154,6 +161,7 @@ class _Experiment:
             config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            balance=self.balance,
         )
         return loop.fit(
             config,
@@ -166,6 +174,7 @@ class _Experiment:
                 "dataset": self.dataset.info.to_json(),
                 "own_dataset": self.own_dataset,
                 "prepared": self.dataset.prepared,
+                **({"class_weights": self.class_weights} if self.class_weights else {}),
             },
             mesh=self.mesh,
             check_owner=owner.check,
@@ -243,14 +252,35 @@ def _open_dataset(
 def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Experiment:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+    task, names, valid = config.model.task, dataset.info.class_names, dataset.source("valid")
+    selection = find_metric(task, config.train.best_metric, len(names))
+    if selection.name not in ("loss", SCORE_NAMES[task]):
+        check_defined(selection, valid, names, task)
+    setting, balanced = config.train.class_weights, config.train.sampling == "balanced"
+    weights: dict[str, float] = {}
+    labels: list[Any] = []
+    if setting or balanced:
+        labels = [record["label"] for record in dataset.records("train")]
+    if setting:
+        weights = dict(zip(names, class_weights(setting, labels, task, names), strict=True))
+        _logger.info("weights of classes: %s", weights)
     assembled = assembly.assemble_model(
         config,
         dataset.info.modalities,
-        len(dataset.info.class_names),
+        len(names),
         num_examples=dataset.info.num_examples["train"],
         mesh=mesh,
+        class_weights=[*weights.values()],
     )
-    valid = dataset.source("valid")
     batch_size, loss = config.train.batch_size, config.train.loss
-    validate = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
-    return _Experiment(dataset, own, config.train.init_from, mesh, assembled, validate)
+    evaluator = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
+    return _Experiment(
+        dataset,
+        own,
+        config.train.init_from,
+        mesh,
+        assembled,
+        Validation(evaluator, selection, names),
+        weights,
+        labels if balanced else None,
+    )

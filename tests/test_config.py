@@ -76,6 +76,8 @@ OTHER = ExperimentConfig(
         batch_size=12,
         accumulate=3,
         loss="focal",
+        class_weights={"yes": 2.0},
+        sampling="balanced",
         label_smoothing=0.1,
         modality_dropout=0.2,
         elastic_k=(1, 2),
@@ -83,6 +85,7 @@ OTHER = ExperimentConfig(
         ema_decay=0.9,
         evaluate_every_epochs=2,
         best_metric="accuracy",
+        patience=3,
         log_every_steps=1,
         keep_latest=1,
     ),
@@ -201,12 +204,40 @@ def _problems(mapping):
         ({"data": {"valid_people": [7, 7]}}, "data: people [7] are in more than one split"),
         ({"model": {"task": "multilabel"}}, "model.task: Input should be 'single_label', 'multi_l"),
         (
+            {"model": {"task": "regression"}, "train": {"label_smoothing": 0.1}},
+            "  with model.task='regression' train.label_smoothing=0.1 must be 0",
+        ),
+        (
+            {"model": {"task": "regression"}, "train": {"best_metric": "accuracy"}},
+            "  train.best_metric='accuracy' is not a metric of model.task='regression' but of"
+            " single_label, ordinal, multi_label; allowed are loss, mae, rmse, pearson_r, r2, or",
+        ),
+        (
+            {"train": {"class_weights": "balance"}},
+            "train.class_weights: 'balance' is neither empty, balanced, nor a weight by class",
+        ),
+        (
+            {"train": {"class_weights": {"yes": 0.0}}},
+            "train.class_weights.yes: Input should be greater than 0, got 0.0",
+        ),
+        (
             {
-                "model": {"task": "regression"},
-                "train": {"best_metric": "accuracy", "label_smoothing": 0.1},
+                "model": {"task": "multi_label"},
+                "train": {"loss": "a.b:c", "class_weights": "balanced"},
             },
-            "  with model.task='regression' train.best_metric='accuracy' must be 'loss' and"
-            " train.label_smoothing=0.1 must be 0",
+            "train.class_weights must be empty for train.loss='a.b:c' with model.task='multi_la",
+        ),
+        (
+            {"model": {"task": "regression"}, "train": {"class_weights": "balanced"}},
+            "train.class_weights must be empty for model.task='regression'",
+        ),
+        (
+            {"model": {"task": "multi_label"}, "train": {"sampling": "balanced"}},
+            "train.sampling='balanced' must be 'shuffled' for model.task='multi_label', whose exam",
+        ),
+        (
+            {"train": {"sampling": "balanced", "class_weights": "balanced"}},
+            "would make up for rare classes twice; leave one of them out",
         ),
         (
             {"train": {"loss": "huber"}},
@@ -314,3 +345,11 @@ def test_fields_without_effect_on_results_are_marked():
         "train.log_every_steps",
     }
     assert {"train.label_smoothing", "train.evaluate_every_epochs", "data.patch_size"} <= changed
+
+
+def test_weights_of_classes_are_read_from_text_and_kept():
+    written = {"train": {"class_weights": "a=b=2, c=0.5"}}
+    config = config_io.from_mapping(written)
+    assert config.train.class_weights == {"a=b": 2.0, "c": 0.5}
+    assert config_io.from_mapping(config_io.to_json(config)) == config
+    assert TrainConfig(class_weights={1: 6}).class_weights == {"1": 6.0}

@@ -252,9 +252,9 @@ def test_a_field_without_description_is_an_error():
     class Longer(config.TrainConfig):
         """Training with one more field."""
 
-        patience: int = 3
+        stamina: int = 3
 
-    with pytest.raises(ValueError, match="docstring of Longer lacks patience"):
+    with pytest.raises(ValueError, match="docstring of Longer lacks stamina"):
         generated.descriptions(Longer)
 
 

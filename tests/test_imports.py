@@ -13,7 +13,7 @@ FILES = sorted(
     for path in [*ROOT.glob("sft_jax/**/*.py"), *ROOT.glob("configs/*.py"), *ROOT.glob("*.py")]
 )
 
-COMMON = {"structs", "config", "data_config", "config_io", "plugins", "version"}
+COMMON = {"structs", "config", "data_config", "config_io", "plugins", "selection", "version"}
 """Modules at the root of the package that every room may import, unless `PURE` forbids it."""
 
 ROOMS = {
@@ -135,7 +135,15 @@ PURE = {
         "sft_jax.data_config",
         "sft_jax.data.registry",
         "sft_jax.data.sets",
+        "sft_jax.objective",
     },
+    "sft_jax/objective.py": {
+        "sft_jax.structs",
+        "sft_jax.config",
+        "sft_jax.ops",
+        "sft_jax.selection",
+    },
+    "sft_jax/selection.py": {"sft_jax.structs", "sft_jax.plugins", "sft_jax.data.metric_families"},
     "sft_jax/plugins.py": set(),
     "sft_jax/data_config.py": {"pydantic", "sft_jax.structs"},
     "sft_jax/ops/": _OPS,

@@ -22,12 +22,14 @@ from sft_jax import ModalitySpec, SparseFusionTransformer, Unimodal
 from sft_jax.data.dataset import DatasetInfo, Standardisation, padded_inputs
 from sft_jax.evaluation import report
 from sft_jax.evaluation.run import evaluate_run
+from sft_jax.export.opened import open_run
+from sft_jax.export.written import metadata, with_k
 from sft_jax.inference.classifier import Classifier
 from sft_jax.inference.explain import SELECTING
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.ops.pool import POOLS
-from sft_jax.runs.directory import RunDirectoryError, SeedsDirectory
+from sft_jax.runs.directory import RunDirectory, RunDirectoryError, SeedsDirectory
 from sft_jax.runs.shelf import DamagedCheckpointError, NoCheckpointError
 
 pytestmark = pytest.mark.process
@@ -135,6 +137,56 @@ def test_every_task_gives_its_kind_of_prediction(raw):
     np.testing.assert_allclose(numbers.predict(raw[0]), numbers.predict(several)[0], rtol=1e-5)
     with pytest.raises(ValueError, match="a regression has no probabilities"):
         numbers.predict_proba(raw[0])
+
+
+def test_thresholds_chosen_on_validation_data_are_used(tmp_path, raw):
+    data = synthetic.dataset(task="multi_label")
+    config = synthetic.config(model__task="multi_label")
+    state = synthetic.save_run(tmp_path, data.info, config, own_dataset=True)
+    several, names = _together(raw), data.info.class_names
+    before = sft_jax.load(tmp_path)
+    result, _ = evaluate_run(tmp_path, SPLIT, "best", dataset=data, thresholds="f1")
+    chosen = {name: row["threshold"] for name, row in result["at_thresholds"]["per_label"].items()}
+    assert set(chosen) == set(names)
+    assert result["at_thresholds"]["f1"] > result["macro_f1"]
+    loaded = sft_jax.load(tmp_path)
+    assert (before.thresholds, loaded.thresholds) == (None, chosen)
+    expected = before.predict(several, threshold=chosen)
+    assert loaded.predict(several) == expected != before.predict(several)
+    assert loaded.predict(several, threshold=0.5) == before.predict(several)
+    only = {names[0]: 0.0}
+    assert loaded.predict(several, threshold=only) == before.predict(
+        several, threshold={**chosen, **only}
+    )
+    later, _ = evaluate_run(tmp_path, "train", "best", dataset=data)
+    assert later["at_thresholds"]["per_label"].keys() == set(names)
+    exported = open_run(tmp_path, examples=1)
+    assert metadata(exported.classifier, "onnx")["thresholds"] == chosen
+    assert metadata(with_k(exported.classifier, 1), "onnx")["thresholds"] == chosen
+    # Those of another checkpoint do not count.
+    RunDirectory(tmp_path).save_thresholds(chosen, maximise="f1", step=int(state.step) + 1)
+    assert sft_jax.load(tmp_path).thresholds is None
+    for request, message in (
+        ({"split": "train"}, "chosen with split=valid, got train"),
+        ({"modalities": ["sight"]}, "own data, with all modalities"),
+        ({"dataset": synthetic.dataset(valid=9, task="multi_label")}, "the run's own data"),
+    ):
+        options = {"split": SPLIT, "which": "best", "dataset": data, "thresholds": "f1", **request}
+        with pytest.raises(ValueError, match=message):
+            evaluate_run(tmp_path, **options)
+
+
+def test_a_threshold_decides_between_two_classes():
+    classifier, predicted = _small(), np.array([[0.7, 0.3], [0.2, 0.8]])
+    with pytest.raises(ValueError, match=r"threshold=0.5 needs labels or 2 classes, not 3"):
+        classifier.names(predicted, 0.5)
+    classifier.info = dataclasses.replace(classifier.info, class_names=("no", "yes"))
+    assert classifier.names(predicted) == ["no", "yes"]
+    assert classifier.names(predicted, 0.2) == ["yes", "yes"]
+    classifier.thresholds = {"yes": 0.9}
+    assert classifier.names(predicted) == ["no", "no"]
+    with pytest.raises(ValueError, match=r"threshold names \['no'\]; the labels are yes"):
+        classifier.names(predicted, {"no": 0.2})
 
 
 @pytest.mark.parametrize("pool", ["random", "strided_random", "tome"])

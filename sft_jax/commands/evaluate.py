@@ -2,7 +2,7 @@
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
     [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--data_dir=FOLDER]
-    [--manual_dir=FOLDER]
+    [--manual_dir=FOLDER] [--thresholds=f1|balanced_accuracy]
 
 For runs of several seeds (train.py --config.seeds=0,1,2) it prints the value of each metric by
 seed, with mean and standard deviation.
@@ -24,6 +24,7 @@ from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import BREAKDOWN
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, subsets_stem
 from sft_jax.evaluation.seeds import evaluate_seeds
+from sft_jax.evaluation.thresholds import CRITERIA
 from sft_jax.profile import budgets
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory
@@ -45,6 +46,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("k", None, text, **own)
     text = "Instead, compare accuracy and cost with each of these strides, with each --k if given."
     flags.DEFINE_list("stride", None, text, **own)
+    text = "With --split=valid, choose and save the thresholds that maximise this metric."
+    flags.DEFINE_enum("thresholds", None, CRITERIA, text, **own)
     flags.DEFINE_string("data_dir", None, "Current folder of the prepared data.", **own)
     flags.DEFINE_string("manual_dir", None, "Current folder of the raw files.", **own)
     flags.mark_flag_as_required("workdir", values)
@@ -61,8 +64,10 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
             raise ValueError(f"--{name}={folder}: there is no such folder")
     moved = {field: folder for field, folder in folders.items() if folder is not None}
     if values.k is not None or values.stride is not None:
-        if values.every_subset or values.predictions:
-            raise ValueError("--k and --stride go with neither --every_subset nor --predictions")
+        if values.every_subset or values.predictions or values.thresholds:
+            raise ValueError(
+                "--k and --stride go with neither --every_subset, --predictions nor --thresholds"
+            )
         budgets.evaluate_budgets(
             *request,
             budgets.read_numbers("k", values.k, 0),
@@ -72,13 +77,15 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
             show=_show_budgets(run),
         )
         return
-    alone = values.every_subset or values.predictions
+    alone = values.every_subset or values.predictions or values.thresholds
     if run.read_config(several=not alone).seeds:
         evaluate_seeds(*request, values.modalities, data_folders=moved, show=_show_seeds(run))
         return
     if values.every_subset:
-        if values.modalities is not None or values.predictions:
-            raise ValueError("--every_subset goes with neither --modalities nor --predictions")
+        if values.modalities is not None or values.predictions or values.thresholds:
+            raise ValueError(
+                "--every_subset goes with neither --modalities, --predictions nor --thresholds"
+            )
         result = evaluate_every_subset(*request, data_folders=moved)
         report.print_subsets(Console(), result)
         _print_data(run)
@@ -87,7 +94,13 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     file = storage.as_path(values.predictions) if values.predictions else None
     if file:
         storage.prepare_file(file)
-    evaluate_run(*request, values.modalities, data_folders=moved, show=_show(run, file))
+    evaluate_run(
+        *request,
+        values.modalities,
+        data_folders=moved,
+        thresholds=values.thresholds or "",
+        show=_show(run, file),
+    )
 
 
 def _show(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from sft_jax import plugins
 from sft_jax.structs import CLASS_TASKS, Task
+
+Better = Literal["higher", "lower"]
+"""Direction in which a metric is better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +26,18 @@ class MetricFamily:
         if the metrics exist for such labels.
       needs: Description of the labels that `accepts` accepts, for an error message.
       largest: Largest absolute value that a number to predict may have.
+      better: Direction in which a metric is better, by name. These metrics alone can be
+        `train.best_metric`, as `FAMILY.METRIC`.
     """
 
     compute: Callable[[Any, Any], dict[str, Any]] | str
     accepts: Callable[[Task, int], bool] = lambda task, count: True
     needs: str = "any labels"
     largest: float = math.inf
+    better: Mapping[str, Better] = dataclasses.field(default_factory=dict)
 
+
+_SENTIMENT = ("has0", "non0", "authors")
 
 FAMILIES: Mapping[str, MetricFamily] = {
     "ranking": MetricFamily(
@@ -37,6 +45,7 @@ FAMILIES: Mapping[str, MetricFamily] = {
         "sft_jax.evaluation.ranking:ranking_of_predictions",
         accepts=lambda task, count: task == "single_label",
         needs="the task single_label",
+        better=dict.fromkeys(("top1", "top5", "mAP", "mAUC", "d_prime"), "higher"),
     ),
     "sentiment": MetricFamily(
         "sft_jax.evaluation.sentiment:sentiment_of_predictions",
@@ -45,6 +54,16 @@ FAMILIES: Mapping[str, MetricFamily] = {
         ),
         needs="7 classes, single_label or ordinal, or a regression of 1 number",
         largest=3.0,
+        better={
+            **dict.fromkeys(
+                (
+                    *(f"{kind}_{suffix}" for kind in ("acc2", "f1") for suffix in _SENTIMENT),
+                    *("acc5", "acc7", "corr"),
+                ),
+                "higher",
+            ),
+            "mae": "lower",
+        },
     ),
 }
 """Families that a dataset may request by name. Others are named by their import path."""

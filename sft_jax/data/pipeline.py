@@ -17,6 +17,7 @@ import grain
 import numpy as np
 
 from sft_jax.data.dataset import Example
+from sft_jax.data.sampling import BalancedDraws
 from sft_jax.structs import Batch
 
 BatchAndIds = tuple[Batch, np.ndarray]
@@ -33,8 +34,11 @@ def train_iterator(
     *,
     process_index: int = 0,
     process_count: int = 1,
+    balance: Sequence[int] | None = None,
 ) -> grain.DatasetIterator[BatchAndIds]:
     """Makes an endless stream of batches, with every example once per epoch in a new order.
+
+    With `balance` the stream draws every class equally often instead (`BalancedDraws`).
 
     An epoch may end within a batch, and the next epoch fills the rest of that batch. The state of
     the iterator (Grain's `get_state` and `set_state`, or its checkpoint handler) is the number of
@@ -47,6 +51,7 @@ def train_iterator(
       seed: Seed of the order, the same on every process.
       process_index: Index of this process.
       process_count: Number of processes that share a batch.
+      balance: Class of each example, to draw every class equally often.
 
     Returns:
       An iterator of `(batch, ids)`: `batch` holds numpy arrays for
@@ -59,6 +64,8 @@ def train_iterator(
     # Grain numbers the seeds of epochs upwards from the seed of `shuffle`. If that were the seed
     # itself, seed 1 would begin with the second epoch of seed 0; `seed` scrambles it first.
     positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    if balance is not None:
+        positions = positions.map_with_index(BalancedDraws(balance, seed))
     return iter(
         positions[process_index::process_count]
         .batch(share, drop_remainder=True, batch_fn=functools.partial(_collate, source))

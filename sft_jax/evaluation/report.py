@@ -43,13 +43,10 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     for name in filter(is_family, result):
         console.print(_values_table(name, result[name]))
     (key,) = set(result) & set(BREAKDOWN.values())
-    table = Table()
-    table.add_column(key.removeprefix("per_"))
-    for name in next(iter(result[key].values())):
-        table.add_column(name.removeprefix("n_"), justify="right")
-    for name, values in result[key].items():
-        table.add_row(markup.escape(name), *(_cell(value, 3) for value in values.values()))
-    console.print(table)
+    console.print(_breakdown_table(key.removeprefix("per_"), result[key]))
+    if chosen := result.get("at_thresholds"):
+        console.print(_values_table("at thresholds", chosen))
+        console.print(_breakdown_table("above threshold", chosen["per_label"]))
 
 
 def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
@@ -108,6 +105,17 @@ def _values_table(heading: str, values: Mapping[str, Any]) -> Table:
             table.add_row(name, markup.escape(", ".join(map(str, value))) or "-")
         elif not isinstance(value, dict):
             table.add_row(name, _cell(value, 4))
+    return table
+
+
+def _breakdown_table(heading: str, values_by_name: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Makes a table with a row for each class, label or target."""
+    table = Table()
+    table.add_column(heading)
+    for name in next(iter(values_by_name.values())):
+        table.add_column(name.removeprefix("n_"), justify="right")
+    for name, values in values_by_name.items():
+        table.add_row(markup.escape(name), *(_cell(value, 3) for value in values.values()))
     return table
 
 

@@ -70,7 +70,7 @@ class Restored:
       params: Parameters to evaluate.
       parameters: Kind of `params`: "ema" for the running mean, "trained" for the last step's.
       step: Step of the checkpoint.
-      done: True if the run has been trained to its end.
+      done: True if the run has been trained to its end, or `train.patience` has ended it.
     """
 
     run: OpenedRun
@@ -166,15 +166,16 @@ def restore_params(run: OpenedRun, checkpoints: Checkpoints, which: str) -> Rest
 
 
 def is_done(config: ExperimentConfig, info: DatasetInfo, checkpoints: Checkpoints) -> bool:
-    """Returns True if a run has been trained to its end.
+    """Returns True if a run has been trained to its end, or patience has ended it.
 
     Args:
       config: Config of the run.
       info: Data that the run is trained on.
       checkpoints: Checkpoints of the run.
     """
-    last = Plan.from_config(config, info.num_examples["train"]).total_steps
-    return last in checkpoints.steps("latest")
+    plan = Plan.from_config(config, info.num_examples["train"])
+    latest, best = (max(checkpoints.steps(kind), default=0) for kind in ("latest", "best"))
+    return latest == plan.total_steps or plan.is_exhausted(latest, best, config.train.patience)
 
 
 def _check_same(run: RunDirectory, trained_on: DatasetInfo, present: DatasetInfo) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from sft_jax import version
 from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import own_data, plots, report
+from sft_jax.evaluation import thresholds as threshold_choice
 from sft_jax.evaluation.evaluator import Evaluator, Predictions, every_subset
 from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.evaluation.restored import Restored, restore
@@ -29,6 +30,7 @@ def evaluate_run(
     dataset: Dataset | None = None,
     *,
     data_folders: Mapping[str, str] | None = None,
+    thresholds: str = "",
     show: Callable[[dict[str, Any], Predictions], None] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
@@ -41,6 +43,11 @@ def evaluate_run(
     The file name shows if modalities are left out, the checkpoint is not the best, or the data is
     not the run's own (`sft_jax.evaluation.report.file_stem`).
 
+    With `thresholds` the split valid decides above which probability a label, or the second of two
+    classes, is predicted (`sft_jax.evaluation.thresholds`). They are saved in `thresholds.json` of
+    the run directory, and `sft_jax.load` uses them for this checkpoint. Every later evaluation of
+    the checkpoint has their metrics too, under `at_thresholds`.
+
     Args:
       workdir: Run directory.
       split: Name of the split: train, valid or test.
@@ -51,6 +58,7 @@ def evaluate_run(
         the run's own statistics; by default the data of the run's config.
       data_folders: Current folders of the config's `data` by field, such as
         `{"manual_dir": "clips"}`; by default the folders at the time of training.
+      thresholds: Metric that thresholds maximise, f1 or balanced_accuracy; empty for none.
       show: Function of the result and predictions, called before any picture is drawn.
 
     Returns:
@@ -64,12 +72,22 @@ def evaluate_run(
       NotFiniteError: If an output of the model is NaN or infinite.
       OSError: If `eval/` can't be written to, before anything is evaluated.
       ValueError: If the split is unknown, or model and dataset have different tasks. Also if
-        `Dataset.like` refuses `dataset`, or `check_subset` refuses `modalities`.
+        `Dataset.like` refuses `dataset`, or `check_subset` refuses `modalities`. Also if
+        `thresholds` are to be chosen on another split than valid, on other data than the run's own
+        or without some modalities. Also for a task without labels or two classes.
     """
     run = _writable_run(workdir)
     restored = restore(run, which, dataset, data_folders=data_folders)
+    if thresholds:
+        info = restored.run.dataset.info
+        threshold_choice.check_request(thresholds, split, info.task, len(info.class_names))
+        if restored.run.data(split) != report.OWN or modalities is not None:
+            raise ValueError(
+                f"thresholds={thresholds!r}: they are chosen on the run's own data, with all"
+                " modalities"
+            )
     evaluator = restored.run.evaluator(split, modalities)
-    result, predictions = evaluate_restored(run, restored, evaluator, split, which)
+    result, predictions = evaluate_restored(run, restored, evaluator, split, which, thresholds)
     if show:
         show(result, predictions)
     draw(run, result, predictions)
@@ -77,7 +95,12 @@ def evaluate_run(
 
 
 def evaluate_restored(
-    run: RunDirectory, restored: Restored, evaluator: Evaluator, split: str, which: str
+    run: RunDirectory,
+    restored: Restored,
+    evaluator: Evaluator,
+    split: str,
+    which: str,
+    thresholds: str = "",
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a restored checkpoint like `evaluate_run`, but without pictures.
 
@@ -87,10 +110,19 @@ def evaluate_restored(
       evaluator: Evaluator of this run, or of the run whose model and dataset it shares.
       split: Split of the evaluator.
       which: Name that the checkpoint was requested by.
+      thresholds: Metric that the thresholds maximise; see `evaluate_run`.
     """
     predictions, info = evaluator.predict(restored.params), restored.run.dataset.info
     with own_data.naming_checkpoint(run, which, restored.step):
         metrics = task_metrics(predictions, info.class_names, info.metrics)
+    chosen = run.thresholds(restored.step)
+    if thresholds:
+        chosen = threshold_choice.choose(predictions, info.class_names, thresholds)
+        run.save_thresholds(chosen, maximise=thresholds, step=restored.step)
+    if chosen:
+        metrics["at_thresholds"] = threshold_choice.threshold_metrics(
+            predictions, info.class_names, chosen
+        )
     result = {
         "split": split,
         "checkpoint": which,

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.stats
 from sklearn import metrics
 
+from sft_jax.evaluation.binary import binary_metrics, log_odds
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.scores import check_outputs
 
@@ -45,6 +46,7 @@ def classification_metrics(predictions: Predictions, class_names: Sequence[str])
 
       * `n_examples`, `accuracy`, `balanced_accuracy` and `macro_f1`;
       * `loss`, the mean cross-entropy;
+      * with two classes those of `binary_metrics`;
       * `per_class`, class name to `precision`, `recall`, `f1` and `n_examples`;
       * `confusion_matrix`, rows of counts, by true and predicted class.
     """
@@ -69,6 +71,7 @@ def classification_metrics(predictions: Predictions, class_names: Sequence[str])
         "balanced_accuracy": float(np.mean([values["recall"] for values in present])),
         "macro_f1": float(np.mean([values["f1"] for values in present])),
         "loss": mean_loss(predictions),
+        **(binary_metrics(labels == 1, log_odds(predictions.logits)) if len(classes) == 2 else {}),
         "per_class": per_class,
         "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
     }

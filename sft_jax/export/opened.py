@@ -79,7 +79,7 @@ def open_run(
     model = with_stride(own.model, stride)
     params = resize_params(own.model, restored.params, stride)
     info = dataclasses.replace(own.trained_on, modalities=dict(model.modalities))
-    classifier = Bundle(model, params, info, policy)
+    classifier = Bundle(model, params, info, policy, run.thresholds(restored.step))
     dataset, real = own.dataset, examples is None
     return Opened(classifier, dataset, real, restored.step, restored.parameters)
 

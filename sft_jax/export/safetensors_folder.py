@@ -47,6 +47,9 @@ def read(folder: str | os.PathLike[str]) -> Bundle:
         policy = described.get("not_finite", "error")
         if policy not in get_args(NotFinite):
             raise ValueError(f"not_finite={policy!r} is not one of {get_args(NotFinite)}")
+        thresholds = described.get("thresholds")
+        if not isinstance(thresholds, dict | None):
+            raise ValueError(f"thresholds={thresholds!r} is not a mapping from names to numbers")
     except KeyError as error:
         raise ExportedFileError(f"{path} is damaged: config.json has no entry {error}") from None
     except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
@@ -54,7 +57,7 @@ def read(folder: str | os.PathLike[str]) -> Bundle:
         raise ExportedFileError(f"{path} is damaged, {needed}: {error}") from error
     params = flax.traverse_util.unflatten_dict(flat, sep=".")
     _check_shapes(model, flat, path)
-    return Bundle(model, params, info, policy)
+    return Bundle(model, params, info, policy, thresholds)
 
 
 def flat_params(params: Any) -> dict[str, np.ndarray]:

@@ -35,6 +35,7 @@ class Classifier(Protocol):
       params: Parameters of the module.
       info: Description of the data: shapes, statistics and names.
       not_finite: Treatment of NaN and infinite inputs in training. A file only names it.
+      thresholds: Thresholds of probabilities by name, if some were chosen.
     """
 
     @property
@@ -53,6 +54,10 @@ class Classifier(Protocol):
     def not_finite(self) -> NotFinite:
         """Treatment of NaN."""
 
+    @property
+    def thresholds(self) -> Mapping[str, float] | None:
+        """Thresholds."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
@@ -62,6 +67,7 @@ class Bundle:
     params: Any
     info: DatasetInfo
     not_finite: NotFinite = "error"
+    thresholds: Mapping[str, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +189,8 @@ def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classif
     changed = with_budget(model, k)
     if find_pool(model.pool).module is not None:
         raise ValueError(f"k={k}: a file with pool={model.pool!r} is for k={model.k} alone")
-    return Bundle(changed, classifier.params, classifier.info, classifier.not_finite)
+    own = classifier
+    return Bundle(changed, own.params, own.info, own.not_finite, own.thresholds)
 
 
 def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dict[str, Any]:
@@ -202,7 +209,9 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
       * `not_finite`, the treatment of NaN and infinite inputs in training;
       * `inputs`, the names of the modalities that the outputs depend on;
       * `k` by modality, None for a model without;
-      * `k_most`, the largest `k` by modality, None where it is fixed.
+      * `k_most`, the largest `k` by modality, None where it is fixed;
+      * `thresholds` by name, if some were chosen on validation data. The outputs are probabilities
+        all the same; whoever decides by them compares them with these.
     """
     model = classifier.model
     has_k = hasattr(model, "k") and find_pool(model.pool).uses_k
@@ -222,6 +231,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
         "inputs": sorted(model.mixed_modalities),
         "k": k,
         "k_most": {n: model.modalities[n].num_tokens for n in sorted(k)} if k and free else None,
+        **({"thresholds": dict(classifier.thresholds)} if classifier.thresholds else {}),
     }
 
 

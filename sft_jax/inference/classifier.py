@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,6 +45,7 @@ class Classifier:
       info: Description of the data that the model was trained on.
       step: Number of optimiser steps that the parameters were trained for.
       not_finite: Treatment of NaN and infinite inputs.
+      thresholds: Thresholds that were chosen on validation data, by name; see `predict`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Classifier:
         *,
         step: int = 0,
         not_finite: NotFinite = "error",
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         """Compiles nothing yet.
 
@@ -64,8 +66,10 @@ class Classifier:
           info: Description of the data that it was trained on.
           step: Number of optimiser steps behind the parameters.
           not_finite: Treatment of NaN and infinite inputs, as in training.
+          thresholds: Default of `threshold` in `predict`; 0.5 for None.
         """
         self.model, self.info, self.step, self.not_finite = model, info, step, not_finite
+        self.thresholds = thresholds
         self.params = jax.tree.map(jnp.asarray, params)  # Placed once, and not by each call.
         used = tuple(sorted(model.mixed_modalities))
         self._reader = InputReader(info, used, not_finite, _whole(model))
@@ -88,7 +92,12 @@ class Classifier:
             params = resize_params(self.model, self.params, stride)
             not_finite = self._reader.not_finite
             self._strided[stride] = Classifier(
-                model, params, info, step=self.step, not_finite=not_finite
+                model,
+                params,
+                info,
+                step=self.step,
+                not_finite=not_finite,
+                thresholds=self.thresholds,
             )
         return self._strided[stride]
 
@@ -98,7 +107,7 @@ class Classifier:
         k: Budget = None,
         *,
         stride: int = 1,
-        threshold: float | Mapping[str, float] = 0.5,
+        threshold: float | Mapping[str, float] | None = None,
     ) -> Any:
         """Predicts classes, labels or numbers.
 
@@ -108,7 +117,8 @@ class Classifier:
             of the training.
           stride: Number of patches along each axis that become one token; see `with_stride`.
           threshold: Probability above which a label is predicted, for the task multi_label: one
-            number, or some by the label's name.
+            number, or some by the label's name. With two classes the probability above which the
+            second is predicted. By default `thresholds`, or 0.5.
 
         Returns:
           For classes the name of the most probable one; for multi_label a tuple of the names
@@ -220,19 +230,31 @@ class Classifier:
         return logits
 
     def names(
-        self, predicted: np.ndarray, threshold: float | Mapping[str, float] = 0.5
+        self, predicted: np.ndarray, threshold: float | Mapping[str, float] | None = None
     ) -> list[str] | list[tuple[str, ...]]:
         """Names of the predicted classes or labels.
 
         Args:
           predicted: `[n, c]` probabilities of classes or labels.
           threshold: See `predict`.
+
+        Raises:
+          ValueError: If `threshold` names another class or label, or there are more classes.
         """
         names = self.info.class_names
-        if self.model.task in CLASS_TASKS:
+        if isinstance(threshold, Mapping):
+            threshold = {**(self.thresholds or {}), **threshold}
+        elif threshold is None:
+            threshold = self.thresholds
+        if self.model.task not in CLASS_TASKS:
+            above = predicted > _thresholds(0.5 if threshold is None else threshold, names)
+            return [tuple(names[i] for i in np.flatnonzero(row)) for row in above]
+        if threshold is None:
             return [names[i] for i in predicted.argmax(axis=-1)]
-        above = predicted > self._thresholds(threshold)
-        return [tuple(names[i] for i in np.flatnonzero(row)) for row in above]
+        if len(names) != 2:
+            raise ValueError(f"threshold={threshold} needs labels or 2 classes, not {len(names)}")
+        second = predicted[:, 1] > _thresholds(threshold, names[1:])
+        return [names[int(above)] for above in second]
 
     @property
     def compiles(self) -> int:
@@ -259,14 +281,13 @@ class Classifier:
             self._programs[key] = (model, make(model))
         return self._programs[key]
 
-    def _thresholds(self, threshold: float | Mapping[str, float]) -> Any:
-        if not isinstance(threshold, Mapping):
-            return threshold
-        if unknown := sorted(set(threshold) - set(self.info.class_names)):
-            raise ValueError(
-                f"threshold names {unknown}; the labels are {', '.join(self.info.class_names)}"
-            )
-        return np.array([threshold.get(name, 0.5) for name in self.info.class_names])
+
+def _thresholds(threshold: float | Mapping[str, float], names: Sequence[str]) -> Any:
+    if not isinstance(threshold, Mapping):
+        return threshold
+    if unknown := sorted(set(threshold) - set(names)):
+        raise ValueError(f"threshold names {unknown}; the labels are {', '.join(names)}")
+    return np.array([threshold.get(name, 0.5) for name in names])
 
 
 def _logits_program(model: MultimodalClassifier) -> Any:

@@ -41,8 +41,15 @@ def _from_run(run: RunDirectory, which: str) -> Classifier:
         model = build_model(config.model, info.modalities, len(info.class_names))
         fields = {"step": jax.ShapeDtypeStruct((), jnp.int32), field: param_shapes(model)}
         state = checkpoints.restore_part(which, jax.tree.map(_on_one_device, fields))
-    policy = Card.policy_at(run.card_file)
-    return Classifier(model, state[field], info, step=int(state["step"]), not_finite=policy)
+    step = int(state["step"])
+    return Classifier(
+        model,
+        state[field],
+        info,
+        step=step,
+        not_finite=Card.policy_at(run.card_file),
+        thresholds=run.thresholds(step),
+    )
 
 
 def _from_folder(path: storage.AnyPath, checkpoint: str | int) -> Classifier:
@@ -52,7 +59,13 @@ def _from_folder(path: storage.AnyPath, checkpoint: str | int) -> Classifier:
     with _needing(path, "safetensors"):
         from sft_jax.export import safetensors_folder
     read = safetensors_folder.read(path)
-    return Classifier(read.model, read.params, read.info, not_finite=read.not_finite)
+    return Classifier(
+        read.model,
+        read.params,
+        read.info,
+        not_finite=read.not_finite,
+        thresholds=read.thresholds,
+    )
 
 
 @contextlib.contextmanager

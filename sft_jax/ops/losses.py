@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +41,7 @@ def example_losses(
     labels: Int[AnyArray, " b"] | Float[AnyArray, "b c"],
     smoothing: float = 0.0,
     loss: str | Callable[..., Any] = AUTO,
+    class_weights: Sequence[float] = (),
 ) -> Float[Array, " b"]:
     """Computes the loss of each example.
 
@@ -50,21 +52,51 @@ def example_losses(
       smoothing: Label smoothing, at least 0 and below 1.
       loss: Name of one of `LOSSES` that fits the task, the import path of a function, or a
         function; `auto` for the first of `LOSSES` that fits.
+      class_weights: Weight of each class, by which the losses of its examples are multiplied.
+        With multi_label the weight of each label where an example has it; only for
+        `binary_cross_entropy`. Empty for none.
 
     Raises:
       ValueError: If the loss does not fit the task or returns the wrong shape, or if `smoothing`
-        is not 0 for regression.
+        is not 0 for regression. Also if the weights do not fit the outputs, the task or the loss.
     """
     if task == "regression" and smoothing:
         raise ValueError(f"smoothing={smoothing} must be 0 for regression")
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-    losses = _loss_function(task, loss)(outputs, labels, smoothing)
+    function = _loss_function(task, loss)
+    if class_weights and len(class_weights) != outputs.shape[-1]:
+        raise ValueError(
+            f"class_weights: {len(class_weights)} weights for outputs of {outputs.shape[-1]}"
+        )
+    if class_weights and task == "multi_label":
+        check_class_weights(task, loss)
+        function = functools.partial(function, positive_weights=class_weights)
+    losses = function(outputs, labels, smoothing)
     if getattr(losses, "shape", None) != outputs.shape[:1]:
         raise ValueError(
             f"train.loss={loss!r} must return one number for each example, shape"
             f" {outputs.shape[:1]}, got {getattr(losses, 'shape', type(losses).__name__)}"
         )
+    if class_weights and task != "multi_label":
+        check_class_weights(task, loss)
+        return losses * jnp.asarray(class_weights, losses.dtype)[labels]
     return losses
+
+
+def check_class_weights(task: Task, loss: str | Callable[..., Any] = AUTO) -> None:
+    """Raises ValueError unless losses of a task can be weighted by class.
+
+    Args:
+      task: Task of the model.
+      loss: Loss, as in `example_losses`.
+    """
+    if task == "regression":
+        raise ValueError("train.class_weights must be empty for model.task='regression'")
+    if task == "multi_label" and loss not in (AUTO, "binary_cross_entropy"):
+        raise ValueError(
+            f"train.class_weights must be empty for train.loss={loss!r} with"
+            " model.task='multi_label'; binary_cross_entropy alone takes them"
+        )
 
 
 def _loss_function(task: Task, loss: str | Callable[..., Any]) -> Callable[..., Any]:
@@ -151,15 +183,21 @@ def focal(
 
 
 def binary_cross_entropy(
-    logits: Float[Array, "b c"], labels: Float[AnyArray, "b c"], smoothing: float = 0.0
+    logits: Float[Array, "b c"],
+    labels: Float[AnyArray, "b c"],
+    smoothing: float = 0.0,
+    positive_weights: Sequence[float] = (),
 ) -> Float[Array, " b"]:
     """Mean over the labels of the cross-entropy between label and sigmoid of its logit.
 
     The target is `(1 - smoothing) label + smoothing / 2`. An example with a label outside
-    `[0, 1]` gets NaN.
+    `[0, 1]` gets NaN. Of `-target log p - (1 - target) log(1 - p)` the first term is multiplied
+    by the label's entry of `positive_weights`, if there are any.
     """
     target = (1 - smoothing) * labels + smoothing / 2
     yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    if positive_weights:
+        yes *= jnp.asarray(positive_weights, yes.dtype)
     loss = -jnp.mean(target * yes + (1 - target) * no, axis=-1)
     return jnp.where(((labels >= 0) & (labels <= 1)).all(axis=-1), loss, jnp.nan)
 

@@ -134,7 +134,9 @@ def measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     config = config_io.from_mapping(request["config"])
     mixup = dataclasses.replace(config.mixup, warmup_epochs=0.0)
-    config = dataclasses.replace(config, mixup=mixup)
+    # Weights of classes need the data, and cost nothing.
+    train = dataclasses.replace(config.train, class_weights="")
+    config = dataclasses.replace(config, mixup=mixup, train=train)
     modalities = {name: ModalitySpec(**spec) for name, spec in request["modalities"].items()}
     outline = Outline(modalities, request["outputs"], request["task"])
     mesh = sharding.make_mesh(devices=jax.devices()[:1])

@@ -130,6 +130,7 @@ class RunDirectory(_Folder):
       metrics_file: File with one JSON line for each report of training.
       events: Folder with the same reports for TensorBoard.
       origin_file: Description of the model whose parameters the run began with.
+      thresholds_file: Thresholds of probabilities, if an evaluation has chosen them.
       trace: Folder of profiles.
       checkpoints: Folder of checkpoints.
       damaged: Folder of checkpoints that were moved out of the way.
@@ -147,6 +148,7 @@ class RunDirectory(_Folder):
         self.metrics_file = path / "metrics.jsonl"
         self.events = path / "tensorboard"
         self.origin_file = path / "init_from.json"
+        self.thresholds_file = path / "thresholds.json"
         self.trace = path / "trace"
         self.checkpoints = path / "checkpoints"
         self.damaged = self.checkpoints / "damaged"
@@ -249,6 +251,27 @@ class RunDirectory(_Folder):
         if not self.dataset_file.exists():
             return None
         return _read_json(self.dataset_file).get("fingerprints")
+
+    def save_thresholds(self, thresholds: Mapping[str, float], *, maximise: str, step: int) -> None:
+        """Saves thresholds of probabilities that were chosen on the validation split.
+
+        Args:
+          thresholds: Threshold by the name of a label or class.
+          maximise: Metric that they maximise.
+          step: Step of the checkpoint that they were chosen for.
+        """
+        values = {"maximise": maximise, "split": "valid", "step": step, "thresholds": thresholds}
+        storage.write_json(self.thresholds_file, values)
+
+    def thresholds(self, step: int) -> dict[str, float] | None:
+        """Reads the thresholds that were chosen for the checkpoint of a step; None without any."""
+        if not self.thresholds_file.exists():
+            return None
+        values = _read_json(self.thresholds_file)
+        try:
+            return dict(values["thresholds"]) if values["step"] == step else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunDirectoryError(f"{self.thresholds_file} is damaged: {error!r}") from None
 
     def has_checkpoints(self) -> bool:
         """Tells whether a checkpoint has been saved, complete or not."""

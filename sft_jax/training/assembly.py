@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -55,6 +55,18 @@ class Plan:
         evaluate_at = frozenset({math.ceil(e * per_epoch) for e in ends} | {total})
         mixup_from = math.ceil(optim.exact(config.mixup.warmup_epochs) * per_epoch)
         return cls(per_epoch, total, evaluate_at, mixup_from)
+
+    def is_exhausted(self, step: int, best_step: int | None, patience: int) -> bool:
+        """Returns True if patience ends training before the last step.
+
+        Args:
+          step: Number of steps taken, the last evaluation included.
+          best_step: Step of the best evaluation so far; None if there is none.
+          patience: `train.patience`.
+        """
+        if not patience or step >= self.total_steps:
+            return False
+        return sum((best_step or 0) < done <= step for done in self.evaluate_at) >= patience
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +143,7 @@ def assemble_model(
     num_examples: int,
     mesh: Mesh,
     schedule: optax.Schedule | None = None,
+    class_weights: Sequence[float] = (),
 ) -> Assembled:
     """Builds the model of a config and all parts that training it needs.
 
@@ -141,12 +154,20 @@ def assemble_model(
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
       schedule: Learning rate by step; by default that of the config.
+      class_weights: Weight of each class or label; see `sft_jax.training.step.loss_fn`.
 
     Raises:
       ValueError: See `assemble`. Also if the model does not fit the modalities.
     """
     model = build(config, modalities, num_classes, mesh)
-    return assemble(config, model, num_examples=num_examples, mesh=mesh, schedule=schedule)
+    return assemble(
+        config,
+        model,
+        num_examples=num_examples,
+        mesh=mesh,
+        schedule=schedule,
+        class_weights=class_weights,
+    )
 
 
 def assemble(
@@ -156,6 +177,7 @@ def assemble(
     num_examples: int,
     mesh: Mesh,
     schedule: optax.Schedule | None = None,
+    class_weights: Sequence[float] = (),
 ) -> Assembled:
     """Makes all parts that training a model needs.
 
@@ -165,6 +187,7 @@ def assemble(
       num_examples: Number of training examples in an epoch, over all processes.
       mesh: Devices.
       schedule: Learning rate by step; by default that of the config.
+      class_weights: Weight of each class or label; see `sft_jax.training.step.loss_fn`.
 
     Raises:
       ValueError: If the `model` axis of the mesh does not divide the heads, or the warm-up is as
@@ -190,6 +213,7 @@ def assemble(
             mixup_from=plan.mixup_from,
             stride=stride,
             freeze=functools.partial(groups.stop_gradients, config.optim),
+            class_weights=class_weights,
         )
         for stride, train in trainings.items()
     }

@@ -96,7 +96,7 @@ def fit(
             compile_validation(state.eval_params)
             state = session.catch_up()
         clock = _Clock()
-        for step in range(session.first, plan.total_steps + 1):
+        for step in session.steps():
             trace.before(step)
             with clock.waiting():
                 batch, ids = next(batches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -17,6 +17,7 @@ from sft_jax.parallel import preemption
 from sft_jax.parallel.preemption import PreemptedError
 from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory
+from sft_jax.selection import Selection, find_metric
 from sft_jax.structs import Batch
 from sft_jax.training import optim
 from sft_jax.training.assembly import Assembled
@@ -80,8 +81,9 @@ class Session:
         self._config, self._plan, self._validate = config, assembled.plan, validate
         self._batches, self._run, self._description = batches, run, description
         self.checkpoints = Checkpoints(run.path, config.train.keep_latest)
+        selection = find_metric(config.model.task, config.train.best_metric)
         resumed = self.checkpoints.resume(assembled.like)
-        self.best = Best.read(self.checkpoints, config.train.best_metric)
+        self.best = Best.read(self.checkpoints, selection)
         self.state, saved = resumed or (assembled.new_state(config.seed), {"metrics": {}})
         self.first = int(self.state.step) + 1
         self.unevaluated = saved["metrics"] is None and self.first - 1 in self._plan.evaluate_at
@@ -149,6 +151,23 @@ class Session:
         )
         return state
 
+    def steps(self) -> Iterator[int]:
+        """Yields the steps to take until the last one, or until patience ends training.
+
+        The evaluation of a step must precede the request for the next one.
+        """
+        patience, total = self._config.train.patience, self._plan.total_steps
+        for step in range(self.first, total + 1):
+            if self._plan.is_exhausted(step - 1, self.best.step, patience):
+                since = "" if self.best.step is None else f" since step {self.best.step}"
+                self.reporter.say(
+                    f"ending early at step {step - 1} of {total}: valid"
+                    f" {self.best.selection.name} has not improved{since},"
+                    f" train.patience={patience}"
+                )
+                return
+            yield step
+
     def stop(self, step: int, state: TrainState) -> PreemptedError:
         """Saves a step after the process was asked to end, and makes the error to raise."""
         _logger.warning("told to end by SIGTERM: saving step %d in %s", step, self._run)
@@ -181,28 +200,28 @@ class Best:
     """Best validation metric so far; NaN is never better than any value.
 
     Attributes:
-      metric: Name of the metric.
+      selection: Metric.
       step: Step of the best value; None if no evaluation gave a finite value.
       value: Best value of the metric.
     """
 
-    metric: str
+    selection: Selection
     step: int | None = None
     value: float | None = None
 
     @classmethod
-    def read(cls, checkpoints: Checkpoints, metric: str) -> Best:
+    def read(cls, checkpoints: Checkpoints, selection: Selection) -> Best:
         """Reads the best value from the best checkpoint, if there is one."""
-        best = cls(metric)
+        best = cls(selection)
         if checkpoints.steps("best"):
             best.step = checkpoints.steps("best")[-1]
-            best.value = checkpoints.description("best")["metrics"][metric]
+            best.value = checkpoints.description("best")["metrics"][selection.name]
         return best
 
     def update(self, step: int, values: Mapping[str, float]) -> bool:
         """Records the metrics of a step; returns True if it is the best so far."""
-        new = values[self.metric]
-        sign = -1 if self.metric == "loss" else 1
+        new = values[self.selection.name]
+        sign = -1 if self.selection.better == "lower" else 1
         if not math.isfinite(new) or (self.value is not None and sign * new <= sign * self.value):
             return False
         self.step, self.value = step, new

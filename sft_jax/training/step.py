@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -73,6 +73,7 @@ def loss_fn(
     mixup: MixupConfig,
     *,
     mixing: bool | Bool[Array, ""] = True,
+    class_weights: Sequence[float] = (),
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
     """Computes the training loss and score of each example, with modality dropout and mixup.
 
@@ -85,11 +86,19 @@ def loss_fn(
         tokens are read.
       mixup: Section of mixup.
       mixing: False before the step that mixup begins with.
+      class_weights: Weight of each class or label, as in `example_losses`, where
+        `train.class_weights` asks for them (`sft_jax.data.class_weights`).
 
     Returns:
       Losses, and `sft_jax.ops.losses.example_scores`. Examples that fill up the batch, whose
       weight is 0, are included. With `train.elastic_k` the score is for the largest.
+
+    Raises:
+      ValueError: If `train.class_weights` is set but `class_weights` is empty, or `example_losses`
+        refuses its arguments.
     """
+    if train.class_weights and not class_weights:
+        raise ValueError(f"train.class_weights={train.class_weights!r} but no class_weights given")
     masks = {name: jnp.asarray(mask) for name, mask in batch.masks.items()}
     if train.modality_dropout:
         used = {name: masks[name] for name in model.mixed_modalities}
@@ -101,14 +110,14 @@ def loss_fn(
         mixed = mixed.replace(layer=jnp.where(mixing, mixed.layer, -1))
 
     def losses(logits: Float[Array, "b c"]) -> Float[Array, " b"]:
-        smoothing, kind = train.label_smoothing, train.loss
-        loss = example_losses(model.task, logits, batch.labels, smoothing, kind)
+        options = (train.label_smoothing, train.loss, class_weights)
+        loss = example_losses(model.task, logits, batch.labels, *options)
         if mixed is None:
             return loss
         present = {name: is_present(masks[name]) for name in model.mixed_modalities}
         share = mixed.label_share(present)
         labels = mixed.from_partner(jnp.asarray(batch.labels))
-        partners = example_losses(model.task, logits, labels, smoothing, kind)
+        partners = example_losses(model.task, logits, labels, *options)
         return share * loss + (1 - share) * partners
 
     if train.elastic_k:
@@ -133,6 +142,7 @@ def make_train_step(
     *,
     mixup_from: int = 0,
     gather: Callable[[Any], Any] = lambda params: params,
+    class_weights: Sequence[float] = (),
 ) -> TrainStep:
     """Builds the function that takes one optimiser step.
 
@@ -149,13 +159,14 @@ def make_train_step(
       seed: Seed of the random streams.
       mixup_from: First step, counted from 0, that mixes examples if `mixup` does.
       gather: Function applied to the parameters before they are used.
+      class_weights: Weight of each class or label; see `loss_fn`.
     """
 
     def summed_loss(
         params: Any, batch: Batch, keys: dict[str, Array], step: Int[Array, ""], count: Array
     ) -> tuple[Array, tuple[Array, Array]]:
-        mixing = step >= mixup_from
-        loss, score = loss_fn(gather(params), model, batch, keys, train, mixup, mixing=mixing)
+        options: Any = {"mixing": step >= mixup_from, "class_weights": class_weights}
+        loss, score = loss_fn(gather(params), model, batch, keys, train, mixup, **options)
         return jnp.sum(loss * batch.weights) / count, (loss, score * batch.weights)
 
     def accumulate(params: Any, batch: Batch, step: Int[Array, ""], count: Array) -> Any:
@@ -230,6 +241,7 @@ def compile_train_step(
     mixup_from: int = 0,
     stride: int = 1,
     freeze: Callable[[Any], Any] = lambda params: params,
+    class_weights: Sequence[float] = (),
 ) -> Any:
     """Makes the step of `make_train_step`, jitted over a mesh; it donates the old state's memory.
 
@@ -245,6 +257,7 @@ def compile_train_step(
       mixup_from: First step, counted from 0, that mixes examples.
       stride: Stride that the step trains with; the parameters are always those of stride 1.
       freeze: Function that stops the gradients of some parameters.
+      class_weights: Weight of each class or label; see `loss_fn`.
     """
     whole: Any = sharding.replicated(mesh)
     split: Any = sharding.split_by_example(mesh)
@@ -263,6 +276,7 @@ def compile_train_step(
             gather=lambda params: resize_params(
                 model, sharding.gather(freeze(params), mesh), stride
             ),
+            class_weights=class_weights,
         )
         return take_step(state, batch)
 

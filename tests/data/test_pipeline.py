@@ -160,3 +160,37 @@ def test_bad_arguments(make):
         make(_source(4), 8, process_index=2, process_count=2)
     with pytest.raises(ValueError, match="no examples"):
         make([], 8)
+
+
+def test_balanced_draws_take_every_class_equally_often():
+    source = [{**example, "label": int(i >= 15)} for i, example in enumerate(_source(20))]
+    balance = [example["label"] for example in source]
+    order = _ids(train_iterator(source, 4, seed=3, balance=balance), 30)  # Six epochs.
+    rare = {example["id"] for example in source[15:]}
+    for start in range(0, 120, 20):
+        epoch = order[start : start + 20]
+        drawn = [name for name in epoch if name in rare]
+        assert sorted(drawn) == sorted([*rare] * 2)  # Ten draws of five examples.
+        assert len({name for name in epoch if name not in rare}) >= 8
+    # 60 draws of the 15 frequent examples.
+    counts = {example["id"]: order.count(example["id"]) for example in source}
+    assert {count for name, count in counts.items() if name not in rare} == {4}
+    assert len({tuple(order[start : start + 20]) for start in range(0, 120, 20)}) == 6
+    # The classes do not simply alternate.
+    assert len({tuple(name in rare for name in order[i : i + 20]) for i in range(0, 120, 20)}) == 6
+    assert order != _ids(train_iterator(source, 4, seed=4, balance=balance), 30)
+
+
+def test_balanced_draws_are_restored_and_shared_exactly():
+    source = _source(21)
+    balance = [min(example["label"], 2) for example in source]
+    whole = train_iterator(source, 6, seed=5, balance=balance)
+    _ids(whole, 5)
+    state, expected = whole.get_state(), _ids(whole, 9)
+    restored = train_iterator(source, 6, seed=5, balance=balance)
+    restored.set_state(state)
+    assert _ids(restored, 9) == expected
+    options = {"seed": 5, "balance": balance, "process_count": 2}
+    shares = [train_iterator(source, 6, process_index=i, **options) for i in range(2)]
+    parts = [_ids(share, 14)[15:] for share in shares]
+    assert np.stack(parts, axis=1).ravel().tolist() == expected

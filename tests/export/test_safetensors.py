@@ -53,6 +53,12 @@ def test_it_is_loaded_like_a_run(folder):
         sft_jax.load(folder, "latest")
 
 
+def test_its_thresholds_are_kept(tmp_path):
+    classifier = dataclasses.replace(tiny_exports.classifier(), thresholds={"b": 0.25})
+    export.write(classifier, tmp_path / "a", "safetensors")
+    assert sft_jax.load(tmp_path / "a").thresholds == {"b": 0.25}
+
+
 def test_a_folder_in_a_bucket_is_loaded(folder, monkeypatch):
     bucket = fake_bucket.install(monkeypatch)
     storage.copy_files(folder, bucket / "a")

@@ -129,3 +129,35 @@ def test_a_loss_that_does_not_fit_is_named_with_those_that_do():
         ValueError, match=r"one number for each example, shape \(4,\), got \(2, 1\)"
     ):
         example_losses("regression", jnp.asarray(LOGITS), LABELS, loss=lambda *_: wrong)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", lambda outputs, *_: outputs.sum(-1)])
+def test_a_loss_is_multiplied_by_the_weight_of_its_class(loss):
+    labels = jnp.asarray([0, 2, 1, 1])
+    plain = example_losses("ordinal", jnp.asarray(LOGITS), labels, loss=loss)
+    weighted = example_losses(
+        "ordinal", jnp.asarray(LOGITS), labels, loss=loss, class_weights=(2.0, 3.0, 5.0)
+    )
+    np.testing.assert_allclose(weighted, plain * np.array([2, 5, 3, 3]), rtol=1e-6)
+
+
+def test_labels_that_are_present_are_weighted():
+    weights, yes = np.array([2.0, 3.0, 5.0]), jax.nn.log_sigmoid(LOGITS)
+    expected = -(LABELS * yes * weights + (1 - LABELS) * jax.nn.log_sigmoid(-LOGITS)).mean(axis=-1)
+    actual = example_losses(
+        "multi_label", jnp.asarray(LOGITS), LABELS, class_weights=tuple(weights.tolist())
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "weights", "message"),
+    [
+        ("regression", "auto", (1.0, 1.0, 1.0), "must be empty for model.task='regression'"),
+        ("multi_label", lambda *_: 0, (1.0, 1.0, 1.0), "binary_cross_entropy alone takes them"),
+        ("ordinal", "auto", (1.0, 1.0), "2 weights for outputs of 3"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(task, loss, weights, message):
+    with pytest.raises(ValueError, match=message):
+        example_losses(task, jnp.asarray(LOGITS), LABELS, loss=loss, class_weights=weights)

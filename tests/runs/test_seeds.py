@@ -47,7 +47,7 @@ def stopped(tmp_path_factory, data):
     """Seeds 3, 1 and 0, told to end in the last evaluation of the second; and their programs."""
     workdir, seen, shared = tmp_path_factory.mktemp("seeds"), [], []
     assemble = experiment._assemble
-    evaluate = experiment.Evaluator.__call__
+    evaluate = experiment.Validation.__call__
 
     def signalling(evaluator, params):
         seen.append(evaluator)
@@ -57,7 +57,7 @@ def stopped(tmp_path_factory, data):
         return values
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment.Evaluator, "__call__", signalling)
+        patch.setattr(experiment.Validation, "__call__", signalling)
         patch.setattr(
             experiment,
             "_assemble",
@@ -87,7 +87,7 @@ def test_all_seeds_share_one_program(stopped, trained):
     compiles = {seed: result.train_compiles for seed, result in results.items()}
     assert compiles == {3: 0, 1: 0, 0: 1}
     *_, shared = stopped
-    assert (shared.assembled.step._cache_size(), shared.validate.compiles) == (1, 1)
+    assert (shared.assembled.step._cache_size(), shared.validate.evaluator.compiles) == (1, 1)
 
 
 def test_each_seed_equals_a_run_alone(trained, tmp_path, data):

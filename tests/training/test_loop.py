@@ -123,6 +123,32 @@ def test_latest_rotates_and_best_is_kept_apart(tmp_path):
         checkpoints.restore("7", result.state)
 
 
+def test_patience_ends_training_after_a_restart_too(tmp_path, capfd):
+    experiment = synthetic.config(
+        train__epochs=4, train__best_metric="kappa", train__patience=2, model__task="ordinal"
+    )
+
+    def start(values, wrap=iter):
+        name = "quadratic_weighted_kappa"
+        validate = [{"loss": 1.0, "accuracy": 0.0, name: value} for value in values]
+        return synthetic.run(tmp_path, experiment, validate=lambda _: validate.pop(0), wrap=wrap)[0]
+
+    def stop(number, batch, ids):
+        if number == 16:
+            raise KeyboardInterrupt
+        return batch, ids
+
+    # Evaluated after steps 7, 13 and 19; the last after a restart.
+    with pytest.raises(KeyboardInterrupt):
+        start([0.5, 0.4], lambda batches: synthetic.Batches(batches, stop))
+    result = start([0.5])
+    assert (result.state.step, result.best_step, result.best_value) == (19, 7, 0.5)
+    assert "ending early at step 19 of 25" in capfd.readouterr().out
+    again = start([])
+    assert again.state.step == 19
+    chex.assert_trees_all_equal(jax.device_get(again.state), jax.device_get(result.state))
+
+
 def test_nothing_is_best_where_every_metric_is_nan(tmp_path):
     nan = float("nan")
     result, _ = synthetic.run(

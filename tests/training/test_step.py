@@ -71,3 +71,32 @@ def test_loss_needs_no_experiment_and_smooths_labels():
     expected = example_losses("single_label", logits, BATCH.labels, 0.2)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_array_equal(score, logits.argmax(axis=1) == 0)
+
+
+class Mixed(Noise):
+    """The same, which takes mixup and remembers it."""
+
+    mixed_modalities = ("x",)
+    n_pre, n_post, joint_from, shared_from = 0, 1, 0, None
+
+    def apply(self, variables, inputs, masks, *, train, mixup, rngs):
+        self.mixup = mixup
+        return jax.random.normal(rngs[self.stream], (len(inputs["x"]), 2))
+
+
+def test_mixed_labels_have_the_weights_of_their_classes():
+    keys = {name: jax.random.key(i) for i, name in enumerate(STREAMS)}
+    labels = jnp.asarray([0, 1, 0, 1])
+    batch = BATCH.replace(labels=labels, masks={"x": jnp.ones((4, 1), bool)})
+    train, mixup = TrainConfig(class_weights={"no": 2.0}), MixupConfig(layers="fused", alpha=1.0)
+    model = Mixed("dropout")
+    loss, _ = loss_fn(PARAMS, model, batch, keys, train, mixup, class_weights=(2.0, 5.0))
+    logits = jax.random.normal(keys["dropout"], (4, 2))
+    share, partners = model.mixup.shares["x"], labels[model.mixup.partner]
+    own, other = (example_losses("single_label", logits, each) for each in (labels, partners))
+    weights = np.array([2, 5])
+    expected = share * weights[labels] * own + (1 - share) * weights[partners] * other
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert 0 < float(share.min()) < float(share.max()) < 1
+    with pytest.raises(ValueError, match=r"train.class_weights=.* but no class_weights given"):
+        loss_fn(PARAMS, model, batch, keys, train, mixup)
