@@ -19,17 +19,17 @@ from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
 from sft_jax.evaluation.evaluator import Evaluator
+from sft_jax.evaluation.validation import Validation, check_defined
 from sft_jax.inference.classifier import Classifier
 from sft_jax.inference.origin import origin
-from sft_jax.evaluation.validation import Validation, check_defined
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.parallel import sharding
 from sft_jax.parallel.preemption import PreemptedError
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory, with_seed
 from sft_jax.runs.ownership import Ownership, owned
-from sft_jax.starting import begin_from, read_source
 from sft_jax.selection import find_metric
+from sft_jax.starting import begin_from, read_source
 from sft_jax.training import assembly, loop
 from sft_jax.training.state import TrainState
 

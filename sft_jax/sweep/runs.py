@@ -31,6 +31,7 @@ from sft_jax.runs.directory import (
 )
 from sft_jax.runs.ownership import owned
 from sft_jax.runs.storage import AnyPath
+from sft_jax.selection import find_metric
 from sft_jax.sweep.grid import Combination, config_with, name
 from sft_jax.training import assembly
 from sft_jax.training.session import Best
@@ -229,7 +230,8 @@ def _finished(run: Planned) -> dict[int, float | None] | None:
             info = DatasetInfo.from_json(checkpoints.description("latest")["dataset"])
             if not is_done(config, info, checkpoints):
                 return None
-            best[seed] = Best.read(checkpoints, config.train.best_metric).value
+            selection = find_metric(config.model.task, config.train.best_metric)
+            best[seed] = Best.read(checkpoints, selection).value
     return best
 
 
