@@ -261,6 +261,17 @@ def _paired(values: Sequence[float], others: Sequence[float]) -> str:
     return f"{statistics.fmean(each):+.1f} ({min(each):+.1f} to {max(each):+.1f})"
 
 
+def elastic_step() -> str:
+    """Cost of a training step of each elastic model, beside that of other rows of its suite."""
+    rows = [
+        [f"`{suite}`", f"`{other}`", "{:.2f} ({:.2f} to {:.2f})".format(r["median"], *r["range"])]
+        for suite, measured in load_result("elastic_step.json").items()
+        if isinstance(measured, dict) and "elastic_over" in measured
+        for other, r in measured["elastic_over"].items()
+    ]
+    return table(["suite", "compared with", "elastic step over it, median (range)"], rows)
+
+
 def edge() -> str:
     """Cost of a window by runtime: for each k, and the rest for that of the training."""
     result = load_result("edge.json")
@@ -365,6 +376,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "growth": growth,
     "comparison": comparison,
     "elastic": elastic,
+    "elastic_step": elastic_step,
     "edge": edge,
     "first_prediction": first_prediction,
     "listing": listing,
