@@ -18,6 +18,7 @@ from sft_jax.data.class_weights import class_weights
 from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
 from sft_jax.data.standardisation import same_statistics
+from sft_jax.data.tokens import log_tokens
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.evaluation.validation import Validation, check_defined
 from sft_jax.inference.classifier import Classifier
@@ -253,6 +254,7 @@ def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Expe
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     task, names, valid = config.model.task, dataset.info.class_names, dataset.source("valid")
+    log_tokens(dataset.info.modalities)
     selection = find_metric(task, config.train.best_metric, len(names))
     if selection.name not in ("loss", SCORE_NAMES[task]):
         check_defined(selection, valid, names, task)

@@ -142,7 +142,7 @@ OURS = {
     *("sft_jax.lr_range", "sft_jax.sweep"),
 }
 """Programs that the pages must show."""
-OTHERS = ("git", "set", "tensorboard", "venv")
+OTHERS = ("git", "set", "source", "tensorboard", "venv")
 """Programs that are not ours."""
 
 

@@ -4,7 +4,7 @@ python export.py --workdir=runs/watch --format=onnx --out=watch.onnx [--k=4] [--
     [--quantize=int8] [--checkpoint=best] [--examples=N] [--data_dir=FOLDER] [--manual_dir=FOLDER]
 
 The file is run again on the test split. If an output differs from that of JAX by more than 1e-4,
-the file is removed. Beside it, FILE.json holds its sha256, sizes and differences. With
+the file is not kept. Beside it, FILE.json holds its sha256, sizes and differences. With
 --examples=N random examples are compared, and the data is not needed.
 """
 

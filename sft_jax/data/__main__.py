@@ -21,6 +21,7 @@ from sft_jax.data.card import Card
 from sft_jax.data.card_report import print_card
 from sft_jax.data.records import DataFileError
 from sft_jax.data.sets import base
+from sft_jax.data.tokens import log_tokens
 
 _EXAMPLES = """Examples:
   python -m sft_jax.data list
@@ -149,7 +150,9 @@ def _indented(text: str, first: str) -> str:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    prepared = registry.prepare_dataset(_config({"name": options.data}, options.fields))
+    config = _config({"name": options.data}, options.fields)
+    prepared = registry.prepare_dataset(config)
+    log_tokens(config.modality_specs(prepared.card.shapes))
     print_card(Console(), prepared.card)
     print(f"\nprepared in {prepared.data_dir}")
 
@@ -162,7 +165,9 @@ def _inspect(options: argparse.Namespace) -> None:
     _make_folder(options.json)
     path = pathlib.Path(options.data)
     if not path.exists() and _is_dataset(options.data):
-        card = registry.prepared_card(_config({"name": options.data}, options.fields))
+        config = _config({"name": options.data}, options.fields)
+        card = registry.prepared_card(config)
+        log_tokens(config.modality_specs(card.shapes))
     elif path.suffix == ".json" and path.is_file():
         card = Card.load(path)
     else:
@@ -219,6 +224,7 @@ def _read(path: pathlib.Path, options: argparse.Namespace) -> Card:
         raw = registry.read_raw(config)
         # An inspection counts numbers that are not finite and never refuses them.
         card = Card.count(config.store_name(), raw, "zero")
+        log_tokens(config.modality_specs(card.shapes))
     except ValueError as error:
         where = "" if str(path) in str(error) else f"{path}: "
         raise DataFileError(f"{where}{error}") from error

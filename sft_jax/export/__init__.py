@@ -44,11 +44,15 @@ _C: Mapping[str, tuple[str, ...]] = {
 
 EXPORTERS: Mapping[str, Exporter] = {
     "stablehlo": Exporter(
-        write="sft_jax.export.stablehlo:write", read="sft_jax.export.stablehlo:read", extra="export"
+        write="sft_jax.export.stablehlo:write",
+        read="sft_jax.export.stablehlo:read",
+        ending=".stablehlo",
+        extra="export",
     ),
     "onnx": Exporter(
         write="sft_jax.export.onnx:write",
         read="sft_jax.export.onnx:read",
+        ending=".onnx",
         extra="onnx",
         takes=_OURS,
         quantizes=True,
@@ -57,12 +61,14 @@ EXPORTERS: Mapping[str, Exporter] = {
     "c": Exporter(
         write="sft_jax.export.c:write",
         read="sft_jax.export.c:read",
+        ending=".c",
         takes=_C,
         quantizes=True,
         any_k=True,
     ),
     "html": Exporter(
         write="sft_jax.export.html:write",
+        ending=".html",
         takes={**_C, "axes": ("1", "2")},
         quantizes=True,
         any_k=True,
@@ -127,18 +133,19 @@ def write(
 
     Args:
       classifier: Model with its parameters and data.
-      path: File to write, or folder for `safetensors`.
+      path: File to write, with the ending of the format; a folder for `safetensors`.
       format: Name of a format.
       k: Number of tokens kept of each modality, for all or by name; by default the model's.
       quantize: `int8` for weights in 8 bits, None for float32.
 
     Raises:
       ValueError: If there is no such format, it can't hold the model, or `k` or `quantize` is out
-        of range. Also for a path in a bucket.
+        of range. Also for a path in a bucket or with another ending.
       ModuleNotFoundError: If a package of the format is not installed; names the extra.
     """
     exporter = find_exporter(format)
     check_local(path)
+    exporter.check_ending(format, path)
     exporter.check_quantize(format, quantize)
     if reason := supported(classifier, format):
         raise ValueError(reason)

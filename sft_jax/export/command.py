@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +42,7 @@ def export_run(
     Args:
       workdir: Run directory.
       format: Name of one of `sft_jax.export.EXPORTERS`.
-      out: File to write; a folder for `safetensors`.
+      out: File to write, with the ending of the format; a folder for `safetensors`.
       checkpoint: Name of the checkpoint: best, latest, or a step.
       k: Number of tokens kept of each modality, for all or by name; by default the model's.
       stride: Number of patches along each axis that become one token; the file then is of an
@@ -63,7 +63,8 @@ def export_run(
       * `code`, the value of `sft_jax.version.code`.
 
     Raises:
-      ExportError: If an output differs by more than `LIMIT`. The file is removed then.
+      ExportError: If an output differs by more than `LIMIT`. After this and every other error
+        there is no new file, and one of an earlier export stays.
       ValueError: If the format does not exist, can't hold the model, or an argument is out of
         range. Also for a run that can't be opened.
       OSError: If the file can't be written, before any work.
@@ -73,6 +74,7 @@ def export_run(
     if examples is not None and examples < 1:
         raise ValueError(f"examples={examples} must be at least 1")
     check_local(out)
+    exporter.check_ending(format, out)
     if examples is not None and exporter.shows_examples:
         raise ValueError(
             f"examples={examples}: --format={format} shows the test split, and random"
@@ -88,13 +90,15 @@ def export_run(
     if reason := supported(opened.classifier, format):
         raise ValueError(reason)
     shown = {"dataset": opened.dataset} if exporter.shows_examples else {}
-    file = exporter.load("write", format)(opened.classifier, path, k=k, quantize=quantize, **shown)
-    try:
+    # What is not compared yet never has the name that was asked for.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        made = pathlib.Path(folder) / path.name
+        file = exporter.load("write", format)(
+            opened.classifier, made, k=k, quantize=quantize, **shown
+        )
         compared = compare(opened.classifier, file, opened.dataset, k=k)
         _check(compared, path, quantize)
-    except BaseException:
-        _remove(path)
-        raise
+        _move(made, path)
     report = {
         "file": path.name,
         "metadata": file.metadata,
@@ -167,9 +171,11 @@ def _contents(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _remove(path: pathlib.Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    _report_file(path).unlink(missing_ok=True)
+def _move(made: pathlib.Path, path: pathlib.Path) -> None:
+    """Moves a file or the files of a folder; others that a folder holds stay."""
+    if not made.is_dir():
+        made.replace(path)
+        return
+    path.mkdir(exist_ok=True)
+    for file in made.iterdir():
+        file.replace(path / file.name)

@@ -41,6 +41,7 @@ class Exporter:
     Attributes:
       write: Import path of the function that writes it (`sft_jax.export`).
       read: Import path of a function from a path to a `Written`; empty if Python can't run it.
+      ending: Ending of the names of its files; empty if it writes a folder.
       extra: Extra of this package that the functions need; empty if they need none.
       takes: Feature of `ALL` to its values that the format takes; all of a feature left out.
       quantizes: Whether it takes `quantize="int8"`.
@@ -50,6 +51,7 @@ class Exporter:
 
     write: str
     read: str = ""
+    ending: str = ""
     extra: str = ""
     takes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     quantizes: bool = False
@@ -71,6 +73,13 @@ class Exporter:
             raise ValueError(
                 f"quantize={quantize!r} is not possible with --format={format}; allowed:"
                 f" {', '.join(allowed) or 'none, leave it out'}"
+            )
+
+    def check_ending(self, format: str, path: Any) -> None:
+        """Raises ValueError for a file whose name has another ending than those of the format."""
+        if not str(path).endswith(self.ending):
+            raise ValueError(
+                f"{path}: the name of a file of --format={format} ends with {self.ending}"
             )
 
     def load(self, function: str, format: str) -> Callable[..., Any]:

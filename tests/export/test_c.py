@@ -125,6 +125,13 @@ def test_declarations_are_there_without_the_code(tmp_path):
     assert re.findall(r"\w+$", names, re.MULTILINE) == ["x"]
 
 
+def test_ending_of_a_file_does_not_matter_to_the_compiler(tmp_path):
+    path = write(tiny_exports.classifier(), tmp_path).path
+    other = path.rename(tmp_path / "model.onnx")
+    assert library.code_sizes(other)["flash_bytes"] > 0
+    assert_same(tiny_exports.classifier(), c.read(other))
+
+
 def test_sizes_are_those_of_the_compiled_file(tmp_path):
     others = {"pool": "max", "readout": "attention", "task": "ordinal"}
     for attributes in ({}, others, {"pool": "attn_wkmedoids"}):

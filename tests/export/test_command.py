@@ -15,7 +15,7 @@ from sft_jax.commands import export as program
 from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import restored
-from sft_jax.export import command, comparison
+from sft_jax.export import EXPORTERS, command, comparison, onnx
 from sft_jax.export.command import ExportError, export_run, summary
 from sft_jax.modules.factory import build_model
 from sft_jax.parallel import sharding
@@ -124,6 +124,14 @@ def test_a_file_that_differs_is_removed(workdir, tmp_path, monkeypatch, shift):
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_file_that_can_not_be_checked_is_not_kept(workdir, tmp_path, monkeypatch):
+    (tmp_path / "a.onnx").write_text("of an earlier export")
+    monkeypatch.setattr(onnx, "read", lambda path: 1 / len(path.read_bytes()[:0]))
+    with pytest.raises(ZeroDivisionError):
+        export_run(workdir, "onnx", tmp_path / "a.onnx", examples=3)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["of an earlier export"]
+
+
 def test_bad_arguments_end_before_any_work(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "open_run", lambda *_, **__: pytest.fail("opened"))
     (tmp_path / "file").touch()
@@ -138,7 +146,11 @@ def test_bad_arguments_end_before_any_work(workdir, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="quantize='int8' is not possible"):
         export_run(workdir, "safetensors", tmp_path / "a", quantize="int8")
     with pytest.raises(ValueError, match="examples=0 must be at least 1"):
-        export_run(workdir, "onnx", tmp_path / "a", examples=0)
+        export_run(workdir, "onnx", tmp_path / "a.onnx", examples=0)
+    for format, exporter in EXPORTERS.items():
+        for name in ("a", "a.txt") if exporter.ending else ():
+            with pytest.raises(ValueError, match=rf"format={format} ends with \{exporter.ending}"):
+                export_run(workdir, format, tmp_path / name)
     assert os.listdir(tmp_path) == ["file"]
 
 

@@ -37,7 +37,7 @@ def test_what_onnx_does_not_take_is_named(attributes, reason):
     text = export.supported(classifier, "onnx")
     assert text.startswith("--format=onnx does not take ")
     with pytest.raises(ValueError, match=reason + r".*Formats that take this model: stablehlo"):
-        export.write(classifier, "nowhere", "onnx")
+        export.write(classifier, "nowhere.onnx", "onnx")
 
 
 def test_a_model_of_another_package_is_no_graph():
@@ -66,7 +66,7 @@ def test_unknown_formats_are_answered_with_the_nearest():
 @pytest.mark.parametrize(("format", "quantize"), [("stablehlo", "int8"), ("onnx", "int4")])
 def test_quantisation_that_a_format_lacks_is_refused(format, quantize):
     with pytest.raises(ValueError, match=f"quantize='{quantize}' is not possible"):
-        export.write(tiny_exports.classifier(), "nowhere", format, quantize=quantize)
+        export.write(tiny_exports.classifier(), f"nowhere.{format}", format, quantize=quantize)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

@@ -85,7 +85,7 @@ def test_models_that_no_other_format_takes_are_exported(case, tmp_path):
     classifier = tiny_exports.classifier(**ALONE[case])
     assert export.supported(classifier, "onnx")
     values, masks = tiny_exports.raw_inputs(classifier.info.modalities)
-    outputs = export.write(classifier, tmp_path / "a", "stablehlo").predict(values, masks)
+    outputs = export.write(classifier, tmp_path / "a.stablehlo", "stablehlo").predict(values, masks)
     expected = tiny_exports.expected(classifier, values, masks)
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
 

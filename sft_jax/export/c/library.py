@@ -124,7 +124,7 @@ def compiler() -> str:
 
 
 def compile_c(source: pathlib.Path, output: str, *options: str) -> None:
-    """Compiles a C99 file; every warning is an error.
+    """Compiles a C99 file, whatever its ending; every warning is an error.
 
     Args:
       source: C file.
@@ -134,7 +134,7 @@ def compile_c(source: pathlib.Path, output: str, *options: str) -> None:
     Raises:
       CompilerError: If there is no compiler, or it refuses the file.
     """
-    run_tool(compiler(), *STRICT, *options, "-o", output, str(source))
+    run_tool(compiler(), *STRICT, *options, "-o", output, "-x", "c", str(source))
 
 
 def code_sizes(source: pathlib.Path) -> dict[str, int]:
