@@ -10,6 +10,7 @@ import ml_collections
 
 from sft_jax.config_io import from_mapping, to_config_dict
 from sft_jax.data.sets.base import DatasetEntry
+from sft_jax.plugins import suggest
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
         key, separator, text = item.partition("=")
         if not separator or key not in defaults:
             raise ValueError(
-                f"config argument {item!r}: expected KEY=VALUE with a key of {sorted(defaults)}"
+                f"config argument {item!r} is not KEY=VALUE with a known key:"
+                f" {suggest(key, [*defaults])}"
             )
         kind = type(defaults[key])
         try:

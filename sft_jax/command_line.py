@@ -223,7 +223,9 @@ class _ConfigFileParser(flags.ArgumentParser):
 def _parse(argv: Sequence[str]) -> list[str]:
     parser = flags.FLAGS["config"].parser if "config" in flags.FLAGS else None
     try:
-        return app.parse_flags_with_usage(list(argv))
+        return flags.FLAGS(list(argv))
+    except flags.Error as error:
+        sys.exit(f"error: {error}\n(--help lists the flags)")
     except (AttributeError, KeyError):
         # ml_collections raises these errors for an override of a key that the config lacks.
         config = getattr(parser, "config", None)

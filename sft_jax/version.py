@@ -39,7 +39,8 @@ def code() -> dict[str, str | bool | None]:
       JSON values:
 
       - `commit`, the git commit; None if the package is not part of a git checkout;
-      - `dirty`, True if source files of the checkout differ from the commit; None without one;
+      - `dirty`, True if tracked source files of the checkout differ from the commit, or the
+        package has others; None without a commit;
       - `digest`, the value of `code_digest()`.
     """
     commit, dirty = _checkout()
@@ -71,9 +72,12 @@ def _checkout() -> tuple[str | None, bool | None]:
     # A package that is installed below another repository is not tracked by it.
     if _git("ls-files", "--error-unmatch", "--", pathlib.Path(__file__).name) is None:
         return None, None
-    patterns = [f":(top)*{suffix}" for suffix in _SOURCES]
-    changed = _git("status", "--porcelain", "--", *patterns)
-    return _git("rev-parse", "HEAD"), None if changed is None else bool(changed)
+    # Outside the package, untracked files are results, such as an exported C file.
+    everywhere = [f":(top)*{suffix}" for suffix in _SOURCES]
+    tracked = _git("status", "--porcelain", "--untracked-files=no", "--", *everywhere)
+    own = _git("status", "--porcelain", "--", *(f"*{suffix}" for suffix in _SOURCES))
+    changed = None if tracked is None or own is None else bool(tracked or own)
+    return _git("rev-parse", "HEAD"), changed
 
 
 def _git(*arguments: str) -> str | None:

@@ -71,7 +71,13 @@ def test_the_commit_is_marked_if_code_differs(copy):
     _git(folder, "commit", "-m", "all")
     commit = _git(folder, "rev-parse", "HEAD")
     (folder / "result.json").write_text("{}")  # No code.
+    (folder / "watch.c").write_text("")  # An exported model.
     assert (read()["commit"], read()["dirty"]) == (commit, False)
+    new = folder / "sft_jax" / "part" / "b.py"
+    new.touch()
+    assert read()["dirty"]
+    new.unlink()
+    assert not read()["dirty"]
     (folder / "sft_jax" / "part" / "a.py").write_text("a = 2\n")
     assert (read()["commit"], read()["dirty"]) == (commit, True)
 

@@ -25,8 +25,14 @@ def write(classifier, folder, **options):
     return c.write(classifier, folder / "model.c", **options)
 
 
-def assert_same(classifier, written, k=None):
+def some_inputs():
+    """Examples, without the last, which has no input at all."""
     inputs, masks = tiny_exports.raw_inputs()
+    return [{name: array[:-1] for name, array in part.items()} for part in (inputs, masks)]
+
+
+def assert_same(classifier, written, k=None):
+    inputs, masks = some_inputs()
     wanted = tiny_exports.expected(with_k(classifier, k), inputs, masks)
     np.testing.assert_allclose(
         written.predict(inputs, masks, k), wanted, atol=TOLERANCE, rtol=TOLERANCE
@@ -69,7 +75,7 @@ def test_any_k_is_chosen_at_run_time(k, tmp_path):
 
 def test_default_k_is_that_of_the_call(tmp_path):
     classifier = tiny_exports.classifier()
-    inputs, masks = tiny_exports.raw_inputs()
+    inputs, masks = some_inputs()
     written = write(classifier, tmp_path, k=1)
     np.testing.assert_array_equal(
         written.predict(inputs, masks), written.predict(inputs, masks, k=1)
@@ -78,7 +84,7 @@ def test_default_k_is_that_of_the_call(tmp_path):
 
 def test_absent_modality_and_short_input_need_no_mask(tmp_path):
     written = write(tiny_exports.classifier(), tmp_path)
-    inputs, masks = tiny_exports.raw_inputs()
+    inputs, masks = some_inputs()
     part = {"sight": inputs["sight"][:1, :3], "sound": None}
     masks["sound"][0] = False
     masks["sight"][0, 3:] = False
@@ -88,7 +94,7 @@ def test_absent_modality_and_short_input_need_no_mask(tmp_path):
 def test_weights_of_8_bits_round_each_output_by_its_own_scale(tmp_path):
     classifier = tiny_exports.classifier()
     written = write(classifier, tmp_path, quantize="int8")
-    inputs, masks = tiny_exports.raw_inputs()
+    inputs, masks = some_inputs()
     wanted = tiny_exports.expected(classifier, inputs, masks)
     difference = np.abs(written.predict(inputs, masks) - wanted).max()
     assert TOLERANCE < difference < 0.1
@@ -99,12 +105,12 @@ def test_weights_of_8_bits_round_each_output_by_its_own_scale(tmp_path):
 def test_flags_tell_the_tokens_of_largest_saliency(tmp_path):
     classifier = tiny_exports.classifier(k=2)
     path = write(classifier, tmp_path).path
-    inputs, masks = tiny_exports.raw_inputs()
-    kept = np.full((tiny_exports.BATCH, 6 + 4), 7, np.uint8)
+    inputs, masks = some_inputs()
+    kept = np.full((tiny_exports.BATCH - 1, 6 + 4), 7, np.uint8)
     library.Library(path, ["sight", "sound"], 4).run(inputs, masks, kept=kept)
     assert set(kept.ravel()) == {0, 1}
     counts = np.stack([kept[:, :6].sum(axis=1), kept[:, 6:].sum(axis=1)], axis=1)
-    assert counts.tolist() == [[2, 2], [2, 2], [1, 1], [0, 2], [2, 0], [0, 0]]
+    assert counts.tolist() == [[2, 2], [2, 2], [1, 1], [0, 2], [2, 0]]
     # One position of this example is real: the last of the first two in the sound.
     assert kept[2, 6:].tolist() == [0, 1, 0, 0]
 
@@ -156,10 +162,16 @@ def test_names_can_hold_anything_that_a_comment_cannot(tmp_path):
 
 def test_inputs_that_are_not_finite_are_refused(tmp_path):
     written = write(tiny_exports.classifier(), tmp_path)
-    inputs, masks = tiny_exports.raw_inputs()
+    inputs, masks = some_inputs()
     inputs["sight"][0, 1, 1, 0] = np.inf
     with pytest.raises(ValueError, match="refuses example 0: a value that is not finite"):
         written.predict(inputs, masks)
+
+
+def test_examples_without_any_input_are_refused(tmp_path):
+    written = write(tiny_exports.classifier(), tmp_path)
+    with pytest.raises(ValueError, match="refuses example 5: no input, every modality is absent"):
+        written.predict(*tiny_exports.raw_inputs())
 
 
 def test_compiler_errors_are_reported(tmp_path):
@@ -179,7 +191,7 @@ def test_file_of_a_newer_version_is_refused(tmp_path):
 
 def test_compiling_twice_is_not_needed(tmp_path, monkeypatch):
     written = write(tiny_exports.classifier(), tmp_path)
-    inputs, masks = tiny_exports.raw_inputs()
+    inputs, masks = some_inputs()
     first = written.predict(inputs, masks)
     monkeypatch.setattr(subprocess, "run", None)
     np.testing.assert_array_equal(written.predict(inputs, masks), first)

@@ -120,6 +120,19 @@ def test_budget_and_modalities_are_those_of_the_controls(tmp_path):
 @pytest.mark.process
 @needs_clang
 @needs_chromium
+def test_page_without_any_modality_shows_no_outputs(tmp_path):
+    classifier = tiny_exports.classifier()
+    path = html.write(classifier, tmp_path / "page.html", dataset=dataset(classifier)).path
+    document, console = opened(path, "#off=sight,sound")
+    assert console == []
+    assert attribute(document, "outputs") is None
+    assert re.search(r'<table id="outputs"><tr><td>no input</td></tr></table>', document)
+    assert 'data-state="ready"' in document
+
+
+@pytest.mark.process
+@needs_clang
+@needs_chromium
 def test_page_says_what_is_wrong(tmp_path):
     classifier = tiny_exports.classifier()
     path = tmp_path / "page.html"

@@ -38,6 +38,7 @@ _ERRORS = {
     1: "a length beyond that of its modality",
     2: "k out of range",
     3: "a value that is not finite",
+    4: "no input, every modality is absent or padding alone",
 }
 """Results of `sft_predict`; see `parts/interface.c`."""
 

@@ -5,7 +5,7 @@ typedef struct {
     int length;                /* positions along the first axis; 0 for all */
 } sft_input;
 
-enum { SFT_OK, SFT_BAD_LENGTH, SFT_BAD_K, SFT_NOT_FINITE };
+enum { SFT_OK, SFT_BAD_LENGTH, SFT_BAD_K, SFT_NOT_FINITE, SFT_NO_INPUT };
 
 /* Computes the outputs of one example. It uses static memory: one call at a time.
 

@@ -36,6 +36,8 @@ int sft_predict(const sft_input inputs[SFT_MODALITIES], const int *k, float outp
         }
         kept = kept ? kept + m->tokens : kept;
     }
+    if (!present)
+        return SFT_NO_INPUT;
     entering = finish_entering(present, &n);
     for (j = 0; j < FUSED_BLOCKS; j++)
         apply(&fused_blocks[j], fused, n, j < FUSED_BLOCKS - 1 ? n : READ_TOKENS);

@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_LINES = 8; // Features drawn as lines; more are drawn as a picture.
 const MOST_ROWS = 12; // Outputs shown; of more, the largest.
+const NO_INPUT = 4; // SFT_NO_INPUT of the program.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -86,11 +87,12 @@ function load(example, k, off) {
   return shapes.reduce((bits, m, i) => bits | (off.has(m.name) ? 0 : 1 << i), 0);
 }
 
+/* Outputs are null if every modality is left out. */
 function predict(example, k, off) {
   const code = program.run(load(example, k, off));
-  if (code) throw new Error(`example ${data.ids[example]} is refused with code ${code}`);
+  if (code && code !== NO_INPUT) throw new Error(`example ${data.ids[example]} is refused with code ${code}`);
   return {
-    outputs: Array.from(memory(Float32Array, program.outputs(), data.classes.length)),
+    outputs: code ? null : Array.from(memory(Float32Array, program.outputs(), data.classes.length)),
     kept: Array.from(memory(Uint8Array, program.kept(), shapes.reduce((n, m) => n + m.tokens, 0))),
   };
 }
@@ -206,6 +208,10 @@ function showModalities(kept) {
 }
 
 function showOutputs(outputs) {
+  if (!outputs) {
+    byId("outputs").replaceChildren(element("tr", {}, [element("td", { text: "no input" })]));
+    return;
+  }
   const chosen = decisions(outputs), real = truths(state.example);
   let order = outputs.map((_, i) => i);
   if (order.length > MOST_ROWS) order = order.sort((a, b) => outputs[b] - outputs[a]).slice(0, MOST_ROWS);
@@ -227,6 +233,10 @@ function showOutputs(outputs) {
 /* Runs the example that is shown again and again, and shows the least mean time. */
 function measure() {
   const present = load(state.example, state.k, state.off);
+  if (program.run(present)) {
+    byId("latency").textContent = "no input";
+    return;
+  }
   let best = Infinity;
   for (let round = 0; round < 5; round++) {
     const start = performance.now();
