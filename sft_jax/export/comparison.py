@@ -148,7 +148,8 @@ def _batches(dataset: Dataset) -> Iterator[Batch]:
 
 def _with_input(masks: Arrays) -> np.ndarray:
     """Tells the examples that have a real position, `[b]` booleans."""
-    return np.any([mask.reshape(len(mask), -1).any(axis=1) for mask in masks.values()], axis=0)
+    real = [mask.reshape(len(mask), -1).any(axis=1) for mask in masks.values()]
+    return np.asarray(np.any(real, axis=0))
 
 
 def _difference(outputs: np.ndarray, exported: np.ndarray) -> float:

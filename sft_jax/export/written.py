@@ -145,7 +145,7 @@ def filled(
     """
     if unknown := sorted({*inputs, *masks} - set(modalities)):
         raise ValueError(f"unknown modality {unknown}, known are {sorted(modalities)}")
-    given = {name: np.asarray(array) for name, array in inputs.items() if array is not None}
+    given = {name: _array(name, array) for name, array in inputs.items() if array is not None}
     for name, array in given.items():
         if array.dtype.kind not in "biuf" or not array.ndim:
             found = array.dtype if array.ndim else "a single number"
@@ -161,7 +161,7 @@ def filled(
         if name not in given:
             continue
         array = given[name]
-        mask = np.asarray(masks.get(name, np.ones(array.shape[:-1], bool)))
+        mask = _array(f"mask of {name}", masks.get(name, np.ones(array.shape[:-1], bool)))
         fits = array.ndim == len(spec.shape) + 1 and array.shape[-1] == spec.features
         if not fits or any(a > b for a, b in zip(array.shape[1:], spec.shape, strict=True)):
             expected = f"[batch, {', '.join(map(str, spec.shape))}] at most"
@@ -174,6 +174,15 @@ def filled(
         within = tuple(slice(size) for size in mask.shape)
         values[name][within], real[name][within] = array, mask
     return values, real
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ValueError(
+            f"{name}: the examples have unlike shapes; pad them to one length, and give masks"
+        ) from None
 
 
 def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classifier:

@@ -131,6 +131,26 @@ def test_declarations_are_there_without_the_code(tmp_path):
     assert re.findall(r"\w+$", names, re.MULTILINE) == ["x"]
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_declarations_are_those_of_c_in_a_program_in_cpp(tmp_path):
+    path = write(tiny_exports.classifier(), tmp_path).path
+    (tmp_path / "main.cpp").write_text(f"""#define SFT_DECLARATIONS
+#include "{path.name}"
+int main()
+{{
+    static float samples[7][2];
+    sft_input inputs[SFT_MODALITIES] = {{{{0}}}};
+    float probabilities[SFT_OUTPUTS];
+    inputs[SFT_INPUT_sound].values = &samples[0][0];
+    return sft_predict(inputs, 0, probabilities, 0) == SFT_OK ? 0 : 1;
+}}
+""")
+    library.compile_c(path, str(tmp_path / "model.o"), "-c")
+    files = [str(tmp_path / name) for name in ("main.cpp", "model.o", "main")]
+    library.run_tool("g++", "-Wall", "-Werror", "-pedantic", *files[:2], "-o", files[2])
+    library.run_tool(files[2])
+
+
 def test_ending_of_a_file_does_not_matter_to_the_compiler(tmp_path):
     path = write(tiny_exports.classifier(), tmp_path).path
     other = path.rename(tmp_path / "model.onnx")

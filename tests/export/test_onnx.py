@@ -133,6 +133,10 @@ def test_k_out_of_range_is_refused(k, tmp_path):
         ({"smell": np.zeros((1, 7, 2))}, "unknown modality"),
         ({}, "no input"),
         ({"sound": np.full((1, 7, 2), "1")}, "sound: expected an array of numbers, got <U1"),
+        (
+            {"sound": [np.zeros((7, 2)), np.zeros((5, 2))]},
+            "sound: the examples have unlike shapes; pad",
+        ),
         ({"sound": 1.0}, "sound: expected an array of numbers, got a single number"),
         ({"sound": np.zeros((1, 8, 2))}, r"sound: expected \[batch, 7, 2\] at most"),
         ({"sound": np.zeros((1, 7, 2)), "sight": np.zeros((2, 5, 4, 2))}, "one batch size"),

@@ -111,7 +111,7 @@ class Tables:
     def _block(self, name: str, block: Block) -> str:
         return _struct(
             {
-                "attention": self._attention(name, block.attention),
+                "mixing": self._attention(name, block.attention),
                 "mlp_in": self._layer(f"{name}_mlp_in", block.mlp_in),
                 "mlp_out": self._layer(f"{name}_mlp_out", block.mlp_out),
             }

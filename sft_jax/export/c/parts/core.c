@@ -162,7 +162,7 @@ static void attend(const attention *a, float *x, int n, int count, float *receiv
 static void apply(const block *b, float *x, int n, int count)
 {
     int i, d;
-    attend(&b->attention, x, n, count, 0);
+    attend(&b->mixing, x, n, count, 0);
     for (i = 0; i < count; i++) {
         normalise(x + i * WIDTH, normed);
         linear(&b->mlp_in, normed, WIDTH, hidden, WIDTH);

@@ -7,6 +7,10 @@ typedef struct {
 
 enum { SFT_OK, SFT_BAD_LENGTH, SFT_BAD_K, SFT_NOT_FINITE, SFT_NO_INPUT };
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Computes the outputs of one example. It uses static memory: one call at a time.
 
    inputs   the modalities, in the order of the enumerators above
@@ -17,6 +21,10 @@ enum { SFT_OK, SFT_BAD_LENGTH, SFT_BAD_K, SFT_NOT_FINITE, SFT_NO_INPUT };
    It returns SFT_OK, or the reason for which the outputs are not written. */
 int sft_predict(const sft_input inputs[SFT_MODALITIES], const int *k, float outputs[SFT_OUTPUTS],
                 unsigned char *kept);
+
+#ifdef __cplusplus
+}
+#endif
 
 #ifndef SFT_DECLARATIONS /* Define it to include this file for the declarations alone. */
 

@@ -5,7 +5,7 @@ typedef struct {
 } attention;
 
 typedef struct {
-    attention attention;
+    attention mixing;
     layer mlp_in, mlp_out;
 } block;
 
