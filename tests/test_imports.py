@@ -13,7 +13,16 @@ FILES = sorted(
     for path in [*ROOT.glob("sft_jax/**/*.py"), *ROOT.glob("configs/*.py"), *ROOT.glob("*.py")]
 )
 
-COMMON = {"structs", "config", "data_config", "config_io", "plugins", "selection", "version"}
+COMMON = {
+    "structs",
+    "config",
+    "data_config",
+    "config_io",
+    "plugins",
+    "selection",
+    "version",
+    "wording",
+}
 """Modules at the root of the package that every room may import, unless `PURE` forbids it."""
 
 ROOMS = {
@@ -145,6 +154,7 @@ PURE = {
     },
     "sft_jax/selection.py": {"sft_jax.structs", "sft_jax.plugins", "sft_jax.data.metric_families"},
     "sft_jax/plugins.py": set(),
+    "sft_jax/wording.py": set(),
     "sft_jax/data_config.py": {"pydantic", "sft_jax.structs"},
     "sft_jax/ops/": _OPS,
     "sft_jax/modules/factory.py": {*_MODULES, "sft_jax.config"},

@@ -21,6 +21,7 @@ from sft_jax import command_line
 from sft_jax.inference import files, predictions
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory
+from sft_jax.wording import plural
 
 _MOST_SHOWN = 20
 """Number of skipped examples that are named at most."""
@@ -73,7 +74,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     for error in table.skipped[:_MOST_SHOWN]:
         print(f"skipped: {error}", file=sys.stderr)
     skipped = f", {len(table.skipped)} skipped" if table.skipped else ""
-    print(f"{len(table)} examples predicted{skipped}: {out}")
+    print(f"{len(table)} {plural('example', len(table))} predicted{skipped}: {out}")
 
 
 def run() -> None:

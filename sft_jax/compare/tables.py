@@ -17,6 +17,7 @@ from sft_jax.evaluation import pictures
 from sft_jax.profile.tables import flops_unit, set_log_scale
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
+from sft_jax.wording import plural
 
 _NAME_COLUMNS = 60
 
@@ -33,7 +34,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     """
     percent = f"{100 * comparison.confidence:g} %"
     console.print(
-        f"{comparison.split}: {comparison.n_examples} examples, {comparison.checkpoint} checkpoint",
+        f"{comparison.split}: {comparison.n_examples} {plural('example', comparison.n_examples)},"
+        f" {comparison.checkpoint} checkpoint",
         highlight=False,
     )
     unit, letter = flops_unit(max(line.flops for line in comparison.lines))

@@ -22,6 +22,7 @@ from sft_jax.data.card_report import print_card
 from sft_jax.data.records import DataFileError
 from sft_jax.data.sets import base
 from sft_jax.data.tokens import log_tokens
+from sft_jax.wording import plural
 
 _EXAMPLES = """Examples:
   python -m sft_jax.data list
@@ -189,8 +190,8 @@ def _validate(options: argparse.Namespace) -> None:
         )
     count = len(card.warnings())
     print(
-        f"\n{options.data}: all {total.n_examples:,} examples can be read,"
-        f" {count or 'no'} warning{'' if count == 1 else 's'}"
+        f"\n{options.data}: all {total.n_examples:,} {plural('example', total.n_examples)}"
+        f" can be read, {count or 'no'} {plural('warning', count)}"
     )
 
 

@@ -19,6 +19,7 @@ from sft_jax.data.moments import Moments
 from sft_jax.data.records import RawData, Record
 from sft_jax.data.split_summary import SplitSummary
 from sft_jax.structs import CLASS_TASKS, NotFinite, Task
+from sft_jax.wording import plural
 
 
 @dataclasses.dataclass
@@ -122,8 +123,9 @@ class Card:
             ):
                 warnings.append(f"{name}: no example of {', '.join(missing)}")
             for modality, lengths in split.lengths.items():
-                if lengths.get(0):
-                    warnings.append(f"{name}: {lengths[0]} examples without {modality}")
+                if absent := lengths.get(0):
+                    examples = f"{absent} {plural('example', absent)}"
+                    warnings.append(f"{name}: {examples} without {modality}")
             for modality, kinds in split.not_finite.items():
                 if kinds:
                     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())

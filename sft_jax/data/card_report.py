@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sft_jax.data.card import Card
 from sft_jax.data.split_summary import SplitSummary
+from sft_jax.wording import plural
 
 MOST_ROWS = 20
 """Largest number of classes that are all printed."""
@@ -58,7 +59,7 @@ def print_summary(console: Console, card: Card, where: str) -> None:
     _say(
         console,
         f"data: {card.dataset}, {card.variant}: {_examples(card)},"
-        f" {len(warnings) or 'no'} warning{'' if len(warnings) == 1 else 's'}",
+        f" {len(warnings) or 'no'} {plural('warning', len(warnings))}",
     )
     _warn(console, warnings[:FIRST_WARNINGS])
     if len(warnings) > FIRST_WARNINGS:

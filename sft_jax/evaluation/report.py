@@ -20,6 +20,7 @@ from sft_jax.evaluation.scores import check_outputs, probabilities
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 from sft_jax.structs import CLASS_TASKS
+from sft_jax.wording import plural
 
 OWN = "own"
 """Value of `data` in a result on the run's own data."""
@@ -83,12 +84,13 @@ def print_seeds(console: Console, result: Mapping[str, Any]) -> None:
 
 def heading(result: Mapping[str, Any]) -> str:
     """Formats a line that names the split, checkpoint, modalities and data of a result."""
-    seeds = f", {result['n_seeds']} seeds" if "n_seeds" in result else ""
+    n_examples, n_seeds = result["n_examples"], result.get("n_seeds")
+    seeds = "" if n_seeds is None else f", {n_seeds} {plural('seed', n_seeds)}"
     step = f", step {result['step']}" if "step" in result else ""
     left_out = result.get("left_out")
     other = result.get("data", OWN)
     return (
-        f"{result['split']}: {result['n_examples']} examples{seeds},"
+        f"{result['split']}: {n_examples} {plural('example', n_examples)}{seeds},"
         f" {result['checkpoint']} checkpoint{step}"
         + (f", {', '.join(result['modalities'])} alone" if left_out else "")
         + ("" if other == OWN else f", other data ({other[:12]})")

@@ -49,7 +49,7 @@ def test_a_card_counts_what_is_there(tmp_path):
     assert card.files == [{"name": "data.bin", "bytes": 10, "sha256": digest}]
     assert card.warnings() == [
         "train: no example of middle",
-        "train: 1 examples without y",
+        "train: 1 example without y",
         "train: x holds 2 nan; policy: zero",
         "valid: no example of middle, high",
     ]
@@ -170,7 +170,7 @@ def test_a_summary_is_a_few_lines():
     assert out.file.getvalue().splitlines() == [
         "data: mine, small: 2 train, 1 valid examples, 4 warnings",
         "warning: train: no example of middle",
-        "warning: train: 1 examples without y",
+        "warning: train: 1 example without y",
         "warning: train: x holds 2 nan; policy: zero",
         "all of them: python -m sft_jax.data inspect run/data_card.json",
     ]

@@ -107,7 +107,7 @@ def test_an_example_that_is_masked_throughout_lacks_the_modality():
     dataset = _dataset(_masked(real=real))
     _assert_gaps(dataset, real=real)
     assert dataset.card.splits["train"].lengths == {"x": {5: 7, 0: 1}}
-    assert "train: 1 examples without x" in dataset.card.warnings()
+    assert "train: 1 example without x" in dataset.card.warnings()
     with pytest.raises(ValueError, match="no example has any step of x, so it cannot be"):
         _dataset(_masked(real=np.zeros_like(REAL)))
 
