@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 
 import jax
@@ -205,6 +206,34 @@ def save_run(workdir, info, experiment=None, **description):
     checkpoints.save("best", state, {"dataset": info.to_json(), **description})
     checkpoints.close()
     return state
+
+
+def training_losses(workdir):
+    """The losses of training that a run has reported, in order."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def fingerprint(state):
+    """A digest of all arrays of a state."""
+    leaves = jax.tree.leaves(jax.device_get(state))
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+
+
+class Killed(Exception):
+    """In place of a signal."""
+
+
+def ending_after(last, note=lambda ids: None):
+    """For `wrap` of `run`: raises `Killed` after batch `last`, and notes the ids until then."""
+
+    def look(number, batch, ids):
+        if number > last:
+            raise Killed
+        note(ids)
+        return batch, ids
+
+    return lambda batches: Batches(batches, look)
 
 
 class Batches:

@@ -90,13 +90,12 @@ class Classifier:
             model = with_stride(self.model, stride)
             info = dataclasses.replace(self.info, modalities=dict(model.modalities))
             params = resize_params(self.model, self.params, stride)
-            not_finite = self._reader.not_finite
             self._strided[stride] = Classifier(
                 model,
                 params,
                 info,
                 step=self.step,
-                not_finite=not_finite,
+                not_finite=self.not_finite,
                 thresholds=self.thresholds,
             )
         return self._strided[stride]

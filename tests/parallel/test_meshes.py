@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
-import json
 
 import jax
 import numpy as np
@@ -47,17 +45,12 @@ def experiment(model, mesh=None, **changes):
     return synthetic.config(**EXPERIMENT | {"model__name": model} | changes)
 
 
-def losses(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
-
-
 @functools.cache
 def _on_one_device(model, folder):
     workdir = folder / f"one_{model}"
     workdir.mkdir()
     synthetic.run(workdir, experiment(model))
-    return losses(workdir)
+    return synthetic.training_losses(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +73,7 @@ def test_no_number_depends_on_the_mesh(folder, tmp_path, model, mesh):
     )
     assert (result.train_compiles, evaluator.compiles) == (1, 1)
     assert len(alone) == 13
-    np.testing.assert_allclose(losses(tmp_path), alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(synthetic.training_losses(tmp_path), alone, rtol=0, atol=1e-5)
     if model == "sft":
         state = result.state
         for tree in (state.params, state.ema_params, state.opt_state[1][0].mu):
@@ -96,47 +89,27 @@ def test_no_number_depends_on_the_mesh(folder, tmp_path, model, mesh):
             assert kernel.addressable_shards[0].data.size * share == kernel.size
 
 
-class _Killed(Exception):
-    """In place of a signal."""
-
-
-def until(last, seen):
-    """Notes the ids of all batches, and ends the run after batch `last`."""
-
-    def look(number, batch, ids):
-        if number > last:
-            raise _Killed
-        seen.append(sorted(ids))
-        return batch, ids
-
-    return lambda batches: synthetic.Batches(batches, look)
-
-
-def fingerprint(state):
-    leaves = jax.tree.leaves(jax.device_get(state))
-    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
-
-
 @pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
     saved, restored = {}, []
     save, resume = Checkpoints.save, Checkpoints.resume
 
     def saving(self, kind, state, description):
-        saved[int(state.step)] = fingerprint(state)
+        saved[int(state.step)] = synthetic.fingerprint(state)
         save(self, kind, state, description)
 
     def resuming(self, like):
         resumed = resume(self, like)
         if resumed:
-            restored.append((int(resumed[0].step), fingerprint(resumed[0])))
+            restored.append((int(resumed[0].step), synthetic.fingerprint(resumed[0])))
         return resumed
 
     def run(workdir, devices, axes, last):
         seen = []
         changed, devices = experiment("sft", axes, **LONG), jax.devices()[:devices]
-        with contextlib.suppress(_Killed):
-            synthetic.run(workdir, changed, devices=devices, wrap=until(last, seen))
+        with contextlib.suppress(synthetic.Killed):
+            wrap = synthetic.ending_after(last, lambda ids: seen.append(sorted(ids)))
+            synthetic.run(workdir, changed, devices=devices, wrap=wrap)
         return seen
 
     unbroken = run(tmp_path / "unbroken", 1, {}, 99)
@@ -151,7 +124,7 @@ def test_a_run_goes_on_bit_for_bit_on_other_devices(tmp_path, monkeypatch):
     assert batches == unbroken
     assert [step for step, _ in restored] == [4, 7, 10]
     assert all(saved[step] == digest for step, digest in restored)
-    one, moved = losses(tmp_path / "unbroken"), losses(tmp_path / "run")
+    one, moved = (synthetic.training_losses(tmp_path / name) for name in ("unbroken", "run"))
     np.testing.assert_allclose(moved, one, rtol=0, atol=1e-5)
 
 

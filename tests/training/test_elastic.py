@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
-import json
 
 import jax
 import jax.numpy as jnp
@@ -127,32 +125,17 @@ ELASTIC = {
 }
 
 
-class _Killed(Exception):
-    """In place of a signal."""
-
-
 def _losses(workdir, devices=1, until=99, **changes):
-    def look(number, batch, ids):
-        if number > until:
-            raise _Killed
-        return batch, ids
-
     result = None
-    with contextlib.suppress(_Killed):
+    with contextlib.suppress(synthetic.Killed):
         result, evaluator = synthetic.run(
             workdir,
             synthetic.config(**ELASTIC | changes),
             devices=jax.devices()[:devices],
-            wrap=lambda batches: synthetic.Batches(batches, look),
+            wrap=synthetic.ending_after(until),
         )
         assert (result.train_compiles, evaluator.compiles) == (1, 1)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return result, [line["train/loss"] for line in lines if "train/loss" in line]
-
-
-def _fingerprint(result):
-    leaves = jax.tree.leaves(jax.device_get(result.state))
-    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+    return result, synthetic.training_losses(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +151,7 @@ def test_a_killed_run_goes_on_with_the_same_draws(unbroken, tmp_path):
     assert killed is None
     resumed, again = _losses(tmp_path)
     assert again == losses
-    assert _fingerprint(resumed) == _fingerprint(result)
+    assert synthetic.fingerprint(resumed.state) == synthetic.fingerprint(result.state)
 
 
 @pytest.mark.slow

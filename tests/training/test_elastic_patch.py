@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import json
 
 import flax.linen as nn
 import jax
@@ -95,26 +94,16 @@ MORE = {
 }
 
 
-class _Killed(Exception):
-    """In place of a signal."""
-
-
 def _run(workdir, devices=1, until=99, **changes):
-    def look(number, batch, ids):
-        if number > until:
-            raise _Killed
-        return batch, ids
-
     result = None
-    with contextlib.suppress(_Killed):
+    with contextlib.suppress(synthetic.Killed):
         result, _ = synthetic.run(
             workdir,
             synthetic.config(**CHANGES | changes),
             devices=jax.devices()[:devices],
-            wrap=lambda batches: synthetic.Batches(batches, look),
+            wrap=synthetic.ending_after(until),
         )
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return result, [line["train/loss"] for line in lines if "train/loss" in line]
+    return result, synthetic.training_losses(workdir)
 
 
 @pytest.mark.process

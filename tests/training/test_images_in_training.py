@@ -1,7 +1,5 @@
 """Images beside sequences, from the dataset to the evaluation of what was trained."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -41,8 +39,7 @@ def test_images_are_trained_on_and_evaluated(tmp_path):
         mixup__warmup_epochs=0.0,
     )
     result, evaluator = synthetic.run(tmp_path, experiment, data=Dataset(info, splits.__getitem__))
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    losses = synthetic.training_losses(tmp_path)
     assert len(losses) == 4
     assert np.isfinite(losses).all()
     predictions = evaluator.predict(result.state.params)

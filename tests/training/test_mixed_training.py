@@ -1,7 +1,5 @@
 """Mixup and modality dropout in training: when they begin, and what they leave alone."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -25,8 +23,7 @@ def _losses(workdir, devices=1, **changes):
     result, _ = synthetic.run(workdir, experiment, devices=jax.devices()[:devices])
     # No layer, and no epoch, needs a program of its own.
     assert result.train_compiles == 1
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
+    return synthetic.training_losses(workdir)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A run that was killed and started again ends exactly as one that never was."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -9,8 +8,6 @@ import signal
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
 import synthetic
 from sparing import slow_but
@@ -24,7 +21,6 @@ import conftest, synthetic
 from sft_jax import command_line
 from sft_jax.evaluation import evaluator as evaluators
 from sft_jax.runs import integrity
-from test_resume import fingerprint
 
 workdir, signal_name, during, end_at = sys.argv[1:]
 del sys.argv[1:]
@@ -51,14 +47,9 @@ def main():
         synthetic.config(train__epochs=4, train__ema_decay=0.5, optim__schedule="plateau"),
         wrap=lambda batches: synthetic.Batches(batches, look))
     print("compiles", result.train_compiles, evaluator.compiles)
-    print("fingerprint", fingerprint(result.state))
+    print("fingerprint", synthetic.fingerprint(result.state))
 command_line.run(main)
 """
-
-
-def fingerprint(state):
-    leaves = jax.tree.leaves(jax.device_get(state))
-    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
 def start(workdir, signal_name="SIGKILL", during="step", end_at=0):
