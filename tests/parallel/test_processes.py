@@ -28,13 +28,13 @@ experiment = test_meshes.experiment("sft", json.loads(axes), **test_meshes.LONG)
 seen, saved, save = [], {}, Checkpoints.save
 def saving(self, kind, state, description):
     whole = multihost_utils.process_allgather(state, tiled=True)
-    saved[int(state.step)] = test_meshes.fingerprint(whole)
+    saved[int(state.step)] = synthetic.fingerprint(whole)
     save(self, kind, state, description)
 Checkpoints.save = saving
 try:
     result, evaluator = synthetic.run(
         pathlib.Path(workdir), experiment, devices=jax.devices(),
-        wrap=test_meshes.until(int(last), seen))
+        wrap=synthetic.ending_after(int(last), lambda ids: seen.append(sorted(ids))))
     print("compiles", result.train_compiles, evaluator.compiles)
 finally:
     print(json.dumps([seen, saved]))
@@ -64,8 +64,9 @@ def _run_alone(workdir):
     """Trains in one process; returns the losses, and the ids of the batches of this start."""
     seen = []
     experiment = test_meshes.experiment("sft", **test_meshes.LONG)
-    synthetic.run(workdir, experiment, wrap=test_meshes.until(99, seen))
-    return test_meshes.losses(workdir), seen
+    wrap = synthetic.ending_after(99, lambda ids: seen.append(sorted(ids)))
+    synthetic.run(workdir, experiment, wrap=wrap)
+    return synthetic.training_losses(workdir), seen
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_two_processes_of_four_devices_are_as_one_of_one(alone, tmp_path, axes):
         assert process.returncode == 0, errors
         assert "compiles 1 1" in output
         assert "Failed" not in errors  # Orbax logs it for a save that it tries again.
-    losses = test_meshes.losses(tmp_path)
+    losses = synthetic.training_losses(tmp_path)
     assert len(losses) >= 20
     np.testing.assert_allclose(losses, alone[0], rtol=0, atol=1e-5)
 
@@ -103,7 +104,7 @@ def test_one_process_goes_on_bit_for_bit_where_two_ended(alone, tmp_path, monkey
 
     def resuming(self, like):
         resumed = resume(self, like)
-        restored.append((int(resumed[0].step), test_meshes.fingerprint(resumed[0])))
+        restored.append((int(resumed[0].step), synthetic.fingerprint(resumed[0])))
         return resumed
 
     monkeypatch.setattr(Checkpoints, "resume", resuming)
