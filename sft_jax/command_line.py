@@ -89,7 +89,12 @@ def run(
                 raise
             sys.exit(f"error: {error}\n(--debug shows where)")
 
-    app.run(guarded, flags_parser=_parse)
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except BrokenPipeError:
+        # The reader of the output has ended, such as `head`; Python's last flush must not fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _help_as_a_script(main: Callable[[], None]) -> None:

@@ -138,7 +138,7 @@ def test_a_finished_run_does_nothing_more(unbroken, tmp_path):
     workdir, output = unbroken
     shutil.copytree(workdir, tmp_path / "run")
     again = start(tmp_path / "run")
-    assert f"going on from step {STEPS} of {STEPS}" in again.stdout
+    assert f"all {STEPS} steps were taken before" in again.stdout
     assert again.stdout.splitlines()[-1] == output.splitlines()[-1]
     assert metrics(tmp_path / "run") == metrics(workdir)
 

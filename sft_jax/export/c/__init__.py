@@ -166,7 +166,7 @@ def _comment(
         f"Model: pool {model.pool}, readout {model.readout}, width {model.width}, "
         f"{model.num_heads} heads, {model.n_pre} + {model.n_post} blocks",
         f"Weights: {quantize or 'float'}, {computed['constant_bytes']} bytes of constants",
-        f"Memory: {computed['ram_bytes']} bytes of static variables",
+        f"RAM: {computed['ram_bytes']} bytes of static variables",
         f"Multiply-accumulates: {computed['multiply_accumulates']} with k = {described['k']}",
         _METADATA + json.dumps(described),
     ]

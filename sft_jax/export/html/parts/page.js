@@ -268,7 +268,7 @@ function show() {
   timer = setTimeout(measure, 120);
 }
 
-/* Builds what depends on the model, and reads the address: #example=3&k=0&off=gyroscope. */
+/* Builds what depends on the model, and reads the address: #example=4&k=0&off=gyroscope. */
 function build() {
   const names = shapes.map((m) => m.name.replaceAll("_", " ")).join(", ").replace(/, ([^,]*)$/, " and $1");
   const kinds = { regression: "Predicted numbers", multi_label: "Probability of each label" };
@@ -298,7 +298,8 @@ function build() {
   const size = (bytes(data.wasm).length / 1000).toFixed(0);
   byId("program").textContent = `${size} kB of WebAssembly, ${data.weights} weights, sft_jax ${data.version}`;
   const address = new URLSearchParams(location.hash.slice(1));
-  state.example = Math.min(Math.max(Number(address.get("example") ?? 0) || 0, 0), exampleCount - 1);
+  // Counted from 1, as shown.
+  state.example = Math.min(Math.max((Number(address.get("example")) || 1) - 1, 0), exampleCount - 1);
   state.off = new Set((address.get("off") ?? "").split(","));
   byId("k").min = data.least_k;
   byId("k").max = Math.max(...shapes.map((m) => m.tokens));
