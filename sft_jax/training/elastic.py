@@ -93,18 +93,22 @@ def elastic_losses(
     entering, pooled = before_fusion
     fusion = part(Fusion, model)
 
-    def fuse(k: int, number: int) -> Any:
+    def fuse(k: int, number: int, params: Any, entering: Any, pooled: Any) -> Any:
         # Each budget has its own dropout, which differs from that of its teacher.
         rngs = {"dropout": jax.random.fold_in(keys["dropout"], number)}
         return fusion.apply(
             {"params": params}, entering, pooled[k], train=True, mixup=mixup, rngs=rngs
         )
 
-    teacher = fuse(largest, 0)
-    students = [fuse(smallest, 1)]
+    given = (params, entering, pooled)
+    teacher = fuse(largest, 0, *given)
+    students = [fuse(smallest, 1, *given)]
     if between:
         drawn = jax.random.randint(keys["budget"], (), 0, len(between))
-        students.append(jax.lax.switch(drawn, [lambda k=k: fuse(k, 2) for k in between]))
+        # Branches of a switch that is differentiated return the values that each of them saves, as
+        # zeros where they are another's. Computing these again in the backward pass costs less.
+        branches = [jax.checkpoint(lambda *given, k=k: fuse(k, 2, *given)) for k in between]
+        students.append(jax.lax.switch(drawn, branches, *given))
     total = losses(teacher)
     for logits in students:
         total += (losses(logits) + distillation(model.task, logits, teacher)) / 2
