@@ -275,14 +275,17 @@ def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Expe
         class_weights=[*weights.values()],
     )
     batch_size, loss = config.train.batch_size, config.train.loss
-    evaluator = Evaluator(assembled.model, valid, batch_size, mesh, loss=loss)
+
+    def evaluator(model: Any) -> Evaluator:
+        return Evaluator(model, valid, batch_size, mesh, loss=loss)
+
     return _Experiment(
         dataset,
         own,
         config.train.init_from,
         mesh,
         assembled,
-        Validation(evaluator, selection, names),
+        Validation(assembled.model, [*assembled.steps], evaluator, selection, names),
         weights,
         labels if balanced else None,
     )

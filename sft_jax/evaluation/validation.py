@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from sft_jax.data import pipeline
 from sft_jax.data.dataset import Example
 from sft_jax.evaluation.evaluator import Evaluator, Predictions
+from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.selection import Selection
 
 _DRAWS = 3
@@ -23,27 +25,46 @@ class Validation:
 
     It computes the metrics of `Evaluator`, and the metric that selects the best checkpoint unless
     that is one of them. The metric is NaN where it is undefined, or where an output of the model
-    is NaN or infinite.
+    is NaN or infinite. With several strides each metric is the mean over them.
     """
 
-    def __init__(self, evaluator: Evaluator, selection: Selection, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        strides: Sequence[int],
+        make_evaluator: Callable[[Any], Evaluator],
+        selection: Selection,
+        names: Sequence[str],
+    ) -> None:
         """Prepares the validation.
 
         Args:
-          evaluator: Evaluator of the validation split.
+          model: Model of stride 1.
+          strides: Strides that it is evaluated with.
+          make_evaluator: Function from a model to an evaluator of the validation split.
           selection: Metric that selects the best checkpoint.
           names: Names of the classes, labels or targets.
         """
-        self.evaluator, self._selection, self._names = evaluator, selection, names
+        self._model, self._selection, self._names = model, selection, names
+        self.evaluators = {s: make_evaluator(with_stride(model, s)) for s in strides}
 
     def compile(self, params: Any) -> None:
         """Compiles with one batch, unless already compiled."""
-        self.evaluator.compile(params)
+        for stride, evaluator in self.evaluators.items():
+            evaluator.compile(resize_params(self._model, params, stride))
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Computes the metrics."""
-        predictions = self.evaluator.predict(params)
-        values = self.evaluator.scores(predictions)
+        each = [
+            self._values(evaluator, resize_params(self._model, params, stride))
+            for stride, evaluator in self.evaluators.items()
+        ]
+        return {name: statistics.fmean(values[name] for values in each) for name in each[0]}
+
+    def _values(self, evaluator: Evaluator, params: Any) -> dict[str, float]:
+        """Computes the metrics of one stride."""
+        predictions = evaluator.predict(params)
+        values = evaluator.scores(predictions)
         if self._selection.name not in values:
             finite = np.isfinite(predictions.logits).all()
             values[self._selection.name] = (
