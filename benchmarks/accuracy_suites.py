@@ -118,7 +118,6 @@ def _elastic(
     config: str,
     budgets: Sequence[int],
     changes: Mapping[str, Any] = {},
-    seeds: Sequence[int] = (0, 1, 2, 3, 4),
 ) -> Suite:
     """One model for several numbers of tokens, beside models for one number each."""
     rows = {"elastic": Variant(config, "", {**changes, "train.elastic_k": budgets})}
@@ -126,7 +125,7 @@ def _elastic(
         rows[f"k={k}"] = Variant(config, f"k={k}", changes)
     return Suite(
         {name: [variant] for name, variant in rows.items()},
-        seeds=seeds,
+        seeds=(0, 1, 2, 3, 4),
         budgets={"elastic": budgets, "k=4": budgets},
     )
 
@@ -206,7 +205,7 @@ SUITES: Mapping[str, Suite] = {
         seeds=(0, 1),
     ),
     "watch_elastic": _elastic("watch", (0, 1, 2, 4, 8, 20)),
-    "watch_long_elastic": _elastic("watch", (0, 4, 64), _LONG_WINDOWS, (0, 1, 2)),
+    "watch_long_elastic": _elastic("watch", (0, 4, 64), _LONG_WINDOWS),
     "av_mnist_elastic": _elastic("av_mnist", (0, 1, 4, 16)),
     # One model for every patch size, beside models for one size each.
     "watch_elastic_patch": Suite(

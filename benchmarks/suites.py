@@ -42,7 +42,7 @@ _ACCURACY_MINUTES = {
     "watch_readout_choice": 60,
     "watch_elastic": 45,
     "watch_elastic_patch": 25,
-    "watch_long_elastic": 25,
+    "watch_long_elastic": 40,
     "av_mnist_elastic": 90,
     "av_mnist": 180,
     "av_mnist_fresh_cls": 20,
