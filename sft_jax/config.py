@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -137,6 +137,8 @@ class ModelConfig:
       tokenizers: Import path of a tokenizer by modality, in place of patches: a
         `flax.linen.Module`, or a class of one that needs no arguments
         (`sft_jax.modules.tokenizer.Tokenizer`).
+      tokenizer_stride: Stride whose patches the kernels of the tokenizers are for; 0 for the
+        largest of `train.elastic_patch`, 1 without it (`sft_jax.modules.stride`).
     """
 
     name: Annotated[str, _named(MODELS)] = "sft"
@@ -157,6 +159,7 @@ class ModelConfig:
     embedding_std: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokenizers: dict[str, ImportPath] = field(default_factory=dict)
+    tokenizer_stride: CountOrNone = 0
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
@@ -373,6 +376,10 @@ class ExperimentConfig:
                 f"seeds={self.seeds} has {', '.join(map(str, repeated))} more than once; allowed"
                 " are integers from 0 to 2147483647, each once"
             )
+        if self.train.elastic_patch and not self.model.tokenizer_stride:
+            # Recorded with the run, as every later command builds the model from its section.
+            model = replace(self.model, tokenizer_stride=max(self.train.elastic_patch))
+            object.__setattr__(self, "model", model)
         check_heads(self.model.num_heads, self.mesh.model)
         check_objective(self.model.task, self.train)
         if self.train.elastic_k and (self.model.name != "sft" or self.model.pool == "none"):

@@ -59,6 +59,7 @@ def build_model(
         "modalities": modalities,
         "dtype": jnp.dtype(config.dtype),
         "parts": max(config.parts, 1),
+        "tokenizer_stride": max(config.tokenizer_stride, 1),
         "modality": config.modality or None,
         "unimodal_pattern": _PATTERNS[config.unimodal_attention],
         "pre_pooling_pattern": _PATTERNS[config.pre_pooling_attention],

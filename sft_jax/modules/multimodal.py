@@ -22,7 +22,15 @@ from sft_jax.ops.attention.kernels import Kernel
 from sft_jax.ops.mixup import Mixup
 from sft_jax.structs import AnyArray, ModalitySpec, Task, Tokens
 
-_LEAST = {"num_classes": 1, "width": 1, "num_heads": 1, "n_pre": 0, "n_post": 0, "parts": 1}
+_LEAST = {
+    "num_classes": 1,
+    "width": 1,
+    "num_heads": 1,
+    "n_pre": 0,
+    "n_post": 0,
+    "parts": 1,
+    "tokenizer_stride": 1,
+}
 
 
 class MultimodalClassifier(nn.Module):
@@ -65,6 +73,8 @@ class MultimodalClassifier(nn.Module):
         probabilities. Some give 0 without any modality, also as the prediction of a regression.
       tokenizers: Modules that make the tokens of some modalities, by name, in place of patches:
         see `sft_jax.modules.tokenizer.Tokenizer`. Each modality has a copy of its own.
+      tokenizer_stride: Stride whose larger patches the kernels of the tokenizers are for; those of
+        the model's patches are derived from them (`sft_jax.modules.stride`).
 
     Raises (on `init` and `apply`):
       ValueError: If an attribute is out of range, or an input has the wrong name or shape.
@@ -83,6 +93,7 @@ class MultimodalClassifier(nn.Module):
     parts: int = 1
     task: Task = "single_label"
     tokenizers: Mapping[str, nn.Module] | None = None
+    tokenizer_stride: int = 1
 
     def __post_init__(self) -> None:
         # A static argument of jax.jit must be hashable, and a model with a dict is not.
@@ -231,6 +242,7 @@ class MultimodalClassifier(nn.Module):
             self.embedding_std,
             self.dtype,
             embed,
+            self.tokenizer_stride,
             name=f"tokenizer_{name}",
         )
         return tokenizer(jnp.asarray(values), mask)

@@ -1,15 +1,13 @@
-"""Models whose tokens are larger than those they were trained with, and their parameters.
+"""Models whose tokens are larger than those of stride 1, and their parameters.
 
 With stride `s` the patches of a modality are `s` times as long along each axis. A sequence then has
 `1 / s` and an image `1 / s²` of the tokens. The tokenizer's kernel is resized as in FlexiViT (Beyer
-et al. 2023, arXiv 2212.08013, section 3.4). `B` enlarges a patch by repeating each position `s`
-times along each axis. The new kernel is the shortest one with which an enlarged patch has its old
-token. For `d` axes it is
+et al. 2023, arXiv 2212.08013, section 3.4). A model trained with several strides has the kernel of
+the largest, its `tokenizer_stride`. `sft_jax.ops.patches` derives those of smaller patches from it.
 
-    w_s = pinv(B^T) w = B w / s^d
-
-A token of stride `s` therefore is the old token of values averaged over `s` positions. A learned
-position is the mean over those of the tokens that became one. CLS keeps its own.
+A kernel of patches that are larger still is the shortest with which an enlarged patch has its old
+token. Such a token is that of values averaged over neighbouring positions. A learned position is
+the mean over those of the tokens that became one. CLS keeps its own.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ from jaxtyping import Array, Float
 from sft_jax.modules.budget import with_budget
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.modules.sft import SparseFusionTransformer
+from sft_jax.ops.patches import axis_strides, enlarged_kernel, grid, reduced_kernel
 from sft_jax.ops.pool import find_pool
 from sft_jax.structs import AnyArray, ModalitySpec
 
@@ -33,12 +32,13 @@ from sft_jax.structs import AnyArray, ModalitySpec
 def with_stride(model: Any, stride: int) -> Any:
     """Clones a model so that `stride` neighbouring patches along each axis become one token.
 
-    The clone is an ordinary model with larger patches; `resize_params` makes its parameters. An
-    axis with a single patch keeps it. A modality with fewer than `k` tokens then keeps them all.
+    The clone is an ordinary model with larger patches, and a `tokenizer_stride` of 1.
+    `resize_params` makes its parameters. An axis with a single patch keeps it. A modality with
+    fewer than `k` tokens then keeps them all.
 
     Args:
       model: Model that was trained, derived from `MultimodalClassifier`.
-      stride: Number of patches along each axis; 1 returns the model itself.
+      stride: Number of patches along each axis.
 
     Raises:
       ValueError: If the stride is not a positive integer or a patch would exceed its modality.
@@ -47,7 +47,8 @@ def with_stride(model: Any, stride: int) -> Any:
     if not isinstance(stride, int) or stride < 1:
         raise ValueError(f"stride={stride!r} must be an integer of at least 1")
     if stride == 1:
-        return model
+        plain = getattr(model, "tokenizer_stride", 1) == 1
+        return model if plain else model.clone(tokenizer_stride=1)
     kind = type(model).__name__
     if not isinstance(model, MultimodalClassifier):
         raise ValueError(
@@ -73,7 +74,7 @@ def with_stride(model: Any, stride: int) -> Any:
         kept = dict(model.kept_tokens())
         fits = {name: min(k, larger[name].num_tokens) for name, k in kept.items()}
         model = model if fits == kept else with_budget(model, fits)
-    return model.clone(modalities={**model.modalities, **larger})
+    return model.clone(modalities={**model.modalities, **larger}, tokenizer_stride=1)
 
 
 def resize_params(model: Any, params: Any, stride: int) -> Any:
@@ -90,14 +91,15 @@ def resize_params(model: Any, params: Any, stride: int) -> Any:
     Raises:
       ValueError: If a modality has no parameters of patches of its size.
     """
-    if stride == 1:
+    trained = getattr(model, "tokenizer_stride", 1)
+    if stride == trained == 1:
         return params
     resized = dict(params)
     for name in model.mixed_modalities:
         own, spec = params.get(f"tokenizer_{name}", {}), model.modalities[name]
-        _check_tokenizer(name, own, spec)
-        strides = _strides(spec, stride)
-        kernel = _enlarged_kernel(own["projection"]["kernel"], spec, strides)
+        _check_tokenizer(name, own, spec, trained)
+        strides = axis_strides(spec, stride)
+        kernel = _resized_kernel(own["projection"]["kernel"], spec, trained, stride)
         resized[f"tokenizer_{name}"] = {
             **own,
             "projection": {**own["projection"], "kernel": kernel},
@@ -106,18 +108,8 @@ def resize_params(model: Any, params: Any, stride: int) -> Any:
     return resized
 
 
-def grid(spec: ModalitySpec) -> tuple[int, ...]:
-    """Number of patches along each axis."""
-    return tuple(-(-n // p) for n, p in zip(spec.lengths, spec.patch_sizes, strict=True))
-
-
-def _strides(spec: ModalitySpec, stride: int) -> tuple[int, ...]:
-    """Stride along each axis: an axis with a single patch has no neighbours to join."""
-    return tuple(stride if count > 1 else 1 for count in grid(spec))
-
-
 def _enlarged(name: str, spec: ModalitySpec, stride: int) -> ModalitySpec:
-    pairs = zip(spec.patch_sizes, _strides(spec, stride), strict=True)
+    pairs = zip(spec.patch_sizes, axis_strides(spec, stride), strict=True)
     sizes = tuple(size * own for size, own in pairs)
     if any(size > length for size, length in zip(sizes, spec.lengths, strict=True)):
         most = min(n // p for n, p in zip(spec.lengths, spec.patch_sizes, strict=True) if n > p)
@@ -128,9 +120,11 @@ def _enlarged(name: str, spec: ModalitySpec, stride: int) -> ModalitySpec:
     return dataclasses.replace(spec, patch_size=sizes if len(sizes) > 1 else sizes[0])
 
 
-def _check_tokenizer(name: str, params: Mapping[str, Any], spec: ModalitySpec) -> None:
+def _check_tokenizer(
+    name: str, params: Mapping[str, Any], spec: ModalitySpec, trained: int
+) -> None:
     """Raises ValueError unless there are parameters of a standard tokenizer of this shape."""
-    rows = math.prod(spec.patch_sizes) * spec.features
+    rows = math.prod((*spec.patch_sizes, *axis_strides(spec, trained), spec.features))
     expected = {"kernel": (rows,), "position": (1, spec.num_tokens + 1)}
     arrays = {
         "kernel": params.get("projection", {}).get("kernel"),
@@ -139,20 +133,22 @@ def _check_tokenizer(name: str, params: Mapping[str, Any], spec: ModalitySpec) -
     shapes = {key: None if a is None else a.shape[:-1] for key, a in arrays.items()}
     if shapes != expected:
         raise ValueError(
-            f"parameters tokenizer_{name}: expected those of patches of stride 1, of shapes"
+            f"parameters tokenizer_{name}: expected those of patches of stride {trained}, of shapes"
             f" {expected} before the width, got {shapes}"
         )
 
 
-def _enlarged_kernel(
-    kernel: Float[AnyArray, "i d"], spec: ModalitySpec, strides: tuple[int, ...]
+def _resized_kernel(
+    kernel: Float[AnyArray, "i d"], spec: ModalitySpec, old: int, new: int
 ) -> Float[Array, "o d"]:
-    """Repeats the weights of each position, and divides them by the number of repeats."""
-    width = kernel.shape[-1]
-    values = jnp.asarray(kernel).reshape(*spec.patch_sizes, spec.features, width)
-    for axis, own in enumerate(strides):
-        values = jnp.repeat(values, own, axis=axis)
-    return values.reshape(-1, width) / math.prod(strides)
+    """Computes the kernel of one stride from that of another, by way of their largest divisor."""
+    shared = math.gcd(old, new)
+    sizes = [
+        size * stride
+        for size, stride in zip(spec.patch_sizes, axis_strides(spec, shared), strict=True)
+    ]
+    smaller = reduced_kernel(kernel, sizes, axis_strides(spec, old // shared))
+    return enlarged_kernel(smaller, sizes, axis_strides(spec, new // shared))
 
 
 def _pooled_position(

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.modules.linear import linear
+from sft_jax.modules.linear import bounded_uniform, flat_dot, linear
 from sft_jax.ops.modalities import is_present
+from sft_jax.ops.patches import axis_strides, reduced_kernel
 from sft_jax.structs import ModalitySpec, Tokens
 
 
@@ -51,6 +53,33 @@ def patchify(
     )
 
 
+class ReducedProjection(nn.Module):
+    """Projection of patches by a kernel for larger ones; see `sft_jax.ops.patches`.
+
+    Attributes:
+      width: Number of features of a token.
+      patch_sizes: Number of positions of a patch along each axis.
+      factors: Number of patches along each axis that make a larger one.
+      dtype: Type of the computation.
+    """
+
+    width: int
+    patch_sizes: Sequence[int]
+    factors: Sequence[int]
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, values: Float[Array, "b n i"]) -> Float[Array, "b n d"]:
+        """Projects patches."""
+        rows = values.shape[-1] * math.prod(self.factors)
+        init = bounded_uniform(rows**-0.5)
+        kernel = self.param("kernel", init, (rows, self.width), jnp.float32)
+        bias = self.param("bias", init, (self.width,), jnp.float32)
+        kernel = reduced_kernel(kernel, self.patch_sizes, self.factors)
+        values, kernel, bias = promote_dtype(values, kernel, bias, dtype=self.dtype)
+        return flat_dot(values, kernel) + bias
+
+
 class Tokenizer(nn.Module):
     """Projects patches to tokens, puts CLS first and adds learned positions.
 
@@ -65,6 +94,8 @@ class Tokenizer(nn.Module):
       embedding_std: Standard deviation of the initial CLS and positions.
       dtype: Type of the computation; None for the type of inputs and parameters.
       embed: Module that makes the tokens; None for patches.
+      stride: Stride whose larger patches the kernel is for (`ReducedProjection`); no effect with
+        `embed`.
 
     Raises (on `init` and `apply`):
       ValueError: If `embed` does not return such tokens.
@@ -75,6 +106,7 @@ class Tokenizer(nn.Module):
     embedding_std: float = 1.0
     dtype: Dtype | None = None
     embed: nn.Module | None = None
+    stride: int = 1
 
     @nn.compact
     def __call__(
@@ -86,7 +118,14 @@ class Tokenizer(nn.Module):
         else:
             patches = self._embedded(values, mask)
         batch, count, features = patches.values.shape
-        projected = linear(features, self.width, self.dtype, "projection")(patches.values)
+        if self.stride > 1 and self.embed is None:
+            strides = axis_strides(self.spec, self.stride)
+            projection: nn.Module = ReducedProjection(
+                self.width, self.spec.patch_sizes, strides, self.dtype, name="projection"
+            )
+        else:
+            projection = linear(features, self.width, self.dtype, "projection")
+        projected = projection(patches.values)
         normal = nn.initializers.normal(self.embedding_std)
         cls = self.param("cls", normal, (1, 1, self.width), jnp.float32)
         position = self.param(

@@ -25,7 +25,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from sft_jax.modules.stride import grid
+from sft_jax.ops.patches import grid
 from sft_jax.structs import ModalitySpec
 
 Shape = tuple[int, ...]

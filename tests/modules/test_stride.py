@@ -80,6 +80,41 @@ def test_tokens_are_those_of_averaged_values(lengths, patch_sizes, stride):
     np.testing.assert_allclose(tokens.values[:, 0], np.tile(cls, (3, 1)), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("lengths", "patch_sizes", "stride"), SIZES)
+def test_kernels_of_smaller_patches_come_from_those_of_the_largest(lengths, patch_sizes, stride):
+    spec = ModalitySpec(lengths, 2, patch_sizes)
+    model = tiny_baselines.make(
+        "unimodal", modality="m", modalities={"m": spec}, tokenizer_stride=2 * stride
+    )
+    params = tiny_baselines.variables(model)["params"]
+    kernel = np.asarray(params["tokenizer_m"]["projection"]["kernel"])
+    single = [-(-n // p) == 1 for n, p in zip(lengths, patch_sizes, strict=True)]
+    random = np.random.default_rng(0)
+    for own in (1, stride):
+        sizes = [p if one else p * own for p, one in zip(patch_sizes, single, strict=True)]
+        patch = random.normal(size=(*sizes, 2))
+        enlarged = patch
+        for axis, one in enumerate(single):
+            enlarged = enlarged if one else np.repeat(enlarged, 2 * stride // own, axis)
+        smaller = resize_params(model, params, own)["tokenizer_m"]["projection"]["kernel"]
+        token = patch.reshape(-1) @ smaller
+        np.testing.assert_allclose(token, enlarged.reshape(-1) @ kernel, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_with_kernels_of_larger_patches_is_that_of_stride_one():
+    model = tiny_sft.sft(tokenizer_stride=4)
+    params = tiny_baselines.variables(model)["params"]
+    plain, resized = with_stride(model, 1), resize_params(model, params, 1)
+    assert plain == tiny_sft.sft()
+    kernels = [tree["tokenizer_sight"]["projection"]["kernel"] for tree in (params, resized)]
+    assert kernels[0].shape[0] == 4 * kernels[1].shape[0]
+    outputs = [
+        jax.jit(one.apply)({"params": tree}, tiny_sft.inputs())
+        for one, tree in ((model, params), (plain, resized))
+    ]
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-6)
+
+
 MODELS = {
     **{name: tiny_baselines.make(name) for name in tiny_baselines.RIGHT},
     **{pool: tiny_sft.sft(pool=pool) for pool in ("attn_topk", "perceiver", "tome", "none")},

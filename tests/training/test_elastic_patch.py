@@ -148,6 +148,14 @@ def test_budgets_beyond_the_tokens_become_their_number():
         strided_trainings(tiny_sft.sft(), dataclasses.replace(train, elastic_k=(2, 5)))
 
 
+def test_kernels_are_for_the_largest_stride_unless_the_config_says_otherwise():
+    config = synthetic.config(train__elastic_patch=(1, 4, 2))
+    assert config.model.tokenizer_stride == 4
+    assert config_io.from_mapping(config_io.to_json(config)) == config
+    config = synthetic.config(train__elastic_patch=(1, 4), model__tokenizer_stride=1)
+    assert config.model.tokenizer_stride == 1
+
+
 @pytest.mark.parametrize("strides", [[1], [2, 4], [1, 2, 2], [0, 1]])
 def test_wrong_strides_of_a_config_are_named(strides):
     values = config_io.to_json(synthetic.config())
