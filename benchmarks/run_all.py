@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 
 from benchmarks import harness
-from benchmarks.suites import AV_MNIST, SUITES
+from benchmarks.suites import RAW_FILES, SUITES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         default=pathlib.Path("runs", "results"),
         help="folder for the files; default runs/results, beside the published benchmarks/results",
     )
-    arguments.add_argument("--manual_dir", help="folder with the raw files of AV-MNIST")
+    arguments.add_argument("--manual_dir", help="folder with raw files of all datasets")
     return arguments
 
 
@@ -45,14 +45,14 @@ def command(name: str, results: pathlib.Path, manual_dir: str | None) -> list[st
     Args:
       name: Name of the suite.
       results: Folder for its file.
-      manual_dir: Folder with the raw files of AV-MNIST.
+      manual_dir: Folder with the raw files.
 
     Raises:
       ValueError: If the suite needs raw files, and no folder is named.
     """
     suite = SUITES[name]
-    if suite.data == AV_MNIST and not manual_dir:
-        raise ValueError(f"{name} needs --manual_dir=FOLDER, with the raw files of AV-MNIST")
+    if suite.data in RAW_FILES and not manual_dir:
+        raise ValueError(f"{name} needs --manual_dir=FOLDER, with the {suite.data}")
     arguments = [argument.format(manual_dir=manual_dir) for argument in suite.arguments]
     return ["-m", suite.module, *arguments, f"--json={results / name}.json"]
 

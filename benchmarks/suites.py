@@ -8,7 +8,9 @@ from typing import NamedTuple
 from benchmarks import accuracy_suites
 
 AV_MNIST = "raw files of AV-MNIST"
-"""Data that `--manual_dir` names."""
+PHYSIONET = "raw files of PhysioNet 2012"
+RAW_FILES = (AV_MNIST, PHYSIONET)
+"""Data that `--manual_dir` names; their files may lie in one folder."""
 
 _WATCH = "none: the package seglearn holds it"
 _GPU = "none; needs a GPU"
@@ -74,6 +76,7 @@ SUITES: Mapping[str, Suite] = {
         "benchmarks.throughput", ("--steps=10", "--manual_dir={manual_dir}"), 10, AV_MNIST
     ),
     "mosei_memory": Suite("benchmarks.mosei_memory", (), 60, "none; 16 GB of disk"),
+    "imbalance": Suite("benchmarks.imbalance", ("--manual_dir={manual_dir}",), 10, PHYSIONET),
     "elastic_step": Suite("benchmarks.elastic_step", (), 10),
     "kills": Suite("benchmarks.kills", ("--kills=60",), 60, _WATCH),
     "edge": Suite("benchmarks.edge", (), 5, f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"),

@@ -4,11 +4,19 @@ import importlib
 import pathlib
 import re
 
+import numpy as np
 import pytest
 from absl import flags
 
-from benchmarks import accuracy, accuracy_suites, against_commit_side, harness, run_all
-from benchmarks.suites import AV_MNIST, SUITES
+from benchmarks import (
+    accuracy,
+    accuracy_suites,
+    against_commit_side,
+    harness,
+    imbalance,
+    run_all,
+)
+from benchmarks.suites import RAW_FILES, SUITES
 from sft_jax import plugins
 from sft_jax.profile import __main__ as profile
 
@@ -33,8 +41,8 @@ def test_the_command_of_a_suite_parses(name, tmp_path):
 
 def test_raw_files_are_asked_for(tmp_path):
     for name, suite in SUITES.items():
-        assert (suite.data == AV_MNIST) == any("manual_dir" in part for part in suite.arguments)
-        if suite.data == AV_MNIST:
+        assert (suite.data in RAW_FILES) == any("manual_dir" in part for part in suite.arguments)
+        if suite.data in RAW_FILES:
             with pytest.raises(ValueError, match=f"{name} needs --manual_dir=FOLDER"):
                 run_all.command(name, tmp_path, None)
 
@@ -115,3 +123,14 @@ def test_the_command_in_a_result_names_no_folder(monkeypatch):
     assert harness.command() == "python -m benchmarks.growth --json=growth.json"
     monkeypatch.setattr("sys.argv", ["/somewhere/else/tool", "x"])
     assert harness.command() == "tool x"
+
+
+def test_hours_of_a_record_carry_the_last_measurement():
+    lines = "00:00,Age,54", "00:00,Height,-1", "00:07,HR,70", "00:37,HR,80", "02:00,HR,90"
+    static, hours = imbalance.read_record("\n".join(["Time,Parameter,Value", *lines]))
+    np.testing.assert_array_equal(static, [[54, *[np.nan] * 4]])
+    rate, count = imbalance.VITALS.index("HR"), len(imbalance.VITALS)
+    assert hours.shape == (48, 2 * count)
+    assert hours[:4, rate].tolist() == [75, 75, 90, 90]
+    assert hours[:4, count + rate].tolist() == [1, 0, 1, 0]
+    assert np.isnan(np.delete(hours[:, :count], rate, axis=1)).all()
