@@ -96,9 +96,7 @@ def evaluate_budgets(
     """
     settings = _settings(budgets, strides)
     folder = RunDirectory(storage.as_path(workdir))
-    config = folder.read_config()
-    runs = seeds.writable_runs(folder.path).runs if config.seeds else {config.seed: folder}
-    folder.make_results()
+    runs = writable_runs(folder)
     first: Restored | None = None
     metrics: dict[_Setting, list[dict[str, Any]]] = {setting: [] for setting in settings}
     steps = []
@@ -112,25 +110,17 @@ def evaluate_budgets(
             metrics[setting].append(_metrics(place, restored, setting, evaluator, which))
         steps.append(restored.step)
     assert first is not None
-    opened, names = first.run, evaluators[settings[0]].modalities
+    names = evaluators[settings[0]].modalities
     result = {
-        "split": split,
-        "checkpoint": which,
-        "parameters": first.parameters,
-        "data": opened.data(split),
-        "modalities": [*names],
-        "left_out": sorted(set(opened.model.modalities) - set(names)),
-        "n_examples": len(opened.dataset.source(split)),
+        **described(first, split, which, names),
         "n_seeds": len(runs),
         "seeds": [*runs],
         "steps": steps,
-        "score": SCORE_NAMES[opened.model.task],
         "device": jax.local_devices()[0].device_kind,
         "budgets": [
             _row(first, setting, names) | {"metrics": seeds.summarise(metrics[setting])}
             for setting in settings
         ],
-        "code": version.code(),
     }
     stem = budgets_stem(result)
     storage.write_json(folder.results / f"{stem}.json", result)
@@ -140,6 +130,39 @@ def evaluate_budgets(
     with pictures.reported(picture):
         draw_budgets(picture, result)
     return result
+
+
+def writable_runs(folder: RunDirectory) -> Mapping[int, RunDirectory]:
+    """Opens a run, or a folder of the runs of several seeds, to write its results.
+
+    Returns:
+      Run directory by seed.
+
+    Raises:
+      RunDirectoryError, OSError: See `sft_jax.evaluation.seeds.writable_runs`.
+    """
+    config = folder.read_config()
+    runs = seeds.writable_runs(folder.path).runs if config.seeds else {config.seed: folder}
+    folder.make_results()
+    return runs
+
+
+def described(
+    restored: Restored, split: str, which: str, modalities: Sequence[str]
+) -> dict[str, Any]:
+    """Describes the subject of a result, in the fields that all results share."""
+    opened = restored.run
+    return {
+        "split": split,
+        "checkpoint": which,
+        "parameters": restored.parameters,
+        "data": opened.data(split),
+        "modalities": [*modalities],
+        "left_out": sorted(set(opened.model.modalities) - set(modalities)),
+        "n_examples": len(opened.dataset.source(split)),
+        "score": SCORE_NAMES[opened.model.task],
+        "code": version.code(),
+    }
 
 
 def _settings(budgets: Sequence[int], strides: Sequence[int]) -> list[_Setting]:
@@ -225,14 +248,14 @@ def print_budgets(console: Console, result: Mapping[str, Any]) -> None:
     scalars = [name for name in metrics if not is_family(name)]
     table = _table([*varied, "MFLOPs", "ms, batch of 1", *scalars])
     for row in rows:
-        values = [_cell(row["metrics"][name]) for name in scalars]
+        values = [cell(row["metrics"][name]) for name in scalars]
         costs = (f"{row['flops'] / 1e6:.2f}", f"{row['milliseconds']:.2f}")
         table.add_row(*(str(row[name]) for name in varied), *costs, *values)
     console.print(table)
     for family in filter(is_family, metrics):
         table = _table([*varied, *metrics[family]], title=family)
         for row in rows:
-            values = [_cell(metric) for metric in row["metrics"][family].values()]
+            values = [cell(metric) for metric in row["metrics"][family].values()]
             table.add_row(*(str(row[name]) for name in varied), *values)
         console.print(table)
 
@@ -244,7 +267,8 @@ def _table(columns: Sequence[str], title: str | None = None) -> Table:
     return table
 
 
-def _cell(metric: Mapping[str, Any]) -> str:
+def cell(metric: Mapping[str, Any]) -> str:
+    """Formats the mean and the spread of a figure."""
     if metric["mean"] is None:
         return "-"
     return f"{metric['mean']:.4f}" + (f" ± {metric['std']:.4f}" if metric["std"] else "")
