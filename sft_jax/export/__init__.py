@@ -29,7 +29,7 @@ Quantize = Literal["int8"]
 
 _OURS: Mapping[str, tuple[str, ...]] = {
     "model": tuple(MODELS),
-    "pool": tuple(POOLS),
+    "pool": tuple(name for name, pool in POOLS.items() if not pool.joint),
     "attention": ("dense",),
     "tokens": ("patches",),
     "dtype": ("float32",),

@@ -24,6 +24,7 @@ class OwnFusion(LateFusion):
     [
         ({"dtype": "bfloat16"}, r"dtype=bfloat16 \(only float32\)"),
         ({"pool": Pool(POOLS["none"].function)}, r"pool=other \(only max, avg"),
+        ({"pool": "joint_topk"}, r"pool=joint_topk \(only max, avg"),
         ({"reference_windows": {"sound": ReferenceWindows(2, 2)}}, "windows=authors"),
         ({"unimodal_pattern": WindowPattern(), "modalities": LONG}, "attention=windowed"),
         ({"pre_pooling_pattern": BlockSparsePattern()}, "attention=block_sparse"),
