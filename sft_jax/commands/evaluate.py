@@ -1,9 +1,9 @@
 """Evaluates a run: tables on the terminal, JSON and a picture in the run directory.
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
-    [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--data_dir=FOLDER]
-    [--cascade=0,4,20 [--cascade_tolerance=0.005]]
-    [--manual_dir=FOLDER] [--thresholds=f1|balanced_accuracy]
+    [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--depth=2,4]
+    [--cascade=0,4,20 [--cascade_tolerance=0.005]] [--data_dir=FOLDER] [--manual_dir=FOLDER]
+    [--thresholds=f1|balanced_accuracy]
 
 For runs of several seeds (train.py --config.seeds=0,1,2) it prints the value of each metric by
 seed, with mean and standard deviation.
@@ -47,6 +47,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("k", None, text, **own)
     text = "Instead, compare accuracy and cost with each of these strides, with each --k if given."
     flags.DEFINE_list("stride", None, text, **own)
+    text = "Instead, compare accuracy and cost with each of these numbers of blocks."
+    flags.DEFINE_list("depth", None, text, **own)
     text = "Instead, classify with the smallest of these numbers of kept tokens first, and go on."
     flags.DEFINE_list("cascade", None, text, **own)
     text = "Accuracy on the validation split that --cascade may lose."
@@ -73,16 +75,18 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     if values.cascade is not None:
         _run_cascade(values, request, moved)
         return
-    if values.k is not None or values.stride is not None:
+    if any(values[name].present for name in ("k", "stride", "depth")):
         if values.every_subset or values.predictions or values.thresholds:
             raise ValueError(
-                "--k and --stride go with neither --every_subset, --predictions nor --thresholds"
+                "--k, --stride and --depth go with neither --every_subset, --predictions nor"
+                " --thresholds"
             )
         budgets.evaluate_budgets(
             *request,
             budgets.read_numbers("k", values.k, 0),
             values.modalities,
             strides=budgets.read_numbers("stride", values.stride, 1),
+            depths=budgets.read_numbers("depth", values.depth, 1),
             data_folders=moved,
             show=_show_budgets(run),
         )
@@ -116,7 +120,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
 def _run_cascade(
     values: flags.FlagValues, request: tuple[storage.AnyPath, str, str], moved: dict[str, str]
 ) -> None:
-    others = ("k", "stride", "every_subset", "predictions", "thresholds")
+    others = ("k", "stride", "depth", "every_subset", "predictions", "thresholds")
     if given := [name for name in others if values[name].present]:
         raise ValueError(f"--cascade goes with none of --{', --'.join(others)}; got --{given[0]}")
     kept = budgets.read_numbers("cascade", values.cascade, 0)

@@ -34,6 +34,7 @@ _OURS: Mapping[str, tuple[str, ...]] = {
     "tokens": ("patches",),
     "dtype": ("float32",),
     "windows": ("adaptive",),
+    "blocks": ("all",),
 }
 
 _C: Mapping[str, tuple[str, ...]] = {
@@ -78,7 +79,7 @@ EXPORTERS: Mapping[str, Exporter] = {
         write="sft_jax.export.safetensors:write",
         read="sft_jax.export.safetensors:read",
         extra="safetensors",
-        takes={"windows": ("adaptive",)},
+        takes={"windows": ("adaptive",), "blocks": ("all",)},
     ),
 }
 """Our exporters by the name that `export.py --format` takes."""

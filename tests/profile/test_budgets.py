@@ -121,7 +121,7 @@ def test_each_stride_has_its_metrics_and_cost(trained, capsys):
     [
         (["--k=two"], "--k=two: expected whole numbers from 0"),
         (["--k=7"], "k=7 for modality 'sight', which has 6 tokens"),
-        (["--k=1", "--every_subset"], "--k and --stride go with neither"),
+        (["--k=1", "--every_subset"], "--k, --stride and --depth go with"),
         (["--stride=1,0"], "--stride=1,0: expected whole numbers from 1"),
         (["--stride=7"], "stride=7 for modality 'sight': patches of"),
         (["--stride=2", "--k=4"], "k=4 for modality 'sight', which has 3 tokens"),
@@ -170,5 +170,5 @@ def test_wrong_cascades_are_refused(trained, arguments, message):
 
 
 def test_without_any_number_nothing_is_evaluated(trained):
-    with pytest.raises(ValueError, match="budgets and strides are empty"):
+    with pytest.raises(ValueError, match="budgets, strides and depths are empty"):
         budgets.evaluate_budgets(trained, "valid", "best", [])
