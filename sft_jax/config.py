@@ -132,6 +132,7 @@ class ModelConfig:
         save memory; 0 for automatic (`sft_jax.modules.multimodal.MultimodalClassifier`).
       modality: Modality that unimodal classifies; only for that model.
       dropout: Rate of dropout inside the blocks and the pre-pooling attention.
+      layer_drop: Rate of blocks that training drops, to evaluate with fewer; only for mbt.
       embedding_std: Standard deviation of the initial CLS and positions.
       dtype: Type that the activations are computed in; parameters stay float32.
       tokenizers: Import path of a tokenizer by modality, in place of patches: a
@@ -156,6 +157,7 @@ class ModelConfig:
     parts: CountOrNone = field(default=0, metadata=MAY_CHANGE)
     modality: str = ""
     dropout: Fraction = 0.0
+    layer_drop: Fraction = 0.0
     embedding_std: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokenizers: dict[str, ImportPath] = field(default_factory=dict)

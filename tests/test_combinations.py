@@ -38,6 +38,7 @@ TRACED = [
     *(f"pool={pool},k=1,n_pre=0,n_post=0" for pool in POOLS),
     *(f"readout={readout},k=3,n_pre=0,n_post=1" for readout in READOUTS[1:]),
     "readout=sum_cls,k=0,n_pre=0,n_post=1",
+    "mixup=any,readout=modality_cls,pool=joint_topk,k=1,n_pre=0,n_post=1",
     *(f"model={model},{DEPTHS[0]}" for model in BASELINES),
 ]
 RUN = [*DEPTHS, "mixup=any,readout=modality_cls,pool=tome,k=1,n_pre=0,n_post=1"]

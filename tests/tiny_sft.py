@@ -10,6 +10,7 @@ from sft_jax.ops import pool as pools
 
 MODALITIES = {"sight": ModalitySpec(12, 3, patch_size=2), "sound": ModalitySpec(7, 2)}
 POOLS = list(pools.POOLS)
+SINGLE_POOLS = [name for name, pool in pools.POOLS.items() if not pool.joint]  # Of one modality.
 LEARNED_POOLS = [name for name, pool in pools.POOLS.items() if pool.module]
 SALIENT_POOLS = [name for name, pool in pools.POOLS.items() if "saliency" in pool.needs]
 WINDOWED_POOLS = [name for name, pool in pools.POOLS.items() if "windows" in pool.needs]

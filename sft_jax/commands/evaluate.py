@@ -1,8 +1,9 @@
 """Evaluates a run: tables on the terminal, JSON and a picture in the run directory.
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
-    [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--data_dir=FOLDER]
-    [--manual_dir=FOLDER] [--thresholds=f1|balanced_accuracy]
+    [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--depth=2,4]
+    [--cascade=0,4,20 [--cascade_tolerance=0.005]] [--data_dir=FOLDER] [--manual_dir=FOLDER]
+    [--thresholds=f1|balanced_accuracy]
 
 For runs of several seeds (train.py --config.seeds=0,1,2) it prints the value of each metric by
 seed, with mean and standard deviation.
@@ -25,7 +26,7 @@ from sft_jax.evaluation.metrics import BREAKDOWN
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, subsets_stem
 from sft_jax.evaluation.seeds import evaluate_seeds
 from sft_jax.evaluation.thresholds import CRITERIA
-from sft_jax.profile import budgets
+from sft_jax.profile import budgets, cascade
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory
 
@@ -46,6 +47,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("k", None, text, **own)
     text = "Instead, compare accuracy and cost with each of these strides, with each --k if given."
     flags.DEFINE_list("stride", None, text, **own)
+    text = "Instead, compare accuracy and cost with each of these numbers of blocks."
+    flags.DEFINE_list("depth", None, text, **own)
+    text = "Instead, classify with the smallest of these numbers of kept tokens first, and go on."
+    flags.DEFINE_list("cascade", None, text, **own)
+    text = "Accuracy on the validation split that --cascade may lose."
+    flags.DEFINE_float("cascade_tolerance", cascade.TOLERANCE, text, **own)
     text = "With --split=valid, choose and save the thresholds that maximise this metric."
     flags.DEFINE_enum("thresholds", None, CRITERIA, text, **own)
     flags.DEFINE_string("data_dir", None, "Current folder of the prepared data.", **own)
@@ -63,16 +70,23 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         if folder and not storage.as_path(folder).exists():
             raise ValueError(f"--{name}={folder}: there is no such folder")
     moved = {field: folder for field, folder in folders.items() if folder is not None}
-    if values.k is not None or values.stride is not None:
+    if values.cascade is None and values["cascade_tolerance"].present:
+        raise ValueError("--cascade_tolerance is given without --cascade, whose accuracy it limits")
+    if values.cascade is not None:
+        _run_cascade(values, request, moved)
+        return
+    if any(values[name].present for name in ("k", "stride", "depth")):
         if values.every_subset or values.predictions or values.thresholds:
             raise ValueError(
-                "--k and --stride go with neither --every_subset, --predictions nor --thresholds"
+                "--k, --stride and --depth go with neither --every_subset, --predictions nor"
+                " --thresholds"
             )
         budgets.evaluate_budgets(
             *request,
             budgets.read_numbers("k", values.k, 0),
             values.modalities,
             strides=budgets.read_numbers("stride", values.stride, 1),
+            depths=budgets.read_numbers("depth", values.depth, 1),
             data_folders=moved,
             show=_show_budgets(run),
         )
@@ -100,6 +114,29 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         data_folders=moved,
         thresholds=values.thresholds or "",
         show=_show(run, file),
+    )
+
+
+def _run_cascade(
+    values: flags.FlagValues, request: tuple[storage.AnyPath, str, str], moved: dict[str, str]
+) -> None:
+    others = ("k", "stride", "depth", "every_subset", "predictions", "thresholds")
+    if given := [name for name in others if values[name].present]:
+        raise ValueError(f"--cascade goes with none of --{', --'.join(others)}; got --{given[0]}")
+    kept = budgets.read_numbers("cascade", values.cascade, 0)
+    run, console = RunDirectory(request[0]), Console()
+
+    def show(result: dict[str, Any]) -> None:
+        cascade.print_cascade(console, result)
+        _print_paths(run, cascade.cascade_stem(result))
+
+    cascade.evaluate_cascade(
+        *request,
+        kept,
+        values.cascade_tolerance,
+        values.modalities,
+        data_folders=moved,
+        show=show,
     )
 
 

@@ -29,11 +29,12 @@ Quantize = Literal["int8"]
 
 _OURS: Mapping[str, tuple[str, ...]] = {
     "model": tuple(MODELS),
-    "pool": tuple(POOLS),
+    "pool": tuple(name for name, pool in POOLS.items() if not pool.joint),
     "attention": ("dense",),
     "tokens": ("patches",),
     "dtype": ("float32",),
     "windows": ("adaptive",),
+    "blocks": ("all",),
 }
 
 _C: Mapping[str, tuple[str, ...]] = {
@@ -78,7 +79,7 @@ EXPORTERS: Mapping[str, Exporter] = {
         write="sft_jax.export.safetensors:write",
         read="sft_jax.export.safetensors:read",
         extra="safetensors",
-        takes={"windows": ("adaptive",)},
+        takes={"windows": ("adaptive",), "blocks": ("all",)},
     ),
 }
 """Our exporters by the name that `export.py --format` takes."""

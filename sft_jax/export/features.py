@@ -26,10 +26,12 @@ ALL: Mapping[str, tuple[str, ...]] = {
     "tokens": ("patches", "module"),
     "dtype": ("float32", "bfloat16"),
     "windows": ("adaptive", "authors"),
+    "blocks": ("all", "some"),
 }
 """Features of a model with their values. `other` is an object of another package, `axes` the
 number of axes of a modality, and `module` a tokenizer of the user. With `authors` a model has the
-fixed windows of the authors' code, or repeats one of its defects."""
+fixed windows of the authors' code, or repeats one of its defects. With `some` it computes some of
+its blocks (`sft_jax.modules.depth`)."""
 
 _AUTHORS = ("reference_windows", "reference_fusion_layer", "faithful")
 
@@ -112,6 +114,7 @@ def features(model: Any) -> dict[str, frozenset[str]]:
         "windows": {
             "authors" if any(getattr(model, name, None) for name in _AUTHORS) else "adaptive"
         },
+        "blocks": {"some" if getattr(model, "layers", None) else "all"},
     }
     if hasattr(model, "pool"):
         own["pool"] = {model.pool if model.pool in POOLS else "other"}

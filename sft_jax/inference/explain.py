@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from sft_jax.inference.inputs import Inputs
 from sft_jax.modules.multimodal import MultimodalClassifier
@@ -15,7 +16,9 @@ from sft_jax.modules.sft import SparseFusionTransformer
 from sft_jax.ops.pool import find_pool
 from sft_jax.structs import ModalitySpec
 
-SELECTING = ("attn_topk", "attn_wkmedoids", "random", "attn_random", "strided_random")
+SELECTING = (
+    "attn_topk", "attn_wkmedoids", "random", "attn_random", "strided_random", "joint_topk"
+)  # fmt: skip
 """Pools of this library that select whole tokens."""
 
 
@@ -26,8 +29,9 @@ class Explanation:
     Attributes:
       kept: Part of the input that each kept token covers, as a slice for each axis.
         `values[kept[0]]` are the steps, or the pixels, of the first one. They stand in the
-        order of the pool, which for `attn_topk` is that of descending saliency. Steps that were
-        dropped, as the run was trained with `not_finite=drop`, are not counted.
+        order of the pool, which for `attn_topk` is that of descending saliency, and for
+        `joint_topk` that of its score. Steps that were dropped, as the run was trained with
+        `not_finite=drop`, are not counted.
       saliency: Attention that each token received, kept or not, over the grid of patches:
         `[tokens]` float32 for a sequence, `[rows, columns]` for an image. NaN beyond the end of
         the example.
@@ -60,16 +64,19 @@ def explain_program(model: MultimodalClassifier) -> Any:
         found = state["intermediates"]
         pooled = {name: found[f"pooling_{name}"] for name in sorted(inputs)}
         saliency = {name: pooling["saliency"][0] for name, pooling in pooled.items()}
-        # With k=0 nothing is pooled. A reducer without anything to show is not there at all.
-        reducers = {name: p.get("reducer", {}) for name, p in pooled.items() if _pools(model, name)}
-        if not all("index" in reducer for reducer in reducers.values()):
-            raise ValueError(
-                f"explain: pool {model.pool!r} selects no whole tokens; these do:"
-                f" {', '.join(SELECTING)}"
-            )
-        index = {name: reducer["index"][0] for name, reducer in reducers.items()}
+        mask = found["fused_input"][0].mask
+        if find_pool(model.pool).joint:
+            joint = _positions(model, found.get("joint_pooling", {})) if _pools(model) else None
+            index, filled = _by_modality(joint, mask, saliency)
+            return saliency, index, filled
+        # With k=0 nothing is pooled.
+        index = {
+            name: _positions(model, own.get("reducer", {}))
+            for name, own in pooled.items()
+            if _pools(model, name)
+        }
         # Pooled tokens come last, those of each modality in the order of the names.
-        mask, filled = found["fused_input"][0].mask, {}
+        filled = {}
         start = mask.shape[1] - sum(positions.shape[1] for positions in index.values())
         for name, positions in index.items():
             filled[name] = mask[:, start : start + positions.shape[1]]
@@ -79,9 +86,35 @@ def explain_program(model: MultimodalClassifier) -> Any:
     return jax.jit(program)
 
 
-def _pools(model: SparseFusionTransformer, name: str) -> bool:
-    kept = model.k[name] if isinstance(model.k, Mapping) else model.k
-    return kept > 0 or not find_pool(model.pool).uses_k
+def _pools(model: SparseFusionTransformer, *names: str) -> bool:
+    """Returns True unless nothing is kept of some modalities, by default all of them."""
+    kept = model.kept_tokens()
+    return any(kept[name] for name in names or kept) or not find_pool(model.pool).uses_k
+
+
+def _positions(model: SparseFusionTransformer, pooling: Mapping[str, Any]) -> Array:
+    """Positions that a pool has sown."""
+    if "index" not in pooling:
+        raise ValueError(
+            f"explain: pool {model.pool!r} selects no whole tokens; these do:"
+            f" {', '.join(SELECTING)}"
+        )
+    return pooling["index"][0]
+
+
+def _by_modality(
+    joint: Array | None, mask: Array, saliency: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Positions in each modality, and the slots that hold its tokens, of a joint selection."""
+    if joint is None:
+        return {}, {}
+    index, filled, start = {}, {}, 0
+    for name, own in saliency.items():
+        stop = start + own.shape[1]
+        index[name] = joint - start
+        filled[name] = mask[:, -joint.shape[1] :] & (joint >= start) & (joint < stop)
+        start = stop
+    return index, filled
 
 
 def explain(

@@ -69,6 +69,11 @@ def build_model(
     accepted = {field.name for field in dataclasses.fields(kind)}
     if config.tokenizers and "tokenizers" not in accepted:
         raise ValueError(f"model.tokenizers is set, and model.name={config.name!r} takes none")
+    if config.layer_drop and "layer_drop" not in accepted:
+        raise ValueError(
+            f"model.layer_drop={config.layer_drop} is set, and model.name={config.name!r} drops no"
+            " blocks; mbt does"
+        )
     return kind(**{name: value for name, value in attributes.items() if name in accepted})
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from sft_jax.modules.multimodal import MultimodalClassifier, presence
 from sft_jax.ops.mixup import Mixup
 from sft_jax.ops.modalities import join, mean_over_present
+from sft_jax.ops.noise import example_keys
 from sft_jax.structs import Tokens
 
 
@@ -37,17 +38,34 @@ class BottleneckTransformer(MultimodalClassifier):
         without parameters, so that its tokens stay equal. Fusion starts one layer late. The
         modalities take turns in the order of their names; each gets the bottleneck that the
         previous modality returned.
+      layer_drop: Rate of dropped blocks in training. Each block of each modality is dropped by
+        itself, for each example. Its tokens, and its bottleneck, are those before the block. The
+        model can then be evaluated with fewer blocks (`sft_jax.modules.depth.with_depth`). See
+        LayerDrop (Fan et al. 2020, arXiv 1909.11556) and, for several modalities, ADMN (Wu et al.
+        2025, arXiv 2502.07862).
+      layers: Numbers of the blocks that are computed, in ascending order by modality; None for
+        all. Others act as if dropped, and cost nothing. Initialisation needs all.
 
     See `MultimodalClassifier` for the other attributes.
     """
 
     num_bottlenecks: int = 4
     faithful: bool = False
+    layer_drop: float = 0.0
+    layers: Mapping[str, tuple[int, ...]] | None = None
 
     def _problems(self) -> list[str]:
         problems = super()._problems()
         if self.num_bottlenecks < 1:
             problems.append(f"num_bottlenecks={self.num_bottlenecks} must be at least 1")
+        if not 0 <= self.layer_drop < 1:
+            problems.append(f"layer_drop={self.layer_drop} must be at least 0 and below 1")
+        if self.faithful and (self.layer_drop or self.layers):
+            problems.append("faithful=True with layer_drop or layers: the authors drop no block")
+        if self.layers is not None and set(self.layers) != set(self.modalities):
+            problems.append(
+                f"layers names {sorted(self.layers)}, the modalities are {sorted(self.modalities)}"
+            )
         return problems
 
     def compute_logits(
@@ -58,9 +76,14 @@ class BottleneckTransformer(MultimodalClassifier):
         first_fused = self.n_pre + 1 if self.faithful else self.n_pre
         bottleneck = None
         for i in range(self.n_pre + self.n_post):
+            computed = self._computed(i, streams)
             if i < first_fused:
-                streams = self.unimodal_blocks(i, streams, train=train)
-            else:
+                updated = self.unimodal_blocks(i, computed, train=train)
+                streams = {
+                    name: self._dropped(tokens, updated.get(name, tokens), train=train)
+                    for name, tokens in streams.items()
+                }
+            elif computed:
                 if bottleneck is None:
                     bottleneck = self._bottleneck(like)
                 # The name separates the costs of these blocks from the blocks before fusion.
@@ -72,6 +95,20 @@ class BottleneckTransformer(MultimodalClassifier):
                     real = jnp.ones(bottleneck.shape[:2], bool)
                     bottleneck = mixup.fused(i, Tokens(bottleneck, real)).values
         return mean_over_present(self._classify_each(streams), presence(streams))
+
+    def _computed(self, i: int, streams: Mapping[str, Tokens]) -> dict[str, Tokens]:
+        """Tokens of the modalities whose block `i` is computed."""
+        layers = self.layers
+        return {name: own for name, own in streams.items() if layers is None or i in layers[name]}
+
+    def _dropped(self, before: Tokens, after: Tokens, *, train: bool) -> Tokens:
+        """Drops a block for some examples: their tokens are those before it."""
+        if not train or not self.layer_drop or after is before:
+            return after
+        keys = example_keys(self.make_rng("dropout"), before.mask.shape[0])
+        drops = jax.vmap(lambda key: jax.random.bernoulli(key, self.layer_drop))(keys)
+        values = jnp.where(drops[:, None, None], before.values, after.values)
+        return after.replace(values=values)
 
     def _bottleneck(self, like: Float[Array, "b n d"]) -> Float[Array, "b f d"]:
         """Makes the initial bottleneck, in the type of `like`."""
@@ -93,10 +130,13 @@ class BottleneckTransformer(MultimodalClassifier):
     ) -> tuple[dict[str, Tokens], Float[Array, "b f d"]]:
         """Applies block `i` of every modality and the bottleneck; returns both."""
         real = jnp.ones(bottleneck.shape[:2], bool)
+        computed = self._computed(i, streams)
         updated, updates = {}, []
         for name, tokens in streams.items():
-            block = self.make_block(f"unimodal_{name}_{i}")
-            joined = block(join(tokens, Tokens(bottleneck, real)), train=train)
+            joined = join(tokens, Tokens(bottleneck, real))
+            if name in computed:
+                after = self.make_block(f"unimodal_{name}_{i}")(joined, train=train)
+                joined = self._dropped(joined, after, train=train)
             length = tokens.mask.shape[1]
             updated[name] = tokens.replace(values=joined.values[:, :length])
             updates.append(joined.values[:, length:])

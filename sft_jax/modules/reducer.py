@@ -65,12 +65,17 @@ class Reducer(nn.Module):
           keys: Key of each example by stream; by default from the stream "pool".
 
         Raises:
-          ValueError: If the pool is unknown, lacks a saliency that it needs, or does not return
-            tokens.
+          ValueError: If the pool is unknown or joint, lacks a saliency that it needs, or does not
+            return tokens.
         """
         pool = find_pool(self.pool)
+        if pool.joint:
+            raise ValueError(
+                f"pool={self.pool!r} reduces the tokens of all modalities together, and a Reducer"
+                " those of one; allowed are pools that are not joint"
+            )
         if pool.module is not None:
-            return _checked(self.pool, self._learned(pool)(tokens))
+            return checked(self.pool, self._learned(pool)(tokens))
         assert pool.function is not None
         needs: dict[str, Any] = {}
         if "saliency" in pool.needs:
@@ -87,7 +92,7 @@ class Reducer(nn.Module):
         if isinstance(kept, tuple):
             kept, index = kept
             self.sow("intermediates", "index", index)
-        return _checked(self.pool, kept)
+        return checked(self.pool, kept)
 
     @nn.nowrap
     def _learned(self, pool: Pool) -> nn.Module:
@@ -121,7 +126,7 @@ class Reducer(nn.Module):
         return noise.astype(jnp.promote_types(tokens.values.dtype, jnp.float32))
 
 
-def _checked(pool: str | Pool, kept: Any) -> Tokens:
+def checked(pool: str | Pool, kept: Any) -> Tokens:
     """Returns the result of a pool; raises ValueError unless it is tokens."""
     if not isinstance(kept, Tokens):
         raise ValueError(

@@ -13,7 +13,7 @@ from sft_jax.modules.attention import AttentionPattern, pattern_for
 from sft_jax.modules.block import Block
 from sft_jax.modules.learned_pools import PerceiverPool
 from sft_jax.modules.multimodal import MultimodalClassifier, presence
-from sft_jax.modules.sparse_pooling import SparsePooling
+from sft_jax.modules.sparse_pooling import JointPooling, SparsePooling
 from sft_jax.ops.mixup import Mixup
 from sft_jax.ops.modalities import join, sum_over_present
 from sft_jax.ops.pool import Pool, find_pool
@@ -53,7 +53,8 @@ class SparseFusionTransformer(MultimodalClassifier):
     Attributes:
       pool: Name or import path of a pool of `sft_jax.ops.pool`, or a `Pool`.
       k: Number of tokens kept of each modality, for all or by name; no effect with pool `none`.
-        With 0 no token is kept, and the CLS tokens alone represent the modality. A trained model
+        With 0 no token is kept, and the CLS tokens alone represent the modality. With
+        `joint_topk` their sum is one budget for all modalities together. A trained model
         takes another `k` with the same parameters (`sft_jax.modules.budget.with_budget`).
       readout: One of the readouts above.
       reference_windows: The authors' fixed windows in place of adaptive ones, by name.
@@ -95,7 +96,10 @@ class SparseFusionTransformer(MultimodalClassifier):
     def _pool_streams(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
     ) -> tuple[Tokens, dict[str, Any]]:
-        """Computes all before fusion: its CLS tokens, and the pooled tokens by modality."""
+        """Computes all before fusion: its CLS tokens, and the pooled tokens by modality.
+
+        Those of a joint pool have the name "all".
+        """
         for i in range(self.n_pre):
             streams = self.unimodal_blocks(i, streams, train=train)
             if mixup is not None:
@@ -106,7 +110,12 @@ class SparseFusionTransformer(MultimodalClassifier):
                 tokens = self._fill(name, tokens)
             token, pooled[name] = self._in_groups(self._sparse_pooling(name), tokens, train=train)
             cls.append(token)
-        return self._entering(cls, presence(streams)), pooled
+        present = presence(streams)
+        if find_pool(self.pool).joint:
+            together = Tokens(jnp.stack(cls, axis=1), jnp.stack(present, axis=1))
+            joint = JointPooling(self.pool, self._joint_budgets(), name="joint_pooling")
+            pooled = {"all": joint([*pooled.values()], together)}
+        return self._entering(cls, present), pooled
 
     def _classify(
         self, entering: Tokens, pooled: Mapping[str, Tokens], *, train: bool, mixup: Mixup | None
@@ -115,8 +124,9 @@ class SparseFusionTransformer(MultimodalClassifier):
         kept = [self._reference_pooled_again(name, tokens) for name, tokens in pooled.items()]
         tokens = join(entering, *kept)
         self.sow("intermediates", "fused_input", tokens)
-        tokens = self._fuse(tokens, len(kept), train=train, mixup=mixup)
-        token = self._read_out(tokens, len(kept))
+        count = entering.mask.shape[1]
+        tokens = self._fuse(tokens, count, train=train, mixup=mixup)
+        token = self._read_out(tokens, count)
         self.sow("intermediates", "cls", token)
         return self.make_head()(token)
 
@@ -137,12 +147,19 @@ class SparseFusionTransformer(MultimodalClassifier):
         """Number of tokens kept of a modality; a tuple of several pools once for each."""
         return self.kept_tokens()[name]
 
+    def _joint_budgets(self) -> int | tuple[int, ...]:
+        """Number of tokens kept of all modalities together, also those that are missing."""
+        each: list[Any] = [self._budgets(name) for name in self.modalities]
+        if isinstance(each[0], tuple):
+            return tuple(map(sum, zip(*each, strict=True)))
+        return sum(each)
+
     def _unimodal_block(self, modality: str, i: int) -> Block:
         pattern = pattern_for(self.unimodal_pattern, self.modalities[modality].num_tokens)
         return self.make_block(f"unimodal_{modality}_{i}", pattern=pattern)
 
     def _fuse(
-        self, tokens: Tokens, num_modalities: int, *, train: bool, mixup: Mixup | None
+        self, tokens: Tokens, num_entering: int, *, train: bool, mixup: Mixup | None
     ) -> Tokens:
         """Applies the fused blocks; the last block computes only the tokens that are read out.
 
@@ -153,9 +170,9 @@ class SparseFusionTransformer(MultimodalClassifier):
         before_last = self.n_post - 1
         if before_last:
             tokens = self._fuse_stack(before_last, tokens, train=train, mixup=mixup)
-        first = {"modality_cls": num_modalities, "mean": None, "attention": None}
+        every = self.readout in ("mean", "attention")
         captured = self.is_mutable_collection("intermediates")
-        read = None if captured else first.get(self.readout, 1)
+        read = None if captured or every else num_entering
         tokens = self.make_block("fused_last")(tokens, read, train=train)
         return self._mixed(before_last, tokens, mixup)
 
@@ -213,11 +230,11 @@ class SparseFusionTransformer(MultimodalClassifier):
             summed = len(self.modalities) * summed
         return Tokens(summed[:, None], real)
 
-    def _read_out(self, tokens: Tokens, num_modalities: int) -> Float[Array, "b d"]:
+    def _read_out(self, tokens: Tokens, num_entering: int) -> Float[Array, "b d"]:
         """Returns the token that is classified."""
         match self.readout:
             case "modality_cls":
-                first = Tokens(tokens.values[:, :num_modalities], tokens.mask[:, :num_modalities])
+                first = Tokens(tokens.values[:, :num_entering], tokens.mask[:, :num_entering])
                 return masked_mean(first)
             case "mean":
                 return masked_mean(tokens)

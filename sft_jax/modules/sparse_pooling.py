@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 from flax.typing import Dtype
@@ -11,14 +12,26 @@ from jaxtyping import Array, Float
 from sft_jax.modules.attention import AttentionPattern, SelfAttention
 from sft_jax.modules.dropout import Dropout, numbered
 from sft_jax.modules.linear import bounded_uniform, layer_norm
-from sft_jax.modules.reducer import Reducer
+from sft_jax.modules.reducer import Reducer, checked
 from sft_jax.ops.attention import kernels
 from sft_jax.ops.attention.kernels import Kernel
-from sft_jax.ops.modalities import first_tokens
+from sft_jax.ops.modalities import first_tokens, join
 from sft_jax.ops.noise import Keys
 from sft_jax.ops.pool import Pool, find_pool
 from sft_jax.ops.pool.windows import ReferenceWindows
 from sft_jax.structs import Tokens
+
+
+class Candidates(NamedTuple):
+    """Tokens of one modality that a joint pool selects from.
+
+    Attributes:
+      tokens: Tokens without CLS.
+      saliency: `[b, n]` attention that each token receives; None if the pool does not need it.
+    """
+
+    tokens: Tokens
+    saliency: Float[Array, "b n"] | None
 
 
 class SparsePooling(nn.Module):
@@ -47,8 +60,10 @@ class SparsePooling(nn.Module):
     @nn.compact
     def __call__(
         self, tokens: Tokens, *, train: bool = False, keys: Mapping[str, Keys] | None = None
-    ) -> tuple[Float[Array, "b d"], Tokens | tuple[Tokens, ...]]:
+    ) -> tuple[Float[Array, "b d"], Any]:
         """Takes tokens with CLS first; returns CLS and the pooled others, a tuple for several `k`.
+
+        With a joint pool, the others are returned as `Candidates`.
 
         Args:
           tokens: Tokens of the batch, CLS first.
@@ -78,20 +93,80 @@ class SparsePooling(nn.Module):
         self.sow("intermediates", "saliency", salient)
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
         cls = values[:, 0]
-        kept: dict[int, Tokens] = {}
-        # The largest first, as the others may be parts of it.
-        for k in sorted(budgets, reverse=True):
+        if pool.joint:
+            return cls, Candidates(others, salient)
+
+        def reduce(k: int, name: str) -> Tokens:
             if k == 0 and pool.uses_k:
-                kept[k] = first_tokens(others, 0)
-            elif kept and pool.nested:
-                kept[k] = first_tokens(kept[max(kept)], k)
-            else:
-                name = f"reducer_{k}" if kept else "reducer"
-                kept[k] = self._reducer(k, name)(others, salient, train=train, keys=keys)
-        in_order = tuple(kept[k] for k in budgets)
-        return cls, in_order if isinstance(self.k, tuple) else in_order[0]
+                return first_tokens(others, 0)
+            return self._reducer(k, name)(others, salient, train=train, keys=keys)
+
+        return cls, _at_budgets(self.k, pool, reduce)
 
     def _reducer(self, k: int, name: str) -> Reducer:
         return Reducer(
             self.pool, k, self.num_heads, self.reference_windows, dtype=self.dtype, name=name
         )
+
+
+class JointPooling(nn.Module):
+    """Pooling of the tokens of all modalities together, by a joint pool.
+
+    Positions of the kept tokens in the concatenation, `[b, k]`, are sown as "index" among the
+    intermediates if the pool returns them.
+
+    Attributes:
+      pool: Pool whose `joint` is True, or its name.
+      k: Number of tokens kept of all modalities together. A tuple of several pools once for each.
+    """
+
+    pool: str | Pool
+    k: int | tuple[int, ...]
+
+    @nn.compact
+    def __call__(
+        self, candidates: Sequence[Candidates], cls: Tokens
+    ) -> Tokens | tuple[Tokens, ...]:
+        """Returns the pooled tokens, a tuple for several `k`.
+
+        Args:
+          candidates: Tokens of each modality with their saliency.
+          cls: CLS tokens `[b, m, d]` of the modalities.
+        """
+        pool = find_pool(self.pool)
+        tokens = [own.tokens for own in candidates]
+        needs = {"saliency": [own.saliency for own in candidates]} if pool.needs else {}
+
+        def reduce(k: int, name: str) -> Tokens:
+            if k == 0:
+                return first_tokens(join(*tokens), 0)
+            assert pool.function is not None
+            kept = pool.function(tokens, k, cls=cls, **needs)
+            if isinstance(kept, tuple):
+                kept, index = kept
+                self.sow("intermediates", "index", index)
+            return checked(self.pool, kept)
+
+        return _at_budgets(self.k, pool, reduce)
+
+
+def _at_budgets(
+    k: int | tuple[int, ...], pool: Pool, reduce: Callable[[int, str], Tokens]
+) -> Tokens | tuple[Tokens, ...]:
+    """Pools once for each budget, or takes parts of the largest if the pool is nested.
+
+    Args:
+      k: Number of kept tokens, or several.
+      pool: Pool.
+      reduce: Function from a number of kept tokens, and a name for its module, to the tokens.
+    """
+    budgets = k if isinstance(k, tuple) else (k,)
+    kept: dict[int, Tokens] = {}
+    # The largest first, as the others may be parts of it.
+    for own in sorted(budgets, reverse=True):
+        if kept and pool.nested:
+            kept[own] = first_tokens(kept[max(kept)], own)
+        else:
+            kept[own] = reduce(own, f"reducer_{own}" if kept else "reducer")
+    in_order = tuple(kept[own] for own in budgets)
+    return in_order if isinstance(k, tuple) else in_order[0]

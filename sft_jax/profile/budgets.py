@@ -1,4 +1,4 @@
-"""Accuracy and cost of trained models at several strides and numbers of kept tokens."""
+"""Accuracy and cost of trained models at several strides, depths and numbers of kept tokens."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.evaluation.metrics import is_family, task_metrics
 from sft_jax.evaluation.restored import OpenedRun, Restored, restore
 from sft_jax.modules.budget import with_budget
+from sft_jax.modules.depth import with_depth
 from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.profile import flops
@@ -30,14 +31,15 @@ from sft_jax.structs import ModalitySpec
 
 _TIMED_RUNS = 20
 
-_MEANINGS = {"k": "number of kept tokens", "stride": "stride"}
+_MEANINGS = {"k": "number of kept tokens", "stride": "stride", "depth": "number of blocks"}
 
 
 class _Setting(NamedTuple):
-    """Number of kept tokens and stride; None for those of the run."""
+    """Number of kept tokens, stride and number of blocks; None for those of the run."""
 
     k: int | None
     stride: int | None
+    depth: int | None = None
 
     @property
     def fields(self) -> dict[str, int]:
@@ -47,7 +49,8 @@ class _Setting(NamedTuple):
     def model(self, model: Any) -> Any:
         """Clones a model for the setting."""
         strided = with_stride(model, self.stride or 1)
-        return strided if self.k is None else with_budget(strided, self.k)
+        deep = strided if self.depth is None else with_depth(strided, self.depth)
+        return deep if self.k is None else with_budget(deep, self.k)
 
     def params(self, model: Any, params: Any) -> Any:
         """Computes the parameters of the clone."""
@@ -63,10 +66,11 @@ def evaluate_budgets(
     dataset: Dataset | None = None,
     *,
     strides: Sequence[int] = (),
+    depths: Sequence[int] = (),
     data_folders: Mapping[str, str] | None = None,
     show: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint with several strides and numbers of kept tokens; costs them too.
+    """Evaluates a checkpoint with several strides, depths and numbers of kept tokens, and costs it.
 
     Writes a JSON file and a picture to `eval/` in the directory (`budgets_stem`). A folder of
     several seeds gives the mean and spread of each metric.
@@ -79,26 +83,26 @@ def evaluate_budgets(
       modalities: Modalities that the model gets; see `evaluate_run`.
       dataset: Data to evaluate on; see `evaluate_run`.
       strides: Strides (`sft_jax.modules.stride`), each with every budget; empty for 1 alone.
+      depths: Numbers of blocks of each modality (`sft_jax.modules.depth`), each with every stride;
+        empty for all blocks.
       data_folders: Current folders of the data; see `evaluate_run`.
       show: Function of the result, called before the picture is drawn.
 
     Returns:
       The content of the JSON file: `split`, `checkpoint`, `steps`, `seeds` and similar fields, as
       in `sft_jax.evaluation.seeds.evaluate_seeds`; `score`, accuracy or mae (`SCORE_NAMES`);
-      `device`; and `budgets`. Each budget has its `k`, its `stride`, or both; `flops`, counted for
-      one example of full length; `milliseconds`, the median of one example on one device; and
-      `metrics`, with `values` by seed, `mean` and `std`.
+      `device`; and `budgets`. Each budget has its `k`, `stride` or `depth`, or several; `flops`,
+      counted for one example of full length; `milliseconds`, the median of one example on one
+      device; and `metrics`, with `values` by seed, `mean` and `std`.
 
     Raises:
       RunDirectoryError, NoCheckpointError, NotFiniteError, OSError: See `evaluate_run`.
-      ValueError: See `evaluate_run`. Also without any budget and stride, or if one does not fit
-        the model (`with_budget`, `with_stride`).
+      ValueError: See `evaluate_run`. Also without any budget, stride and depth, or if one does not
+        fit the model (`with_budget`, `with_stride`, `with_depth`).
     """
-    settings = _settings(budgets, strides)
+    settings = _settings(budgets, strides, depths)
     folder = RunDirectory(storage.as_path(workdir))
-    config = folder.read_config()
-    runs = seeds.writable_runs(folder.path).runs if config.seeds else {config.seed: folder}
-    folder.make_results()
+    runs = writable_runs(folder)
     first: Restored | None = None
     metrics: dict[_Setting, list[dict[str, Any]]] = {setting: [] for setting in settings}
     steps = []
@@ -112,25 +116,17 @@ def evaluate_budgets(
             metrics[setting].append(_metrics(place, restored, setting, evaluator, which))
         steps.append(restored.step)
     assert first is not None
-    opened, names = first.run, evaluators[settings[0]].modalities
+    names = evaluators[settings[0]].modalities
     result = {
-        "split": split,
-        "checkpoint": which,
-        "parameters": first.parameters,
-        "data": opened.data(split),
-        "modalities": [*names],
-        "left_out": sorted(set(opened.model.modalities) - set(names)),
-        "n_examples": len(opened.dataset.source(split)),
+        **described(first, split, which, names),
         "n_seeds": len(runs),
         "seeds": [*runs],
         "steps": steps,
-        "score": SCORE_NAMES[opened.model.task],
         "device": jax.local_devices()[0].device_kind,
         "budgets": [
             _row(first, setting, names) | {"metrics": seeds.summarise(metrics[setting])}
             for setting in settings
         ],
-        "code": version.code(),
     }
     stem = budgets_stem(result)
     storage.write_json(folder.results / f"{stem}.json", result)
@@ -142,10 +138,46 @@ def evaluate_budgets(
     return result
 
 
-def _settings(budgets: Sequence[int], strides: Sequence[int]) -> list[_Setting]:
-    if not budgets and not strides:
-        raise ValueError("budgets and strides are empty: give at least one number")
-    return [_Setting(*pair) for pair in itertools.product(budgets or (None,), strides or (None,))]
+def writable_runs(folder: RunDirectory) -> Mapping[int, RunDirectory]:
+    """Opens a run, or a folder of the runs of several seeds, to write its results.
+
+    Returns:
+      Run directory by seed.
+
+    Raises:
+      RunDirectoryError, OSError: See `sft_jax.evaluation.seeds.writable_runs`.
+    """
+    config = folder.read_config()
+    runs = seeds.writable_runs(folder.path).runs if config.seeds else {config.seed: folder}
+    folder.make_results()
+    return runs
+
+
+def described(
+    restored: Restored, split: str, which: str, modalities: Sequence[str]
+) -> dict[str, Any]:
+    """Describes the subject of a result, in the fields that all results share."""
+    opened = restored.run
+    return {
+        "split": split,
+        "checkpoint": which,
+        "parameters": restored.parameters,
+        "data": opened.data(split),
+        "modalities": [*modalities],
+        "left_out": sorted(set(opened.model.modalities) - set(modalities)),
+        "n_examples": len(opened.dataset.source(split)),
+        "score": SCORE_NAMES[opened.model.task],
+        "code": version.code(),
+    }
+
+
+def _settings(
+    budgets: Sequence[int], strides: Sequence[int], depths: Sequence[int]
+) -> list[_Setting]:
+    if not budgets and not strides and not depths:
+        raise ValueError("budgets, strides and depths are empty: give at least one number")
+    axes = (numbers or (None,) for numbers in (budgets, strides, depths))
+    return [_Setting(*own) for own in itertools.product(*axes)]
 
 
 def _evaluators(
@@ -205,7 +237,7 @@ def cost(model: Any, params: Any, modalities: Sequence[str]) -> dict[str, float]
 
 def budgets_stem(result: Mapping[str, Any]) -> str:
     """Returns the name of the files of `evaluate_budgets`, without the ending."""
-    names = {"k": "budgets", "stride": "strides"}
+    names = {"k": "budgets", "stride": "strides", "depth": "depths"}
     return "_".join([report.file_stem(result), *(names[name] for name in _varied(result))])
 
 
@@ -225,14 +257,14 @@ def print_budgets(console: Console, result: Mapping[str, Any]) -> None:
     scalars = [name for name in metrics if not is_family(name)]
     table = _table([*varied, "MFLOPs", "ms, batch of 1", *scalars])
     for row in rows:
-        values = [_cell(row["metrics"][name]) for name in scalars]
+        values = [cell(row["metrics"][name]) for name in scalars]
         costs = (f"{row['flops'] / 1e6:.2f}", f"{row['milliseconds']:.2f}")
         table.add_row(*(str(row[name]) for name in varied), *costs, *values)
     console.print(table)
     for family in filter(is_family, metrics):
         table = _table([*varied, *metrics[family]], title=family)
         for row in rows:
-            values = [_cell(metric) for metric in row["metrics"][family].values()]
+            values = [cell(metric) for metric in row["metrics"][family].values()]
             table.add_row(*(str(row[name]) for name in varied), *values)
         console.print(table)
 
@@ -244,7 +276,8 @@ def _table(columns: Sequence[str], title: str | None = None) -> Table:
     return table
 
 
-def _cell(metric: Mapping[str, Any]) -> str:
+def cell(metric: Mapping[str, Any]) -> str:
+    """Formats the mean and the spread of a figure."""
     if metric["mean"] is None:
         return "-"
     return f"{metric['mean']:.4f}" + (f" ± {metric['std']:.4f}" if metric["std"] else "")

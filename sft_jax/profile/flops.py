@@ -75,7 +75,7 @@ def by_stage(function: Callable[..., Any], *args: Any, platform: str = "cpu") ->
     | --- | --- |
     | tokenizer | `tokenizer_*` |
     | unimodal | `unimodal_*`, blocks of one modality before fusion |
-    | pooling | `reducer` in `pooling_*` |
+    | pooling | `reducer` in `pooling_*`, and `joint_pooling` |
     | pre_pooling | the rest of `pooling_*`: self-attention and saliency |
     | fused | `fused*`: blocks of several modalities |
     | head | `head`, `readout` |
@@ -204,6 +204,7 @@ def _stage(scope: str) -> str:
 
 
 _STARTS = {
+    "joint_pooling": "pooling",
     "tokenizer_": "tokenizer",
     "unimodal_": "unimodal",
     "fused": "fused",

@@ -5,10 +5,12 @@ import sys
 
 import flax.linen as nn
 import pytest
+import tiny_baselines
 import tiny_exports
 
 from sft_jax import BlockSparsePattern, ModalitySpec, ReferenceWindows, WindowPattern, export
 from sft_jax.export.features import ALL, features
+from sft_jax.modules.depth import with_depth
 from sft_jax.modules.simple_fusion import LateFusion
 from sft_jax.ops.pool import POOLS, Pool
 
@@ -24,6 +26,7 @@ class OwnFusion(LateFusion):
     [
         ({"dtype": "bfloat16"}, r"dtype=bfloat16 \(only float32\)"),
         ({"pool": Pool(POOLS["none"].function)}, r"pool=other \(only max, avg"),
+        ({"pool": "joint_topk"}, r"pool=joint_topk \(only max, avg"),
         ({"reference_windows": {"sound": ReferenceWindows(2, 2)}}, "windows=authors"),
         ({"unimodal_pattern": WindowPattern(), "modalities": LONG}, "attention=windowed"),
         ({"pre_pooling_pattern": BlockSparsePattern()}, "attention=block_sparse"),
@@ -45,6 +48,14 @@ def test_a_model_of_another_package_is_no_graph():
     assert features(model)["model"] == {"other"}
     classifier = export.written.Bundle(model, {}, tiny_exports.info())
     assert "model=other" in export.supported(classifier, "onnx")
+
+
+@pytest.mark.parametrize("format", ["onnx", "safetensors"])
+def test_models_that_leave_out_blocks_are_programs_alone(format):
+    model = with_depth(tiny_baselines.make("bottleneck"), 2)
+    classifier = export.written.Bundle(model, {}, tiny_exports.info())
+    assert "blocks=some (only all)" in export.supported(classifier, format)
+    assert export.supported(classifier, "stablehlo") is None
 
 
 def test_a_pattern_that_saves_nothing_is_dense():

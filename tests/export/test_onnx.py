@@ -14,10 +14,11 @@ from sft_jax.export.written import with_k
 from sft_jax.modules.mbt import BottleneckTransformer
 from sft_jax.modules.mult import CrossmodalTransformer
 from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
-from sft_jax.ops.pool import POOLS
 
 pytestmark = pytest.mark.process
 
+SINGLE_POOLS, LEARNED = tiny_exports.tiny_sft.SINGLE_POOLS, tiny_exports.tiny_sft.LEARNED_POOLS
+ANY_K = [pool for pool in SINGLE_POOLS if pool not in ("none", *LEARNED)]
 VIDEO = {"film": ModalitySpec((4, 3, 3), 2, (2, 2, 2))}
 MODELS = {
     "late": (LateFusion, {"n_post": 1}),
@@ -44,7 +45,7 @@ def _close(classifier, path, k=None):
     return written
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", SINGLE_POOLS)
 def test_every_pool_is_exported(pool, tmp_path):
     # One pool has blocks before pooling, where all pools are the same.
     n_pre = 1 if pool == "attn_topk" else 0
@@ -54,7 +55,7 @@ def test_every_pool_is_exported(pool, tmp_path):
 @pytest.mark.parametrize(
     ("pool", "k"),
     slow_but(
-        [(p, k) for p in POOLS if not POOLS[p].module and p != "none" for k in (0, 1, 4)],
+        [(p, k) for p in ANY_K for k in (0, 1, 4)],
         *[("max", 0), ("tome", 1), ("evit", 1)],
     ),
 )

@@ -16,7 +16,7 @@ from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.pool import POOLS, Pool
 
 LENGTH, WIDTH, K = 6, 4, 4
-COUNTED = [name for name, pool in POOLS.items() if pool.uses_k]
+COUNTED = [name for name in tiny_sft.SINGLE_POOLS if POOLS[name].uses_k]
 
 
 def _first(pool, k, tokens, saliency, variables):

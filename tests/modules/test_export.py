@@ -20,7 +20,6 @@ from sft_jax.ops.attention.cudnn import cudnn_attention
 from sft_jax.ops.attention.kernels import KERNELS
 from sft_jax.ops.attention.tiled import tiled_attention
 from sft_jax.ops.attention.windowed import windowed_attention
-from sft_jax.ops.pool import POOLS
 from sft_jax.structs import Readout
 
 pytestmark = pytest.mark.process
@@ -91,7 +90,7 @@ def test_any_batch_on_every_platform(case):
     assert str(_exported(case, *PLATFORMS).out_avals[0].shape) == "(b, 4)"
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", tiny_sft.SINGLE_POOLS)
 def test_every_pool_takes_any_batch_on_every_platform(pool):
     reducer = Reducer(pool, k=3, num_heads=2)
 

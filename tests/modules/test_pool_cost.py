@@ -6,11 +6,11 @@ import math
 import jax
 import numpy as np
 import pytest
+import tiny_sft
 
 from sft_jax import Tokens
 from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.attention.plain import apply_weights, attention_weights
-from sft_jax.ops.pool import POOLS
 from sft_jax.profile.flops import count
 
 BATCH, N = 24, 1200
@@ -102,6 +102,6 @@ def test_a_pool_counts_as_by_hand(pool, k, width):
     assert least <= pooling(pool, width, k) / BATCH <= most
 
 
-@pytest.mark.parametrize("pool", [pool for pool in POOLS if pool != "none"])
+@pytest.mark.parametrize("pool", [pool for pool in tiny_sft.SINGLE_POOLS if pool != "none"])
 def test_pooling_costs_less_than_the_attention_before_it(pool):
     assert 0 < pooling(pool, 40, 4) <= SHARE[pool] * attention(40)

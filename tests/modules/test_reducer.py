@@ -27,19 +27,20 @@ MASK = np.array(
 RANDOM = ("random", "attn_random", "strided_random")
 SELECTING = ("attn_topk", "attn_wkmedoids", *RANDOM)
 
-every_pool = pytest.mark.parametrize("pool", tiny_sft.POOLS)
+every_pool = pytest.mark.parametrize("pool", tiny_sft.SINGLE_POOLS)
 every_shortening_pool = pytest.mark.parametrize(
-    "pool", [pool for pool in tiny_sft.POOLS if pool != "none"]
+    "pool", [pool for pool in tiny_sft.SINGLE_POOLS if pool != "none"]
 )
 every_keeping_pool = pytest.mark.parametrize(
-    "pool", [pool for pool in tiny_sft.POOLS if pool not in ("none", *tiny_sft.LEARNED_POOLS)]
+    "pool",
+    [pool for pool in tiny_sft.SINGLE_POOLS if pool not in ("none", *tiny_sft.LEARNED_POOLS)],
 )
 every_selecting_pool = pytest.mark.parametrize("pool", SELECTING)
 # Training differs for the pools that draw alone.
 every_way_to_shorten = pytest.mark.parametrize(
     ("pool", "train"),
     [
-        *((pool, False) for pool in tiny_sft.POOLS if pool != "none"),
+        *((pool, False) for pool in tiny_sft.SINGLE_POOLS if pool != "none"),
         *((pool, True) for pool in RANDOM),
     ],
 )

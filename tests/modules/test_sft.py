@@ -16,7 +16,7 @@ from sft_jax import ModalitySpec
 
 # Of each kind one; `test_reducer.py` has the same of every pool alone.
 some_pools = pytest.mark.parametrize(
-    "pool", slow_but(tiny_sft.POOLS, "attn_topk", "random", "tome", "token_learner")
+    "pool", slow_but(tiny_sft.POOLS, "attn_topk", "random", "tome", "token_learner", "joint_topk")
 )
 
 
@@ -45,6 +45,8 @@ def test_padded_slots_are_marked(pool):
     # Real tokens of sight and of sound in the three examples, as tiny_sft.masks leaves them.
     real = np.array([[6, 7], [5, 5], [2, 0]])
     kept = real if pool == "none" else np.minimum(real, tiny_sft.K)
+    if pool == "joint_topk":
+        kept = np.minimum(real.sum(axis=1, keepdims=True), 2 * tiny_sft.K)
     if pool in tiny_sft.LEARNED_POOLS:
         kept = tiny_sft.K * (real > 0)
     assert mask[:, 0].all()

@@ -13,7 +13,7 @@ from sft_jax import ModalitySpec, ReferenceWindows, SparseFusionTransformer
 # Of each kind one; `test_reducer.py` has the same of every pool alone.
 every_pool = pytest.mark.parametrize(
     "pool",
-    slow_but(tiny_sft.POOLS, "attn_topk", "attn_wkmedoids", "tome", "perceiver"),
+    slow_but(tiny_sft.POOLS, "attn_topk", "attn_wkmedoids", "tome", "perceiver", "joint_topk"),
 )
 COTANGENT = np.random.default_rng(9).normal(size=(tiny_sft.BATCH, 4)).astype(np.float32)
 

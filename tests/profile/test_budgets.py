@@ -15,7 +15,7 @@ from sft_jax.modules.budget import with_budget
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.stride import with_stride
 from sft_jax.parallel import sharding
-from sft_jax.profile import budgets, measure
+from sft_jax.profile import budgets, cascade, measure
 from sft_jax.profile.flops import forward_cost
 from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import SeedsDirectory
@@ -121,7 +121,7 @@ def test_each_stride_has_its_metrics_and_cost(trained, capsys):
     [
         (["--k=two"], "--k=two: expected whole numbers from 0"),
         (["--k=7"], "k=7 for modality 'sight', which has 6 tokens"),
-        (["--k=1", "--every_subset"], "--k and --stride go with neither"),
+        (["--k=1", "--every_subset"], "--k, --stride and --depth go with"),
         (["--stride=1,0"], "--stride=1,0: expected whole numbers from 1"),
         (["--stride=7"], "stride=7 for modality 'sight': patches of"),
         (["--stride=2", "--k=4"], "k=4 for modality 'sight', which has 3 tokens"),
@@ -132,6 +132,43 @@ def test_wrong_budgets_are_refused(trained, arguments, message):
         _eval(f"--workdir={trained / 'seed_1'}", "--split=valid", *arguments)
 
 
+def test_a_cascade_has_the_metrics_of_the_stages_where_examples_stop(trained, capsys):
+    _eval(f"--workdir={trained}", "--split=valid", "--cascade=0,6,2", "--cascade_tolerance=0.1")
+    output = capsys.readouterr().out
+    result = json.loads((trained / "eval" / "valid_cascade.json").read_text())
+    assert f"results: {trained}/eval/valid_cascade.json" in output
+    stages, flops = result["stages"], result["flops"]["values"]
+    assert [stage["k"] for stage in stages] == [0, 2, 6]
+    assert [stage["flops"] for stage in stages] == cascade.stage_flops(
+        MODEL, [0, 2, 6], ["sight", "sound"]
+    )
+    shares = np.array([stage["share"]["values"] for stage in stages])
+    np.testing.assert_allclose(shares.sum(axis=0), 1)
+    np.testing.assert_allclose(shares.T @ [stage["flops"] for stage in stages], flops)
+    for i, accuracy in enumerate(result["metrics"]["accuracy"]["values"]):
+        # The split is that of the choice.
+        assert accuracy == pytest.approx(result["valid"]["cascade"]["values"][i])
+        assert accuracy >= stages[-1]["accuracy"]["values"][i] - 0.1 - 1e-9
+    own, _ = run.evaluate_run(trained / "seed_1", "valid", "best")
+    assert result["stages"][1]["accuracy"]["values"][0] == own["accuracy"]
+    assert result["flops_of_largest"] == forward_cost(with_budget(MODEL, 6)).flops
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cascade=2"], r"cascade=\[2\]: expected at least two"),
+        (["--cascade=0,7"], "k=7 for modality 'sight', which has 6 tokens"),
+        (["--cascade=0,2", "--k=1"], "--cascade goes with none of .*; got --k"),
+        (["--cascade=0,2", "--cascade_tolerance=1"], "cascade_tolerance=1.0 must be at least 0"),
+        (["--cascade_tolerance=0.1"], "--cascade_tolerance is given without --cascade"),
+    ],
+)
+def test_wrong_cascades_are_refused(trained, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        _eval(f"--workdir={trained / 'seed_1'}", "--split=valid", *arguments)
+
+
 def test_without_any_number_nothing_is_evaluated(trained):
-    with pytest.raises(ValueError, match="budgets and strides are empty"):
+    with pytest.raises(ValueError, match="budgets, strides and depths are empty"):
         budgets.evaluate_budgets(trained, "valid", "best", [])

@@ -15,6 +15,7 @@
 | `token_learner` | `k` means of all tokens, weighted by an MLP |
 | `perceiver` | `k` learned queries after attending to the tokens |
 | `evit` | the `k - 1` tokens of largest saliency, and the weighted mean of the others |
+| `joint_topk` | the tokens of largest score among all modalities, `k` for each on average |
 | `none` | all tokens |
 """
 
@@ -27,7 +28,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from sft_jax import plugins
-from sft_jax.ops.pool import cluster, merge, reduce, select
+from sft_jax.ops.pool import cluster, joint, merge, reduce, select
 from sft_jax.ops.pool.windows import Windows
 from sft_jax.structs import Tokens
 
@@ -53,6 +54,13 @@ class Pool:
       nested: Whether the tokens for `k` are the first `k` of those for any larger number. A
         module takes the first slots then where its parameters have more
         (`sft_jax.modules.learned_pools.slots_param`).
+      joint: Whether the tokens of all modalities are reduced together. `function` then gets
+        sequences over the modalities, of tokens and of saliency, and `cls`, their `[b, m, d]` CLS
+        tokens. `k` is the sum over all modalities of the model, and positions are those in the
+        concatenation. Saliency is all that it may need.
+
+    Raises:
+      ValueError: If a joint pool has a module, or another need.
     """
 
     function: Callable[..., Any] | None = None
@@ -60,6 +68,14 @@ class Pool:
     module: Any = None
     uses_k: bool = True
     nested: bool = False
+    joint: bool = False
+
+    def __post_init__(self) -> None:
+        if self.joint and (self.function is None or set(self.needs) - {"saliency"}):
+            raise ValueError(
+                f"Pool(joint=True) with function={self.function} and needs={self.needs}: it must"
+                " have a function, and may need the saliency alone"
+            )
 
 
 def _window_max(tokens: Tokens, k: int, windows: Windows) -> Tokens:
@@ -121,6 +137,7 @@ POOLS: Mapping[str, Pool] = {
     "token_learner": Pool(module="sft_jax.modules.learned_pools:TokenLearner", nested=True),
     "perceiver": Pool(module="sft_jax.modules.learned_pools:PerceiverPool", nested=True),
     "evit": Pool(_top_k_and_rest, ("saliency",)),
+    "joint_topk": Pool(joint.joint_top_k, ("saliency",), nested=True, joint=True),
     "none": Pool(_all, uses_k=False),
 }
 """Built-in pools by their name in a config."""
