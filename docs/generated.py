@@ -305,6 +305,20 @@ def first_prediction() -> str:
     return table(["cache", *kinds["cold"]], rows)
 
 
+def imbalance() -> str:
+    """Metrics of ways to train on unequal classes, mean and deviation over seeds."""
+    ways = load_result("imbalance.json")["ways"]
+    names = ("roc_auc", "average_precision", "balanced_accuracy", "macro_f1", "brier")
+    rows = [
+        [
+            ", ".join(f"`{field}={value}`" for field, value in own["train"].items()) or "defaults",
+            *(f"{own[name]['mean']:.3f} ± {own[name]['std']:.3f}" for name in names),
+        ]
+        for own in ways.values()
+    ]
+    return table(["`train`", *(f"`{name}`" for name in names)], rows)
+
+
 def listing(file: str) -> str:
     """A Python file of the repository."""
     return f"```python\n{(ROOT / file).read_text()}```"
@@ -379,6 +393,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "elastic_step": elastic_step,
     "edge": edge,
     "first_prediction": first_prediction,
+    "imbalance": imbalance,
     "listing": listing,
     "exports": exports,
     "provenance": provenance,
