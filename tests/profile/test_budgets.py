@@ -1,4 +1,4 @@
-"""Trained runs at several strides and numbers of kept tokens, by the function and by eval.py."""
+"""Trained runs at several strides, depths and budgets, by the function and by eval.py."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ import synthetic
 from sft_jax.commands import evaluate
 from sft_jax.evaluation import restored, run
 from sft_jax.modules.budget import with_budget
+from sft_jax.modules.depth import with_depth
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.stride import with_stride
 from sft_jax.parallel import sharding
@@ -37,12 +38,18 @@ def _quick(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Runs of two seeds, of normal parameters; training would take longer."""
+    """Runs of two seeds."""
     workdir = tmp_path_factory.mktemp("seeds")
-    SeedsDirectory.open(workdir, CONFIG)
-    optimizer = optim.make_optimizer(CONFIG.optim, optax.constant_schedule(0.1))
-    shapes = state_shapes(MODEL, optimizer, ema=False, mesh=sharding.make_mesh())
-    for seed in CONFIG.seeds:
+    _write_runs(workdir, CONFIG, MODEL)
+    return workdir
+
+
+def _write_runs(workdir, config, model):
+    """Writes runs of normal parameters; training would take longer."""
+    SeedsDirectory.open(workdir, config)
+    optimizer = optim.make_optimizer(config.optim, optax.constant_schedule(0.1))
+    shapes = state_shapes(model, optimizer, ema=False, mesh=sharding.make_mesh())
+    for seed in config.seeds:
         random = np.random.default_rng(seed)
         values = jax.tree.map(
             lambda a, random=random: jax.device_put(
@@ -53,7 +60,6 @@ def trained(tmp_path_factory):
         checkpoints = Checkpoints(workdir / f"seed_{seed}")
         checkpoints.save("best", values, {"dataset": INFO.to_json()})
         checkpoints.close()
-    return workdir
 
 
 def _eval(*arguments):
@@ -116,9 +122,23 @@ def test_each_stride_has_its_metrics_and_cost(trained, capsys):
     assert f"results: {workdir}/eval/valid_strides.json" in output
 
 
+def test_each_depth_has_its_metrics_and_cost(tmp_path):
+    model = dataclasses.replace(CONFIG.model, name="mbt", n_post=2, layer_drop=0.2)
+    mbt = build_model(model, INFO.modalities, len(INFO.class_names))
+    _write_runs(tmp_path, dataclasses.replace(CONFIG, seeds=(1,), model=model), mbt)
+    _eval(f"--workdir={tmp_path / 'seed_1'}", "--split=valid", "--depth=2,1")
+    path = tmp_path / "seed_1" / "eval" / "valid_depths.json"
+    rows = {row["depth"]: row for row in json.loads(path.read_text())["budgets"]}
+    assert [*rows] == [1, 2]
+    for depth, row in rows.items():
+        assert row["flops"] == forward_cost(with_depth(mbt, depth)).flops
+    assert rows[1]["metrics"]["loss"] != rows[2]["metrics"]["loss"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--depth=1"], "depth=1: SparseFusionTransformer computes all of its blocks"),
         (["--k=two"], "--k=two: expected whole numbers from 0"),
         (["--k=7"], "k=7 for modality 'sight', which has 6 tokens"),
         (["--k=1", "--every_subset"], "--k, --stride and --depth go with"),

@@ -54,9 +54,10 @@ def joint_scores(
 
         n_m (s_mj + mean_o softmax_j(LN(cls_o) · LN(x_mj) / sqrt(d)))
 
-    `s` is the saliency. The mean is the attention that the CLS of the other modalities `o` of the
-    example would give to the token, and 0 without any. The number of real tokens `n_m` makes up
-    for the length of a modality, as attention over more tokens is thinner.
+    `s` is the saliency. The mean is over the other modalities `o` that the example has, and 0
+    without any other. It is the attention that their CLS would give to the tokens. The number of
+    real tokens `n_m` makes up for the length of a modality, as attention over more tokens is
+    thinner.
 
     Args:
       tokens: Tokens of each modality, without CLS.
