@@ -2,7 +2,7 @@
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
     [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--data_dir=FOLDER]
-    [--manual_dir=FOLDER] [--thresholds=f1|balanced_accuracy]
+    [--manual_dir=FOLDER] [--thresholds=f1|balanced_accuracy] [--calibrate]
 
 For runs of several seeds (train.py --config.seeds=0,1,2) it prints the value of each metric by
 seed, with mean and standard deviation.
@@ -20,6 +20,7 @@ from sft_jax import command_line
 from sft_jax.data.card import Card
 from sft_jax.data.card_report import print_summary
 from sft_jax.evaluation import report
+from sft_jax.evaluation.calibration import temperature_of_result
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import BREAKDOWN
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, subsets_stem
@@ -48,6 +49,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("stride", None, text, **own)
     text = "With --split=valid, choose and save the thresholds that maximise this metric."
     flags.DEFINE_enum("thresholds", None, CRITERIA, text, **own)
+    text = "With --split=valid, fit and save the temperature of the probabilities."
+    flags.DEFINE_bool("calibrate", False, text, **own)
     flags.DEFINE_string("data_dir", None, "Current folder of the prepared data.", **own)
     flags.DEFINE_string("manual_dir", None, "Current folder of the raw files.", **own)
     flags.mark_flag_as_required("workdir", values)
@@ -63,10 +66,12 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         if folder and not storage.as_path(folder).exists():
             raise ValueError(f"--{name}={folder}: there is no such folder")
     moved = {field: folder for field, folder in folders.items() if folder is not None}
+    chosen = values.thresholds or values.calibrate
     if values.k is not None or values.stride is not None:
-        if values.every_subset or values.predictions or values.thresholds:
+        if values.every_subset or values.predictions or chosen:
             raise ValueError(
-                "--k and --stride go with neither --every_subset, --predictions nor --thresholds"
+                "--k and --stride go with neither --every_subset, --predictions, --thresholds nor"
+                " --calibrate"
             )
         budgets.evaluate_budgets(
             *request,
@@ -77,14 +82,15 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
             show=_show_budgets(run),
         )
         return
-    alone = values.every_subset or values.predictions or values.thresholds
+    alone = values.every_subset or values.predictions or chosen
     if run.read_config(several=not alone).seeds:
         evaluate_seeds(*request, values.modalities, data_folders=moved, show=_show_seeds(run))
         return
     if values.every_subset:
-        if values.modalities is not None or values.predictions or values.thresholds:
+        if values.modalities is not None or values.predictions or chosen:
             raise ValueError(
-                "--every_subset goes with neither --modalities, --predictions nor --thresholds"
+                "--every_subset goes with neither --modalities, --predictions, --thresholds nor"
+                " --calibrate"
             )
         result = evaluate_every_subset(*request, data_folders=moved)
         report.print_subsets(Console(), result)
@@ -99,6 +105,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         values.modalities,
         data_folders=moved,
         thresholds=values.thresholds or "",
+        calibrate=values.calibrate,
         show=_show(run, file),
     )
 
@@ -110,7 +117,7 @@ def _show(
         report.print_tables(Console(), result)
         if file:
             names = tuple(result[BREAKDOWN[predictions.task]])
-            report.write_predictions(file, predictions, names)
+            report.write_predictions(file, predictions, names, temperature_of_result(result))
         _print_data(run)
         _print_paths(run, report.file_stem(result))
 
