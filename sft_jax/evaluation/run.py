@@ -8,7 +8,7 @@ from typing import Any
 
 from sft_jax import version
 from sft_jax.data.dataset import Dataset
-from sft_jax.evaluation import calibration, own_data, plots, report
+from sft_jax.evaluation import calibration, own_data, pictures, plots, report, run_plots
 from sft_jax.evaluation import thresholds as threshold_choice
 from sft_jax.evaluation.evaluator import Evaluator, Predictions, every_subset
 from sft_jax.evaluation.metrics import task_metrics
@@ -171,8 +171,8 @@ def evaluate_every_subset(
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run with every non-empty set of its modalities.
 
-    Writes `SPLIT_subsets.json` to `eval/` in the run directory (`subsets_stem`). A model that
-    classifies a single modality is evaluated with that modality.
+    Writes `SPLIT_subsets.json` and a picture of it to `eval/` in the run directory
+    (`subsets_stem`). A model that classifies a single modality is evaluated with that modality.
 
     Args:
       workdir: Run directory.
@@ -208,6 +208,9 @@ def evaluate_every_subset(
         "code": version.code(),
     }
     storage.write_json(run.results / f"{subsets_stem(result)}.json", result)
+    picture = run.results / f"{subsets_stem(result)}.png"
+    with pictures.reported(picture):
+        run_plots.draw_subsets(picture, result, f"{picture.stem}: {result['score']}")
     return result
 
 
