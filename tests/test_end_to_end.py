@@ -1,5 +1,6 @@
 """The main job as a user runs it, small: train.py and eval.py on the real recordings."""
 
+import base64
 import csv
 import json
 import pathlib
@@ -61,6 +62,11 @@ def test_evaluation_needs_the_run_directory_alone(trained, tmp_path):
     assert str(trained) in output
     picture = (trained / "eval" / "test_confusion_matrix.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
+    # Its pool merges tokens, which no picture shows.
+    assert not (trained / "eval" / "test_kept_tokens.png").exists()
+    assert f"page: {trained}/report.html" in output
+    page = (trained / "report.html").read_text()
+    assert base64.b64encode(picture).decode() in page
     rows = list(csv.DictReader(csv_file.read_text().splitlines()))
     assert len({row["id"] for row in rows}) == result["n_examples"]
     assert {row["id"][:8] for row in rows} == {"person08", "person09", "person10"}

@@ -1,8 +1,9 @@
-"""Evaluates a run: tables on the terminal, JSON and a picture in the run directory.
+"""Evaluates a run: tables on the terminal; JSON, pictures and a page in the run directory.
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
     [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--data_dir=FOLDER]
     [--manual_dir=FOLDER] [--thresholds=f1|balanced_accuracy] [--calibrate]
+    [--report=false]
 
 For runs of several seeds (train.py --config.seeds=0,1,2) it prints the value of each metric by
 seed, with mean and standard deviation.
@@ -10,6 +11,7 @@ seed, with mean and standard deviation.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,8 @@ from sft_jax.evaluation.metrics import BREAKDOWN
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, subsets_stem
 from sft_jax.evaluation.seeds import evaluate_seeds
 from sft_jax.evaluation.thresholds import CRITERIA
+from sft_jax.page import kept
+from sft_jax.page import writing as page
 from sft_jax.profile import budgets
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory
@@ -51,13 +55,24 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("thresholds", None, CRITERIA, text, **own)
     text = "With --split=valid, fit and save the temperature of the probabilities."
     flags.DEFINE_bool("calibrate", False, text, **own)
+    flags.DEFINE_bool("report", True, "Write report.html of the run directory.", **own)
     flags.DEFINE_string("data_dir", None, "Current folder of the prepared data.", **own)
     flags.DEFINE_string("manual_dir", None, "Current folder of the raw files.", **own)
     flags.mark_flag_as_required("workdir", values)
 
 
 def main(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Runs the evaluation that the flags describe."""
+    """Runs the evaluation that the flags describe, and writes the page of each run."""
+    _evaluate(values)
+    if not values.report:
+        return
+    run = RunDirectory(storage.as_path(values.workdir))
+    seeds = SeedsDirectory.existing(run.path).runs.values() if run.read_config().seeds else [run]
+    for place in seeds:
+        print(f"page: {page.write(place)}")
+
+
+def _evaluate(values: flags.FlagValues) -> None:
     workdir = storage.as_path(values.workdir)
     run = RunDirectory(workdir)
     request = (workdir, values.split, values.checkpoint)
@@ -107,6 +122,7 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         thresholds=values.thresholds or "",
         calibrate=values.calibrate,
         show=_show(run, file),
+        then=functools.partial(kept.draw, run) if values.report else None,
     )
 
 

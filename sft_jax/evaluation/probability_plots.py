@@ -58,7 +58,7 @@ def draw_reliability(
         lower.set(xlabel="probability" if several else "probability of the predicted class")
         lower.set(ylabel="share of all")
         upper.set_title(pictures.wrapped(title, 52))
-        upper.legend(loc="upper left")
+        upper.legend(loc="best")
         for axes in (upper, lower):
             _tidy(axes)
 

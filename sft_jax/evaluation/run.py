@@ -33,6 +33,7 @@ def evaluate_run(
     thresholds: str = "",
     calibrate: bool = False,
     show: Callable[[dict[str, Any], Predictions], None] | None = None,
+    then: Callable[[Restored, dict[str, Any], Predictions], None] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
@@ -66,6 +67,7 @@ def evaluate_run(
       thresholds: Metric that thresholds maximise, f1 or balanced_accuracy; empty for none.
       calibrate: Whether to fit the temperature.
       show: Function of the result and predictions, called before any picture is drawn.
+      then: Function of the evaluated checkpoint, result and predictions, called last.
 
     Returns:
       The content of the JSON file, and the predictions.
@@ -101,6 +103,8 @@ def evaluate_run(
     if show:
         show(result, predictions)
     draw(run, result, predictions)
+    if then:
+        then(restored, result, predictions)
     return result, predictions
 
 

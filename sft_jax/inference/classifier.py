@@ -191,11 +191,7 @@ class Classifier:
         if stride != 1:
             return self.with_stride(stride).explain(inputs, k)
         examples, many = self._read(inputs)
-        model, program = self._program(explain_program, k)
-        explanations: list[dict[str, Explanation]] = []
-        for part in batched(examples, MAX_BATCH):
-            arrays = self._reader.batch(part)
-            explanations += explain(model, part, program(self.params, *arrays))
+        explanations = self.explanations(examples, k)
         return explanations if many else explanations[0]
 
     def read(
@@ -236,6 +232,17 @@ class Classifier:
         logits = np.concatenate(outputs)
         check_outputs(logits, np.array(ids, object))
         return logits
+
+    def explanations(
+        self, examples: Iterable[Inputs], k: Budget = None
+    ) -> list[dict[str, Explanation]]:
+        """Explains results of `read`, at least one; see `explain`."""
+        model, program = self._program(explain_program, k)
+        explanations: list[dict[str, Explanation]] = []
+        for part in batched(examples, MAX_BATCH):
+            arrays = self._reader.batch(part)
+            explanations += explain(model, part, program(self.params, *arrays))
+        return explanations
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Computes probabilities from the result of `logits`; of a regression, the logits."""

@@ -19,6 +19,10 @@ SELECTING = ("attn_topk", "attn_wkmedoids", "random", "attn_random", "strided_ra
 """Pools of this library that select whole tokens."""
 
 
+class NotExplainableError(ValueError):
+    """Error for a model that keeps every token, or mixes them."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Explanation:
     """Tokens of one modality that were kept for the fusion.
@@ -41,16 +45,16 @@ def explain_program(model: MultimodalClassifier) -> Any:
     """Jitted function from parameters, inputs and masks to what `explain` reads.
 
     Raises:
-      ValueError: If the model has no pool that selects tokens, or tokens of no known steps; when
-        it is called, if a pool of another package selects none.
+      NotExplainableError: If the model has no pool that selects tokens, or tokens of no known
+        steps; when it is called, if a pool of another package selects none.
     """
     if not isinstance(model, SparseFusionTransformer):
-        raise ValueError(
+        raise NotExplainableError(
             f"explain: {type(model).__name__} keeps every token; use SparseFusionTransformer with"
             f" a pool that selects, {', '.join(SELECTING)}"
         )
     if model.tokenizers:
-        raise ValueError(
+        raise NotExplainableError(
             f"explain: the tokenizer of {', '.join(model.tokenizers)} makes tokens of no known"
             " steps; leave model.tokenizers out"
         )
@@ -63,7 +67,7 @@ def explain_program(model: MultimodalClassifier) -> Any:
         # With k=0 nothing is pooled. A reducer without anything to show is not there at all.
         reducers = {name: p.get("reducer", {}) for name, p in pooled.items() if _pools(model, name)}
         if not all("index" in reducer for reducer in reducers.values()):
-            raise ValueError(
+            raise NotExplainableError(
                 f"explain: pool {model.pool!r} selects no whole tokens; these do:"
                 f" {', '.join(SELECTING)}"
             )

@@ -62,7 +62,7 @@ def trained(tmp_path_factory):
 
 
 def _eval(*arguments):
-    synthetic.run_command(evaluate, *arguments)
+    synthetic.run_command(evaluate, "--report=false", *arguments)
 
 
 def test_each_metric_has_its_values_mean_and_deviation(trained, capsys, monkeypatch):

@@ -31,7 +31,7 @@ def _dataset(monkeypatch):
 
 
 def _eval(*arguments):
-    synthetic.run_command(evaluate, *arguments)
+    synthetic.run_command(evaluate, "--report=false", *arguments)
 
 
 def _results(workdir):

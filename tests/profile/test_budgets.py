@@ -57,7 +57,7 @@ def trained(tmp_path_factory):
 
 
 def _eval(*arguments):
-    synthetic.run_command(evaluate, *arguments)
+    synthetic.run_command(evaluate, "--report=false", *arguments)
 
 
 def _files(workdir, stem="budgets"):
