@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -46,6 +47,10 @@ def trained(tmp_path_factory):
         "--config.train.label_smoothing=0.1",
     )
     assert "run directory:" in output
+    assert "compiling...\ncompiled in " in output
+    values = r"loss [\d.]+ accuracy [\d.]+"
+    line = rf"epoch +1\.\d  step +\d+  train {values}  valid {values}  lr \S+  \S+ s  ETA 0:\d\d:"
+    assert re.search(line, output)
     return workdir
 
 
