@@ -1,8 +1,10 @@
 """The main job as a user runs it, small: train.py and eval.py on the real recordings."""
 
+import base64
 import csv
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -45,6 +47,10 @@ def trained(tmp_path_factory):
         "--config.train.label_smoothing=0.1",
     )
     assert "run directory:" in output
+    assert "compiling...\ncompiled in " in output
+    values = r"loss [\d.]+ accuracy [\d.]+"
+    line = rf"epoch +1\.\d  step +\d+  train {values}  valid {values}  lr \S+  \S+ s  ETA 0:\d\d:"
+    assert re.search(line, output)
     return workdir
 
 
@@ -61,6 +67,11 @@ def test_evaluation_needs_the_run_directory_alone(trained, tmp_path):
     assert str(trained) in output
     picture = (trained / "eval" / "test_confusion_matrix.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
+    # Its pool merges tokens, which no picture shows.
+    assert not (trained / "eval" / "test_kept_tokens.png").exists()
+    assert f"page: {trained}/report.html" in output
+    page = (trained / "report.html").read_text()
+    assert base64.b64encode(picture).decode() in page
     rows = list(csv.DictReader(csv_file.read_text().splitlines()))
     assert len({row["id"] for row in rows}) == result["n_examples"]
     assert {row["id"][:8] for row in rows} == {"person08", "person09", "person10"}

@@ -42,9 +42,10 @@ ROOMS = {
     "compare": {
         "ops", "modules", "data", "runs", "evaluation", "profile", "command_line"
     },
+    "page": {"data", "runs", "evaluation", "inference", "profile"},
     "commands": {
-        "data", "runs", "parallel", "evaluation", "export", "inference", "profile", "experiment",
-        "command_line"
+        "data", "runs", "parallel", "evaluation", "export", "inference", "page", "profile",
+        "experiment", "command_line"
     },
     "sweep": {
         "data", "runs", "parallel", "training", "evaluation", "experiment", "command_line"
@@ -115,7 +116,12 @@ ONLY_IN = {
     "sft_jax.launch": set(),
     "sft_jax.lr_range": set(),
     "sft_jax.nnx": set(),
-    "sft_jax.profile": {"sft_jax/compare/", "sft_jax/profile/", "sft_jax/commands/evaluate.py"},
+    "sft_jax.profile": {
+        "sft_jax/compare/",
+        "sft_jax/page/",
+        "sft_jax/profile/",
+        "sft_jax/commands/evaluate.py",
+    },
     "sklearn": {"sft_jax/evaluation/"},
     "tensorflow": set(),
     "tensorflow_datasets": {"sft_jax/data/"},

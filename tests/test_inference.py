@@ -164,7 +164,7 @@ def test_thresholds_chosen_on_validation_data_are_used(tmp_path, raw):
     assert metadata(exported.classifier, "onnx")["thresholds"] == chosen
     assert metadata(with_k(exported.classifier, 1), "onnx")["thresholds"] == chosen
     # Those of another checkpoint do not count.
-    RunDirectory(tmp_path).save_thresholds(chosen, maximise="f1", step=int(state.step) + 1)
+    RunDirectory(tmp_path).save_chosen("thresholds", chosen, step=int(state.step) + 1)
     assert sft_jax.load(tmp_path).thresholds is None
     for request, message in (
         ({"split": "train"}, "chosen with split=valid, got train"),
@@ -174,6 +174,36 @@ def test_thresholds_chosen_on_validation_data_are_used(tmp_path, raw):
         options = {"split": SPLIT, "which": "best", "dataset": data, "thresholds": "f1", **request}
         with pytest.raises(ValueError, match=message):
             evaluate_run(tmp_path, **options)
+
+
+def test_a_temperature_changes_probabilities_and_no_decision(tmp_path, raw):
+    data = synthetic.dataset(task="multi_label")
+    config = synthetic.config(model__task="multi_label")
+    synthetic.save_run(tmp_path, data.info, config, own_dataset=True)
+    several, run = _together(raw), RunDirectory(tmp_path)
+    evaluate_run(tmp_path, SPLIT, "best", dataset=data, thresholds="f1")
+    before = sft_jax.load(tmp_path)
+    result, _ = evaluate_run(tmp_path, SPLIT, "best", dataset=data, calibrate=True)
+    fitted, loaded = result["calibration"]["temperature"], sft_jax.load(tmp_path)
+    assert loaded.temperature == fitted == run.temperature(loaded.step) != 1
+    assert result["calibration"]["calibrated_nll"] < result["calibration"]["nll"]
+    odds = scipy.special.logit(before.predict_proba(several).astype(float))
+    probabilities = loaded.predict_proba(several)
+    np.testing.assert_allclose(probabilities, scipy.special.expit(odds / fitted), atol=1e-4)
+    assert loaded.predict(several) == before.predict(several)
+    assert loaded.predict(several, threshold=0.5) == before.predict(several, threshold=0.5)
+    later, _ = evaluate_run(tmp_path, "train", "best", dataset=data)
+    assert later["calibration"]["temperature"] == fitted
+    assert later["calibration"]["calibrated_ece"] != later["calibration"]["ece"]
+    exported = open_run(tmp_path, examples=1).classifier
+    described = metadata(with_k(exported, 1), "onnx")
+    assert described["temperature"] == fitted
+    assert described["thresholds"] == before.thresholds
+    with pytest.raises(ValueError, match="calibrate: it is chosen on the run's own data"):
+        evaluate_run(tmp_path, SPLIT, "best", ["sight"], dataset=data, calibrate=True)
+    (tmp_path / "temperature.json").write_text('{"step": 5}')
+    with pytest.raises(RunDirectoryError, match=r"temperature\.json is damaged: KeyError"):
+        sft_jax.load(tmp_path)
 
 
 def test_a_threshold_decides_between_two_classes():

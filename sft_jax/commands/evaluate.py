@@ -1,9 +1,9 @@
-"""Evaluates a run: tables on the terminal, JSON and a picture in the run directory.
+"""Evaluates a run: tables on the terminal; JSON, pictures and a page in the run directory.
 
 python eval.py --workdir=runs/watch [--split=test] [--checkpoint=best] [--predictions=FILE.csv]
     [--modalities=NAME,NAME | --every_subset] [--k=0,1,4] [--stride=1,2,4] [--depth=2,4]
     [--cascade=0,4,20 [--cascade_tolerance=0.005]] [--data_dir=FOLDER] [--manual_dir=FOLDER]
-    [--thresholds=f1|balanced_accuracy]
+    [--thresholds=f1|balanced_accuracy] [--calibrate] [--report=false]
 
 For runs of several seeds (train.py --config.seeds=0,1,2) it prints the value of each metric by
 seed, with mean and standard deviation.
@@ -11,6 +11,7 @@ seed, with mean and standard deviation.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,14 @@ from sft_jax import command_line
 from sft_jax.data.card import Card
 from sft_jax.data.card_report import print_summary
 from sft_jax.evaluation import report
+from sft_jax.evaluation.calibration import temperature_of_result
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import BREAKDOWN
 from sft_jax.evaluation.run import evaluate_every_subset, evaluate_run, subsets_stem
 from sft_jax.evaluation.seeds import evaluate_seeds
 from sft_jax.evaluation.thresholds import CRITERIA
+from sft_jax.page import kept
+from sft_jax.page import writing as page
 from sft_jax.profile import budgets, cascade
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, SeedsDirectory
@@ -55,13 +59,26 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("cascade_tolerance", cascade.TOLERANCE, text, **own)
     text = "With --split=valid, choose and save the thresholds that maximise this metric."
     flags.DEFINE_enum("thresholds", None, CRITERIA, text, **own)
+    text = "With --split=valid, fit and save the temperature of the probabilities."
+    flags.DEFINE_bool("calibrate", False, text, **own)
+    flags.DEFINE_bool("report", True, "Write report.html of the run directory.", **own)
     flags.DEFINE_string("data_dir", None, "Current folder of the prepared data.", **own)
     flags.DEFINE_string("manual_dir", None, "Current folder of the raw files.", **own)
     flags.mark_flag_as_required("workdir", values)
 
 
 def main(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Runs the evaluation that the flags describe."""
+    """Runs the evaluation that the flags describe, and writes the page of each run."""
+    _evaluate(values)
+    if not values.report:
+        return
+    run = RunDirectory(storage.as_path(values.workdir))
+    seeds = SeedsDirectory.existing(run.path).runs.values() if run.read_config().seeds else [run]
+    for place in seeds:
+        print(f"page: {page.write(place)}")
+
+
+def _evaluate(values: flags.FlagValues) -> None:
     workdir = storage.as_path(values.workdir)
     run = RunDirectory(workdir)
     request = (workdir, values.split, values.checkpoint)
@@ -75,11 +92,12 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
     if values.cascade is not None:
         _run_cascade(values, request, moved)
         return
+    chosen = values.thresholds or values.calibrate
     if any(values[name].present for name in ("k", "stride", "depth")):
-        if values.every_subset or values.predictions or values.thresholds:
+        if values.every_subset or values.predictions or chosen:
             raise ValueError(
-                "--k, --stride and --depth go with neither --every_subset, --predictions nor"
-                " --thresholds"
+                "--k, --stride and --depth go with neither --every_subset, --predictions,"
+                " --thresholds nor --calibrate"
             )
         budgets.evaluate_budgets(
             *request,
@@ -91,14 +109,15 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
             show=_show_budgets(run),
         )
         return
-    alone = values.every_subset or values.predictions or values.thresholds
+    alone = values.every_subset or values.predictions or chosen
     if run.read_config(several=not alone).seeds:
         evaluate_seeds(*request, values.modalities, data_folders=moved, show=_show_seeds(run))
         return
     if values.every_subset:
-        if values.modalities is not None or values.predictions or values.thresholds:
+        if values.modalities is not None or values.predictions or chosen:
             raise ValueError(
-                "--every_subset goes with neither --modalities, --predictions nor --thresholds"
+                "--every_subset goes with neither --modalities, --predictions, --thresholds nor"
+                " --calibrate"
             )
         result = evaluate_every_subset(*request, data_folders=moved)
         report.print_subsets(Console(), result)
@@ -113,17 +132,22 @@ def main(values: flags.FlagValues = flags.FLAGS) -> None:
         values.modalities,
         data_folders=moved,
         thresholds=values.thresholds or "",
+        calibrate=values.calibrate,
         show=_show(run, file),
+        then=functools.partial(kept.draw, run) if values.report else None,
     )
 
 
 def _run_cascade(
     values: flags.FlagValues, request: tuple[storage.AnyPath, str, str], moved: dict[str, str]
 ) -> None:
-    others = ("k", "stride", "depth", "every_subset", "predictions", "thresholds")
+    others = (
+        *("k", "stride", "depth", "every_subset", "predictions", "thresholds"),
+        "calibrate",
+    )
     if given := [name for name in others if values[name].present]:
         raise ValueError(f"--cascade goes with none of --{', --'.join(others)}; got --{given[0]}")
-    kept = budgets.read_numbers("cascade", values.cascade, 0)
+    numbers = budgets.read_numbers("cascade", values.cascade, 0)
     run, console = RunDirectory(request[0]), Console()
 
     def show(result: dict[str, Any]) -> None:
@@ -132,7 +156,7 @@ def _run_cascade(
 
     cascade.evaluate_cascade(
         *request,
-        kept,
+        numbers,
         values.cascade_tolerance,
         values.modalities,
         data_folders=moved,
@@ -147,7 +171,7 @@ def _show(
         report.print_tables(Console(), result)
         if file:
             names = tuple(result[BREAKDOWN[predictions.task]])
-            report.write_predictions(file, predictions, names)
+            report.write_predictions(file, predictions, names, temperature_of_result(result))
         _print_data(run)
         _print_paths(run, report.file_stem(result))
 

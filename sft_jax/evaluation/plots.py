@@ -1,4 +1,4 @@
-"""Pictures of results: confusion matrix and scatter plot."""
+"""Pictures of results: those of each task, confusion matrix and scatter plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sft_jax.evaluation import pictures
+from sft_jax.evaluation import pictures, probability_plots
+from sft_jax.evaluation.calibration import temperature_of_result
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import BREAKDOWN
 from sft_jax.ops.losses import SCORE_NAMES
@@ -30,30 +31,55 @@ _NAME_COLUMNS = 32
 
 
 def draw(folder: AnyPath, name: str, result: Mapping[str, Any], predictions: Predictions) -> None:
-    """Draws the picture of a task.
+    """Draws the pictures of a task.
 
-    Classes give `NAME_confusion_matrix.png`. Numbers give `NAME_scatter.png`, predicted against
-    true. Labels give no picture. An error while drawing is logged as a warning that names the
-    picture.
+    | file | task |
+    | --- | --- |
+    | `NAME_confusion_matrix.png` | classes |
+    | `NAME_per_label.png`, metrics of each label | labels |
+    | `NAME_scatter.png`, predicted against true numbers | regression |
+    | `NAME_reliability.png`, of the probabilities | classes and labels |
+    | `NAME_roc_pr.png`, ROC and precision-recall curves | two classes, labels |
+
+    An error while drawing is logged as a warning that names the picture.
 
     Args:
-      folder: Folder of the picture.
-      name: First part of the file's name.
+      folder: Folder of the pictures.
+      name: First part of the files' names.
       result: Metrics of the predictions.
       predictions: Predictions of a split.
     """
-    if predictions.task == "multi_label":
-        return
-    kind = "scatter" if predictions.task == "regression" else "confusion_matrix"
-    path = folder / f"{name}_{kind}.png"
-    with pictures.reported(path):
-        names = tuple(result[BREAKDOWN[predictions.task]])
-        score = SCORE_NAMES[predictions.task]
-        title = f"{name}: {score} {result[score]:.3f} of {result['n_examples']}"
-        if predictions.task == "regression":
-            draw_scatter(path, predictions.labels, predictions.logits, names, title)
-        else:
-            draw_confusion_matrix(path, result["confusion_matrix"], names, title)
+    for kind in _kinds(predictions):
+        path = folder / f"{name}_{kind}.png"
+        with pictures.reported(path):
+            _draw_kind(kind, path, name, result, predictions)
+
+
+def _kinds(predictions: Predictions) -> list[str]:
+    if predictions.task == "regression":
+        return ["scatter"]
+    first = "per_label" if predictions.task == "multi_label" else "confusion_matrix"
+    ranks = first == "per_label" or predictions.logits.shape[1] == 2
+    return [first, "reliability", *["roc_pr"] * ranks]
+
+
+def _draw_kind(
+    kind: str, path: AnyPath, name: str, result: Mapping[str, Any], predictions: Predictions
+) -> None:
+    names = tuple(result[BREAKDOWN[predictions.task]])
+    score, count = SCORE_NAMES[predictions.task], result["n_examples"]
+    title = f"{name}: {score} {result[score]:.3f} of {count}"
+    if kind == "scatter":
+        draw_scatter(path, predictions.labels, predictions.logits, names, title)
+    elif kind == "confusion_matrix":
+        draw_confusion_matrix(path, result["confusion_matrix"], names, title)
+    elif kind == "per_label":
+        probability_plots.draw_per_label(path, result["per_label"], count, title)
+    elif kind == "reliability":
+        temperature = temperature_of_result(result)
+        probability_plots.draw_reliability(path, predictions, temperature, title)
+    elif columns := probability_plots.ranked(predictions, names):
+        probability_plots.draw_roc_pr(path, columns, title)
 
 
 def draw_confusion_matrix(

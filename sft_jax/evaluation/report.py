@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from rich import markup
 from rich.console import Console
 from rich.table import Table
@@ -48,6 +49,8 @@ def print_tables(console: Console, result: Mapping[str, Any]) -> None:
     if chosen := result.get("at_thresholds"):
         console.print(_values_table("at thresholds", chosen))
         console.print(_breakdown_table("above threshold", chosen["per_label"]))
+    if "calibration" in result:
+        console.print(_values_table("calibration", result["calibration"]))
 
 
 def print_subsets(console: Console, result: Mapping[str, Any]) -> None:
@@ -177,7 +180,9 @@ def _escaped(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]", escape, text)
 
 
-def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[str]) -> None:
+def write_predictions(
+    path: AnyPath, predictions: Predictions, names: Sequence[str], temperature: float = 1.0
+) -> None:
     """Writes a CSV file with a line for each example.
 
     For classes, the columns are id, true class, predicted class and the probability of each
@@ -188,6 +193,7 @@ def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[s
       path: Path of the file.
       predictions: Predictions of a split.
       names: Names of the classes, labels or targets, in the order of the labels.
+      temperature: Temperature of the probabilities.
 
     Raises:
       NotFiniteError: If an output of the model is NaN or infinite.
@@ -196,10 +202,9 @@ def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[s
     check_outputs(predictions.logits, predictions.ids)
     if jax.process_index():
         return
-    if predictions.task in CLASS_TASKS:
-        header, rows = _class_columns(predictions, names)
-    else:
-        header, rows = _number_columns(predictions, names)
+    predicted = probabilities(predictions.task, predictions.logits, temperature)
+    columns = _class_columns if predictions.task in CLASS_TASKS else _number_columns
+    header, rows = columns(predictions, predicted, names)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["id", *header])
@@ -209,9 +214,8 @@ def write_predictions(path: AnyPath, predictions: Predictions, names: Sequence[s
 
 
 def _class_columns(
-    predictions: Predictions, names: Sequence[str]
+    predictions: Predictions, predicted: np.ndarray, names: Sequence[str]
 ) -> tuple[list[str], Iterable[list[str]]]:
-    predicted = probabilities(predictions.task, predictions.logits)
     rows = (
         [names[label], names[row.argmax()], *(f"{p:.6f}" for p in row)]
         for label, row in zip(predictions.labels, predicted, strict=True)
@@ -220,9 +224,8 @@ def _class_columns(
 
 
 def _number_columns(
-    predictions: Predictions, names: Sequence[str]
+    predictions: Predictions, predicted: np.ndarray, names: Sequence[str]
 ) -> tuple[list[str], Iterable[list[str]]]:
-    predicted = probabilities(predictions.task, predictions.logits)
     digits, kind = (".6f", "p") if predictions.task == "multi_label" else (".8g", "predicted")
     rows = (
         [*(f"{true:.8g}" for true in label), *(f"{value:{digits}}" for value in row)]

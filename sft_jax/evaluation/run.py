@@ -8,7 +8,7 @@ from typing import Any
 
 from sft_jax import version
 from sft_jax.data.dataset import Dataset
-from sft_jax.evaluation import own_data, plots, report
+from sft_jax.evaluation import calibration, own_data, pictures, plots, report, run_plots
 from sft_jax.evaluation import thresholds as threshold_choice
 from sft_jax.evaluation.evaluator import Evaluator, Predictions, every_subset
 from sft_jax.evaluation.metrics import task_metrics
@@ -31,7 +31,9 @@ def evaluate_run(
     *,
     data_folders: Mapping[str, str] | None = None,
     thresholds: str = "",
+    calibrate: bool = False,
     show: Callable[[dict[str, Any], Predictions], None] | None = None,
+    then: Callable[[Restored, dict[str, Any], Predictions], None] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a checkpoint of a run and writes the results to `eval/` in its directory.
 
@@ -48,6 +50,10 @@ def evaluate_run(
     the run directory, and `sft_jax.load` uses them for this checkpoint. Every later evaluation of
     the checkpoint has their metrics too, under `at_thresholds`.
 
+    With `calibrate` the split valid decides by which temperature logits are divided
+    (`sft_jax.evaluation.calibration`). It is saved in `temperature.json` and used likewise. The
+    results have the calibration error without and with it under `calibration`.
+
     Args:
       workdir: Run directory.
       split: Name of the split: train, valid or test.
@@ -59,7 +65,9 @@ def evaluate_run(
       data_folders: Current folders of the config's `data` by field, such as
         `{"manual_dir": "clips"}`; by default the folders at the time of training.
       thresholds: Metric that thresholds maximise, f1 or balanced_accuracy; empty for none.
+      calibrate: Whether to fit the temperature.
       show: Function of the result and predictions, called before any picture is drawn.
+      then: Function of the evaluated checkpoint, result and predictions, called last.
 
     Returns:
       The content of the JSON file, and the predictions.
@@ -73,24 +81,30 @@ def evaluate_run(
       OSError: If `eval/` can't be written to, before anything is evaluated.
       ValueError: If the split is unknown, or model and dataset have different tasks. Also if
         `Dataset.like` refuses `dataset`, or `check_subset` refuses `modalities`. Also if
-        `thresholds` are to be chosen on another split than valid, on other data than the run's own
-        or without some modalities. Also for a task without labels or two classes.
+        thresholds or a temperature are to be chosen on another split than valid, on other data
+        or without some modalities. Also if the task has none.
     """
     run = _writable_run(workdir)
     restored = restore(run, which, dataset, data_folders=data_folders)
+    info = restored.run.dataset.info
     if thresholds:
-        info = restored.run.dataset.info
         threshold_choice.check_request(thresholds, split, info.task, len(info.class_names))
-        if restored.run.data(split) != report.OWN or modalities is not None:
-            raise ValueError(
-                f"thresholds={thresholds!r}: they are chosen on the run's own data, with all"
-                " modalities"
-            )
+    if calibrate:
+        calibration.check_request(split, info.task)
+    if (thresholds or calibrate) and (
+        modalities is not None or restored.run.data(split) != report.OWN
+    ):
+        name = f"thresholds={thresholds!r}: they are" if thresholds else "calibrate: it is"
+        raise ValueError(f"{name} chosen on the run's own data, with all modalities")
     evaluator = restored.run.evaluator(split, modalities)
-    result, predictions = evaluate_restored(run, restored, evaluator, split, which, thresholds)
+    result, predictions = evaluate_restored(
+        run, restored, evaluator, split, which, thresholds, calibrate
+    )
     if show:
         show(result, predictions)
     draw(run, result, predictions)
+    if then:
+        then(restored, result, predictions)
     return result, predictions
 
 
@@ -101,6 +115,7 @@ def evaluate_restored(
     split: str,
     which: str,
     thresholds: str = "",
+    calibrate: bool = False,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluates a restored checkpoint like `evaluate_run`, but without pictures.
 
@@ -111,6 +126,7 @@ def evaluate_restored(
       split: Split of the evaluator.
       which: Name that the checkpoint was requested by.
       thresholds: Metric that the thresholds maximise; see `evaluate_run`.
+      calibrate: Whether to fit the temperature.
     """
     predictions, info = evaluator.predict(restored.params), restored.run.dataset.info
     with own_data.naming_checkpoint(run, which, restored.step):
@@ -118,11 +134,17 @@ def evaluate_restored(
     chosen = run.thresholds(restored.step)
     if thresholds:
         chosen = threshold_choice.choose(predictions, info.class_names, thresholds)
-        run.save_thresholds(chosen, maximise=thresholds, step=restored.step)
+        run.save_chosen("thresholds", chosen, step=restored.step, maximise=thresholds)
     if chosen:
         metrics["at_thresholds"] = threshold_choice.threshold_metrics(
             predictions, info.class_names, chosen
         )
+    if predictions.task != "regression":
+        temperature = run.temperature(restored.step)
+        if calibrate:
+            temperature = calibration.fit_temperature(predictions)
+            run.save_chosen("temperature", temperature, step=restored.step)
+        metrics["calibration"] = calibration.calibration_metrics(predictions, temperature)
     result = {
         "split": split,
         "checkpoint": which,
@@ -153,8 +175,8 @@ def evaluate_every_subset(
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run with every non-empty set of its modalities.
 
-    Writes `SPLIT_subsets.json` to `eval/` in the run directory (`subsets_stem`). A model that
-    classifies a single modality is evaluated with that modality.
+    Writes `SPLIT_subsets.json` and a picture of it to `eval/` in the run directory
+    (`subsets_stem`). A model that classifies a single modality is evaluated with that modality.
 
     Args:
       workdir: Run directory.
@@ -190,6 +212,9 @@ def evaluate_every_subset(
         "code": version.code(),
     }
     storage.write_json(run.results / f"{subsets_stem(result)}.json", result)
+    picture = run.results / f"{subsets_stem(result)}.png"
+    with pictures.reported(picture):
+        run_plots.draw_subsets(picture, result, f"{picture.stem}: {result['score']}")
     return result
 
 

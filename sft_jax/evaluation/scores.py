@@ -40,24 +40,42 @@ def check_outputs(logits: np.ndarray, ids: np.ndarray | None = None) -> None:
     )
 
 
-def probabilities(task: Task, logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+def probabilities(
+    task: Task, logits: Float[np.ndarray, "n c"], temperature: float = 1.0
+) -> Float[np.ndarray, "n c"]:
     """Computes what the outputs of a model stand for.
 
     Args:
       task: Task of the model.
       logits: Outputs of the model.
+      temperature: Number that the logits of classes or labels are divided by
+        (`sft_jax.evaluation.calibration`).
 
     Returns:
       Probabilities of the classes, whose sum is 1 in each row; with multi_label the probability
       of each label; with regression the predicted numbers, unchanged.
     """
     if task in CLASS_TASKS:
-        result: np.ndarray = scipy.special.softmax(logits, axis=-1)
+        result: np.ndarray = scipy.special.softmax(logits / temperature, axis=-1)
     elif task == "multi_label":
-        result = scipy.special.expit(logits)
+        result = scipy.special.expit(logits / temperature)
     else:
         result = logits
     return result
+
+
+def calibrated(
+    probability: float | Float[np.ndarray, "*n"], temperature: float
+) -> Float[np.ndarray, "*n"]:
+    """Computes the probability at a temperature, of a label or one of two classes.
+
+    Args:
+      probability: Probability at temperature 1.
+      temperature: Temperature.
+    """
+    if temperature == 1:
+        return np.asarray(probability)
+    return scipy.special.expit(scipy.special.logit(np.asarray(probability, float)) / temperature)
 
 
 def check_scores(

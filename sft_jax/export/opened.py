@@ -79,9 +79,11 @@ def open_run(
     model = with_stride(own.model, stride)
     params = resize_params(own.model, restored.params, stride)
     info = dataclasses.replace(own.trained_on, modalities=dict(model.modalities))
-    classifier = Bundle(model, params, info, policy, run.thresholds(restored.step))
+    step = restored.step
+    thresholds, temperature = run.thresholds(step), run.temperature(step) or 1.0
+    classifier = Bundle(model, params, info, policy, thresholds, temperature)
     dataset, real = own.dataset, examples is None
-    return Opened(classifier, dataset, real, restored.step, restored.parameters)
+    return Opened(classifier, dataset, real, step, restored.parameters)
 
 
 def random_dataset(info: DatasetInfo, count: int) -> Dataset:

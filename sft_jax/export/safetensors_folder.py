@@ -50,6 +50,7 @@ def read(folder: str | os.PathLike[str]) -> Bundle:
         thresholds = described.get("thresholds")
         if not isinstance(thresholds, dict | None):
             raise ValueError(f"thresholds={thresholds!r} is not a mapping from names to numbers")
+        temperature = float(described.get("temperature", 1.0))
     except KeyError as error:
         raise ExportedFileError(f"{path} is damaged: config.json has no entry {error}") from None
     except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
@@ -57,7 +58,7 @@ def read(folder: str | os.PathLike[str]) -> Bundle:
         raise ExportedFileError(f"{path} is damaged, {needed}: {error}") from error
     params = flax.traverse_util.unflatten_dict(flat, sep=".")
     _check_shapes(model, flat, path)
-    return Bundle(model, params, info, policy, thresholds)
+    return Bundle(model, params, info, policy, thresholds, temperature)
 
 
 def flat_params(params: Any) -> dict[str, np.ndarray]:

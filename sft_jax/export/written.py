@@ -36,6 +36,7 @@ class Classifier(Protocol):
       info: Description of the data: shapes, statistics and names.
       not_finite: Treatment of NaN and infinite inputs in training. A file only names it.
       thresholds: Thresholds of probabilities by name, if some were chosen.
+      temperature: Temperature of the probabilities, 1 unless one was fitted. Files name it alone.
     """
 
     @property
@@ -58,6 +59,10 @@ class Classifier(Protocol):
     def thresholds(self) -> Mapping[str, float] | None:
         """Thresholds."""
 
+    @property
+    def temperature(self) -> float:
+        """Temperature."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
@@ -68,6 +73,7 @@ class Bundle:
     info: DatasetInfo
     not_finite: NotFinite = "error"
     thresholds: Mapping[str, float] | None = None
+    temperature: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +205,7 @@ def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classif
     if find_pool(model.pool).module is not None:
         raise ValueError(f"k={k}: a file with pool={model.pool!r} is for k={model.k} alone")
     own = classifier
-    return Bundle(changed, own.params, own.info, own.not_finite, own.thresholds)
+    return Bundle(changed, own.params, own.info, own.not_finite, own.thresholds, own.temperature)
 
 
 def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dict[str, Any]:
@@ -220,7 +226,8 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
       * `k` by modality, None for a model without;
       * `k_most`, the largest `k` by modality, None where it is fixed;
       * `thresholds` by name, if some were chosen on validation data. The outputs are probabilities
-        all the same; whoever decides by them compares them with these.
+        all the same; whoever decides by them compares them with these;
+      * `temperature`, if one was fitted on validation data. The outputs are those at temperature 1.
     """
     model = classifier.model
     has_k = hasattr(model, "k") and find_pool(model.pool).uses_k
@@ -241,6 +248,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
         "k": k,
         "k_most": {n: model.modalities[n].num_tokens for n in sorted(k)} if k and free else None,
         **({"thresholds": dict(classifier.thresholds)} if classifier.thresholds else {}),
+        **({"temperature": classifier.temperature} if classifier.temperature != 1 else {}),
     }
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sft_jax.data.dataset import DatasetInfo
-from sft_jax.evaluation.scores import check_outputs, probabilities
+from sft_jax.evaluation.scores import calibrated, check_outputs, probabilities
 from sft_jax.inference.explain import Explanation, explain, explain_program
 from sft_jax.inference.inputs import MAX_BATCH, InputReader, Inputs, batched, split_examples
 from sft_jax.modules.budget import with_budget
@@ -45,7 +45,10 @@ class Classifier:
       info: Description of the data that the model was trained on.
       step: Number of optimiser steps that the parameters were trained for.
       not_finite: Treatment of NaN and infinite inputs.
-      thresholds: Thresholds that were chosen on validation data, by name; see `predict`.
+      thresholds: Thresholds that were chosen on validation data, by name; see `predict`. They
+        are of the probabilities at temperature 1.
+      temperature: Temperature that was fitted on validation data, or 1. It changes the
+        probabilities, and no decision.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Classifier:
         step: int = 0,
         not_finite: NotFinite = "error",
         thresholds: Mapping[str, float] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         """Compiles nothing yet.
 
@@ -67,9 +71,10 @@ class Classifier:
           step: Number of optimiser steps behind the parameters.
           not_finite: Treatment of NaN and infinite inputs, as in training.
           thresholds: Default of `threshold` in `predict`; 0.5 for None.
+          temperature: Number that logits are divided by before they become probabilities.
         """
         self.model, self.info, self.step, self.not_finite = model, info, step, not_finite
-        self.thresholds = thresholds
+        self.thresholds, self.temperature = thresholds, temperature
         self.params = jax.tree.map(jnp.asarray, params)  # Placed once, and not by each call.
         used = tuple(sorted(model.mixed_modalities))
         self._reader = InputReader(info, used, not_finite, _whole(model))
@@ -97,6 +102,7 @@ class Classifier:
                 step=self.step,
                 not_finite=self.not_finite,
                 thresholds=self.thresholds,
+                temperature=self.temperature,
             )
         return self._strided[stride]
 
@@ -117,7 +123,8 @@ class Classifier:
           stride: Number of patches along each axis that become one token; see `with_stride`.
           threshold: Probability above which a label is predicted, for the task multi_label: one
             number, or some by the label's name. With two classes the probability above which the
-            second is predicted. By default `thresholds`, or 0.5.
+            second is predicted. By default `thresholds`, or 0.5. It is compared with the
+            probabilities of `predict_proba`.
 
         Returns:
           For classes the name of the most probable one; for multi_label a tuple of the names
@@ -134,13 +141,15 @@ class Classifier:
         logits = self.logits(examples, k)
         if self.model.task == "regression":
             return logits if many else logits[0]
-        names = self.names(probabilities(self.model.task, logits), threshold)
+        names = self.names(self.probabilities(logits), threshold)
         return names if many else names[0]
 
     def predict_proba(
         self, inputs: Mapping[str, Any], k: Budget = None, *, stride: int = 1
     ) -> np.ndarray:
         """Computes the probability of each class or label, in the order of `info.class_names`.
+
+        It is calibrated if a `temperature` was fitted.
 
         Args:
           inputs: Raw values of one example or many; see the class.
@@ -159,7 +168,7 @@ class Classifier:
         if self.model.task == "regression":
             raise ValueError("predict_proba: a regression has no probabilities; use predict")
         examples, many = self._read(inputs)
-        result = probabilities(self.model.task, self.logits(examples, k))
+        result = self.probabilities(self.logits(examples, k))
         return result if many else result[0]
 
     def explain(
@@ -182,11 +191,7 @@ class Classifier:
         if stride != 1:
             return self.with_stride(stride).explain(inputs, k)
         examples, many = self._read(inputs)
-        model, program = self._program(explain_program, k)
-        explanations: list[dict[str, Explanation]] = []
-        for part in batched(examples, MAX_BATCH):
-            arrays = self._reader.batch(part)
-            explanations += explain(model, part, program(self.params, *arrays))
+        explanations = self.explanations(examples, k)
         return explanations if many else explanations[0]
 
     def read(
@@ -228,23 +233,42 @@ class Classifier:
         check_outputs(logits, np.array(ids, object))
         return logits
 
+    def explanations(
+        self, examples: Iterable[Inputs], k: Budget = None
+    ) -> list[dict[str, Explanation]]:
+        """Explains results of `read`, at least one; see `explain`."""
+        model, program = self._program(explain_program, k)
+        explanations: list[dict[str, Explanation]] = []
+        for part in batched(examples, MAX_BATCH):
+            arrays = self._reader.batch(part)
+            explanations += explain(model, part, program(self.params, *arrays))
+        return explanations
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Computes probabilities from the result of `logits`; of a regression, the logits."""
+        return probabilities(self.model.task, logits, self.temperature)
+
     def names(
         self, predicted: np.ndarray, threshold: float | Mapping[str, float] | None = None
     ) -> list[str] | list[tuple[str, ...]]:
         """Names of the predicted classes or labels.
 
         Args:
-          predicted: `[n, c]` probabilities of classes or labels.
+          predicted: Result of `probabilities`, `[n, c]`.
           threshold: See `predict`.
 
         Raises:
           ValueError: If `threshold` names another class or label, or there are more classes.
         """
         names = self.info.class_names
+        own = {
+            name: float(calibrated(chosen, self.temperature))
+            for name, chosen in (self.thresholds or {}).items()
+        }
         if isinstance(threshold, Mapping):
-            threshold = {**(self.thresholds or {}), **threshold}
-        elif threshold is None:
-            threshold = self.thresholds
+            threshold = {**own, **threshold}
+        elif threshold is None and own:
+            threshold = own
         if self.model.task not in CLASS_TASKS:
             above = predicted > _thresholds(0.5 if threshold is None else threshold, names)
             return [tuple(names[i] for i in np.flatnonzero(row)) for row in above]

@@ -22,6 +22,10 @@ SELECTING = (
 """Pools of this library that select whole tokens."""
 
 
+class NotExplainableError(ValueError):
+    """Error for a model that keeps every token, or mixes them."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Explanation:
     """Tokens of one modality that were kept for the fusion.
@@ -45,16 +49,16 @@ def explain_program(model: MultimodalClassifier) -> Any:
     """Jitted function from parameters, inputs and masks to what `explain` reads.
 
     Raises:
-      ValueError: If the model has no pool that selects tokens, or tokens of no known steps; when
-        it is called, if a pool of another package selects none.
+      NotExplainableError: If the model has no pool that selects tokens, or tokens of no known
+        steps; when it is called, if a pool of another package selects none.
     """
     if not isinstance(model, SparseFusionTransformer):
-        raise ValueError(
+        raise NotExplainableError(
             f"explain: {type(model).__name__} keeps every token; use SparseFusionTransformer with"
             f" a pool that selects, {', '.join(SELECTING)}"
         )
     if model.tokenizers:
-        raise ValueError(
+        raise NotExplainableError(
             f"explain: the tokenizer of {', '.join(model.tokenizers)} makes tokens of no known"
             " steps; leave model.tokenizers out"
         )
@@ -95,7 +99,7 @@ def _pools(model: SparseFusionTransformer, *names: str) -> bool:
 def _positions(model: SparseFusionTransformer, pooling: Mapping[str, Any]) -> Array:
     """Positions that a pool has sown."""
     if "index" not in pooling:
-        raise ValueError(
+        raise NotExplainableError(
             f"explain: pool {model.pool!r} selects no whole tokens; these do:"
             f" {', '.join(SELECTING)}"
         )

@@ -49,6 +49,7 @@ def _from_run(run: RunDirectory, which: str) -> Classifier:
         step=step,
         not_finite=Card.policy_at(run.card_file),
         thresholds=run.thresholds(step),
+        temperature=run.temperature(step) or 1.0,
     )
 
 
@@ -65,6 +66,7 @@ def _from_folder(path: storage.AnyPath, checkpoint: str | int) -> Classifier:
         read.info,
         not_finite=read.not_finite,
         thresholds=read.thresholds,
+        temperature=read.temperature,
     )
 
 

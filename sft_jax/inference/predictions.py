@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sft_jax.evaluation.scores import probabilities
 from sft_jax.inference.classifier import Budget, Classifier
 from sft_jax.inference.files import Unlabelled
 from sft_jax.inference.inputs import MAX_BATCH, Inputs, batched
@@ -120,7 +119,7 @@ def _add(
     inputs: Sequence[Inputs],
     k: Budget,
 ) -> None:
-    predicted = probabilities(classifier.model.task, classifier.logits(inputs, k))
+    predicted = classifier.probabilities(classifier.logits(inputs, k))
     columns = table.columns
     columns["id"] += [example.id for example in examples]
     if "split" in columns:

@@ -130,7 +130,6 @@ class RunDirectory(_Folder):
       metrics_file: File with one JSON line for each report of training.
       events: Folder with the same reports for TensorBoard.
       origin_file: Description of the model whose parameters the run began with.
-      thresholds_file: Thresholds of probabilities, if an evaluation has chosen them.
       trace: Folder of profiles.
       checkpoints: Folder of checkpoints.
       damaged: Folder of checkpoints that were moved out of the way.
@@ -148,7 +147,6 @@ class RunDirectory(_Folder):
         self.metrics_file = path / "metrics.jsonl"
         self.events = path / "tensorboard"
         self.origin_file = path / "init_from.json"
-        self.thresholds_file = path / "thresholds.json"
         self.trace = path / "trace"
         self.checkpoints = path / "checkpoints"
         self.damaged = self.checkpoints / "damaged"
@@ -252,26 +250,35 @@ class RunDirectory(_Folder):
             return None
         return _read_json(self.dataset_file).get("fingerprints")
 
-    def save_thresholds(self, thresholds: Mapping[str, float], *, maximise: str, step: int) -> None:
-        """Saves thresholds of probabilities that were chosen on the validation split.
+    def save_chosen(self, name: str, value: Any, *, step: int, **how: str) -> None:
+        """Saves a value that was chosen on the validation split.
 
         Args:
-          thresholds: Threshold by the name of a label or class.
-          maximise: Metric that they maximise.
-          step: Step of the checkpoint that they were chosen for.
+          name: Name of the value and its file, thresholds or temperature.
+          value: Threshold by the name of a label or class, or the temperature.
+          step: Step of the checkpoint that it was chosen for.
+          **how: More about the choice, such as the metric that it maximises.
         """
-        values = {"maximise": maximise, "split": "valid", "step": step, "thresholds": thresholds}
-        storage.write_json(self.thresholds_file, values)
+        values = {**how, "split": "valid", "step": step, name: value}
+        storage.write_json(self.path / f"{name}.json", values)
 
     def thresholds(self, step: int) -> dict[str, float] | None:
         """Reads the thresholds that were chosen for the checkpoint of a step; None without any."""
-        if not self.thresholds_file.exists():
+        return self._chosen("thresholds", step, dict)
+
+    def temperature(self, step: int) -> float | None:
+        """Reads the temperature that was fitted for the checkpoint of a step; None without one."""
+        return self._chosen("temperature", step, float)
+
+    def _chosen(self, name: str, step: int, convert: Callable[[Any], Any]) -> Any:
+        file = self.path / f"{name}.json"
+        if not file.exists():
             return None
-        values = _read_json(self.thresholds_file)
+        values = _read_json(file)
         try:
-            return dict(values["thresholds"]) if values["step"] == step else None
+            return convert(values[name]) if values["step"] == step else None
         except (KeyError, TypeError, ValueError) as error:
-            raise RunDirectoryError(f"{self.thresholds_file} is damaged: {error!r}") from None
+            raise RunDirectoryError(f"{file} is damaged: {error!r}") from None
 
     def has_checkpoints(self) -> bool:
         """Tells whether a checkpoint has been saved, complete or not."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from sft_jax.parallel import preemption, sharding
 from sft_jax.runs.directory import RunDirectory
 from sft_jax.training import optim
 from sft_jax.training.assembly import Assembled
+from sft_jax.training.reporting import Reporter
 from sft_jax.training.session import BatchIterator, Session, Validate
 from sft_jax.training.state import TrainState
 from sft_jax.training.step import StepMetrics
@@ -87,6 +87,7 @@ def fit(
     seed = jax.device_put(np.int32(config.seed), sharding.replicated(mesh))
     session = Session(config, assembled, batches, validate, run=run, description=description)
     plan, state, reporter = assembled.plan, session.state, session.reporter
+    progress = session.progress
     pending: _Pending | None = None
     notice: preemption.Notice | None = None
     with contextlib.ExitStack() as stack:
@@ -95,22 +96,25 @@ def fit(
         if session.unevaluated:
             compile_validation(state.eval_params)
             state = session.catch_up()
-        clock = _Clock()
+        progress.restart()
         for step in session.steps():
             trace.before(step)
-            with clock.waiting():
+            with progress.waiting():
                 batch, ids = next(batches)
             take_step = assembled.step_at(config.seed, step)
-            state, metrics = take_step(state, sharding.put_batch(batch, mesh), seed)
+            with progress.compiling(not take_step._cache_size(), reporter.say):
+                state, metrics = take_step(state, sharding.put_batch(batch, mesh), seed)
+                if notice is None:
+                    # Compilation can't be interrupted, but so far there is nothing to save.
+                    compile_validation(state.eval_params)
             if notice is None:
-                # Compilation can't be interrupted, but so far there is nothing to save.
-                compile_validation(state.eval_params)
                 notice = stack.enter_context(preemption.watch())
             trace.after(step, metrics)
             # The previous step is checked while this one is computed.
             if pending:
                 pending.check()
             pending = _Pending(step, metrics, ids)
+            progress.add(metrics)
             check_owner()
             session.checkpoints.check()
             reporter.advance(step)
@@ -121,40 +125,14 @@ def fit(
                 pending.check()
             if log:
                 rate = optim.learning_rate(assembled.schedule, step - 1, state.plateau)
-                scalars = pending.scalars(rate, SCORE_NAMES[config.model.task])
-                wait = clock.share()
-                reporter.scalars(step, {**scalars, "train/input_wait": wait})
-                reporter.note(f"loss {float(metrics.loss):.3f}, {wait:.1%} waiting for input")
+                pending.report(reporter, rate, SCORE_NAMES[config.model.task], progress.share())
             if stopping:
                 raise session.stop(step, state)
             if evaluate:
-                state = session.evaluate(step, state, clock.share())
-                clock.restart()
+                state = session.evaluate(step, state)
         session.checkpoints.wait()
         preempted = notice is not None and notice.reached()
     return Result(state, session.best.step, session.best.value, assembled.train_compiles, preempted)
-
-
-class _Clock:
-    """Measures the share of the training steps' time spent waiting for input."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts a new measurement."""
-        self._start, self._waited = time.perf_counter(), 0.0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time inside the context as waiting."""
-        begin = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - begin
-
-    def share(self) -> float:
-        """Returns the share since the last restart, from 0 to 1."""
-        return self._waited / (time.perf_counter() - self._start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +160,21 @@ class _Pending:
             f" that is not finite: {', '.join(groups) or 'none'}"
         )
 
-    def scalars(self, learning_rate: float, score_name: str) -> dict[str, float]:
-        return {
+    def report(self, reporter: Reporter, rate: float, score_name: str, waited: float) -> None:
+        """Reports the metrics.
+
+        Args:
+          reporter: Reports of the run.
+          rate: Learning rate of the step.
+          score_name: Name of the score.
+          waited: Share of the time spent waiting for input.
+        """
+        scalars = {
             "train/loss": float(self.metrics.loss),
             f"train/{score_name}": float(self.metrics.score),
             "train/gradient_norm": float(self.metrics.gradient_norm),
-            "train/learning_rate": learning_rate,
+            "train/learning_rate": rate,
+            "train/input_wait": waited,
         }
+        reporter.scalars(self.step, scalars)
+        reporter.note(f"loss {scalars['train/loss']:.3f}, {waited:.1%} waiting for input")

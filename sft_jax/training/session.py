@@ -13,6 +13,7 @@ import numpy as np
 
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
+from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.parallel import preemption
 from sft_jax.parallel.preemption import PreemptedError
 from sft_jax.runs.checkpoint import Checkpoints
@@ -21,10 +22,14 @@ from sft_jax.selection import Selection, find_metric
 from sft_jax.structs import Batch
 from sft_jax.training import optim
 from sft_jax.training.assembly import Assembled
+from sft_jax.training.progress import Progress
 from sft_jax.training.reporting import Reporter, Silent
 from sft_jax.training.state import TrainState
 
 _logger = logging.getLogger(__name__)
+
+_MUCH = 0.05
+"""Share of the time spent waiting for input from which on a line tells it."""
 
 Validate = Callable[[Any], Mapping[str, float]]
 """Function from parameters to metrics by name, including `loss`."""
@@ -52,6 +57,7 @@ class Session:
       unevaluated: True if the evaluation of the previous step was interrupted.
       checkpoints: Checkpoints of the run.
       reporter: Reports of the run, silent in all processes except the first.
+      progress: Measurements since the last evaluation.
       best: Best evaluation so far.
     """
 
@@ -79,6 +85,7 @@ class Session:
           DamagedCheckpointError: If there are checkpoints but all are damaged.
         """
         self._config, self._plan, self._validate = config, assembled.plan, validate
+        self._schedule = assembled.schedule
         self._batches, self._run, self._description = batches, run, description
         self.checkpoints = Checkpoints(run.path, config.train.keep_latest)
         selection = find_metric(config.model.task, config.train.best_metric)
@@ -95,6 +102,7 @@ class Session:
                 # The latest is saved before the best: a kill may have left the best unsaved.
                 if self.best.update(self.first - 1, saved["metrics"]):
                     self.checkpoints.save("best", self.state, saved)
+        self.progress = Progress(self.first - 1, self._plan.total_steps)
         self.reporter: Reporter = Silent()
         if jax.process_index() == 0:
             self.reporter = Reporter(
@@ -112,18 +120,17 @@ class Session:
           PreemptedError: If the process is asked to end meanwhile.
         """
         with preemption.watch() as notice:
-            state = self.evaluate(self.first - 1, self.state, 0.0)
+            state = self.evaluate(self.first - 1, self.state)
             if notice.reached():
                 raise self.stop(self.first - 1, state)
         return state
 
-    def evaluate(self, step: int, state: TrainState, input_wait: float) -> TrainState:
+    def evaluate(self, step: int, state: TrainState) -> TrainState:
         """Evaluates a step, and saves and reports it.
 
         Args:
           step: Number of the step.
           state: State after the step.
-          input_wait: Share of the time since the last evaluation spent waiting for input.
 
         Returns:
           The state, with the schedule updated by the validation loss.
@@ -131,6 +138,8 @@ class Session:
         Raises:
           PreemptedError: If the process is asked to end meanwhile; the step is saved first.
         """
+        waited = self.progress.share()
+        rate = optim.learning_rate(self._schedule, step - 1, state.plateau)
         try:
             values = dict(self._validate(state.eval_params))
         except preemption.GivenUpError:
@@ -146,12 +155,21 @@ class Session:
         if improved:
             self.checkpoints.save("best", state, saved)
         self.reporter.say(
-            f"epoch {float(step / self._plan.steps_per_epoch):5.1f}  step {step:6d}  "
-            + "  ".join(f"valid {name} {value:.4g}" for name, value in values.items())
-            + f"  {input_wait:.1%} waiting for input"
+            self._line(step, values, rate)
+            + (f"  {waited:.0%} waiting for input" if waited > _MUCH else "")
             + ("  (best so far)" if improved else "")
         )
+        self.progress.restart()
         return state
+
+    def _line(self, step: int, values: Mapping[str, float], rate: float) -> str:
+        """Describes an evaluation, and the steps since the last one, in a line."""
+        parts = [f"epoch {float(step / self._plan.steps_per_epoch):5.1f}  step {step:6d}"]
+        if means := self.progress.means():
+            names = ("loss", SCORE_NAMES[self._config.model.task])
+            parts.append(_listed("train", dict(zip(names, means, strict=True))))
+        parts += [_listed("valid", values), f"lr {rate:.2g}", self.progress.times(step)]
+        return "  ".join(parts)
 
     def steps(self) -> Iterator[int]:
         """Yields the steps to take until the last one, or until patience ends training.
@@ -195,6 +213,10 @@ class Session:
             "metrics": metrics,
             "iterator": self._batches.get_state(),
         }
+
+
+def _listed(prefix: str, values: Mapping[str, float]) -> str:
+    return " ".join([prefix, *(f"{name} {value:.4g}" for name, value in values.items())])
 
 
 @dataclasses.dataclass

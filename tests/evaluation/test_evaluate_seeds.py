@@ -62,7 +62,7 @@ def trained(tmp_path_factory):
 
 
 def _eval(*arguments):
-    synthetic.run_command(evaluate, *arguments)
+    synthetic.run_command(evaluate, "--report=false", *arguments)
 
 
 def test_each_metric_has_its_values_mean_and_deviation(trained, capsys, monkeypatch):
@@ -95,7 +95,7 @@ def test_each_metric_has_its_values_mean_and_deviation(trained, capsys, monkeypa
             assert f"{value:.4f}" in output
         assert f"{summary['mean']:.4f} ± {summary['std']:.4f}" in output
     files = {path.name for path in (trained / "seed_2" / "eval").iterdir()}
-    assert files == {"valid.json", "valid_confusion_matrix.png"}
+    assert files == {"valid.json", "valid_confusion_matrix.png", "valid_reliability.png"}
 
 
 def test_split_checkpoint_and_modalities_apply_to_all_runs(trained):

@@ -1,5 +1,6 @@
 """Pictures of any names and any number of classes are drawn; an error costs only the picture."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -11,11 +12,12 @@ import pytest
 from matplotlib import image
 from matplotlib.text import Text
 
-from sft_jax.evaluation import pictures, plots
+from sft_jax.evaluation import pictures, plots, probability_plots, run_plots
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.profile import tables
 from sft_jax.profile.flops import STAGES
+from sft_jax.runs.directory import RunDirectory
 
 MARKUP = ("$5", "$10_$x", r"\frac{a}^_", "_hidden", "a\tb\nc", "\udc80", "%", "[b]", "{}", "")
 
@@ -60,6 +62,43 @@ def test_text_is_drawn_as_it_is(tmp_path, written, draw, usetex):
         draw(tmp_path / "p.png", MARKUP[:4], title="$a_b$")
     assert {*MARKUP[:4], "$a_b$"} <= set(written)
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_have_curves_and_bars(tmp_path, written):
+    random, names = np.random.default_rng(0), [*MARKUP[:4], *(f"n{i}" for i in range(9))]
+    labels = (random.uniform(size=(40, 13)) < np.linspace(0.9, 0.2, 13)).astype(float)
+    labels[:, 1] = 1
+    logits = labels + random.normal(size=labels.shape)
+    predictions = Predictions(np.arange(40), labels, logits, np.ones(40), "multi_label")
+    columns = probability_plots.ranked(predictions, names)
+    assert MARKUP[1] not in columns  # Every example has the label, which has no curve.
+    counts = [truth.sum() for truth, _ in columns.values()]
+    assert len(counts) == 12
+    assert counts == sorted(counts, reverse=True)
+    plots.draw(tmp_path, "test", task_metrics(predictions, names), predictions)
+    assert {*MARKUP[:4]} <= set(written)
+    assert any("the 10 most frequent of 12 labels" in text for text in written)
+    assert any(text.startswith("the model's own, ECE 0.") for text in written)
+    few = {MARKUP[0]: columns[MARKUP[0]]}
+    probability_plots.draw_roc_pr(tmp_path / "few.png", few, "$a_b$")
+    assert "$a_b$" in written
+
+
+def test_a_run_has_curves_of_learning_and_of_modalities(tmp_path, written):
+    run = RunDirectory(tmp_path)
+    assert run_plots.read_scalars(run) == {}
+    lines = [{"step": i, "train/loss": 1 / i, "train/learning_rate": 0.1} for i in range(1, 31)]
+    lines += [{"step": 30, "valid/loss": 0.1, "valid/macro_f1": 0.5}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    run.metrics_file.write_text(text + '{"step": 31, "train/lo')
+    scalars = run_plots.read_scalars(run)
+    assert scalars["train/loss"] == ([*range(1, 31)], [1 / i for i in range(1, 31)])
+    assert scalars["valid/macro_f1"] == ([30], [0.5])
+    run_plots.draw_learning_curves(tmp_path / "learning.png", scalars, "$a_b$", best_step=30)
+    assert {"loss", "macro f1", "learning rate", "best checkpoint", "$a_b$"} <= set(written)
+    rows = [{"modalities": ["$5", "b"], "mae": 0.5}, {"modalities": ["b"], "mae": 0.75}]
+    run_plots.draw_subsets(tmp_path / "s.png", {"score": "mae", "subsets": rows}, "subsets")
+    assert {"$5 + b", " 0.750"} <= set(written)
 
 
 @pytest.mark.parametrize("draw", [matrix, scatter])
@@ -159,10 +198,11 @@ def test_an_error_while_drawing_becomes_a_warning(tmp_path, monkeypatch, caplog,
 
     monkeypatch.setattr(pictures.Figure, "savefig", failing)
     plots.draw(tmp_path, "test", result, predictions)
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert f"picture {tmp_path}/test_" in record.getMessage()
-    assert record.getMessage().endswith(".png was not drawn: MemoryError: no room for it")
+    assert len(caplog.records) == (3 if task == "single_label" else 1)
+    for record in caplog.records:
+        assert record.levelname == "WARNING"
+        assert f"picture {tmp_path}/test_" in record.getMessage()
+        assert record.getMessage().endswith(".png was not drawn: MemoryError: no room for it")
     assert not [*tmp_path.iterdir()]
 
 

@@ -31,7 +31,7 @@ def _dataset(monkeypatch):
 
 
 def _eval(*arguments):
-    synthetic.run_command(evaluate, *arguments)
+    synthetic.run_command(evaluate, "--report=false", *arguments)
 
 
 def _results(workdir):
@@ -46,10 +46,12 @@ def test_results_of_some_modalities_have_their_own_files(trained, capsys):
     assert np.abs(predictions.logits - other.logits).max() > 0.01
     assert _results(trained) == {"valid.json": result, "valid-sound.json": alone}
     pictures = sorted(path.name for path in (trained / "eval").glob("*.png"))
-    assert pictures == ["valid-sound_confusion_matrix.png", "valid_confusion_matrix.png"]
+    kinds = ("confusion_matrix", "reliability")
+    assert pictures == [f"{n}_{kind}.png" for n in ("valid-sound", "valid") for kind in kinds]
 
     _eval(f"--workdir={trained}", "--split=valid", "--every_subset")
     table = _results(trained)["valid_subsets.json"]
+    assert (trained / "eval" / "valid_subsets.png").exists()
     output = capsys.readouterr().out
     assert f"results: {trained}/eval/valid_subsets.json" in output
     assert all(f"{row['accuracy']:.4f}" in output for row in table["subsets"])
@@ -180,7 +182,7 @@ def test_other_results_never_replace_those_of_the_run(tmp_path, monkeypatch):
     first, _ = run.evaluate_run(tmp_path, "valid", "best", dataset=own)
     assert first["data"] == "own"
     kept = {path.name: path.read_bytes() for path in (tmp_path / "eval").iterdir()}
-    assert sorted(kept) == ["valid.json", "valid_confusion_matrix.png"]
+    assert sorted(kept) == ["valid.json", "valid_confusion_matrix.png", "valid_reliability.png"]
     result, _ = run.evaluate_run(tmp_path, "valid", "best", dataset=other)
     by_number, _ = run.evaluate_run(tmp_path, "valid", "5", dataset=own)
     table = run.evaluate_every_subset(tmp_path, "valid", "best", dataset=other)

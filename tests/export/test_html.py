@@ -5,13 +5,13 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_exports
+from browser import needs_chromium, opened
 
 from sft_jax import ModalitySpec
 from sft_jax.data.dataset import Dataset
@@ -20,11 +20,9 @@ from sft_jax.export.c import library
 from sft_jax.export.command import export_run
 from sft_jax.export.written import with_k
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_clang = pytest.mark.skipif(
     not (shutil.which("clang") and shutil.which("wasm-ld")), reason="needs clang and lld"
 )
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 SERIES = {"speech": ModalitySpec(9, 12, patch_size=2), "touch": ModalitySpec(8, 3, patch_size=3)}
 
@@ -62,18 +60,6 @@ def classifiers():
     yield make(modalities=SERIES, task="regression", pool="none")
     ordinal = make(task="ordinal", readout="fresh_cls", k={"sight": 1, "sound": 3})
     yield dataclasses.replace(ordinal, params=jax.tree.map(jnp.asarray, ordinal.params))
-
-
-def opened(path, address=""):
-    """Document of a page after its program has run, and what it wrote to the console."""
-    result = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-            "--virtual-time-budget=5000", "--dump-dom", f"file://{path}{address}",
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return result.stdout, re.findall(r"CONSOLE.*", result.stderr)
 
 
 def attribute(document, name):

@@ -53,10 +53,12 @@ def test_it_is_loaded_like_a_run(folder):
         sft_jax.load(folder, "latest")
 
 
-def test_its_thresholds_are_kept(tmp_path):
-    classifier = dataclasses.replace(tiny_exports.classifier(), thresholds={"b": 0.25})
+def test_its_thresholds_and_temperature_are_kept(tmp_path):
+    chosen = {"thresholds": {"b": 0.25}, "temperature": 1.5}
+    classifier = dataclasses.replace(tiny_exports.classifier(), **chosen)
     export.write(classifier, tmp_path / "a", "safetensors")
-    assert sft_jax.load(tmp_path / "a").thresholds == {"b": 0.25}
+    loaded = sft_jax.load(tmp_path / "a")
+    assert {name: getattr(loaded, name) for name in chosen} == chosen
 
 
 def test_a_folder_in_a_bucket_is_loaded(folder, monkeypatch):

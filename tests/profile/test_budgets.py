@@ -63,7 +63,7 @@ def _write_runs(workdir, config, model):
 
 
 def _eval(*arguments):
-    synthetic.run_command(evaluate, *arguments)
+    synthetic.run_command(evaluate, "--report=false", *arguments)
 
 
 def _files(workdir, stem="budgets"):

@@ -16,16 +16,20 @@ CASES = {
     "ordinal": (
         "late",
         {"accuracy": (0.5, 1), "quadratic_weighted_kappa": (0.5, 1)},
-        "confusion_matrix",
+        ["confusion_matrix", "reliability"],
     ),
-    "multi_label": ("concat", {"accuracy": (0.75, 1), "macro_roc_auc": (0.85, 1)}, None),
-    "regression": ("concat", {"mae": (0, 0.5), "r2": (0.3, 1)}, "scatter"),
+    "multi_label": (
+        "concat",
+        {"accuracy": (0.75, 1), "macro_roc_auc": (0.85, 1)},
+        ["per_label", "reliability", "roc_pr"],
+    ),
+    "regression": ("concat", {"mae": (0, 0.5), "r2": (0.3, 1)}, ["scatter"]),
 }
 
 
 @pytest.mark.parametrize("task", slow_but(CASES, "ordinal"))
 def test_a_task_is_learnt_saved_and_evaluated(tmp_path, monkeypatch, task):
-    model, expected, picture = CASES[task]
+    model, expected, pictures = CASES[task]
     experiment = synthetic.config(
         model__name=model,
         model__task=task,
@@ -58,7 +62,7 @@ def test_a_task_is_learnt_saved_and_evaluated(tmp_path, monkeypatch, task):
     for name, (low, high) in expected.items():
         assert low < metrics[name] <= high, name
     files = sorted(path.name for path in (tmp_path / "eval").iterdir())
-    assert files == ["valid.json", *([f"valid_{picture}.png"] if picture else [])]
+    assert files == ["valid.json", *(f"valid_{name}.png" for name in pictures)]
     assert json.loads((tmp_path / "eval" / "valid.json").read_text()) == metrics
 
     other = "regression" if task == "multi_label" else "multi_label"

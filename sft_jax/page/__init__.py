@@ -1,0 +1,1 @@
+"""Everything that is known about a run, on one page."""
