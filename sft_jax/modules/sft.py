@@ -133,7 +133,8 @@ class SparseFusionTransformer(MultimodalClassifier):
     def _sparse_pooling(self, name: str) -> SparsePooling:
         return SparsePooling(
             pool=self.pool,
-            k=self._budgets(name),
+            # A modality without a share of its own may give tokens to a joint pool.
+            k=self._joint_budgets() if find_pool(self.pool).joint else self._budgets(name),
             reference_windows=(self.reference_windows or {}).get(name),
             num_heads=self.num_heads,
             dropout=self.dropout,

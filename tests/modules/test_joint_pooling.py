@@ -39,11 +39,18 @@ def test_fewer_tokens_are_the_first_of_more():
     (_, pooled), _ = _trunk()
     assert {k: own["all"].mask.shape[1] for k, own in pooled.items()} == {3: 6, 0: 0, 1: 2}
     np.testing.assert_array_equal(pooled[1]["all"].values, pooled[3]["all"].values[:, :2])
+
+
+def test_a_modality_without_a_share_of_its_own_gives_tokens_too():
+    (_, pooled), _ = _trunk()
     fewer = with_budget(MODEL, {"sight": 2, "sound": 0})
+    arguments = tiny_sft.variables(MODEL), tiny_sft.inputs(), tiny_sft.masks()
     apply = functools.partial(fewer.apply, mutable=["intermediates"])
-    _, state = jax.jit(apply)(tiny_sft.variables(MODEL), tiny_sft.inputs(), tiny_sft.masks())
+    _, state = jax.jit(apply)(*arguments)
     fused = state["intermediates"]["fused_input"][0]
     np.testing.assert_array_equal(fused.values[:, 1:], pooled[1]["all"].values)
+    # Saliency is captured with the intermediates, but needed without them as well.
+    assert jax.eval_shape(fewer.apply, *arguments).shape == (3, 4)
 
 
 def test_it_has_the_parameters_and_nearly_the_cost_of_the_pool_of_each_modality():
