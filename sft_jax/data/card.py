@@ -15,10 +15,11 @@ import numpy as np
 from sft_jax.data import precision
 from sft_jax.data.checks import check_label, check_shapes, real_steps
 from sft_jax.data.cleaning import clean, finite_means
+from sft_jax.data.doubts import Evidence
 from sft_jax.data.moments import Moments
 from sft_jax.data.records import RawData, Record
 from sft_jax.data.split_summary import SplitSummary
-from sft_jax.structs import CLASS_TASKS, NotFinite, Task
+from sft_jax.structs import CLASS_TASKS, Kind, ModalitySpec, NotFinite, Task
 from sft_jax.wording import plural
 
 
@@ -38,6 +39,8 @@ class Card:
       padding: Modality name to the side on which its examples were padded in the file.
       known_releases: Name of a release to its number of examples in each split.
       splits: Split to the summary of its examples.
+      kinds: Modality name to its kind; of earlier versions empty.
+      doubts: Modality name to signs in the training split that an unstated kind may be another.
     """
 
     dataset: str
@@ -50,6 +53,8 @@ class Card:
     padding: dict[str, str] = dataclasses.field(default_factory=dict)
     known_releases: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     splits: dict[str, SplitSummary] = dataclasses.field(default_factory=dict)
+    kinds: dict[str, Kind] = dataclasses.field(default_factory=dict)
+    doubts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -73,6 +78,10 @@ class Card:
             files=[describe_file(path, folder) for path in raw.files],
             padding=dict(raw.padding),
             known_releases={name: dict(release) for name, release in raw.known_releases.items()},
+            kinds={
+                name: raw.kinds.get(name) or ModalitySpec.from_shape(shape).kind
+                for name, shape in raw.shapes.items()
+            },
         )
 
     @classmethod
@@ -110,7 +119,7 @@ class Card:
 
     def warnings(self) -> list[str]:
         """Lists faults to look at before trusting the data."""
-        warnings = []
+        warnings = self.doubtful()
         counts = {name: split.n_examples for name, split in self.splits.items()}
         if self.known_releases and counts not in self.known_releases.values():
             known = "; ".join(f"{name}: {release}" for name, release in self.known_releases.items())
@@ -138,6 +147,14 @@ class Card:
             if self.task == "regression":
                 warnings += [f"{name}: {fault}" for fault in precision.label_faults(split.labels)]
         return warnings
+
+    def doubtful(self) -> list[str]:
+        """Lists the modalities that may be of another kind than that of their axes."""
+        return [
+            f"{name}: {doubt}. State its kind to silence this: kinds of from_arrays, or data.kinds"
+            for name, doubts in self.doubts.items()
+            for doubt in doubts
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -187,6 +204,11 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
             for name, shape in card.shapes.items()
         }
     )
+    evidence = {
+        name: Evidence(kind)
+        for name, kind in card.kinds.items()
+        if split == "train" and name not in raw.kinds
+    }
     seen: set[str] = set()
     last: dict[str, np.ndarray] = {}  # vector of each modality
     for record in raw.read(split):
@@ -212,6 +234,8 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
             summary.add_modality(name, len(values) if real.any() else 0, str(raw_values.dtype), bad)
             if not real.any():
                 continue
+            if name in evidence:
+                evidence[name].add(raw_values)
             inputs[name] = values
             if not real.all():
                 masks[name] = real
@@ -224,6 +248,7 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         yield Record(**cleaned, masks=masks) if masks else cleaned
     if not summary.n_examples:
         raise ValueError(f"split {split!r} has no examples")
+    card.doubts |= {name: doubts for name, own in evidence.items() if (doubts := own.doubts())}
 
 
 def describe_file(path: pathlib.Path, folder: pathlib.Path | None = None) -> dict[str, Any]:

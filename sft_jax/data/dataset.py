@@ -28,7 +28,7 @@ from sft_jax.data.standardisation import (
     statistics_from_json,
 )
 from sft_jax.data.view import View
-from sft_jax.structs import CLASS_TASKS, ModalitySpec, Task
+from sft_jax.structs import CLASS_TASKS, Kind, ModalitySpec, Task
 
 __all__ = [
     "IN_MEMORY_BYTES",
@@ -146,7 +146,8 @@ class DatasetInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Returns dicts, lists, strings and numbers, as `json.load` does."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        specs = {name: spec.to_json() for name, spec in self.modalities.items()}
+        return json.loads(json.dumps(dataclasses.asdict(self) | {"modalities": specs}))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DatasetInfo:
@@ -216,7 +217,7 @@ class Dataset:
             it is read.
         """
         for field, own, expected in (
-            ("modalities, as (axes, features),", _form(self.info), _form(info)),
+            ("modalities, as (kind, axes, features),", _form(self.info), _form(info)),
             ("task", self.info.task, info.task),
             ("class_names", self.info.class_names, info.class_names),
         ):
@@ -260,8 +261,11 @@ class Dataset:
         return self._sources[split]
 
 
-def _form(info: DatasetInfo) -> dict[str, tuple[int, int]]:
-    return {name: (len(spec.lengths), spec.features) for name, spec in info.modalities.items()}
+def _form(info: DatasetInfo) -> dict[str, tuple[Kind, int, int]]:
+    return {
+        name: (spec.kind, len(spec.lengths), spec.features)
+        for name, spec in info.modalities.items()
+    }
 
 
 def padded_example(

@@ -10,7 +10,7 @@ from typing import Literal, NotRequired, TypedDict
 import numpy as np
 
 from sft_jax.data.checks import checked_names
-from sft_jax.structs import Task
+from sft_jax.structs import Kind, Task
 
 Padding = Literal["left", "right", "none"]
 
@@ -54,6 +54,7 @@ class RawData:
         repeatedly.
       padding: Modality name to the side on which its examples were padded in the file.
       known_releases: Name of a published release to its number of examples in each split.
+      kinds: Modality name to its kind, where that is stated; others have the kind of their axes.
 
     Raises:
       ValueError: If `checked_names` refuses the class names.
@@ -68,6 +69,7 @@ class RawData:
     read: Callable[[str], Iterator[Record]]
     padding: Mapping[str, Padding] = dataclasses.field(default_factory=dict)
     known_releases: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = checked_names(self.class_names, self.task)

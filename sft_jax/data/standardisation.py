@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,8 +87,14 @@ def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Stand
     return standardisations(total)
 
 
-def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisation]:
+def standardisations(
+    moments: Mapping[str, Moments], unstandardised: Collection[str] = ()
+) -> dict[str, Standardisation]:
     """Makes the statistics of modalities from the moments of their features.
+
+    Args:
+      moments: Modality name to the moments of its features.
+      unstandardised: Modalities whose values are used as they are, with mean 0 and deviation 1.
 
     Raises:
       ValueError: If a modality has no step.
@@ -97,7 +103,9 @@ def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisatio
         if not own.count:
             raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
     return {
-        name: Standardisation(mean=tuple(own.mean.tolist()), std=tuple(own.std.tolist()))
+        name: Standardisation(mean=(0.0,) * len(own.mean), std=(1.0,) * len(own.mean))
+        if name in unstandardised
+        else Standardisation(mean=tuple(own.mean.tolist()), std=tuple(own.std.tolist()))
         for name, own in moments.items()
     }
 

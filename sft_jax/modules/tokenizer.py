@@ -1,4 +1,4 @@
-"""Tokenizers, which turn the positions of a modality, steps or pixels, into tokens."""
+"""Tokenizers, which turn the positions of a modality, steps, pixels or columns, into tokens."""
 
 from __future__ import annotations
 
@@ -51,6 +51,29 @@ def patchify(
     )
 
 
+def columns(values: Float[Array, "b 1 f"], mask: Bool[Array, " b 1"], patch_size: int) -> Tokens:
+    """Makes one token of each group of columns; the other columns are 0 in it.
+
+    A shared projection of these tokens has weights for each column, as in the feature tokenizer
+    of Gorishniy et al. 2021 (arXiv 2106.11959); the learned positions are its biases.
+
+    Args:
+      values: Rows of the batch.
+      mask: False marks examples without the modality.
+      patch_size: Number of columns of a group.
+
+    Returns:
+      `ceil(f / patch_size)` tokens of `f` features.
+    """
+    features = values.shape[-1]
+    count = -(-features // patch_size)
+    own = jnp.arange(features) // patch_size == jnp.arange(count)[:, None]
+    return Tokens(
+        jnp.where(own & mask[..., None], values, 0),
+        jnp.broadcast_to(mask, (len(values), count)),
+    )
+
+
 class Tokenizer(nn.Module):
     """Projects patches to tokens, puts CLS first and adds learned positions.
 
@@ -81,12 +104,17 @@ class Tokenizer(nn.Module):
         self, values: Float[Array, "b *lengths f"], mask: Bool[Array, " b *lengths"]
     ) -> Tokens:
         """Returns `[b, n + 1, width]` tokens; CLS is real where the example has the modality."""
-        if self.embed is None:
-            patches = patchify(values, mask, self.spec.patch_sizes)
-        else:
+        if self.embed is not None:
             patches = self._embedded(values, mask)
+        elif self.spec.kind == "vector":
+            patches = columns(values, mask, *self.spec.patch_sizes)
+        else:
+            patches = patchify(values, mask, self.spec.patch_sizes)
         batch, count, features = patches.values.shape
-        projected = linear(features, self.width, self.dtype, "projection")(patches.values)
+        # All other features of a token of columns are 0.
+        grouped = self.embed is None and self.spec.kind == "vector"
+        fan_in = self.spec.patch_sizes[0] if grouped else features
+        projected = linear(fan_in, self.width, self.dtype, "projection")(patches.values)
         normal = nn.initializers.normal(self.embedding_std)
         cls = self.param("cls", normal, (1, 1, self.width), jnp.float32)
         position = self.param(

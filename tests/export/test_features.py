@@ -28,6 +28,7 @@ class OwnFusion(LateFusion):
         ({"unimodal_pattern": WindowPattern(), "modalities": LONG}, "attention=windowed"),
         ({"pre_pooling_pattern": BlockSparsePattern()}, "attention=block_sparse"),
         ({"tokenizers": {"sound": nn.Dense(8)}}, "tokens=module"),
+        ({"modalities": {"row": ModalitySpec(1, 4, kind="vector")}}, "tokens=columns"),
     ],
 )
 def test_what_onnx_does_not_take_is_named(attributes, reason):

@@ -10,7 +10,7 @@ import patches
 import pytest
 
 from sft_jax import ModalitySpec
-from sft_jax.modules.tokenizer import patchify
+from sft_jax.modules.tokenizer import columns, patchify
 
 SIZES = [
     ((7,), (1,)),
@@ -37,9 +37,22 @@ def test_patches_are_those_cut_by_hand(lengths, patch_sizes):
     assert real[0].all()
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_token_of_a_vector_has_its_own_columns_alone(size):
+    values = np.arange(1, 11, dtype=np.float32).reshape(2, 1, 5)
+    mask = np.array([[True], [False]])
+    tokens = columns(jnp.asarray(values), jnp.asarray(mask), size)
+    assert tokens.values.shape == (2, ModalitySpec(1, 5, size, "vector").num_tokens, 5)
+    for i, token in enumerate(tokens.values[0]):
+        own = np.arange(5) // size == i
+        np.testing.assert_array_equal(token, np.where(own, values[0, 0], 0))
+    assert not tokens.values[1].any()
+    np.testing.assert_array_equal(tokens.mask, np.broadcast_to(mask, tokens.mask.shape))
+
+
 def test_a_spec_of_a_sequence_keeps_its_numbers():
     spec = ModalitySpec(7, 2, 3)
-    assert repr(spec) == "ModalitySpec(length=7, features=2, patch_size=3)"
+    assert repr(spec) == "ModalitySpec(length=7, features=2, patch_size=3, kind='series')"
     assert (spec.lengths, spec.patch_sizes, spec.shape) == ((7,), (3,), (7, 2))
     assert spec.num_tokens == 3
 

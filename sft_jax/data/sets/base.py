@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from sft_jax.data.card import Card
 from sft_jax.data.records import RawData
 from sft_jax.data_config import STRICT, PatchSizes, folder_field
-from sft_jax.structs import ModalitySpec, NotFinite, Task
+from sft_jax.structs import Kind, ModalitySpec, NotFinite, Task
 
 SPLITS = ("train", "valid", "test")
 
@@ -187,6 +187,19 @@ class DatasetEntry(abc.ABC):
         """Returns the treatment of numbers that are not finite."""
         return getattr(self, "not_finite", "error")
 
+    def standardised(self, card: Card) -> dict[str, bool]:
+        """Returns whether modalities are standardised, where the fields say so.
+
+        Raises:
+          ValueError: If they name unknown modalities.
+        """
+        stated: Mapping[str, bool] = getattr(self, "standardise", {})
+        if unknown := sorted(set(stated) - set(card.shapes)):
+            raise ValueError(
+                f"data.standardise: unknown modality {unknown}, known: {[*card.shapes]}"
+            )
+        return dict(stated)
+
     def require_files(self, folder: pathlib.Path) -> None:
         """Raises FileNotFoundError if the folder of raw files is missing or empty."""
         if self.has_files() and (not folder.is_dir() or not any(folder.iterdir())):
@@ -195,11 +208,14 @@ class DatasetEntry(abc.ABC):
                 f" data.manual_dir=FOLDER. {self.needs}"
             )
 
-    def modality_specs(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, ModalitySpec]:
+    def modality_specs(
+        self, shapes: Mapping[str, Sequence[int]], kinds: Mapping[str, Kind] | None = None
+    ) -> dict[str, ModalitySpec]:
         """Returns the modalities that are used, with their patches.
 
         Args:
           shapes: Modality name to the shape of its examples, for all modalities.
+          kinds: Modality name to its kind; by default that of its number of axes.
 
         Raises:
           ValueError: If the fields name unknown modalities, or a patch does not fit.
@@ -211,8 +227,12 @@ class DatasetEntry(abc.ABC):
         for key, names in (("modalities", chosen), ("patch_size", patches)):
             if unknown := sorted(set(names) - set(shapes)):
                 raise ValueError(f"data.{key}: unknown modality {unknown}, known: {[*shapes]}")
+        kinds = kinds or {}
         return {
-            name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1)) for name in chosen
+            name: ModalitySpec.from_shape(
+                shapes[name], patches.get(name, 1), kind=kinds.get(name, "series")
+            )
+            for name in chosen
         }
 
 

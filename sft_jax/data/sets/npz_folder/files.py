@@ -11,8 +11,9 @@ must have an example. An optional column `id` names the examples; by default the
 Further columns are ignored.
 
 A `.npz` file, as `np.savez` writes it, holds an array for each modality, under the modality's
-name: `[length, ..., features]` integers or floats, or `[length]` for `[length, 1]`. Examples
-may differ only in length. A modality that an example lacks is left out, or has length 0.
+name: `[length, ..., features]` integers or floats, or `[length]` for `[length, 1]`. An array of a
+stated kind has the form of that kind (`sft_jax.data.kinds`). Examples may differ only in length. A
+modality that an example lacks is left out, or has length 0.
 
 `dataset.json`, beside the manifest, is optional: `{"task": ..., "class_names": [...]}`.
 
@@ -40,8 +41,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sft_jax.data.kinds import check_kinds, kept, kept_shape
 from sft_jax.data.records import DataFileError, RawData, Record
 from sft_jax.data.sets.npz_folder.labels import Labels, read_labels
+from sft_jax.structs import Kind, ModalitySpec
 
 SPLITS = ("train", "valid", "test")
 MANIFEST, DESCRIPTION = "manifest.csv", "dataset.json"
@@ -69,7 +72,9 @@ class _Array(NamedTuple):
     checksum: int
 
 
-def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
+def read_npz_folder(
+    folder: str | os.PathLike[str], kinds: Mapping[str, Kind] | None = None
+) -> RawData:
     """Finds the contents of a folder from the headers of its files; `read` then reads the values.
 
     The docstring of this module describes the format. `files` of the result are the manifest and
@@ -77,11 +82,13 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
 
     Args:
       folder: Folder of the manifest.
+      kinds: Modality name to its kind, where that is stated.
 
     Raises:
       DataFileError: If the manifest is missing, or a file does not have the described form. The
         message lists the first ten problems and counts the others. Also from `read`, if the
         values of a file are damaged or have changed.
+      ValueError: If a modality or a kind of `kinds` is unknown.
     """
     folder = pathlib.Path(folder).expanduser()
     manifest = folder / MANIFEST
@@ -92,8 +99,10 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
         [(f"line {row.line}", row.split, row.label) for row in rows],
         problems,
     )
-    shapes = _shapes(folder, [row for row in rows if is_inside(row.file)], problems)
+    kinds = dict(kinds or {})
+    shapes = _shapes(folder, [row for row in rows if is_inside(row.file)], problems, kinds)
     _raise(manifest, problems)
+    check_kinds(kinds, shapes, "data.kinds")
     return RawData(
         variant="npz_folder",
         files=tuple(path for path in (manifest, folder / DESCRIPTION) if path.exists()),
@@ -101,7 +110,8 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
         class_names=labels.class_names,
         task=labels.task,
         num_examples={split: sum(row.split == split for row in rows) for split in SPLITS},
-        read=functools.partial(_read, folder, tuple(rows), labels, shapes),
+        read=functools.partial(_read, folder, tuple(rows), labels, shapes, kinds),
+        kinds=kinds,
     )
 
 
@@ -256,7 +266,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
 
 
 def _shapes(
-    folder: pathlib.Path, rows: Sequence[Row], problems: list[str]
+    folder: pathlib.Path, rows: Sequence[Row], problems: list[str], kinds: Mapping[str, Kind]
 ) -> dict[str, tuple[int, ...]]:
     """Finds the largest `[length, ..., features]` of each modality; adds faults to `problems`."""
     lengths: dict[str, int] = {}
@@ -268,15 +278,15 @@ def _shapes(
         except DataFileError as error:
             problems.append(f"{row.file}: {error}")
             continue
-        faults = {key: _array_problem(key, array) for key, array in arrays.items()}
+        faults = {key: _array_problem(key, array, kinds) for key, array in arrays.items()}
         problems += [f"{row.file}: {fault}" for fault in faults.values() if fault]
         present = {key for key, fault in faults.items() if not fault and arrays[key].shape[0]}
         if not present and not any(faults.values()):
             problems.append(f"{row.file}: it has no array, or none of any length")
         for key in present:
-            length, *step = arrays[key].shape
+            length, *step = kept_shape(key, arrays[key].shape, _kind(kinds, key, arrays[key].shape))
             lengths[key] = max(lengths.get(key, 0), length)
-            steps.setdefault(key, {}).setdefault(tuple(step) or (1,), []).append(row.file)
+            steps.setdefault(key, {}).setdefault(tuple(step), []).append(row.file)
         in_train |= present if row.split == "train" else set()
     if in_train:
         problems += [
@@ -287,7 +297,12 @@ def _shapes(
     return {key: (lengths[key], *step) for key, step in expected.items()}
 
 
-def _array_problem(key: str, array: _Array) -> str:
+def _kind(kinds: Mapping[str, Kind], key: str, shape: tuple[int, ...]) -> Kind:
+    """Kind of an array: the stated one, or that of its number of axes."""
+    return kinds.get(key) or ModalitySpec.from_shape((1,) * max(len(shape), 2)).kind
+
+
+def _array_problem(key: str, array: _Array, kinds: Mapping[str, Kind]) -> str:
     if key in _NOT_MODALITIES:
         return f"{key!r} is an array; ids and labels belong into the manifest"
     if not key.isidentifier():
@@ -296,6 +311,10 @@ def _array_problem(key: str, array: _Array) -> str:
         return f"{key} holds {array.dtype}, expected integers or floats"
     if not array.shape or (array.shape[0] and 0 in array.shape):
         return f"{key} has shape {array.shape}, expected [length, ..., features], none of them 0"
+    try:
+        kept_shape(key, array.shape, _kind(kinds, key, array.shape))
+    except ValueError as error:
+        return str(error)
     return ""
 
 
@@ -318,18 +337,24 @@ def _read(
     rows: Sequence[Row],
     labels: Labels,
     shapes: Mapping[str, tuple[int, ...]],
+    kinds: Mapping[str, Kind],
     split: str,
 ) -> Iterator[Record]:
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}: there are {', '.join(SPLITS)}")
     for row in rows:
         if row.split == split:
-            inputs = _values(folder / row.file, shapes)
+            inputs = _values(folder / row.file, shapes, kinds)
             yield {"id": row.id, "inputs": inputs, "label": labels.encode(row.label)}
 
 
-def _values(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    inputs = read_arrays(path)
+def _values(
+    path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, Kind]
+) -> dict[str, np.ndarray]:
+    inputs = {
+        key: kept(key, array, _kind(kinds, key, array.shape))
+        for key, array in read_arrays(path).items()
+    }
     for key, array in inputs.items():
         length, *step = shapes.get(key, (0,))
         if array.shape[1:] != tuple(step) or len(array) > length:
@@ -338,7 +363,7 @@ def _values(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a `.npz` file; `[length]` becomes `[length, 1]`, empty ones are left out.
+    """Reads the arrays of a `.npz` file, without those that are empty.
 
     Raises:
       DataFileError: If the file is missing or damaged.
@@ -349,8 +374,4 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             values = {key: arrays[key] for key in arrays.files}
     except _DAMAGE as error:
         raise DataFileError(f"{path} is damaged or gone: {error}") from error
-    return {
-        key: array[:, None] if array.ndim == 1 else array
-        for key, array in values.items()
-        if array.size
-    }
+    return {key: array for key, array in values.items() if array.size}
