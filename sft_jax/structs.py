@@ -23,22 +23,49 @@ Task = Literal["single_label", "multi_label", "ordinal", "regression"]
 CLASS_TASKS: tuple[Task, ...] = ("single_label", "ordinal")
 """The tasks whose label is one class."""
 
+DEFAULT_K = 4
+"""Number of tokens kept of each modality by default."""
+
+OTHERS = "others"
+"""Key of a mapping of such numbers, for the modalities that it does not name."""
+
 NotFinite = Literal["error", "zero", "mean", "drop"]
 """Treatment of NaN, infinite numbers and numbers beyond float32: refuse them; set them to 0; set
 them to the mean of the finite numbers of their feature in the training split; or drop their
 steps."""
 
 
-Kind = Literal["series", "image", "channels_first", "video", "vector", "embedding"]
+Kind = Literal[
+    "series",
+    "image",
+    "channels_first",
+    "video",
+    "vector",
+    "embedding",
+    "tokens",
+    "text",
+    "events",
+]
 """Kind of the inputs of a modality: steps of a sequence; pixels, channels last or first; any more
-axes; a row of unlike columns; vectors of another model (`sft_jax.data.kinds`)."""
+axes; a row of unlike columns; vectors of another model; ids; text; rows of time, type and value
+(`sft_jax.data.kinds`)."""
 
 PATCHED: tuple[Kind, ...] = ("series", "image", "channels_first", "video", "embedding")
 """The kinds whose tokens are patches of neighbouring positions."""
 
+IDS: tuple[Kind, ...] = ("tokens", "text")
+"""The kinds whose tokens are rows of an embedding table."""
+
+COUNTED: tuple[Kind, ...] = (*IDS, "events")
+"""The kinds that have ids, of a known number."""
+
+MOST_IDS = 2**24
+"""Largest number of ids, up to which float32 tells whole numbers apart."""
+
 _KIND_BY_AXES: Mapping[int, Kind] = {1: "series", 2: "image"}
 _AXES: Mapping[Kind, int] = {
-    "series": 1, "image": 2, "channels_first": 2, "vector": 1, "embedding": 1
+    "series": 1, "image": 2, "channels_first": 2, "vector": 1, "embedding": 1, "tokens": 1,
+    "text": 1, "events": 1,
 }  # fmt: skip
 
 
@@ -92,17 +119,19 @@ class ModalitySpec:
         number for each axis, or one number for every axis. An incomplete last patch counts as one.
         For a vector, whose length is 1, the number of columns that make one token.
       kind: Kind of the inputs. The default becomes image with two axes, and video with more.
+      vocabulary: Number of ids, of the kinds tokens and text, or of types, of events.
 
     Raises:
       ValueError: If a number is not positive, a tuple is empty, `length` and `patch_size` have
-        different numbers of axes, or `patch_size` exceeds `length`. Also if the kind is unknown, or
-        has another number of axes.
+        different numbers of axes, or `patch_size` exceeds `length`. Also if the kind is unknown,
+        has another number of axes, or lacks its vocabulary.
     """
 
     length: int | tuple[int, ...]
     features: int
     patch_size: int | tuple[int, ...] = 1
     kind: Kind = "series"
+    vocabulary: int = 0
 
     def __post_init__(self) -> None:
         for name in ("length", "patch_size"):
@@ -148,6 +177,18 @@ class ModalitySpec:
             )
         if self.kind == "vector" and self.lengths != (1,):
             raise ValueError(f"ModalitySpec.length={self.length} must be 1 for kind='vector'")
+        form = (3 if self.kind == "events" else 1, (1,))
+        if self.kind not in COUNTED:
+            if self.vocabulary:
+                raise ValueError(
+                    f"ModalitySpec.vocabulary={self.vocabulary} must be 0 for kind={self.kind!r}"
+                )
+        elif not 1 <= self.vocabulary <= MOST_IDS or (self.features, self.patch_sizes) != form:
+            raise ValueError(
+                f"ModalitySpec.kind={self.kind!r} needs a vocabulary from 1 to {MOST_IDS}, with"
+                f" features={form[0]} and patch_size=1; got {self.vocabulary}, {self.features} and"
+                f" {self.patch_size}"
+            )
 
     @classmethod
     def from_shape(
@@ -159,10 +200,12 @@ class ModalitySpec:
         return cls(length, features, patch_size, **kind)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields as JSON values, without a kind that the axes tell."""
+        """Returns the fields as JSON values, without those that say nothing."""
         values = dataclasses.asdict(self)
         if self.kind == _KIND_BY_AXES.get(len(self.lengths), "video"):
             del values["kind"]
+        if not self.vocabulary:
+            del values["vocabulary"]
         return values
 
     @property
@@ -186,6 +229,11 @@ class ModalitySpec:
     def shape(self) -> tuple[int, ...]:
         """Shape of an example, `(*lengths, features)`."""
         return (*self.lengths, self.features)
+
+    @property
+    def num_statistics(self) -> int:
+        """Number of means: one for each feature; of events one for the time and for each type."""
+        return 1 + self.vocabulary if self.kind == "events" else self.features
 
     @property
     def num_tokens(self) -> int:

@@ -13,6 +13,7 @@ from sft_jax.data.checks import checked_names, in_order
 from sft_jax.data.dataset import Dataset, DatasetInfo, standardisations
 from sft_jax.data.kinds import check_kinds, guess, kept, unstandardised
 from sft_jax.data.records import RawData, Record
+from sft_jax.data.vocabulary import Vocabulary, build_all
 from sft_jax.structs import Kind, ModalitySpec, NotFinite, Task
 
 Arrays = Mapping[str, np.ndarray | Sequence[np.ndarray | None]]
@@ -34,6 +35,7 @@ def from_arrays(
     not_finite: NotFinite = "error",
     kinds: Mapping[str, Kind] | None = None,
     standardise: Mapping[str, bool] | None = None,
+    vocabulary: Mapping[str, int | str | Vocabulary] | None = None,
     masks: Mapping[str, Arrays] | None = None,
     metrics: Sequence[str] = (),
 ) -> Dataset:
@@ -55,6 +57,8 @@ def from_arrays(
         default it is that of the number of axes: series, image or video.
       standardise: Modality name to whether it is standardised; by default all kinds except
         embedding are.
+      vocabulary: Modality name to the number of its ids, by default that of the training split.
+        For text the largest number of words, `bytes`, or a vocabulary (`DatasetInfo`) of a run.
       masks: Split to modality name to booleans, for modalities that have gaps. They are
         `[n, length, ...]`, or a list of n `[length, ...]`, None where an example has no gap.
         A model does not see a step that is False, and neither do the statistics.
@@ -76,12 +80,15 @@ def from_arrays(
     labels = {split: in_order(values) for split, values in labels.items()}
     given = {split: _examples(arrays, split) for split, arrays in inputs.items()}
     modalities = {name for rows in given.values() for name in rows}
-    patches, asked = patch_size or {}, standardise or {}
-    for field, named in (("patch_size", patches), ("standardise", asked)):
+    patches, asked, wishes = patch_size or {}, standardise or {}, vocabulary or {}
+    named_by = {"patch_size": patches, "standardise": asked, "vocabulary": wishes}
+    for field, named in named_by.items():
         if unknown := sorted(set(named) - modalities):
             raise ValueError(f"{field}: unknown modality {unknown}, known: {sorted(modalities)}")
     stated = check_kinds(kinds or {}, modalities, "kinds")
-    examples = {split: _kept(rows, stated, split) for split, rows in given.items()}
+    texts = _texts(given["train"], stated)
+    words, sizes = build_all({**stated, **dict.fromkeys(texts, "text")}, texts, wishes)
+    examples = {split: _kept(rows, stated, words, split) for split, rows in given.items()}
     real = _masks(masks or {}, examples)
     for split, arrays in examples.items():
         _check_counts(split, arrays, labels[split], real[split])
@@ -98,7 +105,9 @@ def from_arrays(
         task=task,
         num_examples={split: len(values) for split, values in labels.items()},
         read=lambda split: _records(examples[split], real[split], labels[split], split),
-        kinds=stated,
+        kinds={**stated, **dict.fromkeys(words, "text")},
+        sizes=sizes,
+        vocabularies=words,
     )
     return _dataset(raw, not_finite, patches, asked, tuple(metrics))
 
@@ -118,14 +127,15 @@ def _dataset(
     unchanged = unstandardised(card.kinds, standardise, policy)
     info = DatasetInfo(
         modalities={
-            name: ModalitySpec.from_shape(shape, patches.get(name, 1), kind=card.kinds[name])
+            name: ModalitySpec.from_shape(shape, patches.get(name, 1), **card.forms()[name])
             for name, shape in raw.shapes.items()
         },
         class_names=raw.class_names,
-        statistics=standardisations(card.splits["train"].moments, unchanged),
+        statistics=standardisations(card.splits["train"].moments, unchanged, card.types_of_all()),
         num_examples={split: len(split_records) for split, split_records in records.items()},
         task=raw.task,
         metrics=metrics,
+        vocabularies=dict(card.vocabularies),
     )
     return Dataset(info, records.__getitem__, card)
 
@@ -153,7 +163,20 @@ def _examples(arrays: Arrays, split: str) -> _Examples:
     return examples
 
 
-def _kept(rows: _Examples, stated: Mapping[str, Kind], split: str) -> _Examples:
+def _texts(train: _Examples, stated: Mapping[str, Kind]) -> dict[str, list[str]]:
+    """Finds the modalities whose examples are strings, by their kind or values."""
+    strings = {
+        name: [str(v) for v in rows if v is not None and v.dtype.kind == "U" and not v.ndim]
+        for name, rows in train.items()
+    }
+    return {name: texts for name, texts in strings.items() if texts and name not in stated} | {
+        name: strings.get(name, []) for name, kind in stated.items() if kind == "text"
+    }
+
+
+def _kept(
+    rows: _Examples, stated: Mapping[str, Kind], words: Mapping[str, Vocabulary], split: str
+) -> _Examples:
     """Converts examples to `[*lengths, features]`, by the kinds of their modalities."""
     converted: _Examples = {}
     for name, examples in rows.items():
@@ -161,7 +184,8 @@ def _kept(rows: _Examples, stated: Mapping[str, Kind], split: str) -> _Examples:
         for i, values in enumerate(examples):
             try:
                 if values is not None:
-                    values = kept(name, values, stated.get(name) or guess(name, values))
+                    kind = stated.get(name) or guess(name, values)
+                    values = kept(name, values, kind, words.get(name))
             except ValueError as error:
                 raise ValueError(f"{split}/{i}: {error}") from None
             converted[name].append(values)

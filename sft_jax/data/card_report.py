@@ -131,7 +131,7 @@ def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
     table.add_column("absent", justify="right")
     table.add_column("not finite", justify="right")
     for name, shape in card.shapes.items():
-        cells = [markup.escape(name), *([card.kinds[name]] if card.kinds else [])]
+        cells = [markup.escape(name), *_kind(card, name)]
         cells.append(" x ".join(map(str, shape)))
         cells += [card.padding.get(name, "none")] if card.padding else []
         for split, summary in splits.items():
@@ -142,6 +142,11 @@ def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
             )
             cells = [""] * len(cells)
     return table
+
+
+def _kind(card: Card, name: str) -> list[str]:
+    size = f", {card.sizes[name]:,} ids" if name in card.sizes else ""
+    return [f"{card.kinds[name]}{size}"] if card.kinds else []
 
 
 def _kinds(split: SplitSummary, modality: str) -> str:

@@ -52,7 +52,12 @@ class Evidence:
                     f" channels_first; it is read as {shape[0]} rows of pixels of {shape[2]}"
                     " channels, of kind image"
                 )
-        if self._is_row():
+        if self._is_ids():
+            doubts.append(
+                "whole numbers without order may be ids, of kind tokens; they are read as"
+                " magnitudes, of kind series"
+            )
+        elif self._is_row():
             length = len(self.steps[0])
             doubts.append(
                 f"{length} steps may be unlike columns, of kind vector: a quarter varies by less"
@@ -67,6 +72,14 @@ class Evidence:
         bright = all(values.dtype == np.uint8 for values in self.steps)
         square = shape[0] == shape[1] and all(_within_one(values) for values in self.steps)
         return min(shape) >= _SIDE and (bright or square)
+
+    def _is_ids(self) -> bool:
+        """Tells whether the steps are natural numbers whose neighbours are unlike."""
+        if not all(v.dtype.kind in "iu" and v.shape[1] == 1 and v.min() >= 0 for v in self.steps):
+            return False
+        long = [values[:, 0].astype(np.float64) for values in self.steps if len(values) >= _FEW]
+        varied = len(set().union(*(np.unique(values) for values in long))) >= _FEW
+        return varied and sum(map(_is_rough, long)) > len(long) / 2
 
     def _is_row(self) -> bool:
         """Tells whether the steps of all examples differ like columns of a table."""

@@ -14,7 +14,7 @@ from sft_jax.modules.attention import pattern_for
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.ops.pool import POOLS
-from sft_jax.structs import PATCHED, Kind, Readout, Task
+from sft_jax.structs import IDS, PATCHED, Kind, Readout, Task
 
 ALL: Mapping[str, tuple[str, ...]] = {
     "model": (*MODELS, "other"),
@@ -23,16 +23,21 @@ ALL: Mapping[str, tuple[str, ...]] = {
     "task": get_args(Task),
     "axes": ("1", "2", "3"),
     "attention": ("dense", "windowed", "block_sparse"),
-    "tokens": ("patches", "columns", "module"),
+    "tokens": ("patches", "columns", "ids", "module"),
     "dtype": ("float32", "bfloat16"),
     "windows": ("adaptive", "authors"),
 }
 """Features of a model with their values. `other` is an object of another package, `axes` the
-number of axes of a modality. The tokens of a vector are `columns`; `module` is a tokenizer of the
-user. With `authors` a model has the fixed windows of the authors' code, or repeats one of its
-defects."""
+number of axes of a modality. The tokens of a vector are `columns`, those of tokens and text `ids`;
+`module` is a tokenizer of the user. With `authors` a model has the fixed windows of the authors'
+code, or repeats one of its defects."""
 
-_TOKENS: Mapping[Kind, str] = {**dict.fromkeys(PATCHED, "patches"), "vector": "columns"}
+_TOKENS: Mapping[Kind, str] = {
+    **dict.fromkeys(PATCHED, "patches"),
+    "vector": "columns",
+    **dict.fromkeys(IDS, "ids"),
+    "events": "events",
+}
 
 _AUTHORS = ("reference_windows", "reference_fusion_layer", "faithful")
 

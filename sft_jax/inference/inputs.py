@@ -110,6 +110,8 @@ def _rows(name: str, values: Any, spec: ModalitySpec) -> tuple[Sequence[Any], bo
         values = np.asarray(values)
     if isinstance(values, np.ndarray) and (values.dtype != object or values.ndim != 1):
         axes = given_axes(spec, values.shape)
+        if spec.kind == "series" and spec.features == values.ndim == 1:
+            return [values], False
         if values.ndim == axes + 1:
             return values, True  # type: ignore[return-value]
         if values.ndim == axes:
@@ -159,7 +161,10 @@ class InputReader:
     def __post_init__(self) -> None:
         # Where training data is nearly standardised itself, nothing can be told.
         self._tell = {
-            name for name in self.used if _distance(0, 1, self.info.statistics[name]) > _FAR
+            name
+            for name in self.used
+            if self.info.modalities[name].kind != "events"
+            and _distance(0, 1, self.info.statistics[name]) > _FAR
         }
 
     def read(
@@ -209,7 +214,12 @@ class InputReader:
         """Converts the values of an example by the kinds of their modalities."""
         try:
             return {
-                name: kept(name, _array(name, array), self.info.modalities[name].kind)
+                name: kept(
+                    name,
+                    _array(name, array),
+                    self.info.modalities[name].kind,
+                    self.info.vocabularies.get(name),
+                )
                 for name, array in values.items()
             }
         except ValueError as error:

@@ -12,6 +12,7 @@ from sft_jax.export.features import ALL, features
 from sft_jax.modules.simple_fusion import LateFusion
 from sft_jax.ops.pool import POOLS, Pool
 
+IDS = ModalitySpec(9, 1, kind="tokens", vocabulary=5)
 LONG = {"sound": ModalitySpec(200, 2)}
 
 
@@ -29,6 +30,7 @@ class OwnFusion(LateFusion):
         ({"pre_pooling_pattern": BlockSparsePattern()}, "attention=block_sparse"),
         ({"tokenizers": {"sound": nn.Dense(8)}}, "tokens=module"),
         ({"modalities": {"row": ModalitySpec(1, 4, kind="vector")}}, "tokens=columns"),
+        ({"modalities": {"word": IDS}}, "tokens=ids"),
     ],
 )
 def test_what_onnx_does_not_take_is_named(attributes, reason):

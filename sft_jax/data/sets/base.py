@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from sft_jax.data.card import Card
 from sft_jax.data.records import RawData
 from sft_jax.data_config import STRICT, PatchSizes, folder_field
-from sft_jax.structs import Kind, ModalitySpec, NotFinite, Task
+from sft_jax.structs import ModalitySpec, NotFinite, Task
 
 SPLITS = ("train", "valid", "test")
 
@@ -209,13 +209,15 @@ class DatasetEntry(abc.ABC):
             )
 
     def modality_specs(
-        self, shapes: Mapping[str, Sequence[int]], kinds: Mapping[str, Kind] | None = None
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        forms: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[str, ModalitySpec]:
         """Returns the modalities that are used, with their patches.
 
         Args:
           shapes: Modality name to the shape of its examples, for all modalities.
-          kinds: Modality name to its kind; by default that of its number of axes.
+          forms: Value of `Card.forms`; by default the kinds are those of the number of axes.
 
         Raises:
           ValueError: If the fields name unknown modalities, or a patch does not fit.
@@ -227,11 +229,9 @@ class DatasetEntry(abc.ABC):
         for key, names in (("modalities", chosen), ("patch_size", patches)):
             if unknown := sorted(set(names) - set(shapes)):
                 raise ValueError(f"data.{key}: unknown modality {unknown}, known: {[*shapes]}")
-        kinds = kinds or {}
+        forms = forms or {}
         return {
-            name: ModalitySpec.from_shape(
-                shapes[name], patches.get(name, 1), kind=kinds.get(name, "series")
-            )
+            name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1), **forms.get(name, {}))
             for name in chosen
         }
 

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from sft_jax.data.records import DataFileError, RawData
 from sft_jax.data.sets.base import DatasetEntry, StoredForm, digest, file_names
 from sft_jax.data.sets.npz_folder.files import MANIFEST, content_sha256, read_npz_folder
-from sft_jax.data_config import STRICT, folder_field
+from sft_jax.data_config import STRICT, Count, folder_field
 from sft_jax.structs import Kind, NotFinite
 
 
@@ -25,6 +25,8 @@ class FolderData(DatasetEntry):
       not_finite: Treatment of NaN and infinite numbers (`sft_jax.structs.NotFinite`).
       kinds: Modality name to its kind, such as `{'face': 'image'}`; by default that of its number
         of axes (`sft_jax.data.kinds`).
+      vocabulary: Modality name to the number of its ids, by default that of the training split; for
+        text the largest number of words, or `bytes`.
       standardise: Modality name to whether it is standardised; by default all kinds except
         embedding are.
     """
@@ -33,6 +35,7 @@ class FolderData(DatasetEntry):
     manual_dir: str = folder_field()
     not_finite: NotFinite = "error"
     kinds: dict[str, Kind] = field(default_factory=dict)
+    vocabulary: dict[str, Count | Literal["bytes"]] = field(default_factory=dict)
     standardise: dict[str, bool] = field(default_factory=dict)
 
     needs: ClassVar[str] = f"It takes a folder with {MANIFEST}"
@@ -40,7 +43,7 @@ class FolderData(DatasetEntry):
 
     def read(self, folder: pathlib.Path) -> RawData:
         """Finds the examples of the manifest; see `read_npz_folder`."""
-        return read_npz_folder(folder, self.kinds)
+        return read_npz_folder(folder, self.kinds, self.vocabulary)
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
         """Returns the form of the arrays, named after the folder and its current contents."""
@@ -49,9 +52,9 @@ class FolderData(DatasetEntry):
             raise DataFileError(
                 f"data.manual_dir={self.manual_dir!r} is not a folder: name the one with {MANIFEST}"
             )
-        raw = read_npz_folder(folder, self.kinds)
+        raw = read_npz_folder(folder, self.kinds, self.vocabulary)
         name = f"{folder.resolve().name}_{content_sha256(folder)[:12]}_{self.not_finite}"
-        name += f"_{digest(self.kinds)}" if self.kinds else ""
+        name += f"_{digest([self.kinds, self.vocabulary])}" if self.kinds else ""
         ranks = {modality: len(shape) for modality, shape in raw.shapes.items()}
         return StoredForm(name, ranks, raw.task)
 

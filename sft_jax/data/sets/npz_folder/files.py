@@ -34,17 +34,17 @@ import hashlib
 import io
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sft_jax.data.kinds import check_kinds, kept, kept_shape
+from sft_jax.data.kinds import check_kinds
 from sft_jax.data.records import DataFileError, RawData, Record
+from sft_jax.data.sets.npz_folder.archives import Header, read_arrays, read_headers
+from sft_jax.data.sets.npz_folder.forms import Forms
 from sft_jax.data.sets.npz_folder.labels import Labels, read_labels
-from sft_jax.structs import Kind, ModalitySpec
+from sft_jax.structs import Kind
 
 SPLITS = ("train", "valid", "test")
 MANIFEST, DESCRIPTION = "manifest.csv", "dataset.json"
@@ -64,16 +64,10 @@ class Row(NamedTuple):
     id: str
 
 
-class _Array(NamedTuple):
-    """Header of an array in a `.npz` file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    checksum: int
-
-
 def read_npz_folder(
-    folder: str | os.PathLike[str], kinds: Mapping[str, Kind] | None = None
+    folder: str | os.PathLike[str],
+    kinds: Mapping[str, Kind] | None = None,
+    vocabulary: Mapping[str, int | str] | None = None,
 ) -> RawData:
     """Finds the contents of a folder from the headers of its files; `read` then reads the values.
 
@@ -83,6 +77,8 @@ def read_npz_folder(
     Args:
       folder: Folder of the manifest.
       kinds: Modality name to its kind, where that is stated.
+      vocabulary: Modality name to its number of ids; for text to the largest number of words, or to
+        `bytes`.
 
     Raises:
       DataFileError: If the manifest is missing, or a file does not have the described form. The
@@ -99,10 +95,12 @@ def read_npz_folder(
         [(f"line {row.line}", row.split, row.label) for row in rows],
         problems,
     )
-    kinds = dict(kinds or {})
-    shapes = _shapes(folder, [row for row in rows if is_inside(row.file)], problems, kinds)
+    inside = [row for row in rows if is_inside(row.file)]
+    files = [(row.file, row.split) for row in inside]
+    forms = Forms.find(folder, files, kinds or {}, vocabulary or {})
+    shapes = _shapes(folder, inside, problems, forms)
     _raise(manifest, problems)
-    check_kinds(kinds, shapes, "data.kinds")
+    check_kinds(forms.kinds, shapes, "data.kinds")
     return RawData(
         variant="npz_folder",
         files=tuple(path for path in (manifest, folder / DESCRIPTION) if path.exists()),
@@ -110,8 +108,10 @@ def read_npz_folder(
         class_names=labels.class_names,
         task=labels.task,
         num_examples={split: sum(row.split == split for row in rows) for split in SPLITS},
-        read=functools.partial(_read, folder, tuple(rows), labels, shapes, kinds),
-        kinds=kinds,
+        read=functools.partial(_read, folder, tuple(rows), labels, shapes, forms),
+        kinds=forms.kinds,
+        sizes=forms.sizes,
+        vocabularies=forms.vocabularies,
     )
 
 
@@ -137,7 +137,7 @@ def content_sha256(folder: str | os.PathLike[str]) -> str:
         digest.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     for row in rows:
         try:
-            arrays = _arrays(folder / row.file)
+            arrays = read_headers(folder / row.file)
         except DataFileError as error:
             raise DataFileError(f"{folder / row.file}: {error}") from error
         for key, (shape, dtype, checksum) in sorted(arrays.items()):
@@ -227,46 +227,8 @@ def _row_problems(rows: Sequence[Row]) -> list[str]:
     return problems
 
 
-# Errors that zipfile, zlib and numpy raise for damaged files.
-_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-
-def _arrays(path: pathlib.Path) -> dict[str, _Array]:
-    """Reads the header of the array of each modality.
-
-    Raises:
-      DataFileError: If the file is missing or does not have the form that `np.savez` writes.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {
-                info.filename.removesuffix(".npy"): _array(archive, info)
-                for info in archive.infolist()
-            }
-    except FileNotFoundError as error:
-        raise DataFileError("there is no such file") from error
-    except _DAMAGE as error:
-        raise DataFileError(f"it cannot be read as a .npz file: {error}") from error
-
-
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            raise ValueError(f"{info.filename} has version {version} of the npy format")
-        if not dtype.hasobject:
-            size = file.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
-            if size != info.file_size:
-                raise ValueError(f"{info.filename} has {info.file_size} bytes, expected {size}")
-    return _Array(shape, dtype, info.CRC)
-
-
 def _shapes(
-    folder: pathlib.Path, rows: Sequence[Row], problems: list[str], kinds: Mapping[str, Kind]
+    folder: pathlib.Path, rows: Sequence[Row], problems: list[str], forms: Forms
 ) -> dict[str, tuple[int, ...]]:
     """Finds the largest `[length, ..., features]` of each modality; adds faults to `problems`."""
     lengths: dict[str, int] = {}
@@ -274,20 +236,23 @@ def _shapes(
     in_train: set[str] = set()
     for row in rows:
         try:
-            arrays = _arrays(folder / row.file)
+            arrays = read_headers(folder / row.file)
         except DataFileError as error:
             problems.append(f"{row.file}: {error}")
             continue
-        faults = {key: _array_problem(key, array, kinds) for key, array in arrays.items()}
+        faults = {key: _problem(row.file, key, own, forms) for key, own in arrays.items()}
         problems += [f"{row.file}: {fault}" for fault in faults.values() if fault]
-        present = {key for key, fault in faults.items() if not fault and arrays[key].shape[0]}
+        present = {
+            key: shape
+            for key, fault in faults.items()
+            if not fault and 0 not in (shape := _shape(row.file, key, arrays[key], forms))
+        }
         if not present and not any(faults.values()):
             problems.append(f"{row.file}: it has no array, or none of any length")
-        for key in present:
-            length, *step = kept_shape(key, arrays[key].shape, _kind(kinds, key, arrays[key].shape))
+        for key, (length, *step) in present.items():
             lengths[key] = max(lengths.get(key, 0), length)
             steps.setdefault(key, {}).setdefault(tuple(step), []).append(row.file)
-        in_train |= present if row.split == "train" else set()
+        in_train |= present.keys() if row.split == "train" else set()
     if in_train:
         problems += [
             f"{next(iter(steps[key].values()))[0]}: {key!r} is in no file of the split train"
@@ -297,22 +262,23 @@ def _shapes(
     return {key: (lengths[key], *step) for key, step in expected.items()}
 
 
-def _kind(kinds: Mapping[str, Kind], key: str, shape: tuple[int, ...]) -> Kind:
-    """Kind of an array: the stated one, or that of its number of axes."""
-    return kinds.get(key) or ModalitySpec.from_shape((1,) * max(len(shape), 2)).kind
+def _shape(file: str, key: str, array: Header, forms: Forms) -> tuple[int, ...]:
+    return (0,) if array.shape[:1] == (0,) else forms.shape(file, key, array)
 
 
-def _array_problem(key: str, array: _Array, kinds: Mapping[str, Kind]) -> str:
+def _problem(file: str, key: str, array: Header, forms: Forms) -> str:
     if key in _NOT_MODALITIES:
         return f"{key!r} is an array; ids and labels belong into the manifest"
     if not key.isidentifier():
         return f"{key!r} is no name for a modality, which has letters, digits and _ alone"
-    if array.dtype.kind not in "iuf":
-        return f"{key} holds {array.dtype}, expected integers or floats"
-    if not array.shape or (array.shape[0] and 0 in array.shape):
+    text = forms.kinds.get(key) == "text"
+    if array.dtype.kind not in "iuf" and not text:
+        hint = f"; of text state data.kinds={{{key!r}: 'text'}}" * (array.dtype.kind == "U")
+        return f"{key} holds {array.dtype}, expected integers or floats{hint}"
+    if not text and (not array.shape or (array.shape[0] and 0 in array.shape)):
         return f"{key} has shape {array.shape}, expected [length, ..., features], none of them 0"
     try:
-        kept_shape(key, array.shape, _kind(kinds, key, array.shape))
+        _shape(file, key, array, forms)
     except ValueError as error:
         return str(error)
     return ""
@@ -337,41 +303,23 @@ def _read(
     rows: Sequence[Row],
     labels: Labels,
     shapes: Mapping[str, tuple[int, ...]],
-    kinds: Mapping[str, Kind],
+    forms: Forms,
     split: str,
 ) -> Iterator[Record]:
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}: there are {', '.join(SPLITS)}")
     for row in rows:
         if row.split == split:
-            inputs = _values(folder / row.file, shapes, kinds)
+            inputs = _values(folder / row.file, shapes, forms)
             yield {"id": row.id, "inputs": inputs, "label": labels.encode(row.label)}
 
 
 def _values(
-    path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, Kind]
+    path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], forms: Forms
 ) -> dict[str, np.ndarray]:
-    inputs = {
-        key: kept(key, array, _kind(kinds, key, array.shape))
-        for key, array in read_arrays(path).items()
-    }
+    inputs = {key: forms.kept(key, array) for key, array in read_arrays(path).items()}
     for key, array in inputs.items():
         length, *step = shapes.get(key, (0,))
         if array.shape[1:] != tuple(step) or len(array) > length:
             raise DataFileError(f"{path} has changed: now {key} has shape {array.shape}")
     return inputs
-
-
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a `.npz` file, without those that are empty.
-
-    Raises:
-      DataFileError: If the file is missing or damaged.
-    """
-    try:
-        # NumPy would leave a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            values = {key: arrays[key] for key in arrays.files}
-    except _DAMAGE as error:
-        raise DataFileError(f"{path} is damaged or gone: {error}") from error
-    return {key: array for key, array in values.items() if array.size}
