@@ -75,7 +75,7 @@ def guess(name: str, values: np.ndarray) -> Kind:
     Raises:
       ValueError: If several kinds have so few axes; lists them.
     """
-    if values.dtype.kind == "U":
+    if values.dtype.kind == "U" and not values.ndim:
         return "text"
     if values.ndim < 2:
         known = [f"{kind} ({FORMS[kind]})" for kind in FORMS if values.ndim in _AXES.get(kind, ())]

@@ -90,7 +90,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("attributes", "k", "message"),
     [
-        ({}, 5, "k=5 for modality .* must be from 0 to"),
+        ({}, 7, "k=7 for modality .* must be from 0 to"),
         ({}, {"sight": 1}, "k names .*sight"),
         ({"readout": "fresh_cls"}, 0, "nothing would reach the fusion"),
         ({"pool": "perceiver"}, 1, "a file with pool='perceiver' is for k=3 alone"),
