@@ -219,6 +219,7 @@ class _ConfigFileParser(flags.ArgumentParser):
         except ValueError as error:
             # The message of ml_collections is a traceback; its context is the error of get_config.
             raise (error.__context__ or error) from None
+        config_io.split_budgets(self.config, sys.argv)
         return self.config
 
     def flag_type(self) -> str:

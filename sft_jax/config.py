@@ -21,11 +21,11 @@ from sft_jax.data import registry
 from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.data_config import MAY_CHANGE, Count, Positive, folder_field
-from sft_jax.modules import MODELS
+from sft_jax.modules import MODELS, TOKENIZERS
 from sft_jax.objective import check_objective, read_weights
 from sft_jax.ops.attention.kernels import kernel_name
 from sft_jax.ops.pool import POOLS
-from sft_jax.structs import Readout, Task
+from sft_jax.structs import DEFAULT_K, Readout, Task
 
 CountOrNone = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -117,8 +117,10 @@ class ModelConfig:
       n_post: Number of transformer blocks on the fused tokens.
       pool: Pool that reduces the tokens of each modality: a name of `sft_jax.ops.pool.POOLS`, or
         the import path of a `Pool`. Only for sft, like k.
-      k: Number of tokens kept of each modality, 0 for its CLS alone; a mapping sets a number for
-        each modality.
+      k: Number of tokens kept of each modality, 0 for its CLS alone. A mapping sets a number for
+        some modalities, and `others` that of the rest; on the command line `model.k.NAME`. A
+        modality with fewer tokens keeps all, unless the mapping names it
+        (`sft_jax.modules.budget.budgets`).
       readout: Token that sft reads its logits from.
       unimodal_attention: Keys that each query sees in the blocks of a modality. The choices are
         dense; windowed, whose cost is linear in the number of tokens (`sft_jax.WindowPattern`);
@@ -135,7 +137,8 @@ class ModelConfig:
       layer_drop: Rate of blocks that training drops, to evaluate with fewer; only for mbt.
       embedding_std: Standard deviation of the initial CLS and positions.
       dtype: Type that the activations are computed in; parameters stay float32.
-      tokenizers: Import path of a tokenizer by modality, in place of patches: a
+      tokenizers: Tokenizer by modality, in place of patches: conv, a small strided stem for raw
+        waveforms and images (`sft_jax.modules.conv_stem`). Or the import path of a
         `flax.linen.Module`, or a class of one that needs no arguments
         (`sft_jax.modules.tokenizer.Tokenizer`).
       tokenizer_stride: Stride whose patches the kernels of the tokenizers are for; 0 for the
@@ -149,7 +152,7 @@ class ModelConfig:
     n_pre: CountOrNone = 1
     n_post: CountOrNone = 11
     pool: Annotated[str, _named(POOLS)] = "attn_topk"
-    k: CountOrNone | dict[str, CountOrNone] = 4
+    k: CountOrNone | dict[str, CountOrNone] = DEFAULT_K
     readout: Readout = "sum_cls"
     unimodal_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
     pre_pooling_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
@@ -160,7 +163,7 @@ class ModelConfig:
     layer_drop: Fraction = 0.0
     embedding_std: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tokenizers: dict[str, ImportPath] = field(default_factory=dict)
+    tokenizers: dict[str, Annotated[str, _named(TOKENIZERS)]] = field(default_factory=dict)
     tokenizer_stride: CountOrNone = 0
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ import pydantic
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import registry
 from sft_jax.plugins import suggest
+from sft_jax.structs import DEFAULT_K, OTHERS
+
+_BUDGET = re.compile(r"--?config\.model\.k\.(\w+)(?:=|$)")
 
 _ADAPTER = pydantic.TypeAdapter(ExperimentConfig)
 
@@ -114,6 +118,31 @@ def _may_change(section: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
         elif dataclasses.is_dataclass(value):
             yield from _may_change(value, f"{prefix}{field.name}.")
+
+
+def split_budgets(config: ml_collections.ConfigDict, flags: Sequence[str]) -> None:
+    """Makes `model.k` a mapping, in place, where flags set it for some modalities.
+
+    Args:
+      config: Config of an experiment.
+      flags: Command line, such as `--config.model.k.image=4`.
+
+    Raises:
+      ConfigError: If another flag sets one number for all.
+    """
+    names = [match[1] for flag in flags if (match := _BUDGET.match(flag))]
+    if not names or "k" not in config.get("model", {}):
+        return
+    if whole := [flag for flag in flags if re.match(r"--?config\.model\.k(=|$)", flag)]:
+        raise ConfigError(
+            f"{whole[0]} is for all modalities, beside model.k.{names[0]}; the number of those that"
+            f" are not named is --config.model.k.{OTHERS}"
+        )
+    before = config.model.k
+    known = before.to_dict() if isinstance(before, ml_collections.ConfigDict) else {OTHERS: before}
+    rest = known.get(OTHERS, DEFAULT_K)
+    with config.unlocked(), config.model.ignore_type():
+        config.model.k = dict.fromkeys(names, rest) | known
 
 
 def unknown_overrides(config: ml_collections.ConfigDict, flags: Sequence[str]) -> list[str]:

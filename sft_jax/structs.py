@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import flax.struct
 import jax
@@ -23,10 +23,50 @@ Task = Literal["single_label", "multi_label", "ordinal", "regression"]
 CLASS_TASKS: tuple[Task, ...] = ("single_label", "ordinal")
 """The tasks whose label is one class."""
 
+DEFAULT_K = 4
+"""Number of tokens kept of each modality by default."""
+
+OTHERS = "others"
+"""Key of a mapping of such numbers, for the modalities that it does not name."""
+
 NotFinite = Literal["error", "zero", "mean", "drop"]
 """Treatment of NaN, infinite numbers and numbers beyond float32: refuse them; set them to 0; set
 them to the mean of the finite numbers of their feature in the training split; or drop their
 steps."""
+
+
+Kind = Literal[
+    "series",
+    "image",
+    "channels_first",
+    "video",
+    "vector",
+    "embedding",
+    "tokens",
+    "text",
+    "events",
+]
+"""Kind of the inputs of a modality: steps of a sequence; pixels, channels last or first; any more
+axes; a row of unlike columns; vectors of another model; ids; text; rows of time, type and value
+(`sft_jax.data.kinds`)."""
+
+PATCHED: tuple[Kind, ...] = ("series", "image", "channels_first", "video", "embedding")
+"""The kinds whose tokens are patches of neighbouring positions."""
+
+IDS: tuple[Kind, ...] = ("tokens", "text")
+"""The kinds whose tokens are rows of an embedding table."""
+
+COUNTED: tuple[Kind, ...] = (*IDS, "events")
+"""The kinds that have ids, of a known number."""
+
+MOST_IDS = 2**24
+"""Largest number of ids, up to which float32 tells whole numbers apart."""
+
+_KIND_BY_AXES: Mapping[int, Kind] = {1: "series", 2: "image"}
+_AXES: Mapping[Kind, int] = {
+    "series": 1, "image": 2, "channels_first": 2, "vector": 1, "embedding": 1, "tokens": 1,
+    "text": 1, "events": 1,
+}  # fmt: skip
 
 
 class Tokens(flax.struct.PyTreeNode):
@@ -77,15 +117,21 @@ class ModalitySpec:
       features: Number of values at each position, such as channels of a pixel.
       patch_size: Number of consecutive positions that make one token: a tuple or list with a
         number for each axis, or one number for every axis. An incomplete last patch counts as one.
+        For a vector, whose length is 1, the number of columns that make one token.
+      kind: Kind of the inputs. The default becomes image with two axes, and video with more.
+      vocabulary: Number of ids, of the kinds tokens and text, or of types, of events.
 
     Raises:
       ValueError: If a number is not positive, a tuple is empty, `length` and `patch_size` have
-        different numbers of axes, or `patch_size` exceeds `length`.
+        different numbers of axes, or `patch_size` exceeds `length`. Also if the kind is unknown,
+        has another number of axes, or lacks its vocabulary.
     """
 
     length: int | tuple[int, ...]
     features: int
     patch_size: int | tuple[int, ...] = 1
+    kind: Kind = "series"
+    vocabulary: int = 0
 
     def __post_init__(self) -> None:
         for name in ("length", "patch_size"):
@@ -103,23 +149,64 @@ class ModalitySpec:
             raise ValueError(
                 f"ModalitySpec.features must be an integer >= 1, got {self.features!r}"
             )
-        if len(self.patch_sizes) != len(self.lengths):
+        self._check_kind()
+        name = "features" if self.kind == "vector" else "length"
+        size = getattr(self, name)
+        if len(self.patch_sizes) != len(self.axes):
             raise ValueError(
                 f"ModalitySpec.patch_size={self.patch_size} has {len(self.patch_sizes)} axes, but"
-                f" length={self.length} has {len(self.lengths)}; one number is for every axis"
+                f" {name}={size} has {len(self.axes)}; one number is for every axis"
             )
-        if any(patch > size for size, patch in zip(self.lengths, self.patch_sizes, strict=True)):
+        if any(patch > size for size, patch in zip(self.axes, self.patch_sizes, strict=True)):
+            raise ValueError(f"ModalitySpec.patch_size={self.patch_size} exceeds {name}={size}")
+
+    def _check_kind(self) -> None:
+        """Names the default by its number of axes, and raises ValueError for any other misfit."""
+        axes = len(self.lengths)
+        if self.kind == "series":
+            object.__setattr__(self, "kind", _KIND_BY_AXES.get(axes, "video"))
+        if self.kind not in get_args(Kind):
             raise ValueError(
-                f"ModalitySpec.patch_size={self.patch_size} exceeds length={self.length}"
+                f"ModalitySpec.kind={self.kind!r} is not one of {', '.join(get_args(Kind))}"
+            )
+        expected = _AXES.get(self.kind, max(axes, 3))
+        if axes != expected:
+            raise ValueError(
+                f"ModalitySpec.kind={self.kind!r} has {expected} axes of positions, but"
+                f" length={self.length} has {axes}"
+            )
+        if self.kind == "vector" and self.lengths != (1,):
+            raise ValueError(f"ModalitySpec.length={self.length} must be 1 for kind='vector'")
+        form = (3 if self.kind == "events" else 1, (1,))
+        if self.kind not in COUNTED:
+            if self.vocabulary:
+                raise ValueError(
+                    f"ModalitySpec.vocabulary={self.vocabulary} must be 0 for kind={self.kind!r}"
+                )
+        elif not 1 <= self.vocabulary <= MOST_IDS or (self.features, self.patch_sizes) != form:
+            raise ValueError(
+                f"ModalitySpec.kind={self.kind!r} needs a vocabulary from 1 to {MOST_IDS}, with"
+                f" features={form[0]} and patch_size=1; got {self.vocabulary}, {self.features} and"
+                f" {self.patch_size}"
             )
 
     @classmethod
     def from_shape(
-        cls, shape: Sequence[int], patch_size: int | tuple[int, ...] = 1
+        cls, shape: Sequence[int], patch_size: int | tuple[int, ...] = 1, **kind: Any
     ) -> ModalitySpec:
         """Makes the spec of examples of shape `(*lengths, features)`."""
         *lengths, features = shape
-        return cls(lengths[0] if len(lengths) == 1 else tuple(lengths), features, patch_size)
+        length = lengths[0] if len(lengths) == 1 else tuple(lengths)
+        return cls(length, features, patch_size, **kind)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as JSON values, without those that say nothing."""
+        values = dataclasses.asdict(self)
+        if self.kind == _KIND_BY_AXES.get(len(self.lengths), "video"):
+            del values["kind"]
+        if not self.vocabulary:
+            del values["vocabulary"]
+        return values
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -131,7 +218,12 @@ class ModalitySpec:
         """Number of positions of a patch along each axis."""
         if isinstance(self.patch_size, tuple):
             return self.patch_size
-        return (self.patch_size,) * len(self.lengths)
+        return (self.patch_size,) * len(self.axes)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Sizes of the axes that patches are cut along: columns of a vector, else `lengths`."""
+        return (self.features,) if self.kind == "vector" else self.lengths
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -139,9 +231,14 @@ class ModalitySpec:
         return (*self.lengths, self.features)
 
     @property
+    def num_statistics(self) -> int:
+        """Number of means: one for each feature; of events one for the time and for each type."""
+        return 1 + self.vocabulary if self.kind == "events" else self.features
+
+    @property
     def num_tokens(self) -> int:
         """Number of patches in an example of full size."""
-        pairs = zip(self.lengths, self.patch_sizes, strict=True)
+        pairs = zip(self.axes, self.patch_sizes, strict=True)
         return math.prod(-(-length // patch) for length, patch in pairs)
 
 

@@ -57,6 +57,14 @@ def test_examples_run(page, tmp_path, monkeypatch):
         assert {path.name for path in run.iterdir()} == _listed_files() - {"lock.json"}
 
 
+def test_recipes_of_kinds_are_short():
+    recipes = [
+        block.code for block in pages.blocks(DOCS / "kinds.md") if block.language == "python"
+    ]
+    assert len(recipes) == 9
+    assert max(len(code.strip().splitlines()) for code in recipes) <= 15
+
+
 def _listed_files():
     """The files of a run directory in the table of the quickstart."""
     text = (DOCS / "quickstart.md").read_text()

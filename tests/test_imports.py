@@ -147,6 +147,7 @@ PURE = {
         "sft_jax.plugins",
         "sft_jax.ops",
         "sft_jax.modules.MODELS",
+        "sft_jax.modules.TOKENIZERS",
         "sft_jax.data_config",
         "sft_jax.data.registry",
         "sft_jax.data.sets",

@@ -23,8 +23,8 @@ from sft_jax import ModalitySpec, command_line
 from sft_jax.commands import predict
 from sft_jax.data.card import Card
 from sft_jax.data.dataset import DatasetInfo, Standardisation
+from sft_jax.data.sets.npz_folder.archives import read_arrays
 from sft_jax.data.sets.npz_folder.entry import FolderData
-from sft_jax.data.sets.npz_folder.files import read_arrays
 from sft_jax.data.sets.sentiment.entry import MoseiData
 from sft_jax.inference import files, predictions
 from sft_jax.runs import storage

@@ -153,7 +153,7 @@ def _indented(text: str, first: str) -> str:
 def _prepare(options: argparse.Namespace) -> None:
     config = _config({"name": options.data}, options.fields)
     prepared = registry.prepare_dataset(config)
-    log_tokens(config.modality_specs(prepared.card.shapes))
+    log_tokens(config.modality_specs(prepared.card.shapes, prepared.card.forms()))
     print_card(Console(), prepared.card)
     print(f"\nprepared in {prepared.data_dir}")
 
@@ -168,7 +168,7 @@ def _inspect(options: argparse.Namespace) -> None:
     if not path.exists() and _is_dataset(options.data):
         config = _config({"name": options.data}, options.fields)
         card = registry.prepared_card(config)
-        log_tokens(config.modality_specs(card.shapes))
+        log_tokens(config.modality_specs(card.shapes, card.forms()))
     elif path.suffix == ".json" and path.is_file():
         card = Card.load(path)
     else:
@@ -225,7 +225,7 @@ def _read(path: pathlib.Path, options: argparse.Namespace) -> Card:
         raw = registry.read_raw(config)
         # An inspection counts numbers that are not finite and never refuses them.
         card = Card.count(config.store_name(), raw, "zero")
-        log_tokens(config.modality_specs(card.shapes))
+        log_tokens(config.modality_specs(card.shapes, card.forms()))
     except ValueError as error:
         where = "" if str(path) in str(error) else f"{path}: "
         raise DataFileError(f"{where}{error}") from error

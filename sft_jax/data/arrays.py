@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -10,12 +11,16 @@ import numpy as np
 from sft_jax.data.card import Card, clean_records
 from sft_jax.data.checks import checked_names, in_order
 from sft_jax.data.dataset import Dataset, DatasetInfo, standardisations
+from sft_jax.data.kinds import check_kinds, guess, kept, unstandardised
 from sft_jax.data.records import RawData, Record
-from sft_jax.structs import ModalitySpec, NotFinite, Task
+from sft_jax.data.vocabulary import Vocabulary, build_all
+from sft_jax.structs import Kind, ModalitySpec, NotFinite, Task
 
 Arrays = Mapping[str, np.ndarray | Sequence[np.ndarray | None]]
 """Modality name to one array `[n, length, ..., features]`, or to a list of n arrays `[length, ...,
 features]` of any lengths, None where an example lacks the modality."""
+
+_LOGGER = logging.getLogger(__name__)
 
 _Examples = dict[str, list[np.ndarray | None]]
 
@@ -28,6 +33,9 @@ def from_arrays(
     task: Task = "single_label",
     patch_size: Mapping[str, int | tuple[int, ...]] | None = None,
     not_finite: NotFinite = "error",
+    kinds: Mapping[str, Kind] | None = None,
+    standardise: Mapping[str, bool] | None = None,
+    vocabulary: Mapping[str, int | str | Vocabulary] | None = None,
     masks: Mapping[str, Arrays] | None = None,
     metrics: Sequence[str] = (),
 ) -> Dataset:
@@ -45,6 +53,12 @@ def from_arrays(
       patch_size: Modality name to the number of steps that make one token, or to the size of
         its patches along every axis except the last; 1 by default.
       not_finite: Treatment of numbers that are not finite.
+      kinds: Modality name to its kind, whose form its arrays have (`sft_jax.data.kinds`). By
+        default it is that of the number of axes: series, image or video.
+      standardise: Modality name to whether it is standardised; by default all kinds except
+        embedding are.
+      vocabulary: Modality name to the number of its ids, by default that of the training split.
+        For text the largest number of words, `bytes`, or a vocabulary (`DatasetInfo`) of a run.
       masks: Split to modality name to booleans, for modalities that have gaps. They are
         `[n, length, ...]`, or a list of n `[length, ...]`, None where an example has no gap.
         A model does not see a step that is False, and neither do the statistics.
@@ -55,29 +69,34 @@ def from_arrays(
       ValueError: If the arrays do not fit together. The message names the split, modality or
         example, the value found and the one expected.
     """
-    if task not in get_args(Task):
-        raise ValueError(f"task={task!r} is not one of {', '.join(get_args(Task))}")
-    if not_finite not in get_args(NotFinite):
-        allowed = ", ".join(get_args(NotFinite))
-        raise ValueError(f"not_finite={not_finite!r} is not one of {allowed}")
+    for field, value, allowed in (("task", task, Task), ("not_finite", not_finite, NotFinite)):
+        if value not in get_args(allowed):
+            raise ValueError(f"{field}={value!r} is not one of {', '.join(get_args(allowed))}")
     if missing := [split for split in ("train", "valid") if split not in inputs]:
         raise ValueError(f"inputs have no split {missing}, only {sorted(inputs)}")
     if set(inputs) != set(labels):
         raise ValueError(f"inputs are of splits {sorted(inputs)}, labels of {sorted(labels)}")
     class_names = checked_names(class_names, task)
     labels = {split: in_order(values) for split, values in labels.items()}
-    examples = {split: _examples(arrays, split) for split, arrays in inputs.items()}
+    given = {split: _examples(arrays, split) for split, arrays in inputs.items()}
+    modalities = {name for rows in given.values() for name in rows}
+    patches, asked, wishes = patch_size or {}, standardise or {}, vocabulary or {}
+    named_by = {"patch_size": patches, "standardise": asked, "vocabulary": wishes}
+    for field, named in named_by.items():
+        if unknown := sorted(set(named) - modalities):
+            raise ValueError(f"{field}: unknown modality {unknown}, known: {sorted(modalities)}")
+    stated = check_kinds(kinds or {}, modalities, "kinds")
+    texts = _texts(given["train"], stated)
+    words, sizes = build_all({**stated, **dict.fromkeys(texts, "text")}, texts, wishes)
+    examples = {split: _kept(rows, stated, words, split) for split, rows in given.items()}
     real = _masks(masks or {}, examples)
     for split, arrays in examples.items():
         _check_counts(split, arrays, labels[split], real[split])
-    shapes, patches = _shapes(examples), patch_size or {}
-    modalities = {name for arrays in examples.values() for name in arrays}
+    shapes = _shapes(examples)
     if missing := sorted(modalities - set(shapes)):
         raise ValueError(f"no example has any of {missing}")
     if not modalities:
         raise ValueError("inputs have no modality")
-    if unknown := sorted(set(patches) - modalities):
-        raise ValueError(f"patch_size: unknown modality {unknown}, known: {sorted(modalities)}")
     raw = RawData(
         variant="arrays",
         files=(),
@@ -86,19 +105,37 @@ def from_arrays(
         task=task,
         num_examples={split: len(values) for split, values in labels.items()},
         read=lambda split: _records(examples[split], real[split], labels[split], split),
+        kinds={**stated, **dict.fromkeys(words, "text")},
+        sizes=sizes,
+        vocabularies=words,
     )
-    card = Card.begin("arrays", raw, not_finite)
+    return _dataset(raw, not_finite, patches, asked, tuple(metrics))
+
+
+def _dataset(
+    raw: RawData,
+    policy: NotFinite,
+    patches: Mapping[str, int | tuple[int, ...]],
+    standardise: Mapping[str, bool],
+    metrics: tuple[str, ...],
+) -> Dataset:
+    """Reads all examples, with the options of `from_arrays`."""
+    card = Card.begin("arrays", raw, policy)
     records = {split: tuple(clean_records(raw, card, split)) for split in raw.num_examples}
+    for doubt in card.doubtful():
+        _LOGGER.warning("%s", doubt)
+    unchanged = unstandardised(card.kinds, standardise, policy)
     info = DatasetInfo(
         modalities={
-            name: ModalitySpec.from_shape(shape, patches.get(name, 1))
+            name: ModalitySpec.from_shape(shape, patches.get(name, 1), **card.forms()[name])
             for name, shape in raw.shapes.items()
         },
         class_names=raw.class_names,
-        statistics=standardisations(card.splits["train"].moments),
+        statistics=standardisations(card.splits["train"].moments, unchanged, card.types_of_all()),
         num_examples={split: len(split_records) for split, split_records in records.items()},
-        task=task,
-        metrics=tuple(metrics),
+        task=raw.task,
+        metrics=metrics,
+        vocabularies=dict(card.vocabularies),
     )
     return Dataset(info, records.__getitem__, card)
 
@@ -124,6 +161,35 @@ def _examples(arrays: Arrays, split: str) -> _Examples:
                 raise ValueError(f"{split}/{i}: {name} is no array: {error}") from error
             examples[name].append(array)
     return examples
+
+
+def _texts(train: _Examples, stated: Mapping[str, Kind]) -> dict[str, list[str]]:
+    """Finds the modalities whose examples are strings, by their kind or values."""
+    strings = {
+        name: [str(v) for v in rows if v is not None and v.dtype.kind == "U" and not v.ndim]
+        for name, rows in train.items()
+    }
+    return {name: texts for name, texts in strings.items() if texts and name not in stated} | {
+        name: strings.get(name, []) for name, kind in stated.items() if kind == "text"
+    }
+
+
+def _kept(
+    rows: _Examples, stated: Mapping[str, Kind], words: Mapping[str, Vocabulary], split: str
+) -> _Examples:
+    """Converts examples to `[*lengths, features]`, by the kinds of their modalities."""
+    converted: _Examples = {}
+    for name, examples in rows.items():
+        converted[name] = []
+        for i, values in enumerate(examples):
+            try:
+                if values is not None:
+                    kind = stated.get(name) or guess(name, values)
+                    values = kept(name, values, kind, words.get(name))
+            except ValueError as error:
+                raise ValueError(f"{split}/{i}: {error}") from None
+            converted[name].append(values)
+    return converted
 
 
 def _array(values: Any) -> np.ndarray:

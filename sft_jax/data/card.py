@@ -15,10 +15,13 @@ import numpy as np
 from sft_jax.data import precision
 from sft_jax.data.checks import check_label, check_shapes, real_steps
 from sft_jax.data.cleaning import clean, finite_means
+from sft_jax.data.doubts import Evidence
+from sft_jax.data.kinds import check_ids, ids_in
 from sft_jax.data.moments import Moments
 from sft_jax.data.records import RawData, Record
 from sft_jax.data.split_summary import SplitSummary
-from sft_jax.structs import CLASS_TASKS, NotFinite, Task
+from sft_jax.data.vocabulary import Vocabulary
+from sft_jax.structs import CLASS_TASKS, COUNTED, Kind, ModalitySpec, NotFinite, Task
 from sft_jax.wording import plural
 
 
@@ -38,6 +41,11 @@ class Card:
       padding: Modality name to the side on which its examples were padded in the file.
       known_releases: Name of a release to its number of examples in each split.
       splits: Split to the summary of its examples.
+      kinds: Modality name to its kind; of earlier versions empty.
+      sizes: Modality name to its number of ids, of the kinds tokens and text.
+      vocabularies: Modality name to the vocabulary of its texts.
+      types: Modality name to the moments of the values of each type, for events.
+      doubts: Modality name to signs in the training split that an unstated kind may be another.
     """
 
     dataset: str
@@ -50,6 +58,11 @@ class Card:
     padding: dict[str, str] = dataclasses.field(default_factory=dict)
     known_releases: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     splits: dict[str, SplitSummary] = dataclasses.field(default_factory=dict)
+    kinds: dict[str, Kind] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    vocabularies: dict[str, Vocabulary] = dataclasses.field(default_factory=dict)
+    types: dict[str, list[Moments]] = dataclasses.field(default_factory=dict)
+    doubts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -73,6 +86,12 @@ class Card:
             files=[describe_file(path, folder) for path in raw.files],
             padding=dict(raw.padding),
             known_releases={name: dict(release) for name, release in raw.known_releases.items()},
+            kinds={
+                name: raw.kinds.get(name) or ModalitySpec.from_shape(shape).kind
+                for name, shape in raw.shapes.items()
+            },
+            sizes={**raw.sizes, **{name: len(own) for name, own in raw.vocabularies.items()}},
+            vocabularies=dict(raw.vocabularies),
         )
 
     @classmethod
@@ -110,7 +129,7 @@ class Card:
 
     def warnings(self) -> list[str]:
         """Lists faults to look at before trusting the data."""
-        warnings = []
+        warnings = self.doubtful()
         counts = {name: split.n_examples for name, split in self.splits.items()}
         if self.known_releases and counts not in self.known_releases.values():
             known = "; ".join(f"{name}: {release}" for name, release in self.known_releases.items())
@@ -139,6 +158,42 @@ class Card:
                 warnings += [f"{name}: {fault}" for fault in precision.label_faults(split.labels)]
         return warnings
 
+    def forms(self) -> dict[str, dict[str, Any]]:
+        """Returns the arguments of `ModalitySpec.from_shape` that no shape tells, by modality."""
+        return {
+            name: {"kind": kind, "vocabulary": self.sizes.get(name, 0)}
+            for name, kind in self.kinds.items()
+        }
+
+    def count_ids(self, identity: str, name: str, steps: np.ndarray, size: int | None) -> None:
+        """Counts the ids of an example of the training split, and the values of types.
+
+        Raises:
+          ValueError: If an id is negative or no whole number, or exceeds a stated number of ids.
+        """
+        ids = ids_in(steps, self.kinds[name])
+        if name not in self.vocabularies:
+            self.sizes[name] = size or max(self.sizes.get(name, 1), int(ids.max()) + 1)
+        spec = ModalitySpec.from_shape(self.shapes[name], **self.forms()[name])
+        check_ids(identity, name, steps, spec)
+        if self.kinds[name] == "events":
+            self.types[name] = Moments.by_type(steps, self.types.get(name, ()))
+
+    def types_of_all(self) -> dict[str, list[Moments]]:
+        """Returns `types`, with those that the training split lacks."""
+        none = [Moments.from_values(np.zeros((0, 1)))]
+        return {
+            name: own + none * (self.sizes[name] - len(own)) for name, own in self.types.items()
+        }
+
+    def doubtful(self) -> list[str]:
+        """Lists the modalities that may be of another kind than that of their axes."""
+        return [
+            f"{name}: {doubt}. State its kind to silence this: kinds of from_arrays, or data.kinds"
+            for name, doubts in self.doubts.items()
+            for doubt in doubts
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return {
@@ -146,6 +201,10 @@ class Card:
             "class_names": list(self.class_names),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "splits": {name: split.to_json() for name, split in self.splits.items()},
+            "vocabularies": {
+                name: dataclasses.asdict(own) for name, own in self.vocabularies.items()
+            },
+            "types": {name: [m.to_json() for m in own] for name, own in self.types.items()},
         }
 
     @classmethod
@@ -159,6 +218,13 @@ class Card:
                 "splits": {
                     name: SplitSummary.from_json(summary)
                     for name, summary in values["splits"].items()
+                },
+                "vocabularies": {
+                    name: Vocabulary(**own) for name, own in values.get("vocabularies", {}).items()
+                },
+                "types": {
+                    name: [Moments.from_json(moments) for moments in own]
+                    for name, own in values.get("types", {}).items()
                 },
             }
         )
@@ -187,6 +253,11 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
             for name, shape in card.shapes.items()
         }
     )
+    evidence = {
+        name: Evidence(kind)
+        for name, kind in card.kinds.items()
+        if split == "train" and name not in raw.kinds
+    }
     seen: set[str] = set()
     last: dict[str, np.ndarray] = {}  # vector of each modality
     for record in raw.read(split):
@@ -212,10 +283,14 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
             summary.add_modality(name, len(values) if real.any() else 0, str(raw_values.dtype), bad)
             if not real.any():
                 continue
+            if name in evidence:
+                evidence[name].add(raw_values)
             inputs[name] = values
             if not real.all():
                 masks[name] = real
             steps = values[real] if name in masks else values
+            if split == "train" and card.kinds[name] in COUNTED:
+                card.count_ids(identity, name, steps, raw.sizes.get(name))
             summary.moments[name] += Moments.from_values(steps, last.get(name))
             last[name] = steps.reshape(-1, steps.shape[-1])[-1].astype(np.float64)
         summary.n_examples += 1
@@ -224,6 +299,7 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         yield Record(**cleaned, masks=masks) if masks else cleaned
     if not summary.n_examples:
         raise ValueError(f"split {split!r} has no examples")
+    card.doubts |= {name: doubts for name, own in evidence.items() if (doubts := own.doubts())}
 
 
 def describe_file(path: pathlib.Path, folder: pathlib.Path | None = None) -> dict[str, Any]:

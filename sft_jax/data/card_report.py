@@ -121,6 +121,8 @@ def _label(value: Any) -> str:
 def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
     table = _table()
     table.add_column("name", overflow="fold")
+    if card.kinds:
+        table.add_column("kind")
     table.add_column("shape, at most")
     if card.padding:
         table.add_column("padded")
@@ -129,7 +131,8 @@ def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
     table.add_column("absent", justify="right")
     table.add_column("not finite", justify="right")
     for name, shape in card.shapes.items():
-        cells = [markup.escape(name), " x ".join(map(str, shape))]
+        cells = [markup.escape(name), *_kind(card, name)]
+        cells.append(" x ".join(map(str, shape)))
         cells += [card.padding.get(name, "none")] if card.padding else []
         for split, summary in splits.items():
             lengths = summary.lengths.get(name, {})
@@ -139,6 +142,11 @@ def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
             )
             cells = [""] * len(cells)
     return table
+
+
+def _kind(card: Card, name: str) -> list[str]:
+    size = f", {card.sizes[name]:,} ids" if name in card.sizes else ""
+    return [f"{card.kinds[name]}{size}"] if card.kinds else []
 
 
 def _kinds(split: SplitSummary, modality: str) -> str:

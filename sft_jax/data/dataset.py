@@ -18,6 +18,7 @@ from sft_jax import plugins
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_label, check_shapes, checked_names
 from sft_jax.data.fingerprint import fingerprint
+from sft_jax.data.kinds import check_ids
 from sft_jax.data.metric_families import check_family, load_family
 from sft_jax.data.standardisation import (
     Standardisation,
@@ -28,7 +29,8 @@ from sft_jax.data.standardisation import (
     statistics_from_json,
 )
 from sft_jax.data.view import View
-from sft_jax.structs import CLASS_TASKS, ModalitySpec, Task
+from sft_jax.data.vocabulary import Vocabulary
+from sft_jax.structs import CLASS_TASKS, COUNTED, Kind, ModalitySpec, Task
 
 __all__ = [
     "IN_MEMORY_BYTES",
@@ -91,10 +93,12 @@ class DatasetInfo:
       metrics: Families of metrics that an evaluation computes besides those of the task: names
         or import paths, as in `sft_jax.data.metric_families.load_family`. They do not describe
         the data: two infos that differ only in their metrics are equal.
+      vocabularies: Vocabulary of each modality of the kind text.
 
     Raises:
-      ValueError: If the statistics do not fit the modalities, the task is unknown, or the metrics
-        are unknown or do not fit the labels. Also if `checked_names` refuses the class names.
+      ValueError: If the statistics or vocabularies do not fit the modalities. Also if the task is
+        unknown, or the metrics are unknown or do not fit the labels, or if `checked_names` refuses
+        the class names.
     """
 
     modalities: dict[str, ModalitySpec]
@@ -103,14 +107,18 @@ class DatasetInfo:
     num_examples: dict[str, int]
     task: Task = "single_label"
     metrics: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    vocabularies: dict[str, Vocabulary] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        expected = {name: spec.features for name, spec in self.modalities.items()}
+        expected = {name: spec.num_statistics for name, spec in self.modalities.items()}
         features = {name: len(own.mean) for name, own in self.statistics.items()}
         if features != expected:
             raise ValueError(
                 f"statistics are given for features {features}, but the modalities have {expected}"
             )
+        sizes = {n: spec.vocabulary for n, spec in self.modalities.items() if spec.kind == "text"}
+        if sizes != (given := {name: len(own) for name, own in self.vocabularies.items()}):
+            raise ValueError(f"texts need vocabularies of sizes {sizes}, got {given}")
         if self.task not in get_args(Task):
             raise ValueError(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
         for name in self.modalities:
@@ -146,7 +154,11 @@ class DatasetInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Returns dicts, lists, strings and numbers, as `json.load` does."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        specs = {name: spec.to_json() for name, spec in self.modalities.items()}
+        values = dataclasses.asdict(self) | {"modalities": specs}
+        if not self.vocabularies:  # Earlier versions had none.
+            del values["vocabularies"]
+        return json.loads(json.dumps(values))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DatasetInfo:
@@ -161,6 +173,9 @@ class DatasetInfo:
             num_examples=dict(values["num_examples"]),
             task=values.get("task", "single_label"),
             metrics=tuple(values.get("metrics", ())),
+            vocabularies={
+                name: Vocabulary(**own) for name, own in values.get("vocabularies", {}).items()
+            },
         )
 
 
@@ -216,12 +231,19 @@ class Dataset:
             it is read.
         """
         for field, own, expected in (
-            ("modalities, as (axes, features),", _form(self.info), _form(info)),
+            ("modalities, as (kind, axes, features),", _form(self.info), _form(info)),
             ("task", self.info.task, info.task),
             ("class_names", self.info.class_names, info.class_names),
         ):
             if own != expected:
                 raise ValueError(f"{field} of the dataset: {own}, expected {expected}")
+        if changed_words := [
+            name for name, own in self.info.vocabularies.items() if own != info.vocabularies[name]
+        ]:
+            raise ValueError(
+                f"vocabulary of {changed_words[0]}: its words are not those of the run; pass the"
+                " run's, info.vocabularies, as vocabulary of from_arrays"
+            )
         changed = dataclasses.replace(
             info, num_examples=self.info.num_examples, metrics=self.info.metrics
         )
@@ -260,8 +282,11 @@ class Dataset:
         return self._sources[split]
 
 
-def _form(info: DatasetInfo) -> dict[str, tuple[int, int]]:
-    return {name: (len(spec.lengths), spec.features) for name, spec in info.modalities.items()}
+def _form(info: DatasetInfo) -> dict[str, tuple[Kind, int, int]]:
+    return {
+        name: (spec.kind, len(spec.lengths), spec.features)
+        for name, spec in info.modalities.items()
+    }
 
 
 def padded_example(
@@ -308,8 +333,11 @@ def padded_inputs(
         if name not in record["inputs"]:
             continue
         raw, real = finite_steps(record, name)
+        kind, statistics = info.modalities[name].kind, info.statistics[name]
+        if kind in COUNTED:
+            check_ids(identity, name, raw, info.modalities[name])
         within = tuple(slice(length) for length in raw.shape[:-1])
-        values = info.statistics[name].apply(raw)
+        values = statistics.apply_by_type(raw) if kind == "events" else statistics.apply(raw)
         if not real.all():
             values[~real] = 0
         if not np.isfinite(values).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,22 @@ class Moments:
             self.changes + other.changes,
             self.log_changes + other.log_changes,
         )
+
+    @classmethod
+    def by_type(cls, events: np.ndarray, before: Sequence[Moments] = ()) -> list[Moments]:
+        """Adds the values of events to the moments of each type.
+
+        Args:
+          events: `[n, 3]` times, types and values; types are from 0.
+          before: Moments of the types so far.
+        """
+        types = events[:, 1].astype(int)
+        none = cls.from_values(np.zeros((0, 1)))
+        count = max(len(before), types.max(initial=-1) + 1)
+        moments = [*before, *[none] * (count - len(before))]
+        for number in np.unique(types):
+            moments[number] += cls.from_values(events[types == number, 2:])
+        return moments
 
     @property
     def std(self) -> np.ndarray:

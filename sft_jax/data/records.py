@@ -10,7 +10,8 @@ from typing import Literal, NotRequired, TypedDict
 import numpy as np
 
 from sft_jax.data.checks import checked_names
-from sft_jax.structs import Task
+from sft_jax.data.vocabulary import Vocabulary
+from sft_jax.structs import Kind, Task
 
 Padding = Literal["left", "right", "none"]
 
@@ -54,6 +55,9 @@ class RawData:
         repeatedly.
       padding: Modality name to the side on which its examples were padded in the file.
       known_releases: Name of a published release to its number of examples in each split.
+      kinds: Modality name to its kind, where that is stated; others have the kind of their axes.
+      sizes: Modality name to its number of ids, where that is stated.
+      vocabularies: Modality name to the vocabulary of its texts.
 
     Raises:
       ValueError: If `checked_names` refuses the class names.
@@ -68,6 +72,9 @@ class RawData:
     read: Callable[[str], Iterator[Record]]
     padding: Mapping[str, Padding] = dataclasses.field(default_factory=dict)
     known_releases: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    vocabularies: Mapping[str, Vocabulary] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = checked_names(self.class_names, self.task)

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from sft_jax import plugins
 from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation, standardisations
+from sft_jax.data.kinds import unstandardised
 from sft_jax.data.records import DataFileError, RawData
 from sft_jax.data.sets.av_mnist.entry import AvMnistData
 from sft_jax.data.sets.base import DatasetEntry
@@ -156,11 +157,14 @@ def open_dataset(
     for split, parts in splits.items():
         if not card.split(parts).n_examples:
             raise ValueError(f"split {split!r} has no examples: it is made of {parts}")
-    modalities = config.modality_specs(card.shapes)
+    modalities = config.modality_specs(card.shapes, card.forms())
     outputs = config.outputs(card)
     if statistics is None:
         moments = card.split(splits["train"]).moments
-        statistics = standardisations({name: moments[name] for name in modalities})
+        kinds = {name: spec.kind for name, spec in modalities.items()}
+        unchanged = unstandardised(kinds, config.standardised(card), card.policy)
+        chosen = {name: moments[name] for name in modalities}
+        statistics = standardisations(chosen, unchanged, card.types_of_all())
     info = DatasetInfo(
         modalities=modalities,
         class_names=outputs.class_names,
@@ -168,6 +172,7 @@ def open_dataset(
         num_examples={split: card.split(parts).n_examples for split, parts in splits.items()},
         task=outputs.task,
         metrics=config.metrics,
+        vocabularies={n: own for n, own in card.vocabularies.items() if n in modalities},
     )
     return Dataset(
         info,

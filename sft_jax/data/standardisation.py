@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,23 @@ class Standardisation:
             standardised /= std
             return standardised.astype(np.float32)
 
+    def apply_by_type(self, events: np.ndarray) -> np.ndarray:
+        """Standardises times by the first mean, and values by the one after their type.
+
+        Args:
+          events: `[n, 3]` times, types and values.
+
+        Returns:
+          An array of the same shape, in float32; types stay.
+        """
+        own = events[:, 1].astype(int) + 1
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        zero, one = np.zeros(len(events)), np.ones(len(events))
+        means = np.stack([zero + mean[0], zero, mean[own]], axis=1)
+        stds = np.stack([zero + std[0], one, std[own]], axis=1)
+        with np.errstate(over="ignore", under="ignore"):
+            return ((events.astype(np.float64) - means) / stds).astype(np.float32)
+
     def agrees(self, other: Standardisation) -> bool:
         """Returns whether both have the same effect, up to the rounding of float32.
 
@@ -87,8 +104,17 @@ def compute_statistics(examples: Sequence[Mapping[str, Any]]) -> dict[str, Stand
     return standardisations(total)
 
 
-def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisation]:
+def standardisations(
+    moments: Mapping[str, Moments],
+    unstandardised: Collection[str] = (),
+    types: Mapping[str, Sequence[Moments]] | None = None,
+) -> dict[str, Standardisation]:
     """Makes the statistics of modalities from the moments of their features.
+
+    Args:
+      moments: Modality name to the moments of its features.
+      unstandardised: Modalities whose values are used as they are, with mean 0 and deviation 1.
+      types: Modality name to the moments of the values of each type, for events.
 
     Raises:
       ValueError: If a modality has no step.
@@ -96,9 +122,20 @@ def standardisations(moments: Mapping[str, Moments]) -> dict[str, Standardisatio
     for name, own in moments.items():
         if not own.count:
             raise ValueError(f"no example has any step of {name}, so it cannot be standardised")
-    return {
-        name: Standardisation(mean=tuple(own.mean.tolist()), std=tuple(own.std.tolist()))
+    by_type = {
+        name: Standardisation(
+            mean=(moments[name].mean[0], *(own.mean[0] for own in values)),
+            std=(moments[name].std[0], *(own.std[0] for own in values)),
+        )
+        for name, values in (types or {}).items()
+        if name in moments
+    }
+    return by_type | {
+        name: Standardisation(mean=(0.0,) * len(own.mean), std=(1.0,) * len(own.mean))
+        if name in unstandardised
+        else Standardisation(mean=tuple(own.mean.tolist()), std=tuple(own.std.tolist()))
         for name, own in moments.items()
+        if name not in by_type
     }
 
 

@@ -14,7 +14,7 @@ from sft_jax.modules.attention import pattern_for
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.ops.pool import POOLS
-from sft_jax.structs import Readout, Task
+from sft_jax.structs import IDS, PATCHED, Kind, Readout, Task
 
 ALL: Mapping[str, tuple[str, ...]] = {
     "model": (*MODELS, "other"),
@@ -23,15 +23,23 @@ ALL: Mapping[str, tuple[str, ...]] = {
     "task": get_args(Task),
     "axes": ("1", "2", "3"),
     "attention": ("dense", "windowed", "block_sparse"),
-    "tokens": ("patches", "module"),
+    "tokens": ("patches", "columns", "ids", "module"),
     "dtype": ("float32", "bfloat16"),
     "windows": ("adaptive", "authors"),
     "blocks": ("all", "some"),
 }
 """Features of a model with their values. `other` is an object of another package, `axes` the
-number of axes of a modality, and `module` a tokenizer of the user. With `authors` a model has the
-fixed windows of the authors' code, or repeats one of its defects. With `some` it computes some of
-its blocks (`sft_jax.modules.depth`)."""
+number of axes of a modality. The tokens of a vector are `columns`, those of tokens and text `ids`;
+`module` is a tokenizer of the user. With `authors` a model has the fixed windows of the authors'
+code, or repeats one of its defects. With `some` it computes some of its blocks
+(`sft_jax.modules.depth`)."""
+
+_TOKENS: Mapping[Kind, str] = {
+    **dict.fromkeys(PATCHED, "patches"),
+    "vector": "columns",
+    **dict.fromkeys(IDS, "ids"),
+    "events": "events",
+}
 
 _AUTHORS = ("reference_windows", "reference_fusion_layer", "faithful")
 
@@ -104,12 +112,16 @@ def features(model: Any) -> dict[str, frozenset[str]]:
     names = {path.partition(":")[2]: name for name, path in MODELS.items()}
     ours = type(model).__module__.startswith("sft_jax.")
     specs = [model.modalities[name] for name in model.mixed_modalities]
+    own_tokenizers = getattr(model, "tokenizers", None) or {}
     own = {
         "model": {names.get(type(model).__name__, "other") if ours else "other"},
         "task": {model.task},
         "axes": {str(len(spec.lengths)) for spec in specs},
         "attention": _patterns(model),
-        "tokens": {"module" if getattr(model, "tokenizers", None) else "patches"},
+        "tokens": {
+            "module" if name in own_tokenizers else _TOKENS[model.modalities[name].kind]
+            for name in model.mixed_modalities
+        },
         "dtype": {str(jnp.dtype(getattr(model, "dtype", None) or "float32"))},
         "windows": {
             "authors" if any(getattr(model, name, None) for name in _AUTHORS) else "adaptive"

@@ -102,8 +102,12 @@ def _random_record(info: DatasetInfo, number: int) -> dict[str, Any]:
     for name, spec in info.modalities.items():
         own = info.statistics[name]
         length = random.integers(1, spec.lengths[0] + 1)
-        values = random.normal(size=(length, *spec.shape[1:]))
-        inputs[name] = (values * own.std + own.mean).astype(np.float32)
+        values = random.normal(size=(int(length), *spec.shape[1:]))
+        if spec.vocabulary:
+            ids_in(values, spec.kind)[:] = random.integers(0, spec.vocabulary, int(length))
+        else:
+            values = values * own.std + own.mean
+        inputs[name] = values.astype(np.float32)
     if number % 5 == 4 and len(inputs) > 1:
         del inputs[random.choice(sorted(inputs))]
     label: Any = 0 if info.task in CLASS_TASKS else np.zeros(len(info.class_names))

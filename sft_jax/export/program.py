@@ -28,6 +28,14 @@ def standardisation(info: DatasetInfo, name: str) -> tuple[np.ndarray, np.ndarra
     return high, (mean - high).astype(np.float32), np.asarray(own.std, np.float32)
 
 
+def by_type(events: Any, high: np.ndarray, low: np.ndarray, std: np.ndarray) -> jax.Array:
+    """Standardises times and values of events, as `Standardisation.apply_by_type` does."""
+    own = events[..., 1].astype(jnp.int32) + 1
+    time = (events[..., 0] - high[0] - low[0]) / std[0]
+    value = events[..., 2] - jnp.asarray(high)[own] - jnp.asarray(low)[own]
+    return jnp.stack([time, events[..., 1], value / jnp.asarray(std)[own]], axis=-1)
+
+
 def activated(task: str, outputs: Any) -> Any:
     """Turns outputs of a model into probabilities; those of a regression stay as they are."""
     match task:
@@ -53,6 +61,10 @@ def raw_program(
     def run(inputs: Mapping[str, Any], masks: Mapping[str, Any]) -> jax.Array:
         standardised = {}
         for name, (high, low, std) in terms.items():
+            if classifier.info.modalities[name].kind == "events":
+                values = by_type(inputs[name], high, low, std)
+                standardised[name] = jnp.where(masks[name][..., None], values, 0)
+                continue
             # Ranks agree, as a project may demand.
             axes = tuple(range(inputs[name].ndim - 1))
             high, low, std = (np.expand_dims(term, axes) for term in (high, low, std))

@@ -17,7 +17,7 @@ from sft_jax.config import ExperimentConfig, ModelConfig
 from sft_jax.data.dataset import DatasetInfo
 from sft_jax.export import layout
 from sft_jax.export.written import Bundle, ExportedFileError
-from sft_jax.modules import MODELS
+from sft_jax.modules import MODELS, TOKENIZERS
 from sft_jax.modules.factory import build_model, param_shapes
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
@@ -81,7 +81,9 @@ def model_config(model: Any) -> dict[str, Any]:
     }
     values["name"] = names.get(_path(model), _path(model))
     values["dtype"] = str(jnp.dtype(model.dtype or jnp.float32))
-    values["tokenizers"] = {n: _path(t) for n, t in (model.tokenizers or {}).items()}
+    ours = {path: name for name, path in TOKENIZERS.items()}
+    tokenizers = {n: _path(t) for n, t in (model.tokenizers or {}).items()}
+    values["tokenizers"] = {n: ours.get(path, path) for n, path in tokenizers.items()}
     if "k" in values and isinstance(values["k"], Mapping):
         values["k"] = dict(values["k"])
     if "modality" in values:

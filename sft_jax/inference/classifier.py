@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -199,6 +200,8 @@ class Classifier:
         identity: Any,
         values: Mapping[str, Any],
         masks: Mapping[str, np.ndarray] | None = None,
+        *,
+        as_given: bool = False,
     ) -> Inputs:
         """Checks and standardises one example, for `logits`.
 
@@ -206,11 +209,12 @@ class Classifier:
           identity: Name of the example in errors.
           values: Modality name to `[*lengths, features]` raw values, without absent modalities.
           masks: Modality name to `[*lengths]` booleans, False where a step is a gap.
+          as_given: Whether values have the form of their kind, as in `predict`.
 
         Raises:
           ValueError: If the values do not fit; names the example.
         """
-        return self._reader.read(identity, values, masks)
+        return self._reader.read(identity, values, masks, as_given=as_given)
 
     def logits(self, examples: Iterable[Inputs], k: Budget = None) -> np.ndarray:
         """Computes the outputs of the model, `[n, c]` float32; see `MultimodalClassifier.task`.
@@ -288,7 +292,8 @@ class Classifier:
     def _read(self, inputs: Mapping[str, Any]) -> tuple[Iterator[Inputs], bool]:
         """Examples, which are made when they are needed, and whether there may be several."""
         examples, many = split_examples(inputs, self.info.modalities)
-        return (self._reader.read(i, values) for i, values in enumerate(examples)), many
+        read = functools.partial(self._reader.read, as_given=True)
+        return (read(i, values) for i, values in enumerate(examples)), many
 
     def _program(
         self, make: Callable[[MultimodalClassifier], Any], k: Budget

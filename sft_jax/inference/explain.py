@@ -32,7 +32,7 @@ class Explanation:
 
     Attributes:
       kept: Part of the input that each kept token covers, as a slice for each axis.
-        `values[kept[0]]` are the steps, or the pixels, of the first one. They stand in the
+        `values[kept[0]]` are the steps, pixels or columns of the first one. They stand in the
         order of the pool, which for `attn_topk` is that of descending saliency, and for
         `joint_topk` that of its score. Steps that were dropped, as the run was trained with
         `not_finite=drop`, are not counted.
@@ -140,6 +140,7 @@ def explain(
         own = {}
         for name, lengths in example.lengths.items():
             spec, kept = model.modalities[name], np.zeros(0, int)
+            lengths = spec.axes if spec.kind == "vector" else lengths
             if name in index:
                 kept = index[name][i][filled[name][i]]
             own[name] = Explanation(
@@ -158,7 +159,7 @@ def _grid(spec: ModalitySpec, lengths: Sequence[int]) -> tuple[int, ...]:
 def _covered(spec: ModalitySpec, lengths: Sequence[int], token: int) -> tuple[slice, ...]:
     """Part of an input that a token covers; patches are numbered in row-major order."""
     # The first axis may be cut short, on which no number depends.
-    grid = (token + 1, *_grid(spec, spec.lengths)[1:])
+    grid = (token + 1, *_grid(spec, spec.axes)[1:])
     places = np.unravel_index(token, grid)
     return tuple(
         slice(int(place) * patch, min((int(place) + 1) * patch, length))
@@ -168,9 +169,9 @@ def _covered(spec: ModalitySpec, lengths: Sequence[int], token: int) -> tuple[sl
 
 def _on_grid(spec: ModalitySpec, lengths: Sequence[int], saliency: np.ndarray) -> np.ndarray:
     """Saliency of each patch of an example, NaN beyond its end."""
-    rest = _grid(spec, spec.lengths)[1:]
+    rest = _grid(spec, spec.axes)[1:]
     values = saliency.reshape(-1, *rest)
-    whole = np.full(_grid(spec, spec.lengths), np.nan, np.float32)
+    whole = np.full(_grid(spec, spec.axes), np.nan, np.float32)
     real = tuple(slice(n) for n in _grid(spec, lengths))
     whole[real] = values[real]
     return whole

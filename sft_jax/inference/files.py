@@ -10,7 +10,8 @@ import numpy as np
 
 from sft_jax.data import registry
 from sft_jax.data.records import DataFileError
-from sft_jax.data.sets.npz_folder.files import MANIFEST, Row, is_inside, read_arrays, read_manifest
+from sft_jax.data.sets.npz_folder.archives import read_arrays
+from sft_jax.data.sets.npz_folder.files import MANIFEST, Row, is_inside, read_manifest
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.runs.storage import AnyPath
@@ -25,6 +26,7 @@ class Unlabelled(NamedTuple):
       values: Modality name to raw values, without absent modalities.
       masks: Modality name to the mask of its real steps, where it has gaps.
       error: Error that reading it raised, which leaves the example without values.
+      as_given: Whether values have the form of their kind (`sft_jax.data.kinds`).
     """
 
     id: str
@@ -32,6 +34,7 @@ class Unlabelled(NamedTuple):
     values: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
     error: DataFileError | None = None
+    as_given: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +114,8 @@ def _from_rows(folder: AnyPath, rows: list[Row], has_splits: bool = False) -> So
             try:
                 if not is_inside(row.file):
                     raise DataFileError(f"file {row.file!r} is no path inside {folder}")
-                yield Unlabelled(row.id, row.split, read_arrays(folder / row.file), {})
+                values = read_arrays(folder / row.file)
+                yield Unlabelled(row.id, row.split, values, {}, as_given=True)
             except DataFileError as error:
                 yield Unlabelled(row.id, row.split, {}, {}, error)
 

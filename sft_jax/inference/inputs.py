@@ -14,12 +14,16 @@ from sft_jax import plugins
 from sft_jax.data.checks import check_shapes, in_order, real_steps
 from sft_jax.data.cleaning import clean
 from sft_jax.data.dataset import DatasetInfo, padded_inputs
+from sft_jax.data.kinds import FORMS, given_axes, kept
 from sft_jax.data.standardisation import Standardisation
-from sft_jax.structs import ModalitySpec, NotFinite
+from sft_jax.structs import Kind, ModalitySpec, NotFinite
 
 _LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_AS_KEPT: tuple[Kind, ...] = ("series", "image", "video")
+"""The kinds whose examples are given as `[*lengths, features]`."""
 
 MAX_BATCH = 64
 """Largest number of examples that are computed at once."""
@@ -101,10 +105,13 @@ def check_names(names: Iterable[Any], modalities: Mapping[str, ModalitySpec]) ->
 
 def _rows(name: str, values: Any, spec: ModalitySpec) -> tuple[Sequence[Any], bool]:
     """Values of each example, and whether an axis or list of examples was given."""
-    values, axes = in_order(values), len(spec.shape)
+    values = in_order(values)
     if not isinstance(values, np.ndarray | list | tuple):
         values = np.asarray(values)
     if isinstance(values, np.ndarray) and (values.dtype != object or values.ndim != 1):
+        axes = given_axes(spec, values.shape)
+        if spec.kind == "series" and spec.features == values.ndim == 1:
+            return [values], False
         if values.ndim == axes + 1:
             return values, True  # type: ignore[return-value]
         if values.ndim == axes:
@@ -112,16 +119,18 @@ def _rows(name: str, values: Any, spec: ModalitySpec) -> tuple[Sequence[Any], bo
         found = f"an array of shape {list(values.shape)}"
     else:
         first = next((value for value in values if value is not None), None)
-        depth = axes if first is None else _array(name, in_order(first)).ndim
-        if depth == axes:
+        shape = (1,) * len(spec.shape) if first is None else _array(name, in_order(first)).shape
+        depth, axes = len(shape), given_axes(spec, shape)
+        if first is None or depth == axes:
             return [None if v is None else _array(name, in_order(v)) for v in values], True
         if depth == axes - 1:
             return [_array(name, values)], False
         found = f"a list of arrays of {depth} axes"
-    shape = ", ".join([*(f"up to {length}" for length in spec.lengths), str(spec.features)])
+    expected = ", ".join([*(f"up to {length}" for length in spec.lengths), str(spec.features)])
+    form = f"of shape [{expected}]" if spec.kind in _AS_KEPT else FORMS[spec.kind]
     raise ValueError(
-        f"{name} is {found}; expected one example of shape [{shape}], or many: a list of such, or"
-        " an array with one axis more in front"
+        f"{name} is {found}; expected one example {form}, or many: a list of such, or an array"
+        " with one axis more in front"
     )
 
 
@@ -152,7 +161,10 @@ class InputReader:
     def __post_init__(self) -> None:
         # Where training data is nearly standardised itself, nothing can be told.
         self._tell = {
-            name for name in self.used if _distance(0, 1, self.info.statistics[name]) > _FAR
+            name
+            for name in self.used
+            if self.info.modalities[name].kind != "events"
+            and _distance(0, 1, self.info.statistics[name]) > _FAR
         }
 
     def read(
@@ -160,6 +172,8 @@ class InputReader:
         identity: Any,
         values: Mapping[str, Any],
         masks: Mapping[str, np.ndarray] | None = None,
+        *,
+        as_given: bool = False,
     ) -> Inputs:
         """Checks, cleans, standardises and pads one example.
 
@@ -167,12 +181,15 @@ class InputReader:
           identity: Name of the example in errors.
           values: Modality name to `[*lengths, features]` integers or floats.
           masks: Modality name to `[*lengths]` booleans, for modalities with gaps.
+          as_given: Whether values have the form of their kind, `sft_jax.data.kinds`.
 
         Raises:
           ValueError: If it has no modality that the model uses, or a shape does not fit. Also if a
             number is not finite and the run was not trained with such.
         """
         check_names(values, self.info.modalities)
+        if as_given:
+            values = self._kept(identity, values)
         present = {
             name: array
             for name, array in values.items()
@@ -192,6 +209,21 @@ class InputReader:
             {name: real[name] for name in inputs},
             {name: np.shape(array)[:-1] for name, array in inputs.items()},
         )
+
+    def _kept(self, identity: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Converts the values of an example by the kinds of their modalities."""
+        try:
+            return {
+                name: kept(
+                    name,
+                    _array(name, array),
+                    self.info.modalities[name].kind,
+                    self.info.vocabularies.get(name),
+                )
+                for name, array in values.items()
+            }
+        except ValueError as error:
+            raise ValueError(f"example {identity!r}: {error}") from None
 
     def batch(
         self, examples: Sequence[Inputs]

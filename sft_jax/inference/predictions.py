@@ -107,7 +107,7 @@ def _read(classifier: Classifier, example: Unlabelled, seen: set[tuple[str, str]
     key = (example.split, example.id)
     if key in seen:
         raise ValueError(f"example {example.id!r}: an earlier one has the same id")
-    inputs = classifier.read(example.id, example.values, example.masks)
+    inputs = classifier.read(example.id, example.values, example.masks, as_given=example.as_given)
     seen.add(key)
     return inputs
 

@@ -11,3 +11,6 @@ MODELS: Mapping[str, str] = {
     "mult": "sft_jax.modules.mult:CrossmodalTransformer",
 }
 """Import path of each model by its name in a config."""
+
+TOKENIZERS: Mapping[str, str] = {"conv": "sft_jax.modules.conv_stem:ConvStem"}
+"""Import path of each tokenizer by its name in a config, made with the sizes of its patches."""

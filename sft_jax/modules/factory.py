@@ -12,10 +12,11 @@ import jax.numpy as jnp
 
 from sft_jax import plugins
 from sft_jax.config import ModelConfig
-from sft_jax.modules import MODELS
+from sft_jax.modules import MODELS, TOKENIZERS
+from sft_jax.modules.budget import budgets
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
-from sft_jax.structs import ModalitySpec
+from sft_jax.structs import PATCHED, ModalitySpec
 
 _PATTERNS = {"dense": None, "windowed": WindowPattern(), "block_sparse": BlockSparsePattern()}
 
@@ -57,13 +58,17 @@ def build_model(
         **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
         "num_classes": num_classes,
         "modalities": modalities,
+        "k": budgets(config.k, modalities),
         "dtype": jnp.dtype(config.dtype),
         "parts": max(config.parts, 1),
         "tokenizer_stride": max(config.tokenizer_stride, 1),
         "modality": config.modality or None,
         "unimodal_pattern": _PATTERNS[config.unimodal_attention],
         "pre_pooling_pattern": _PATTERNS[config.pre_pooling_attention],
-        "tokenizers": {name: _load_tokenizer(name, p) for name, p in config.tokenizers.items()},
+        "tokenizers": {
+            name: _load_tokenizer(name, path, modalities)
+            for name, path in config.tokenizers.items()
+        },
     }
     del attributes["name"]  # Flax uses a field of this name itself.
     accepted = {field.name for field in dataclasses.fields(kind)}
@@ -97,9 +102,17 @@ def _load_class(name: str) -> Any:
     return kind
 
 
-def _load_tokenizer(modality: str, path: str) -> nn.Module:
-    """Loads the tokenizer of a modality: a module, or a class that needs no arguments."""
+def _load_tokenizer(modality: str, path: str, modalities: Mapping[str, ModalitySpec]) -> nn.Module:
+    """Loads the tokenizer of a modality: one of ours, a module, or a class without arguments."""
     field = f"model.tokenizers.{modality}"
+    if path in TOKENIZERS and (spec := modalities.get(modality)):
+        if spec.kind not in PATCHED:
+            raise ValueError(
+                f"{field}={path!r} joins neighbouring positions, and {modality} is of kind"
+                f" {spec.kind}; allowed are {', '.join(PATCHED)}"
+            )
+        own: nn.Module = plugins.load(TOKENIZERS[path], field)(spec.patch_sizes)
+        return own
     tokenizer = plugins.load(path, field)
     if isinstance(tokenizer, type) and issubclass(tokenizer, nn.Module):
         try:

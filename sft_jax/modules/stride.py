@@ -26,7 +26,7 @@ from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.modules.sft import SparseFusionTransformer
 from sft_jax.ops.patches import axis_strides, enlarged_kernel, grid, reduced_kernel
 from sft_jax.ops.pool import find_pool
-from sft_jax.structs import AnyArray, ModalitySpec
+from sft_jax.structs import PATCHED, AnyArray, ModalitySpec
 
 
 def with_stride(model: Any, stride: int) -> Any:
@@ -60,6 +60,12 @@ def with_stride(model: Any, stride: int) -> Any:
             f"stride={stride}: {kind} has tokenizers of its own for {', '.join(model.tokenizers)};"
             " only patches can be joined, so that 1 is allowed"
         )
+    for name in model.mixed_modalities:
+        if (own := model.modalities[name].kind) not in PATCHED:
+            raise ValueError(
+                f"stride={stride}: modality {name!r} is of the kind {own}, whose tokens are no"
+                f" patches; only patches can be joined, so that 1 is allowed"
+            )
     if getattr(model, "reference_windows", None):
         raise ValueError(
             f"stride={stride}: {kind} has reference_windows, which are made for the tokens of"

@@ -1,4 +1,4 @@
-"""Tokenizers, which turn the positions of a modality, steps or pixels, into tokens."""
+"""Tokenizers, which turn the positions of a modality, steps, pixels or columns, into tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from jaxtyping import Array, Bool, Float
 from sft_jax.modules.linear import bounded_uniform, flat_dot, linear
 from sft_jax.ops.modalities import is_present
 from sft_jax.ops.patches import axis_strides, reduced_kernel
-from sft_jax.structs import ModalitySpec, Tokens
+from sft_jax.structs import COUNTED, ModalitySpec, Tokens
+
+_OCTAVES = 4
+"""Number of frequencies of the sines of a time, each twice the one before."""
 
 
 def patchify(
@@ -53,6 +56,29 @@ def patchify(
     )
 
 
+def columns(values: Float[Array, "b 1 f"], mask: Bool[Array, " b 1"], patch_size: int) -> Tokens:
+    """Makes one token of each group of columns; the other columns are 0 in it.
+
+    A shared projection of these tokens has weights for each column, as in the feature tokenizer
+    of Gorishniy et al. 2021 (arXiv 2106.11959); the learned positions are its biases.
+
+    Args:
+      values: Rows of the batch.
+      mask: False marks examples without the modality.
+      patch_size: Number of columns of a group.
+
+    Returns:
+      `ceil(f / patch_size)` tokens of `f` features.
+    """
+    features = values.shape[-1]
+    count = -(-features // patch_size)
+    own = jnp.arange(features) // patch_size == jnp.arange(count)[:, None]
+    return Tokens(
+        jnp.where(own & mask[..., None], values, 0),
+        jnp.broadcast_to(mask, (values.shape[0], count)),
+    )
+
+
 class ReducedProjection(nn.Module):
     """Projection of patches by a kernel for larger ones; see `sft_jax.ops.patches`.
 
@@ -82,6 +108,9 @@ class ReducedProjection(nn.Module):
 
 class Tokenizer(nn.Module):
     """Projects patches to tokens, puts CLS first and adds learned positions.
+
+    Ids are rows of a table instead of patches. An event is the sum of a row for its type, its value
+    times another row for its type, and a projection of its time.
 
     A custom module may replace the patches. `embed(values, mask)` maps
     `[b, *lengths, features]` floats and their `[b, *lengths]` mask to `Tokens` without CLS.
@@ -113,19 +142,50 @@ class Tokenizer(nn.Module):
         self, values: Float[Array, "b *lengths f"], mask: Bool[Array, " b *lengths"]
     ) -> Tokens:
         """Returns `[b, n + 1, width]` tokens; CLS is real where the example has the modality."""
-        if self.embed is None:
-            patches = patchify(values, mask, self.spec.patch_sizes)
-        else:
+        if self.embed is None and self.spec.kind in COUNTED:
+            values = jnp.where(mask[..., None], values, 0)
+            looked_up = self._events if self.spec.kind == "events" else self._ids
+            return self._with_cls(looked_up(values), mask, is_present(mask))
+        if self.embed is not None:
             patches = self._embedded(values, mask)
-        batch, count, features = patches.values.shape
-        if self.stride > 1 and self.embed is None:
-            strides = axis_strides(self.spec, self.stride)
-            projection: nn.Module = ReducedProjection(
-                self.width, self.spec.patch_sizes, strides, self.dtype, name="projection"
-            )
+        elif self.spec.kind == "vector":
+            patches = columns(values, mask, *self.spec.patch_sizes)
         else:
-            projection = linear(features, self.width, self.dtype, "projection")
-        projected = projection(patches.values)
+            patches = patchify(values, mask, self.spec.patch_sizes)
+        features = patches.values.shape[-1]
+        # All other features of a token of columns are 0.
+        grouped = self.embed is None and self.spec.kind == "vector"
+        fan_in = self.spec.patch_sizes[0] if grouped else features
+        projection: nn.Module = linear(fan_in, self.width, self.dtype, "projection")
+        if self.stride > 1 and self.embed is None and not grouped:
+            sizes, strides = self.spec.patch_sizes, axis_strides(self.spec, self.stride)
+            projection = ReducedProjection(
+                self.width, sizes, strides, self.dtype, name="projection"
+            )
+        return self._with_cls(projection(patches.values), patches.mask, is_present(mask))
+
+    def _ids(self, values: Float[Array, "b n 1"]) -> Float[Array, "b n d"]:
+        return self._table("table")(values[..., 0].astype(jnp.int32))
+
+    def _events(self, values: Float[Array, "b n 3"]) -> Float[Array, "b n d"]:
+        """Sums the embedding of the type, a projection of the value by type, and of the time."""
+        time, types, value = values[..., :1], values[..., 1].astype(jnp.int32), values[..., 2:]
+        phases = jnp.pi * time * 2.0 ** jnp.arange(_OCTAVES)
+        features = jnp.concatenate([time, jnp.sin(phases), jnp.cos(phases)], axis=-1)
+        projected = linear(1 + 2 * _OCTAVES, self.width, self.dtype, "time")(features)
+        by_type = self._table("table")(types) + self._table("scale")(types) * value
+        return by_type.astype(projected.dtype) + projected
+
+    def _table(self, name: str) -> nn.Embed:
+        init = nn.initializers.normal(1.0)  # PyTorch's default.
+        size = self.spec.vocabulary
+        return nn.Embed(size, self.width, dtype=self.dtype, embedding_init=init, name=name)
+
+    def _with_cls(
+        self, projected: Float[Array, "b n d"], mask: Bool[Array, "b n"], present: Bool[Array, " b"]
+    ) -> Tokens:
+        """Puts CLS first, and adds the learned positions."""
+        batch, count, _ = projected.shape
         normal = nn.initializers.normal(self.embedding_std)
         cls = self.param("cls", normal, (1, 1, self.width), jnp.float32)
         position = self.param(
@@ -137,7 +197,7 @@ class Tokenizer(nn.Module):
         )
         return Tokens(
             tokens + position[:, : count + 1].astype(tokens.dtype),
-            jnp.concatenate([is_present(mask)[:, None], patches.mask], axis=1),
+            jnp.concatenate([present[:, None], mask], axis=1),
         )
 
     def _embedded(self, values: Array, mask: Array) -> Tokens:

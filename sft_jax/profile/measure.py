@@ -168,6 +168,9 @@ def random_batch(outline: Outline, size: int, mesh: Mesh, *, seed: int = 0) -> B
     random = np.random.default_rng(seed)
     specs = outline.modalities.items()
     inputs = {name: random.standard_normal((size, *spec.shape), np.float32) for name, spec in specs}
+    for name, spec in specs:
+        if spec.vocabulary:
+            inputs[name][:] = 0  # Ids that every table has.
     masks = {name: np.ones((size, *spec.lengths), bool) for name, spec in specs}
     labels = _labels(outline.task, size, outline.num_outputs)
     return sharding.put_batch(Batch(inputs, masks, labels, np.ones(size, np.float32)), mesh)

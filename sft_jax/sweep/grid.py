@@ -120,11 +120,12 @@ def config_with(base: ml_collections.ConfigDict, combination: Combination) -> Ex
       ValueError: If a value is not of the type that the field has in `base`.
     """
     overrides = [f"--config.{field}={value}" for field, value in combination.items()]
-    if unknown := config_io.unknown_overrides(base, overrides):
+    copy = ml_collections.ConfigDict(base.to_dict())
+    config_io.split_budgets(copy, overrides)
+    if unknown := config_io.unknown_overrides(copy, overrides):
         raise config_io.ConfigError("\n".join(unknown))
     values = flags.FlagValues()
     argv = ["sweep", *overrides]
-    copy = ml_collections.ConfigDict(base.to_dict())
     try:
         config_flags.DEFINE_config_dict("config", copy, flag_values=values, sys_argv=argv)
         values(argv)

@@ -191,7 +191,10 @@ def test_a_dataset_takes_the_form_of_another():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"modalities": {"a": ModalitySpec((6, 2), 2)}}, r"'a': \(1, 2\)}, expected {'a': \(2, 2"),
+        (
+            {"modalities": {"a": ModalitySpec((6, 2), 2)}},
+            r"'a': \('series', 1, 2\)}, expected {'a': \('image', 2, 2",
+        ),
         ({"task": "ordinal"}, "task of the dataset: single_label, expected ordinal"),
         ({"class_names": ("yes", "no")}, r"class_names of the dataset: \('no', 'yes'\), expected"),
     ],

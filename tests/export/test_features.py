@@ -14,6 +14,7 @@ from sft_jax.modules.depth import with_depth
 from sft_jax.modules.simple_fusion import LateFusion
 from sft_jax.ops.pool import POOLS, Pool
 
+IDS = ModalitySpec(9, 1, kind="tokens", vocabulary=5)
 LONG = {"sound": ModalitySpec(200, 2)}
 
 
@@ -31,6 +32,8 @@ class OwnFusion(LateFusion):
         ({"unimodal_pattern": WindowPattern(), "modalities": LONG}, "attention=windowed"),
         ({"pre_pooling_pattern": BlockSparsePattern()}, "attention=block_sparse"),
         ({"tokenizers": {"sound": nn.Dense(8)}}, "tokens=module"),
+        ({"modalities": {"row": ModalitySpec(1, 4, kind="vector")}}, "tokens=columns"),
+        ({"modalities": {"word": IDS}}, "tokens=ids"),
     ],
 )
 def test_what_onnx_does_not_take_is_named(attributes, reason):
@@ -98,7 +101,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("attributes", "k", "message"),
     [
-        ({}, 5, "k=5 for modality .* must be from 0 to"),
+        ({}, 7, "k=7 for modality .* must be from 0 to"),
         ({}, {"sight": 1}, "k names .*sight"),
         ({"readout": "fresh_cls"}, 0, "nothing would reach the fusion"),
         ({"pool": "perceiver"}, 1, "a file with pool='perceiver' is for k=3 alone"),

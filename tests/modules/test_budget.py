@@ -1,5 +1,7 @@
 """Trained models at another number of kept tokens."""
 
+import logging
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,12 @@ import tiny_baselines
 import tiny_sft
 
 from sft_jax import Tokens
-from sft_jax.modules.budget import with_budget
+from sft_jax.modules.budget import budgets, with_budget
 from sft_jax.modules.learned_pools import TokenLearner
 from sft_jax.modules.linear import linear
 from sft_jax.modules.reducer import Reducer
 from sft_jax.ops.pool import POOLS, Pool
+from sft_jax.structs import DEFAULT_K, OTHERS
 
 LENGTH, WIDTH, K = 6, 4, 4
 COUNTED = [name for name in tiny_sft.SINGLE_POOLS if POOLS[name].uses_k]
@@ -79,7 +82,7 @@ def test_each_modality_may_have_its_own_budget():
 @pytest.mark.parametrize(
     ("model", "k", "message"),
     [
-        (tiny_sft.sft(), 7, "k=7 for modality 'sight', which has 6 tokens .* from 0 to 6"),
+        (tiny_sft.sft(), 8, "k=8 for modality 'sight', which has 6 tokens .* from 0 to 6"),
         (tiny_sft.sft(), {"sight": 1}, r"k names \['sight'\], the modalities are"),
         (tiny_sft.sft(readout="fresh_cls"), 0, "k=0 with readout='fresh_cls'"),
         (tiny_sft.sft(pool="none"), 2, "k=2: pool='none' keeps all tokens, whatever k is"),
@@ -104,3 +107,26 @@ def test_more_slots_than_were_trained_are_refused():
         ValueError, match="k=3: the parameter 'kernel' has 2 slots; k must be at most"
     ):
         jax.eval_shape(TokenLearner(3).apply, variables, tokens)
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [
+        (6, 6),
+        (7, {"sight": 6, "sound": 7}),
+        (8, 8),
+        ({"sight": 2}, {"sight": 2, "sound": DEFAULT_K}),
+        ({"sight": 2, OTHERS: 9}, {"sight": 2, "sound": 7}),
+        ({"sight": 9}, {"sight": 9, "sound": DEFAULT_K}),
+        ({OTHERS: 7}, {"sight": 6, "sound": 7}),
+    ],
+)
+def test_numbers_of_the_rest_are_capped_by_the_tokens(k, expected):
+    assert budgets(k, tiny_sft.MODALITIES) == expected
+
+
+def test_a_capped_modality_is_noted(caplog):
+    caplog.set_level(logging.INFO)
+    model = tiny_sft.sft()
+    assert with_budget(model, 7).kept_tokens() == {"sight": 6, "sound": 7}
+    assert caplog.messages == ["k=7: sight has 6 tokens, and keeps them all"]

@@ -187,6 +187,11 @@ WINDOWS = ReferenceWindows(4, 4)
         (tiny_sft.sft(), 0, "stride=0 must be an integer of at least 1"),
         (tiny_sft.sft(), 7, r"stride=7 for modality 'sight': patches of \(14,\) .* are 1 to 6"),
         (tiny_sft.sft(tokenizers={"sound": _Tokens()}), 2, "tokenizers of its own for sound; only"),
+        (
+            tiny_sft.sft(modalities={"row": ModalitySpec(1, 4, kind="vector")}),
+            2,
+            "modality 'row' is of the kind vector, whose tokens are no patches",
+        ),
         (tiny_sft.sft(reference_windows={"sound": WINDOWS}), 2, "has reference_windows, .* leave"),
         (tiny_baselines.make("concat_faithful"), 2, "ConcatFusion has reference_windows"),
         (nn.Dense(3), 2, "stride=2: Dense must derive from MultimodalClassifier"),

@@ -87,6 +87,8 @@ def test_values_have_the_type_of_the_field():
     assert (config.optim.lr, config.model.k) == (0.01, 2)
     assert (config.mixup.consistent, config.model.modality) == (False, "4")
     assert BASE.optim.lr == 0.001
+    some = config_with(BASE, {"model.k.gyroscope": "1"})
+    assert some.model.k == {"gyroscope": 1, "others": BASE.model.k}
 
 
 @pytest.mark.parametrize(

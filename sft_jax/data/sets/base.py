@@ -187,6 +187,19 @@ class DatasetEntry(abc.ABC):
         """Returns the treatment of numbers that are not finite."""
         return getattr(self, "not_finite", "error")
 
+    def standardised(self, card: Card) -> dict[str, bool]:
+        """Returns whether modalities are standardised, where the fields say so.
+
+        Raises:
+          ValueError: If they name unknown modalities.
+        """
+        stated: Mapping[str, bool] = getattr(self, "standardise", {})
+        if unknown := sorted(set(stated) - set(card.shapes)):
+            raise ValueError(
+                f"data.standardise: unknown modality {unknown}, known: {[*card.shapes]}"
+            )
+        return dict(stated)
+
     def require_files(self, folder: pathlib.Path) -> None:
         """Raises FileNotFoundError if the folder of raw files is missing or empty."""
         if self.has_files() and (not folder.is_dir() or not any(folder.iterdir())):
@@ -195,11 +208,16 @@ class DatasetEntry(abc.ABC):
                 f" data.manual_dir=FOLDER. {self.needs}"
             )
 
-    def modality_specs(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, ModalitySpec]:
+    def modality_specs(
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        forms: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> dict[str, ModalitySpec]:
         """Returns the modalities that are used, with their patches.
 
         Args:
           shapes: Modality name to the shape of its examples, for all modalities.
+          forms: Value of `Card.forms`; by default the kinds are those of the number of axes.
 
         Raises:
           ValueError: If the fields name unknown modalities, or a patch does not fit.
@@ -211,8 +229,10 @@ class DatasetEntry(abc.ABC):
         for key, names in (("modalities", chosen), ("patch_size", patches)):
             if unknown := sorted(set(names) - set(shapes)):
                 raise ValueError(f"data.{key}: unknown modality {unknown}, known: {[*shapes]}")
+        forms = forms or {}
         return {
-            name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1)) for name in chosen
+            name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1), **forms.get(name, {}))
+            for name in chosen
         }
 
 

@@ -14,6 +14,7 @@ from opened import (
     unchanged,
 )
 
+from sft_jax import ModalitySpec
 from sft_jax.data import registry
 from sft_jax.data.records import DataFileError
 from sft_jax.data.sets.npz_folder.entry import FolderData
@@ -98,3 +99,13 @@ def test_policies_of_a_folder(tmp_path, policy, expected):
     config = FolderData(data_dir=str(tmp_path), manual_dir=str(tmp_path / "raw"), not_finite=policy)
     example = unchanged(config).source("train")[2]
     np.testing.assert_array_equal(example["inputs"]["x"][example["masks"]["x"]].tolist(), expected)
+
+
+def test_stated_kinds_and_statistics_are_those_of_the_config(folder):
+    stated = {"kinds": {"touch": "vector"}, "standardise": {"sound": False}}
+    info = registry.open_dataset(dataclasses.replace(folder, **stated)).info
+    assert info.modalities["touch"] == ModalitySpec(1, 6, kind="vector")
+    assert len(set(info.statistics["touch"].mean)) == 6
+    assert set(info.statistics["sound"].std) == {1.0}
+    with pytest.raises(ValueError, match=r"data\.standardise: unknown modality \['noise'\]"):
+        registry.open_dataset(dataclasses.replace(folder, standardise={"noise": True}))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import pathlib
+from dataclasses import field
 from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from sft_jax.data.records import DataFileError, RawData
-from sft_jax.data.sets.base import DatasetEntry, StoredForm, file_names
+from sft_jax.data.sets.base import DatasetEntry, StoredForm, digest, file_names
 from sft_jax.data.sets.npz_folder.files import MANIFEST, content_sha256, read_npz_folder
-from sft_jax.data_config import STRICT, folder_field
-from sft_jax.structs import NotFinite
+from sft_jax.data_config import STRICT, Count, folder_field
+from sft_jax.structs import Kind, NotFinite
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,18 +23,27 @@ class FolderData(DatasetEntry):
     Attributes:
       manual_dir: Folder with `manifest.csv`; see `sft_jax.data.sets.npz_folder.files`.
       not_finite: Treatment of NaN and infinite numbers (`sft_jax.structs.NotFinite`).
+      kinds: Modality name to its kind, such as `{'face': 'image'}`; by default that of its number
+        of axes (`sft_jax.data.kinds`).
+      vocabulary: Modality name to the number of its ids, by default that of the training split; for
+        text the largest number of words, or `bytes`.
+      standardise: Modality name to whether it is standardised; by default all kinds except
+        embedding are.
     """
 
     name: Literal["npz_folder"] = "npz_folder"
     manual_dir: str = folder_field()
     not_finite: NotFinite = "error"
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    vocabulary: dict[str, Count | Literal["bytes"]] = field(default_factory=dict)
+    standardise: dict[str, bool] = field(default_factory=dict)
 
     needs: ClassVar[str] = f"It takes a folder with {MANIFEST}"
     store: ClassVar[str] = "npz_folder"
 
     def read(self, folder: pathlib.Path) -> RawData:
         """Finds the examples of the manifest; see `read_npz_folder`."""
-        return read_npz_folder(folder)
+        return read_npz_folder(folder, self.kinds, self.vocabulary)
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
         """Returns the form of the arrays, named after the folder and its current contents."""
@@ -42,8 +52,9 @@ class FolderData(DatasetEntry):
             raise DataFileError(
                 f"data.manual_dir={self.manual_dir!r} is not a folder: name the one with {MANIFEST}"
             )
-        raw = read_npz_folder(folder)
+        raw = read_npz_folder(folder, self.kinds, self.vocabulary)
         name = f"{folder.resolve().name}_{content_sha256(folder)[:12]}_{self.not_finite}"
+        name += f"_{digest([self.kinds, self.vocabulary])}" if self.kinds else ""
         ranks = {modality: len(shape) for modality, shape in raw.shapes.items()}
         return StoredForm(name, ranks, raw.task)
 

@@ -11,8 +11,9 @@ must have an example. An optional column `id` names the examples; by default the
 Further columns are ignored.
 
 A `.npz` file, as `np.savez` writes it, holds an array for each modality, under the modality's
-name: `[length, ..., features]` integers or floats, or `[length]` for `[length, 1]`. Examples
-may differ only in length. A modality that an example lacks is left out, or has length 0.
+name: `[length, ..., features]` integers or floats, or `[length]` for `[length, 1]`. An array of a
+stated kind has the form of that kind (`sft_jax.data.kinds`). Examples may differ only in length. A
+modality that an example lacks is left out, or has length 0.
 
 `dataset.json`, beside the manifest, is optional: `{"task": ..., "class_names": [...]}`.
 
@@ -33,15 +34,17 @@ import hashlib
 import io
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from sft_jax.data.kinds import check_kinds
 from sft_jax.data.records import DataFileError, RawData, Record
+from sft_jax.data.sets.npz_folder.archives import Header, read_arrays, read_headers
+from sft_jax.data.sets.npz_folder.forms import Forms
 from sft_jax.data.sets.npz_folder.labels import Labels, read_labels
+from sft_jax.structs import Kind
 
 SPLITS = ("train", "valid", "test")
 MANIFEST, DESCRIPTION = "manifest.csv", "dataset.json"
@@ -61,15 +64,11 @@ class Row(NamedTuple):
     id: str
 
 
-class _Array(NamedTuple):
-    """Header of an array in a `.npz` file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    checksum: int
-
-
-def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
+def read_npz_folder(
+    folder: str | os.PathLike[str],
+    kinds: Mapping[str, Kind] | None = None,
+    vocabulary: Mapping[str, int | str] | None = None,
+) -> RawData:
     """Finds the contents of a folder from the headers of its files; `read` then reads the values.
 
     The docstring of this module describes the format. `files` of the result are the manifest and
@@ -77,11 +76,15 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
 
     Args:
       folder: Folder of the manifest.
+      kinds: Modality name to its kind, where that is stated.
+      vocabulary: Modality name to its number of ids; for text to the largest number of words, or to
+        `bytes`.
 
     Raises:
       DataFileError: If the manifest is missing, or a file does not have the described form. The
         message lists the first ten problems and counts the others. Also from `read`, if the
         values of a file are damaged or have changed.
+      ValueError: If a modality or a kind of `kinds` is unknown.
     """
     folder = pathlib.Path(folder).expanduser()
     manifest = folder / MANIFEST
@@ -92,8 +95,12 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
         [(f"line {row.line}", row.split, row.label) for row in rows],
         problems,
     )
-    shapes = _shapes(folder, [row for row in rows if is_inside(row.file)], problems)
+    inside = [row for row in rows if is_inside(row.file)]
+    files = [(row.file, row.split) for row in inside]
+    forms = Forms.find(folder, files, kinds or {}, vocabulary or {})
+    shapes = _shapes(folder, inside, problems, forms)
     _raise(manifest, problems)
+    check_kinds(forms.kinds, shapes, "data.kinds")
     return RawData(
         variant="npz_folder",
         files=tuple(path for path in (manifest, folder / DESCRIPTION) if path.exists()),
@@ -101,7 +108,10 @@ def read_npz_folder(folder: str | os.PathLike[str]) -> RawData:
         class_names=labels.class_names,
         task=labels.task,
         num_examples={split: sum(row.split == split for row in rows) for split in SPLITS},
-        read=functools.partial(_read, folder, tuple(rows), labels, shapes),
+        read=functools.partial(_read, folder, tuple(rows), labels, shapes, forms),
+        kinds=forms.kinds,
+        sizes=forms.sizes,
+        vocabularies=forms.vocabularies,
     )
 
 
@@ -127,7 +137,7 @@ def content_sha256(folder: str | os.PathLike[str]) -> str:
         digest.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     for row in rows:
         try:
-            arrays = _arrays(folder / row.file)
+            arrays = read_headers(folder / row.file)
         except DataFileError as error:
             raise DataFileError(f"{folder / row.file}: {error}") from error
         for key, (shape, dtype, checksum) in sorted(arrays.items()):
@@ -217,46 +227,8 @@ def _row_problems(rows: Sequence[Row]) -> list[str]:
     return problems
 
 
-# Errors that zipfile, zlib and numpy raise for damaged files.
-_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-
-def _arrays(path: pathlib.Path) -> dict[str, _Array]:
-    """Reads the header of the array of each modality.
-
-    Raises:
-      DataFileError: If the file is missing or does not have the form that `np.savez` writes.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {
-                info.filename.removesuffix(".npy"): _array(archive, info)
-                for info in archive.infolist()
-            }
-    except FileNotFoundError as error:
-        raise DataFileError("there is no such file") from error
-    except _DAMAGE as error:
-        raise DataFileError(f"it cannot be read as a .npz file: {error}") from error
-
-
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            raise ValueError(f"{info.filename} has version {version} of the npy format")
-        if not dtype.hasobject:
-            size = file.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
-            if size != info.file_size:
-                raise ValueError(f"{info.filename} has {info.file_size} bytes, expected {size}")
-    return _Array(shape, dtype, info.CRC)
-
-
 def _shapes(
-    folder: pathlib.Path, rows: Sequence[Row], problems: list[str]
+    folder: pathlib.Path, rows: Sequence[Row], problems: list[str], forms: Forms
 ) -> dict[str, tuple[int, ...]]:
     """Finds the largest `[length, ..., features]` of each modality; adds faults to `problems`."""
     lengths: dict[str, int] = {}
@@ -264,20 +236,23 @@ def _shapes(
     in_train: set[str] = set()
     for row in rows:
         try:
-            arrays = _arrays(folder / row.file)
+            arrays = read_headers(folder / row.file)
         except DataFileError as error:
             problems.append(f"{row.file}: {error}")
             continue
-        faults = {key: _array_problem(key, array) for key, array in arrays.items()}
+        faults = {key: _problem(row.file, key, own, forms) for key, own in arrays.items()}
         problems += [f"{row.file}: {fault}" for fault in faults.values() if fault]
-        present = {key for key, fault in faults.items() if not fault and arrays[key].shape[0]}
+        present = {
+            key: shape
+            for key, fault in faults.items()
+            if not fault and 0 not in (shape := _shape(row.file, key, arrays[key], forms))
+        }
         if not present and not any(faults.values()):
             problems.append(f"{row.file}: it has no array, or none of any length")
-        for key in present:
-            length, *step = arrays[key].shape
+        for key, (length, *step) in present.items():
             lengths[key] = max(lengths.get(key, 0), length)
-            steps.setdefault(key, {}).setdefault(tuple(step) or (1,), []).append(row.file)
-        in_train |= present if row.split == "train" else set()
+            steps.setdefault(key, {}).setdefault(tuple(step), []).append(row.file)
+        in_train |= present.keys() if row.split == "train" else set()
     if in_train:
         problems += [
             f"{next(iter(steps[key].values()))[0]}: {key!r} is in no file of the split train"
@@ -287,15 +262,25 @@ def _shapes(
     return {key: (lengths[key], *step) for key, step in expected.items()}
 
 
-def _array_problem(key: str, array: _Array) -> str:
+def _shape(file: str, key: str, array: Header, forms: Forms) -> tuple[int, ...]:
+    return (0,) if array.shape[:1] == (0,) else forms.shape(file, key, array)
+
+
+def _problem(file: str, key: str, array: Header, forms: Forms) -> str:
     if key in _NOT_MODALITIES:
         return f"{key!r} is an array; ids and labels belong into the manifest"
     if not key.isidentifier():
         return f"{key!r} is no name for a modality, which has letters, digits and _ alone"
-    if array.dtype.kind not in "iuf":
-        return f"{key} holds {array.dtype}, expected integers or floats"
-    if not array.shape or (array.shape[0] and 0 in array.shape):
+    text = forms.kinds.get(key) == "text"
+    if array.dtype.kind not in "iuf" and not text:
+        hint = f"; of text state data.kinds={{{key!r}: 'text'}}" * (array.dtype.kind == "U")
+        return f"{key} holds {array.dtype}, expected integers or floats{hint}"
+    if not text and (not array.shape or (array.shape[0] and 0 in array.shape)):
         return f"{key} has shape {array.shape}, expected [length, ..., features], none of them 0"
+    try:
+        _shape(file, key, array, forms)
+    except ValueError as error:
+        return str(error)
     return ""
 
 
@@ -318,39 +303,23 @@ def _read(
     rows: Sequence[Row],
     labels: Labels,
     shapes: Mapping[str, tuple[int, ...]],
+    forms: Forms,
     split: str,
 ) -> Iterator[Record]:
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}: there are {', '.join(SPLITS)}")
     for row in rows:
         if row.split == split:
-            inputs = _values(folder / row.file, shapes)
+            inputs = _values(folder / row.file, shapes, forms)
             yield {"id": row.id, "inputs": inputs, "label": labels.encode(row.label)}
 
 
-def _values(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    inputs = read_arrays(path)
+def _values(
+    path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], forms: Forms
+) -> dict[str, np.ndarray]:
+    inputs = {key: forms.kept(key, array) for key, array in read_arrays(path).items()}
     for key, array in inputs.items():
         length, *step = shapes.get(key, (0,))
         if array.shape[1:] != tuple(step) or len(array) > length:
             raise DataFileError(f"{path} has changed: now {key} has shape {array.shape}")
     return inputs
-
-
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a `.npz` file; `[length]` becomes `[length, 1]`, empty ones are left out.
-
-    Raises:
-      DataFileError: If the file is missing or damaged.
-    """
-    try:
-        # NumPy would leave a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            values = {key: arrays[key] for key in arrays.files}
-    except _DAMAGE as error:
-        raise DataFileError(f"{path} is damaged or gone: {error}") from error
-    return {
-        key: array[:, None] if array.ndim == 1 else array
-        for key, array in values.items()
-        if array.size
-    }
