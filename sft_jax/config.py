@@ -7,32 +7,31 @@ at once; `sft_jax.config_io` turns it into a readable message.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from sft_jax import plugins
+from sft_jax.config_types import (
+    ClassWeights,
+    CountOrNone,
+    Fraction,
+    KernelName,
+    NonNegative,
+    RateGroups,
+    Seed,
+    named,
+)
 from sft_jax.data import registry
 from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data.sets.watch.entry import WatchData
-from sft_jax.data_config import MAY_CHANGE, Count, Positive, folder_field
+from sft_jax.data_config import MAY_CHANGE, STRICT, Count, Positive, folder_field
 from sft_jax.modules import MODELS, TOKENIZERS
-from sft_jax.objective import check_objective, read_weights
-from sft_jax.ops.attention.kernels import kernel_name
+from sft_jax.objective import check_objective
 from sft_jax.ops.pool import POOLS
 from sft_jax.structs import DEFAULT_K, Readout, Task
-
-CountOrNone = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-_STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
 AnyDataset = Annotated[
     DatasetEntry,
@@ -40,54 +39,6 @@ AnyDataset = Annotated[
     pydantic.PlainSerializer(registry.dump),
 ]
 """A dataset of `sft_jax.data.registry`, or of another package, by its `name`."""
-
-
-def _import_path(value: str) -> str:
-    if not plugins.is_import_path(value):
-        raise ValueError(f"{value!r} is not an import path such as 'my_package.my_module:Name'")
-    return value
-
-
-def _pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"{value!r} is not a regular expression: {error}") from None
-    return value
-
-
-def _pairs(value: Any) -> Any:
-    """Converts a mapping, or the lists of JSON, to a tuple of pairs.
-
-    A ConfigDict takes no mapping, since it has no keys with dots.
-    """
-    value = [*value.items()] if isinstance(value, Mapping) else value
-    if not isinstance(value, list | tuple):
-        return value
-    return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in value)
-
-
-def _named(table: Iterable[str]) -> AfterValidator:
-    """Makes a validator for a name in a table, or for an import path."""
-
-    def check(value: str) -> str:
-        if value not in table and not plugins.is_import_path(value):
-            raise ValueError(
-                f"{value!r} is not one of {', '.join(table)}, nor an import path such as"
-                " 'my_package.my_module:Name'"
-            )
-        return value
-
-    return AfterValidator(check)
-
-
-ImportPath = Annotated[str, AfterValidator(_import_path)]
-RateGroups = Annotated[
-    tuple[tuple[Annotated[str, AfterValidator(_pattern)], NonNegative], ...],
-    pydantic.BeforeValidator(_pairs),
-]
-ClassWeights = Annotated[str | dict[str, Positive], BeforeValidator(read_weights)]
-KernelName = Annotated[str, AfterValidator(lambda value: kernel_name(value, "attention_kernel"))]
 
 
 def check_heads(num_heads: int, devices: int) -> None:
@@ -100,7 +51,7 @@ def check_heads(num_heads: int, devices: int) -> None:
         )
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The network.
 
@@ -145,13 +96,13 @@ class ModelConfig:
         largest of `train.elastic_patch`, 1 without it (`sft_jax.modules.stride`).
     """
 
-    name: Annotated[str, _named(MODELS)] = "sft"
+    name: Annotated[str, named(MODELS)] = "sft"
     task: Task = "single_label"
     width: Count = 40
     num_heads: Count = 5
     n_pre: CountOrNone = 1
     n_post: CountOrNone = 11
-    pool: Annotated[str, _named(POOLS)] = "attn_topk"
+    pool: Annotated[str, named(POOLS)] = "attn_topk"
     k: CountOrNone | dict[str, CountOrNone] = DEFAULT_K
     readout: Readout = "sum_cls"
     unimodal_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
@@ -163,7 +114,7 @@ class ModelConfig:
     layer_drop: Fraction = 0.0
     embedding_std: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tokenizers: dict[str, Annotated[str, _named(TOKENIZERS)]] = field(default_factory=dict)
+    tokenizers: dict[str, Annotated[str, named(TOKENIZERS)]] = field(default_factory=dict)
     tokenizer_stride: CountOrNone = 0
 
     def __post_init__(self) -> None:
@@ -171,7 +122,7 @@ class ModelConfig:
             raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class OptimConfig:
     """The optimiser and its learning rate.
 
@@ -210,7 +161,7 @@ class OptimConfig:
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """Length of training, batches, loss and checkpoints.
 
@@ -288,7 +239,7 @@ class TrainConfig:
             )
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class MixupConfig:
     """Multimodal manifold mixup; see `sft_jax.ops.mixup`.
 
@@ -310,7 +261,7 @@ class MixupConfig:
     consistent: bool = True
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class MeshConfig:
     """Use of the devices, which changes results only by rounding.
 
@@ -330,7 +281,7 @@ class MeshConfig:
     model: Count = 1
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SystemConfig:
     """Tracing and caching, which do not affect results.
 
@@ -347,7 +298,7 @@ class SystemConfig:
     compilation_cache: str = folder_field()
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ExperimentConfig:
     """One experiment.
 
