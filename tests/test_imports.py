@@ -16,6 +16,7 @@ FILES = sorted(
 COMMON = {
     "structs",
     "config",
+    "config_types",
     "data_config",
     "config_io",
     "plugins",
@@ -94,6 +95,7 @@ ONLY_IN = {
     "pyarrow": {"sft_jax/inference/predictions.py"},
     "pydantic": {
         "sft_jax/config.py",
+        "sft_jax/config_types.py",
         "sft_jax/data_config.py",
         "sft_jax/config_io.py",
         "sft_jax/data/registry.py",
@@ -144,7 +146,7 @@ PURE = {
     "sft_jax/config.py": {
         "pydantic",
         "sft_jax.structs",
-        "sft_jax.plugins",
+        "sft_jax.config_types",
         "sft_jax.ops",
         "sft_jax.modules.MODELS",
         "sft_jax.modules.TOKENIZERS",
@@ -152,6 +154,13 @@ PURE = {
         "sft_jax.data.registry",
         "sft_jax.data.sets",
         "sft_jax.objective",
+    },
+    "sft_jax/config_types.py": {
+        "pydantic",
+        "sft_jax.plugins",
+        "sft_jax.data_config",
+        "sft_jax.objective",
+        "sft_jax.ops",
     },
     "sft_jax/objective.py": {
         "sft_jax.structs",

@@ -156,12 +156,13 @@ class Tokenizer(nn.Module):
         # All other features of a token of columns are 0.
         grouped = self.embed is None and self.spec.kind == "vector"
         fan_in = self.spec.patch_sizes[0] if grouped else features
-        projection: nn.Module = linear(fan_in, self.width, self.dtype, "projection")
         if self.stride > 1 and self.embed is None and not grouped:
             sizes, strides = self.spec.patch_sizes, axis_strides(self.spec, self.stride)
-            projection = ReducedProjection(
+            projection: nn.Module = ReducedProjection(
                 self.width, sizes, strides, self.dtype, name="projection"
             )
+        else:
+            projection = linear(fan_in, self.width, self.dtype, "projection")
         return self._with_cls(projection(patches.values), patches.mask, is_present(mask))
 
     def _ids(self, values: Float[Array, "b n 1"]) -> Float[Array, "b n d"]:
