@@ -158,7 +158,8 @@ class ModalitySpec:
                 f" {name}={size} has {len(self.axes)}; one number is for every axis"
             )
         if any(patch > size for size, patch in zip(self.axes, self.patch_sizes, strict=True)):
-            raise ValueError(f"ModalitySpec.patch_size={self.patch_size} exceeds {name}={size}")
+            over = f"exceeds length={size}" if name == "length" else f"exceeds features={size}"
+            raise ValueError(f"ModalitySpec.patch_size={self.patch_size} {over}")
 
     def _check_kind(self) -> None:
         """Names the default by its number of axes, and raises ValueError for any other misfit."""
