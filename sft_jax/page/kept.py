@@ -45,11 +45,18 @@ def draw(
     """
     if result["left_out"] or jax.process_count() > 1:
         return
-    chosen = choose(predictions)
-    records = restored.run.dataset.records(result["split"])
+    records, model = restored.run.dataset.records(result["split"]), restored.run.model
+    # An example without any input is predicted too, and has nothing to show.
+    chosen = [
+        (i, right)
+        for i, right in choose(predictions)
+        if any(len(records[i]["inputs"].get(name, ())) for name in model.mixed_modalities)
+    ]
+    if not chosen:
+        return
     examples = [records[i] for i, _ in chosen]
     classifier = Classifier(
-        restored.run.model,
+        model,
         restored.params,
         restored.run.trained_on,
         not_finite=Card.policy_at(run.card_file),
@@ -139,16 +146,15 @@ def draw_examples(
                     axes.text(0.5, 0.5, "absent", ha="center", va="center")
                     axes.set(xticks=[], yticks=[])
                     continue
-                _draw_panel(axes, np.asarray(inputs[i][name], np.float32), explanations[i][name])
+                _draw_panel(axes, np.asarray(inputs[i][name]), explanations[i][name])
 
 
 def _draw_panel(axes: Any, values: np.ndarray, explanation: Explanation) -> None:
-    if values.ndim == 3:
-        _draw_image(axes, values, explanation)
-    elif values.ndim == 2:
-        _draw_sequence(axes, values, explanation)
+    draw_values = {2: _draw_sequence, 3: _draw_image}.get(values.ndim)
+    if draw_values and np.issubdtype(values.dtype, np.number):
+        draw_values(axes, values.astype(np.float32), explanation)
     else:
-        axes.text(0.5, 0.5, f"{values.ndim - 1} axes", ha="center", va="center")
+        axes.text(0.5, 0.5, "not drawn", ha="center", va="center")
         axes.set(xticks=[], yticks=[])
 
 

@@ -87,8 +87,3 @@ def picture(path: AnyPath, caption: str) -> str:
 def preformatted(content: str) -> str:
     """Shows text with a fixed pitch."""
     return f"<pre>{text(content)}</pre>"
-
-
-def folded(title: str, content: str) -> str:
-    """Hides content until a reader opens it; nothing without content."""
-    return f"<details><summary>{text(title)}</summary>\n{content}</details>" if content else ""

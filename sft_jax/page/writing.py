@@ -109,7 +109,8 @@ def _cost(config: ExperimentConfig, info: DatasetInfo) -> str:
     stages = {
         stage.replace("_", "-"): (
             cost["stage_flops"][stage] / total,
-            f"{cost['stage_flops'][stage] / unit:.3g} {letter}FLOPs",
+            f"{cost['stage_flops'][stage] / unit:.3g} {letter}FLOPs,"
+            f" {cost['stage_flops'][stage] / total:.1%}",
         )
         for stage in STAGES
         if cost["stage_flops"][stage]

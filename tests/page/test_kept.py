@@ -48,7 +48,9 @@ def test_sequences_images_and_absent_inputs_are_drawn(tmp_path):
         {"touch": np.zeros((4, 9)), "sight": np.ones((4, 4, 3))},
         {"sight": np.eye(4)[..., None]},
     ]
-    explanations = [{"touch": steps, "sight": patches}, {"sight": patches}]
+    inputs[0]["words"] = np.array(["one", "two"])
+    words = Explanation(((slice(0, 1),),), np.ones(2, np.float32))
+    explanations = [{"touch": steps, "sight": patches, "words": words}, {"sight": patches}]
     path = tmp_path / "kept.png"
     kept.draw_examples(path, inputs, explanations, ["one: $a$", "two"], [True, False])
     assert path.read_bytes().startswith(b"\x89PNG")
