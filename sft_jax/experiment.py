@@ -32,6 +32,7 @@ from sft_jax.runs.ownership import Ownership, owned
 from sft_jax.selection import find_metric
 from sft_jax.starting import begin_from, read_source
 from sft_jax.training import assembly, loop
+from sft_jax.training.programs import SharedPrograms
 from sft_jax.training.state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def train(
     dataset: Dataset | None = None,
     *,
     extend: bool = False,
+    shared: SharedPrograms | None = None,
 ) -> loop.Result:
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
@@ -74,6 +76,8 @@ def train(
       extend: Whether a run with checkpoints may go on to more `train.epochs`. With the constant
         schedule it ends with the parameters of a run of so many epochs
         (`sft_jax.runs.extension`).
+      shared: Compiled programs of other runs in this process, which the run uses where they fit,
+        and adds its own to.
 
     Raises:
       RunDirectoryError: If `workdir` can't be written to, is in use by another process, or was
@@ -91,7 +95,8 @@ def train(
             run = RunDirectory.open(workdir, config, extend=extend)
             _check_source(config, run)
             data = _open_dataset(config, dataset, run)
-        return _assemble(config, data, own=dataset is not None).fit(config, run, owner)
+        experiment = _assemble(config, data, own=dataset is not None, shared=shared)
+        return experiment.fit(config, run, owner)
 
 
 def train_seeds(
@@ -100,6 +105,7 @@ def train_seeds(
     dataset: Dataset | None = None,
     *,
     extend: bool = False,
+    shared: SharedPrograms | None = None,
 ) -> dict[int, SeedResult]:
     """Trains one run for each of `config.seeds` in turn, with the same compiled programs.
 
@@ -112,6 +118,7 @@ def train_seeds(
       workdir: Folder of the run directories; made unless it exists.
       dataset: Dataset, as in `train`.
       extend: As in `train`; at least one of the runs must have checkpoints.
+      shared: As in `train`.
 
     Raises:
       RunDirectoryError: See `train`; raised before any training. Also if `workdir` itself is a
@@ -130,7 +137,7 @@ def train_seeds(
             folder = SeedsDirectory.open(workdir, config, extend=extend)
             _check_source(config, *runs.values())
             data = _open_dataset(config, dataset, folder)
-        experiment = _assemble(config, data, own=dataset is not None)
+        experiment = _assemble(config, data, own=dataset is not None, shared=shared)
         for number, (seed, run) in enumerate(runs.items(), start=1):
             _logger.info("seed %d, %d of %d: %s", seed, number, len(runs), run)
             results[seed], preempted = experiment.fit_seed(with_seed(config, seed), run, owner)
@@ -250,7 +257,9 @@ def _open_dataset(
     return opened
 
 
-def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Experiment:
+def _assemble(
+    config: ExperimentConfig, dataset: Dataset, *, own: bool, shared: SharedPrograms | None = None
+) -> _Experiment:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     task, names, valid = config.model.task, dataset.info.class_names, dataset.source("valid")
@@ -273,11 +282,13 @@ def _assemble(config: ExperimentConfig, dataset: Dataset, *, own: bool) -> _Expe
         num_examples=dataset.info.num_examples["train"],
         mesh=mesh,
         class_weights=[*weights.values()],
+        shared=shared,
     )
     batch_size, loss = config.train.batch_size, config.train.loss
 
     def evaluator(model: Any) -> Evaluator:
-        return Evaluator(model, valid, batch_size, mesh, loss=loss)
+        step = assembled.evaluate if model is assembled.model else None
+        return Evaluator(model, valid, batch_size, mesh, loss=loss, step=step)
 
     return _Experiment(
         dataset,

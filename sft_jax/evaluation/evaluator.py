@@ -53,6 +53,7 @@ class Evaluator:
         mesh: Mesh,
         modalities: Sequence[str] | None = None,
         loss: str = "auto",
+        step: Any = None,
     ) -> None:
         """Prepares the evaluation.
 
@@ -64,6 +65,7 @@ class Evaluator:
           modalities: Names of the modalities that the model gets; by default all. An example
             that has none of them is evaluated like any other.
           loss: Loss of `sft_jax.ops.losses` to report, usually the loss of training.
+          step: Result of `compile_eval_step` for the same model, mesh and loss, if there is one.
 
         Raises:
           ValueError: If `source` is empty, or `check_subset` refuses `modalities`.
@@ -72,7 +74,7 @@ class Evaluator:
         self._source = source
         self._task = model.task
         self._mesh = mesh
-        self._step = compile_eval_step(model, mesh, loss)
+        self._step = step or compile_eval_step(model, mesh, loss)
         self._batches = pipeline.eval_batches(
             source,
             batch_size,

@@ -21,7 +21,8 @@ from sft_jax import command_line
 from sft_jax.parallel import preflight
 from sft_jax.runs import storage
 from sft_jax.sweep import runs
-from sft_jax.sweep.grid import Combination, draw, read_grid, read_list
+from sft_jax.sweep.grid import Combination, draw, read_fields, read_grid, read_list
+from sft_jax.sweep.ranges import read_ranges, sample
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -32,7 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("grid", None, text, **own)
     text = "File with the values of a further run in each line, FIELD=VALUE;FIELD=VALUE."
     flags.DEFINE_string("list", None, text, **own)
-    text = "Number of combinations to draw; default all."
+    text = "Number of combinations to draw, also from ranges such as loguniform(1e-4,1e-2)."
     flags.DEFINE_integer("random", None, text, **own)
     flags.DEFINE_integer("seed", 0, "Seed of the draw.", lower_bound=0, **own)
     flags.DEFINE_string("workdir", None, "Folder of the run directories.", **own)
@@ -68,10 +69,15 @@ def combinations(values: flags.FlagValues) -> list[Combination]:
     """Reads the combinations from the flags.
 
     Raises:
-      ValueError: If there are none, or see `read_grid`, `read_list` and `draw`.
+      ValueError: If there are none, or see `read_grid`, `sample`, `read_list` and `draw`.
     """
     if values.grid is None and values["list"].value is None:
         raise ValueError("a sweep needs --grid, --list or both, such as --grid='model.k=1,4'")
+    fields = {} if values.grid is None else read_fields(values.grid)
+    if values.random is not None and read_ranges(fields):
+        if values["list"].value is not None:
+            raise ValueError("--list can't be combined with ranges of numbers in --grid")
+        return [*sample(fields, values.random, values.seed)]
     chosen = read_grid(values.grid) if values.grid is not None else []
     if values["list"].value is not None:
         chosen += read_list(storage.as_path(values["list"].value))

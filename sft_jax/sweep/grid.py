@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.runs.storage import AnyPath
+from sft_jax.sweep.ranges import read_ranges
 
 Combination: TypeAlias = Mapping[str, str]
 """Fields of a config such as `model.k`, and the text of their values."""
@@ -26,8 +27,8 @@ _MAX_LETTERS = 150
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 
 
-def read_grid(text: str) -> list[Combination]:
-    """Reads a grid, and makes every combination of its values; the last field varies fastest.
+def read_fields(text: str) -> dict[str, list[str]]:
+    """Reads the fields of a grid and the texts of their values.
 
     Args:
       text: Fields with their values, such as `model.name=sft,mbt;model.k=1,4`. A comma within
@@ -46,6 +47,24 @@ def read_grid(text: str) -> list[Combination]:
             raise ValueError(f"--grid: {part!r} has an empty value")
         if repeated := {v for v in fields[field] if fields[field].count(v) > 1}:
             raise ValueError(f"--grid: {field} has {', '.join(sorted(repeated))} more than once")
+    return fields
+
+
+def read_grid(text: str) -> list[Combination]:
+    """Makes every combination of the values of a grid; the last field varies fastest.
+
+    Args:
+      text: See `read_fields`.
+
+    Raises:
+      ValueError: See `read_fields`. Also if the grid has a range of numbers.
+    """
+    fields = read_fields(text)
+    if ranges := read_ranges(fields):
+        raise ValueError(
+            f"--grid: {', '.join(ranges)} has a range of numbers: give the number of runs to draw,"
+            " such as --random=8"
+        )
     return [
         dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())
     ]

@@ -34,6 +34,7 @@ from sft_jax.runs.storage import AnyPath
 from sft_jax.selection import find_metric
 from sft_jax.sweep.grid import Combination, config_with, name
 from sft_jax.training import assembly
+from sft_jax.training.programs import SharedPrograms
 from sft_jax.training.session import Best
 
 _logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def plan(
     runs: dict[str, Planned] = {}
     problems: list[str] = []
     outlines: dict[str, Outline] = {}
+    shared = SharedPrograms()
     for combination in combinations:
         text = name(combination)
         if text in runs:
@@ -118,7 +120,7 @@ def plan(
             )
         try:
             config = config_with(base, combination)
-            _check(config, dataset, outlines)
+            _check(config, dataset, outlines, shared)
         except ValueError as error:
             problems.append(f"{text}: {error}")
         else:
@@ -144,7 +146,12 @@ def _folds(run: Planned) -> list[Planned]:
     ] or [run]
 
 
-def _check(config: ExperimentConfig, dataset: Dataset | None, outlines: dict[str, Outline]) -> None:
+def _check(
+    config: ExperimentConfig,
+    dataset: Dataset | None,
+    outlines: dict[str, Outline],
+    shared: SharedPrograms,
+) -> None:
     """Raises ValueError unless the parts of training can be made for the data."""
     key = json.dumps(dump(config.data), sort_keys=True)
     if dataset is not None:
@@ -162,6 +169,7 @@ def _check(config: ExperimentConfig, dataset: Dataset | None, outlines: dict[str
         data.num_outputs,
         num_examples=_STEPS_PER_EPOCH * size,
         mesh=mesh,
+        shared=shared,
     )
 
 
@@ -173,6 +181,7 @@ def train_all(
 ) -> list[Outcome]:
     """Trains the runs of a sweep one after the other, and writes their table after each.
 
+    Runs whose programs differ only in numbers that these take as arguments compile them once.
     A finished run is left as it is, and a run that was stopped resumes. A run that fails is
     reported, and the others go on.
 
@@ -186,26 +195,26 @@ def train_all(
       PreemptedError: If the process was asked to end; the same runs resume later.
       RunDirectoryError: If `workdir` can't be written to, or another process trains a sweep in it.
     """
-    outcomes = [Outcome(run) for run in runs]
+    outcomes, shared = [Outcome(run) for run in runs], SharedPrograms()
     with owned(workdir):
         for i, run in enumerate(runs):
             _logger.info("run %d of %d: %s", i + 1, len(runs), run.path)
             outcomes[i] = Outcome(run, "running")
             write_table(workdir / TABLE, outcomes)
-            outcomes[i] = _train(run, dataset)
+            outcomes[i] = _train(run, dataset, shared)
             write_table(workdir / TABLE, outcomes)
             if show:
                 show(outcomes[i])
     return outcomes
 
 
-def _train(run: Planned, dataset: Dataset | None) -> Outcome:
+def _train(run: Planned, dataset: Dataset | None, shared: SharedPrograms) -> Outcome:
     try:
         if (best := _finished(run)) is not None:
             _logger.info("finished already")
         else:
             start = experiment.train_seeds if run.config.seeds else experiment.train
-            start(run.config, run.path, dataset)
+            start(run.config, run.path, dataset, shared=shared)
             best = _finished(run)
     except Exception as error:  # The other runs go on, and the exit status tells.
         _logger.error("%s failed", run.path, exc_info=error)

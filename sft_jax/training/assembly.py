@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -12,19 +11,15 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from sft_jax.config import ExperimentConfig, check_heads
+from sft_jax.config import ExperimentConfig
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.structs import ModalitySpec
-from sft_jax.training import groups, optim
-from sft_jax.training.state import (
-    TrainState,
-    compile_first_state,
-    compile_make_state,
-    state_shapes,
-)
-from sft_jax.training.step import compile_train_step
-from sft_jax.training.strides import draw_stride, strided_trainings
+from sft_jax.training import optim
+from sft_jax.training.programs import Programs, SharedPrograms, make_programs
+from sft_jax.training.state import TrainState
+from sft_jax.training.strides import draw_stride
+from sft_jax.training.values import RunStep, Values, run_steps, without_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Assembled:
-    """Everything needed to train a model, compiled and independent of the seed.
+    """Everything needed to train a model, independent of the seed.
 
     Attributes:
       model: Module.
@@ -84,6 +79,7 @@ class Assembled:
       steps: Training step of each stride, 1 alone without `train.elastic_patch`. A step is a jitted
         function from a state, a batch and a seed to the next state and the metrics. It donates
         the memory of the state, and is compiled on its first call.
+      evaluate: Evaluation step; see `sft_jax.training.step.compile_eval_step`.
     """
 
     model: Any
@@ -93,19 +89,20 @@ class Assembled:
     new_state: Callable[[int], TrainState]
     first_state: Callable[[Any], TrainState]
     like: TrainState
-    steps: Mapping[int, Any]
+    steps: Mapping[int, RunStep]
+    evaluate: Any
 
     @property
-    def step(self) -> Any:
+    def step(self) -> RunStep:
         """Training step of stride 1."""
         return self.steps[1]
 
     @property
     def train_compiles(self) -> int:
-        """Number of times a training step was compiled, over all strides."""
+        """Number of times a training step was compiled, over all strides and sharing runs."""
         return sum(step._cache_size() for step in self.steps.values())
 
-    def step_at(self, seed: int, step: int) -> Any:
+    def step_at(self, seed: int, step: int) -> RunStep:
         """Returns the training step of the stride drawn for a step, counted from 1."""
         if len(self.steps) == 1:
             return self.step
@@ -144,6 +141,7 @@ def assemble_model(
     mesh: Mesh,
     schedule: optax.Schedule | None = None,
     class_weights: Sequence[float] = (),
+    shared: SharedPrograms | None = None,
 ) -> Assembled:
     """Builds the model of a config and all parts that training it needs.
 
@@ -155,19 +153,24 @@ def assemble_model(
       mesh: Devices.
       schedule: Learning rate by step; by default that of the config.
       class_weights: Weight of each class or label; see `sft_jax.training.step.loss_fn`.
+      shared: Programs of earlier runs, which this run uses where they are its own.
 
     Raises:
       ValueError: See `assemble`. Also if the model does not fit the modalities.
     """
-    model = build(config, modalities, num_classes, mesh)
-    return assemble(
-        config,
-        model,
-        num_examples=num_examples,
-        mesh=mesh,
-        schedule=schedule,
-        class_weights=class_weights,
-    )
+    general = _general(config, num_examples, schedule)
+
+    def make() -> Programs:
+        return make_programs(
+            general, build(config, modalities, num_classes, mesh), mesh, class_weights
+        )
+
+    if shared is None:
+        programs = make()
+    else:
+        key = (general, dict(modalities), num_classes, mesh, tuple(class_weights))
+        programs = shared.get(key, make)
+    return _assembled(config, programs, num_examples, mesh, schedule)
 
 
 def assemble(
@@ -194,36 +197,40 @@ def assemble(
         long as the run. Also for options that the optimiser does not accept, and for strides and
         numbers of kept tokens that the model can't have. Also see `groups.check_groups`.
     """
-    check_heads(model.num_heads, mesh.shape["model"])
-    trainings = strided_trainings(model, config.train)
+    general = _general(config, num_examples, schedule)
+    programs = make_programs(general, model, mesh, class_weights)
+    return _assembled(config, programs, num_examples, mesh, schedule)
+
+
+def _general(
+    config: ExperimentConfig, num_examples: int, schedule: optax.Schedule | None
+) -> ExperimentConfig:
+    """Makes the config that the programs of a run depend on."""
+    per_epoch = Plan.from_config(config, num_examples).steps_per_epoch
+    fixed_rate = schedule is None and optim.is_fixed(config.optim, per_epoch)
+    return without_values(config, fixed_rate=fixed_rate)
+
+
+def _assembled(
+    config: ExperimentConfig,
+    programs: Programs,
+    num_examples: int,
+    mesh: Mesh,
+    schedule: optax.Schedule | None,
+) -> Assembled:
+    """Adds the plan, the schedule and the values of a run to programs."""
     plan = Plan.from_config(config, num_examples)
     if schedule is None:
         schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    like = state_shapes(model, optimizer, ema=config.train.ema_decay > 0, mesh=mesh)
-    groups.check_groups(config.optim, like.params)
-    steps = {
-        stride: compile_train_step(
-            model,
-            optimizer,
-            train,
-            config.mixup,
-            mesh,
-            like,
-            mixup_from=plan.mixup_from,
-            stride=stride,
-            freeze=functools.partial(groups.stop_gradients, config.optim),
-            class_weights=class_weights,
-        )
-        for stride, train in trainings.items()
-    }
+    values = Values.from_config(config, plan.mixup_from)
     return Assembled(
-        model=model,
+        model=programs.model,
         plan=plan,
         schedule=schedule,
-        optimizer=optimizer,
-        new_state=compile_make_state(model, optimizer, like, mesh),
-        first_state=compile_first_state(optimizer, like, mesh),
-        like=like,
-        steps=steps,
+        optimizer=optim.make_optimizer(config.optim, schedule),
+        new_state=programs.new_state,
+        first_state=programs.first_state,
+        like=programs.like,
+        steps=run_steps(programs.steps, schedule, values, mesh),
+        evaluate=programs.evaluate,
     )

@@ -16,9 +16,7 @@ import optax
 
 from sft_jax.config import OptimConfig
 from sft_jax.training.groups import scale_groups
-
-_MASKED_DECAY = ("adamaxw", "adamw", "adan", "lamb", "lion", "nadamw")
-"""Optimisers whose own equations include weight decay, with a mask."""
+from sft_jax.training.values import MASKED_DECAY, Values
 
 _OTHERS = (
     "adabelief",
@@ -43,7 +41,7 @@ _OTHERS = (
 
 OPTIMIZERS: Sequence[str] = tuple(
     name
-    for name in sorted((*_MASKED_DECAY, *_OTHERS))
+    for name in sorted((*MASKED_DECAY, *_OTHERS))
     if hasattr(optax, name)  # Older versions of optax lack some.
 )
 """Optimisers of optax that a config may name; tests take a step with each.
@@ -68,7 +66,7 @@ def make_schedule(
     Raises:
       ValueError: If the warm-up is at least as long as the run.
     """
-    warmup = round(exact(config.warmup_epochs) * exact(steps_per_epoch))
+    warmup = _warmup_steps(config, steps_per_epoch)
     if warmup >= total_steps:
         raise ValueError(
             f"optim.warmup_epochs={config.warmup_epochs} is {warmup} steps, and the whole run"
@@ -83,7 +81,18 @@ def make_schedule(
     return optax.join_schedules([rise, main], [warmup])
 
 
-def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def is_fixed(config: OptimConfig, steps_per_epoch: Fraction | float) -> bool:
+    """Tells whether the schedule of `make_schedule` is the same in all steps."""
+    return config.schedule != "cosine" and _warmup_steps(config, steps_per_epoch) == 0
+
+
+def _warmup_steps(config: OptimConfig, steps_per_epoch: Fraction | float) -> int:
+    return round(exact(config.warmup_epochs) * exact(steps_per_epoch))
+
+
+def make_optimizer(
+    config: OptimConfig, schedule: optax.Schedule, values: Values | None = None
+) -> optax.GradientTransformation:
     """Makes the optimiser `config.name` of optax, preceded by clipping.
 
     With `config.groups` or `config.layer_decay`, the updates are scaled last; see
@@ -97,6 +106,8 @@ def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.Gradi
     Args:
       config: Section of the optimiser.
       schedule: Learning rate by step.
+      values: Weight decay in place of that of `config` if this is not 0, for optimisers whose
+        own equations include it.
 
     Raises:
       ValueError: If `config.name` is not one of `OPTIMIZERS`, or does not accept an option.
@@ -109,13 +120,15 @@ def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.Gradi
     build = getattr(optax, config.name)
     _check_options(config, build)
     options: dict[str, Any] = dict(config.options)
-    if config.name in _MASKED_DECAY:
+    if config.name in MASKED_DECAY:
         options["weight_decay"] = config.weight_decay
         if config.weight_decay:
             options["mask"] = _are_kernels
+            if values:
+                options["weight_decay"] = values.weight_decay
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     parts.append(build(learning_rate=schedule, **options))
-    if config.weight_decay and config.name not in _MASKED_DECAY:
+    if config.weight_decay and config.name not in MASKED_DECAY:
         parts.append(_decay_kernels(config.weight_decay, schedule))
     if config.groups or config.layer_decay < 1:
         parts.append(scale_groups(config))

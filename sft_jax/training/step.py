@@ -22,6 +22,7 @@ from sft_jax.structs import Batch
 from sft_jax.training import optim
 from sft_jax.training.elastic import elastic_losses
 from sft_jax.training.state import TrainState, stream, update_ema
+from sft_jax.training.values import Values
 
 STREAMS = ("dropout", "pool", "mixup", "modality_dropout", "budget")
 """Random streams of training; a model draws from the first two."""
@@ -140,7 +141,7 @@ def make_train_step(
     mixup: MixupConfig,
     seed: int | Int[Array, ""],
     *,
-    mixup_from: int = 0,
+    mixup_from: int | Int[Array, ""] = 0,
     gather: Callable[[Any], Any] = lambda params: params,
     class_weights: Sequence[float] = (),
 ) -> TrainStep:
@@ -232,29 +233,29 @@ def _draw(model: Any, config: MixupConfig, key: Array, batch_size: int) -> Mixup
 
 def compile_train_step(
     model: Any,
-    optimizer: optax.GradientTransformation,
+    make_optimizer: Callable[[Float[Array, ""], Values], optax.GradientTransformation],
     train: TrainConfig,
     mixup: MixupConfig,
     mesh: Mesh,
     like: TrainState,
     *,
-    mixup_from: int = 0,
     stride: int = 1,
     freeze: Callable[[Any], Any] = lambda params: params,
     class_weights: Sequence[float] = (),
 ) -> Any:
     """Makes the step of `make_train_step`, jitted over a mesh; it donates the old state's memory.
 
-    The seed is its third argument, an int32 scalar, so that all seeds share one program.
+    Its further arguments are the seed, an int32 scalar, the learning rate of the step, and
+    `Values`: runs that differ in these share one program.
 
     Args:
       model: Module whose parameters are trained.
-      optimizer: Optimiser of the states that the step gets.
+      make_optimizer: Function from a learning rate and values to the optimiser of the states that
+        the step gets.
       train: Section of training.
       mixup: Section of mixup.
       mesh: Devices.
       like: State, or its shapes, with the shardings of the new state.
-      mixup_from: First step, counted from 0, that mixes examples.
       stride: Stride that the step trains with; the parameters are always those of stride 1.
       freeze: Function that stops the gradients of some parameters.
       class_weights: Weight of each class or label; see `loss_fn`.
@@ -264,15 +265,19 @@ def compile_train_step(
     metrics = StepMetrics(whole, whole, whole, split, whole)
 
     def step(
-        state: TrainState, batch: Batch, seed: Int[Array, ""]
+        state: TrainState,
+        batch: Batch,
+        seed: Int[Array, ""],
+        rate: Float[Array, ""],
+        values: Values,
     ) -> tuple[TrainState, StepMetrics]:
         take_step = make_train_step(
             with_stride(model, stride),
-            optimizer,
+            make_optimizer(rate, values),
             train,
             mixup,
             seed,
-            mixup_from=mixup_from,
+            mixup_from=values.mixup_from,
             gather=lambda params: resize_params(
                 model, sharding.gather(freeze(params), mesh), stride
             ),

@@ -3,6 +3,8 @@
 import csv
 import re
 
+import jax
+import numpy as np
 import pytest
 import synthetic
 
@@ -10,6 +12,7 @@ from sft_jax import config_io, experiment
 from sft_jax.compare.comparison import compare
 from sft_jax.compare.rows import Request
 from sft_jax.parallel import preemption
+from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.sweep import __main__ as command
 from sft_jax.sweep import runs
@@ -88,7 +91,7 @@ def test_each_fold_is_a_run_of_its_own(tmp_path):
 
 
 def test_a_stop_ends_the_sweep(tmp_path, data, monkeypatch):
-    def stopped(config, workdir, dataset):
+    def stopped(config, workdir, dataset, **_):
         raise preemption.PreemptedError("stopped at step 3")
 
     monkeypatch.setattr(experiment, "train", stopped)
@@ -101,11 +104,11 @@ def test_a_stop_ends_the_sweep(tmp_path, data, monkeypatch):
 def test_failures_are_named_and_finished_runs_left_alone(tmp_path, data, monkeypatch):
     started, train = [], experiment.train
 
-    def failing(config, workdir, dataset):
+    def failing(config, workdir, dataset, **options):
         started.append(workdir.name)
         if config.optim.lr == 7:
             raise loop.NonFiniteError("step 3: not finite")
-        return train(config, workdir, dataset)
+        return train(config, workdir, dataset, **options)
 
     monkeypatch.setattr(experiment, "train", failing)
     planned = _plan("optim.lr=7,0.01", tmp_path, data)
@@ -132,3 +135,30 @@ def test_failures_are_named_and_finished_runs_left_alone(tmp_path, data, monkeyp
     result = compare([tmp_path], request=Request("valid", dataset=data), measure=False)
     assert [line.name for line in result.lines] == ["optim.lr=0.01"]
     assert [note.split(":")[0] for note in result.notes] == ["without optim.lr=7"]
+
+
+@pytest.mark.process
+def test_six_rates_compile_hardly_more_than_one(tmp_path, data):
+    planned = _plan("optim.lr=0.01,0.02,0.03;optim.weight_decay=0.1,0.2", tmp_path, data)
+    compiled, after, count = [], [], "/jax/core/compile/backend_compile_duration"
+
+    def listen(event, seconds, **_):
+        if event == count:
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        outcomes = runs.train_all(
+            planned, tmp_path, data, show=lambda _: after.append(len(compiled))
+        )
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert [outcome.state for outcome in outcomes] == 6 * ["done"]
+    assert after[0] >= 3
+    assert after[-1] <= 2 * after[0]
+
+    alone = experiment.train(planned[3].config, tmp_path / "alone", data)
+    checkpoints = Checkpoints(planned[3].path, read_only=True)
+    state, _ = checkpoints.restore("latest", alone.state)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, state, alone.state)
