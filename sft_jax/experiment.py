@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -64,6 +65,7 @@ def train(
     *,
     extend: bool = False,
     shared: SharedPrograms | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> loop.Result:
     """Trains the model of a config, from the latest checkpoint of `workdir` if there is one.
 
@@ -78,6 +80,7 @@ def train(
         (`sft_jax.runs.extension`).
       shared: Compiled programs of other runs in this process, which the run uses where they fit,
         and adds its own to.
+      devices: Devices of the run; by default all.
 
     Raises:
       RunDirectoryError: If `workdir` can't be written to, is in use by another process, or was
@@ -95,7 +98,8 @@ def train(
             run = RunDirectory.open(workdir, config, extend=extend)
             _check_source(config, run)
             data = _open_dataset(config, dataset, run)
-        experiment = _assemble(config, data, own=dataset is not None, shared=shared)
+        own = dataset is not None
+        experiment = _assemble(config, data, own=own, shared=shared, devices=devices)
         return experiment.fit(config, run, owner)
 
 
@@ -106,6 +110,7 @@ def train_seeds(
     *,
     extend: bool = False,
     shared: SharedPrograms | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[int, SeedResult]:
     """Trains one run for each of `config.seeds` in turn, with the same compiled programs.
 
@@ -119,6 +124,7 @@ def train_seeds(
       dataset: Dataset, as in `train`.
       extend: As in `train`; at least one of the runs must have checkpoints.
       shared: As in `train`.
+      devices: As in `train`.
 
     Raises:
       RunDirectoryError: See `train`; raised before any training. Also if `workdir` itself is a
@@ -137,7 +143,8 @@ def train_seeds(
             folder = SeedsDirectory.open(workdir, config, extend=extend)
             _check_source(config, *runs.values())
             data = _open_dataset(config, dataset, folder)
-        experiment = _assemble(config, data, own=dataset is not None, shared=shared)
+        own = dataset is not None
+        experiment = _assemble(config, data, own=own, shared=shared, devices=devices)
         for number, (seed, run) in enumerate(runs.items(), start=1):
             _logger.info("seed %d, %d of %d: %s", seed, number, len(runs), run)
             results[seed], preempted = experiment.fit_seed(with_seed(config, seed), run, owner)
@@ -258,9 +265,14 @@ def _open_dataset(
 
 
 def _assemble(
-    config: ExperimentConfig, dataset: Dataset, *, own: bool, shared: SharedPrograms | None = None
+    config: ExperimentConfig,
+    dataset: Dataset,
+    *,
+    own: bool,
+    shared: SharedPrograms | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> _Experiment:
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh, [*devices] if devices else None)
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     task, names, valid = config.model.task, dataset.info.class_names, dataset.source("valid")
     log_tokens(dataset.info.modalities)

@@ -62,9 +62,11 @@ class Notice:
         return self.received
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """Handles the signal. A second signal ends the process at once."""
+        """Handles the signal, for all threads. A second signal ends the process at once."""
         del frame
         self.received = True
+        for notice in _watching:
+            notice.received = True
         signal.signal(signum, signal.SIG_DFL)
 
 
@@ -76,20 +78,26 @@ _calls = itertools.count(1)
 def watch() -> Iterator[Notice]:
     """Context in which the first SIGTERM is recorded instead of ending the process.
 
-    Outside the main thread the signal is not handled, since Python can't handle it there. With
-    several processes JAX handles it. Keep long work outside Python, such as compilation, out of
-    the context: a recorded signal does not interrupt it.
+    Python handles signals in the main thread alone; a context there tells those of other threads.
+    With several processes JAX handles the signal. Keep long work outside Python, such as
+    compilation, out of the context: a recorded signal does not interrupt it.
     """
     notice = Notice()
     handles = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
     before = signal.signal(signal.SIGTERM, notice.receive) if handles else None
     _watching.append(notice)
+    notice.received |= is_asked()
     try:
         yield notice
     finally:
         _watching.remove(notice)
         if handles:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def is_asked() -> bool:
+    """Returns True once a thread that watches for SIGTERM has received it."""
+    return any(notice.received for notice in _watching)
 
 
 def interruption_point() -> None:

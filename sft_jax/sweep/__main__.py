@@ -1,7 +1,7 @@
 """Trains one run for each combination of values of a config's fields.
 
 python -m sft_jax.sweep --config=configs/watch.py --grid='model.name=sft,mbt;model.k=1,4'
-    --workdir=runs/sweep [--list=FILE] [--random=N --seed=0] [--dry_run]
+    --workdir=runs/sweep [--list=FILE] [--random=N --seed=0] [--per_device] [--dry_run]
 
 The runs are in WORKDIR/model.name=sft,model.k=1 and so on. All are checked before the first starts.
 The same command goes on after a stop, leaves finished runs as they are, and repeats failed ones.
@@ -21,6 +21,7 @@ from sft_jax import command_line
 from sft_jax.parallel import preflight
 from sft_jax.runs import storage
 from sft_jax.sweep import runs
+from sft_jax.sweep.devices import several
 from sft_jax.sweep.grid import Combination, draw, read_fields, read_grid, read_list
 from sft_jax.sweep.ranges import read_ranges, sample
 
@@ -37,6 +38,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("random", None, text, **own)
     flags.DEFINE_integer("seed", 0, "Seed of the draw.", lower_bound=0, **own)
     flags.DEFINE_string("workdir", None, "Folder of the run directories.", **own)
+    text = "Train a run on each device at a time, instead of each run on all devices."
+    flags.DEFINE_bool("per_device", False, text, **own)
     flags.DEFINE_bool("dry_run", False, "Check the runs and print their names alone.", **own)
     for flag in ("config", "workdir"):
         flags.mark_flag_as_required(flag, values)
@@ -45,12 +48,13 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues = flags.FLAGS) -> None:
     """Trains the runs that the flags describe; raises ValueError if any of them failed."""
     workdir = storage.as_path(values.workdir)
-    planned = runs.plan(values.config, combinations(values), workdir)
+    devices = several() if values.per_device else []
+    planned = runs.plan(values.config, combinations(values), workdir, devices=devices[:1])
     if values.dry_run:
         print(*(run.path for run in planned), sep="\n")
         return
     preflight.require(preflight.cheap(workdir, planned[0].config))
-    outcomes = runs.train_all(planned, workdir)
+    outcomes = runs.train_all(planned, workdir, devices=devices[: len(planned)])
     console = Console()
     console.print(_table(outcomes))
     print(f"table: {workdir / runs.TABLE}\ncompare with: python -m sft_jax.compare {workdir}")

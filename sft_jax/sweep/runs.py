@@ -8,18 +8,21 @@ import dataclasses
 import io
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
+from jax.sharding import Mesh
 
 from sft_jax import config_io, experiment
 from sft_jax.config import ExperimentConfig
 from sft_jax.data.dataset import Dataset, DatasetInfo, check_task
 from sft_jax.data.outline import Outline, outline
-from sft_jax.data.registry import dump
+from sft_jax.data.registry import dump, open_dataset
 from sft_jax.evaluation.restored import is_done
-from sft_jax.parallel import sharding
+from sft_jax.parallel import preemption, sharding
 from sft_jax.runs import storage
 from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import (
@@ -32,6 +35,7 @@ from sft_jax.runs.directory import (
 from sft_jax.runs.ownership import owned
 from sft_jax.runs.storage import AnyPath
 from sft_jax.selection import find_metric
+from sft_jax.sweep.devices import side_by_side
 from sft_jax.sweep.grid import Combination, config_with, name
 from sft_jax.training import assembly
 from sft_jax.training.programs import SharedPrograms
@@ -85,6 +89,7 @@ def plan(
     combinations: Sequence[Combination],
     workdir: AnyPath,
     dataset: Dataset | None = None,
+    devices: Sequence[jax.Device] = (),
 ) -> list[Planned]:
     """Makes the runs of a sweep, and checks each config and that its model fits the data.
 
@@ -96,6 +101,7 @@ def plan(
       combinations: Fields and values of each run.
       workdir: Folder of the run directories.
       dataset: Dataset of all runs; by default the one that each config names.
+      devices: Devices of each run; by default all.
 
     Raises:
       ValueError: If a run is invalid; the message names all such runs and their problems. Also if
@@ -120,7 +126,8 @@ def plan(
             )
         try:
             config = config_with(base, combination)
-            _check(config, dataset, outlines, shared)
+            mesh = sharding.make_mesh(config.mesh, [*devices])
+            _check(config, mesh, dataset, outlines, shared)
         except ValueError as error:
             problems.append(f"{text}: {error}")
         else:
@@ -148,6 +155,7 @@ def _folds(run: Planned) -> list[Planned]:
 
 def _check(
     config: ExperimentConfig,
+    mesh: Mesh,
     dataset: Dataset | None,
     outlines: dict[str, Outline],
     shared: SharedPrograms,
@@ -161,7 +169,6 @@ def _check(
         outlines[key] = outline(config.data)
     data, size = outlines[key], config.train.batch_size
     check_task(config.model.task, data.task)
-    mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(size, config.train.accumulate, mesh)
     assembly.assemble_model(
         config,
@@ -178,43 +185,92 @@ def train_all(
     workdir: AnyPath,
     dataset: Dataset | None = None,
     show: Callable[[Outcome], None] | None = None,
+    devices: Sequence[jax.Device] = (),
 ) -> list[Outcome]:
-    """Trains the runs of a sweep one after the other, and writes their table after each.
+    """Trains the runs of a sweep, and writes their table whenever one starts or ends.
 
-    Runs whose programs differ only in numbers that these take as arguments compile them once.
     A finished run is left as it is, and a run that was stopped resumes. A run that fails is
-    reported, and the others go on.
+    reported, and the others go on. Runs whose programs differ only in numbers that these take as
+    arguments compile them once (`sft_jax.training.values`).
 
     Args:
       runs: Runs from `plan`.
       workdir: Folder of the table, `sweep.csv`.
       dataset: Dataset of all runs; by default the one that each config names.
       show: Function of the outcome of each run, called when the run ends.
+      devices: Devices that each train a run at a time. By default the runs are trained one after
+        the other, each on all devices.
 
     Raises:
       PreemptedError: If the process was asked to end; the same runs resume later.
       RunDirectoryError: If `workdir` can't be written to, or another process trains a sweep in it.
     """
-    outcomes, shared = [Outcome(run) for run in runs], SharedPrograms()
+    training = _Training(runs, workdir / TABLE, dataset, show)
     with owned(workdir):
-        for i, run in enumerate(runs):
-            _logger.info("run %d of %d: %s", i + 1, len(runs), run.path)
-            outcomes[i] = Outcome(run, "running")
-            write_table(workdir / TABLE, outcomes)
-            outcomes[i] = _train(run, dataset, shared)
-            write_table(workdir / TABLE, outcomes)
-            if show:
-                show(outcomes[i])
-    return outcomes
+        if devices:
+            if dataset is None:  # Two runs must not prepare the same data at once.
+                for config in _different([run.config.data for run in runs]):
+                    open_dataset(config)
+            side_by_side(training.work, devices)
+        else:
+            training.work()
+    return training.outcomes
 
 
-def _train(run: Planned, dataset: Dataset | None, shared: SharedPrograms) -> Outcome:
+def _different(values: Sequence[Any]) -> list[Any]:
+    return [value for i, value in enumerate(values) if value not in values[:i]]
+
+
+class _Training:
+    """Runs of a sweep in training, by one or several threads."""
+
+    def __init__(
+        self,
+        runs: Sequence[Planned],
+        table: AnyPath,
+        dataset: Dataset | None,
+        show: Callable[[Outcome], None] | None,
+    ) -> None:
+        self.outcomes = [Outcome(run) for run in runs]
+        self._table, self._dataset, self._show = table, dataset, show
+        self._numbers, self._lock = iter(range(len(runs))), threading.Lock()
+
+    def work(self, device: jax.Device | None = None) -> None:
+        """Trains one waiting run after the other, on one device or on all."""
+        shared = SharedPrograms()
+        while (number := self._next()) is not None:
+            run = self.outcomes[number].run
+            place = "" if device is None else f", on {device}"
+            _logger.info("run %d of %d: %s%s", number + 1, len(self.outcomes), run.path, place)
+            outcome = _train(run, self._dataset, shared, device)
+            self._record(number, outcome)
+            if self._show:
+                self._show(outcome)
+
+    def _next(self) -> int | None:
+        """Takes the next run, unless the process must end."""
+        with self._lock:
+            number = None if preemption.is_asked() else next(self._numbers, None)
+        if number is not None:
+            self._record(number, Outcome(self.outcomes[number].run, "running"))
+        return number
+
+    def _record(self, number: int, outcome: Outcome) -> None:
+        with self._lock:
+            self.outcomes[number] = outcome
+            write_table(self._table, self.outcomes)
+
+
+def _train(
+    run: Planned, dataset: Dataset | None, shared: SharedPrograms, device: jax.Device | None
+) -> Outcome:
     try:
         if (best := _finished(run)) is not None:
             _logger.info("finished already")
         else:
             start = experiment.train_seeds if run.config.seeds else experiment.train
-            start(run.config, run.path, dataset, shared=shared)
+            devices = None if device is None else [device]
+            start(run.config, run.path, dataset, shared=shared, devices=devices)
             best = _finished(run)
     except Exception as error:  # The other runs go on, and the exit status tells.
         _logger.error("%s failed", run.path, exc_info=error)

@@ -8,18 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import Mesh
 
 from sft_jax.config import ExperimentConfig
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.parallel import sharding
 from sft_jax.structs import ModalitySpec
 from sft_jax.training import optim
 from sft_jax.training.programs import Programs, SharedPrograms, make_programs
 from sft_jax.training.state import TrainState
 from sft_jax.training.strides import draw_stride
-from sft_jax.training.values import RunStep, Values, run_steps, without_values
+from sft_jax.training.values import RunStep, Values, without_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +160,8 @@ def assemble_model(
     Raises:
       ValueError: See `assemble`. Also if the model does not fit the modalities.
     """
-    general = _general(config, num_examples, schedule)
+    plan, schedule = _scheduled(config, num_examples, schedule)
+    general = without_values(config, fixed_rate=_is_fixed(schedule))
 
     def make() -> Programs:
         return make_programs(
@@ -170,7 +173,7 @@ def assemble_model(
     else:
         key = (general, dict(modalities), num_classes, mesh, tuple(class_weights))
         programs = shared.get(key, make)
-    return _assembled(config, programs, num_examples, mesh, schedule)
+    return _assembled(config, programs, plan, schedule, mesh)
 
 
 def assemble(
@@ -197,32 +200,39 @@ def assemble(
         long as the run. Also for options that the optimiser does not accept, and for strides and
         numbers of kept tokens that the model can't have. Also see `groups.check_groups`.
     """
-    general = _general(config, num_examples, schedule)
+    plan, schedule = _scheduled(config, num_examples, schedule)
+    general = without_values(config, fixed_rate=_is_fixed(schedule))
     programs = make_programs(general, model, mesh, class_weights)
-    return _assembled(config, programs, num_examples, mesh, schedule)
+    return _assembled(config, programs, plan, schedule, mesh)
 
 
-def _general(
+def _scheduled(
     config: ExperimentConfig, num_examples: int, schedule: optax.Schedule | None
-) -> ExperimentConfig:
-    """Makes the config that the programs of a run depend on."""
-    per_epoch = Plan.from_config(config, num_examples).steps_per_epoch
-    fixed_rate = schedule is None and optim.is_fixed(config.optim, per_epoch)
-    return without_values(config, fixed_rate=fixed_rate)
+) -> tuple[Plan, optax.Schedule]:
+    plan = Plan.from_config(config, num_examples)
+    if schedule is None:
+        schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
+    return plan, schedule
+
+
+def _is_fixed(schedule: optax.Schedule) -> bool:
+    return isinstance(schedule, optim.Schedule) and schedule.is_fixed
 
 
 def _assembled(
     config: ExperimentConfig,
     programs: Programs,
-    num_examples: int,
+    plan: Plan,
+    schedule: optax.Schedule,
     mesh: Mesh,
-    schedule: optax.Schedule | None,
 ) -> Assembled:
     """Adds the plan, the schedule and the values of a run to programs."""
-    plan = Plan.from_config(config, num_examples)
-    if schedule is None:
-        schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
-    values = Values.from_config(config, plan.mixup_from)
+    everywhere = sharding.replicated(mesh)
+    if isinstance(schedule, optim.Schedule):
+        rate = schedule.compiled(everywhere)
+    else:
+        rate = jax.jit(schedule, out_shardings=everywhere)
+    values = jax.device_put(Values.from_config(config, plan.mixup_from), everywhere)
     return Assembled(
         model=programs.model,
         plan=plan,
@@ -231,6 +241,6 @@ def _assembled(
         new_state=programs.new_state,
         first_state=programs.first_state,
         like=programs.like,
-        steps=run_steps(programs.steps, schedule, values, mesh),
+        steps={s: RunStep(program, rate, values) for s, program in programs.steps.items()},
         evaluate=programs.evaluate,
     )

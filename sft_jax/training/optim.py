@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -52,9 +53,62 @@ Some need the value of the loss during a search (lbfgs, the Polyak step), or a r
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Function from a step to the learning rate: a linear warm-up, then a curve.
+
+    Attributes:
+      name: `optim.schedule`.
+      peak: Peak of the rate.
+      warmup: Number of steps of the warm-up.
+      steps: Number of steps after it.
+    """
+
+    name: str
+    peak: float
+    warmup: int
+    steps: int
+
+    @property
+    def is_fixed(self) -> bool:
+        """True if the rate is the same in all steps."""
+        return self.name in ("constant", "plateau") and self.warmup == 0
+
+    def __call__(self, step: Any) -> Any:
+        """Computes the rate of a step, counted from 0."""
+        return _rate(self.name, self.warmup, self.steps, step, *self._numbers())
+
+    def compiled(self, place: jax.sharding.Sharding) -> Callable[[Any], Any]:
+        """Makes a compiled function from steps to rates; it is compiled once for all peaks."""
+        rate = _compiled_rate(self.name, self.warmup, self.steps, place)
+        numbers = jax.device_put(self._numbers(), place)
+        return lambda step: rate(step, *numbers)
+
+    def _numbers(self) -> tuple[float, float]:
+        """Negative height of the warm-up, and the peak."""
+        # The first step must change the parameters, so the warm-up does not start at 0.
+        return self.peak / (self.warmup + 1) - self.peak, self.peak
+
+
+def _rate(name: str, warmup: int, steps: int, step: Any, rise: Any, peak: Any) -> Any:
+    """Computes the rate of a step; only the last two arguments depend on the peak."""
+    rate = peak
+    if name == "cosine":
+        rate = peak * optax.cosine_decay_schedule(1.0, steps)(step - warmup)
+    if warmup:
+        falling = optax.linear_schedule(1.0, 0.0, warmup)(step)
+        rate = jnp.where(step < warmup, rise * falling + peak, rate)
+    return jnp.asarray(rate)
+
+
+@functools.cache
+def _compiled_rate(name: str, warmup: int, steps: int, place: jax.sharding.Sharding) -> Any:
+    return jax.jit(functools.partial(_rate, name, warmup, steps), out_shardings=place)
+
+
 def make_schedule(
     config: OptimConfig, steps_per_epoch: Fraction | float, total_steps: int
-) -> optax.Schedule:
+) -> Schedule:
     """Makes the schedule of the learning rate, before the plateau schedule lowers it.
 
     Args:
@@ -66,28 +120,13 @@ def make_schedule(
     Raises:
       ValueError: If the warm-up is at least as long as the run.
     """
-    warmup = _warmup_steps(config, steps_per_epoch)
+    warmup = round(exact(config.warmup_epochs) * exact(steps_per_epoch))
     if warmup >= total_steps:
         raise ValueError(
             f"optim.warmup_epochs={config.warmup_epochs} is {warmup} steps, and the whole run"
             f" has {total_steps}: shorten the warm-up or raise train.epochs"
         )
-    if config.schedule == "cosine":
-        main = optax.cosine_decay_schedule(config.lr, total_steps - warmup)
-    else:
-        main = optax.constant_schedule(config.lr)
-    # The first step must change the parameters, so the warm-up does not start at 0.
-    rise = optax.linear_schedule(config.lr / (warmup + 1), config.lr, warmup)
-    return optax.join_schedules([rise, main], [warmup])
-
-
-def is_fixed(config: OptimConfig, steps_per_epoch: Fraction | float) -> bool:
-    """Tells whether the schedule of `make_schedule` is the same in all steps."""
-    return config.schedule != "cosine" and _warmup_steps(config, steps_per_epoch) == 0
-
-
-def _warmup_steps(config: OptimConfig, steps_per_epoch: Fraction | float) -> int:
-    return round(exact(config.warmup_epochs) * exact(steps_per_epoch))
+    return Schedule(config.schedule, config.lr, warmup, total_steps - warmup)
 
 
 def make_optimizer(

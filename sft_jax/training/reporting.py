@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,9 @@ from tensorboardX import SummaryWriter
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory
 from sft_jax.runs.storage import AnyPath
+
+shows_bar = contextvars.ContextVar("shows_bar", default=True)
+"""Whether the reports of this thread show a progress bar."""
 
 
 class Reporter:
@@ -57,6 +61,7 @@ class Reporter:
             rich.progress.TimeRemainingColumn(),
             rich.progress.TextColumn("{task.fields[note]}"),
             console=Console(soft_wrap=True),
+            disable=not shows_bar.get(),
         )
         self._task = self._progress.add_task(
             "training", completed=first_step, total=total_steps, note=""

@@ -1,22 +1,20 @@
 """Numbers by which runs may differ that share their compiled programs.
 
-The programs take them as arguments. The learning rate of a step is such an argument too: a small
-program of its own computes it from the schedule.
+The programs take them as arguments. The learning rate of a step is such an argument too, which a
+small program of its own computes (`sft_jax.training.optim.Schedule`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from sft_jax.config import ExperimentConfig, SystemConfig
-from sft_jax.parallel import sharding
 
 MASKED_DECAY = ("adamaxw", "adamw", "adan", "lamb", "lion", "nadamw")
 """Optimisers whose own equations include weight decay, with a mask."""
@@ -122,21 +120,3 @@ class RunStep:
     def __getattr__(self, name: str) -> Any:
         """Returns another attribute of the program, such as its text."""
         return getattr(self._program, name)
-
-
-def run_steps(
-    programs: Mapping[int, Any], schedule: Callable[[Any], Any], values: Values, mesh: Mesh
-) -> dict[int, RunStep]:
-    """Makes the training steps of a run.
-
-    Args:
-      programs: Program of each stride.
-      schedule: Learning rate by step.
-      values: Values of the run.
-      mesh: Devices.
-    """
-    everywhere = sharding.replicated(mesh)
-    # Constants of the schedule stay constants, so that its rounding does not change.
-    rate = jax.jit(schedule, out_shardings=everywhere)
-    placed = jax.device_put(values, everywhere)
-    return {stride: RunStep(program, rate, placed) for stride, program in programs.items()}
