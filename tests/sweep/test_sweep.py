@@ -40,9 +40,9 @@ def _table(workdir):
 
 def test_every_run_is_checked_before_the_first_starts(tmp_path, data):
     with pytest.raises(ValueError, match="3 of 4 runs are invalid") as error:
-        _plan("model.name=sft,mult;model.k=1,7", tmp_path / "sweep", data)
+        _plan("model.name=sft,mult;model.k=1,99", tmp_path / "sweep", data)
     problems = str(error.value).splitlines()[1:]
-    assert problems[0].startswith("model.name=sft,model.k=7: SparseFusionTransformer: k=7 for")
+    assert problems[0].startswith("model.name=sft,model.k=99: SparseFusionTransformer: k=99 for")
     assert problems[1].startswith("model.name=mult,model.k=1: CrossmodalTransformer: n_pre=0")
     assert not (tmp_path / "sweep").exists()
 
