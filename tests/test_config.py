@@ -52,6 +52,7 @@ OTHER = ExperimentConfig(
         attention_kernel="tiled",
         parts=2,
         dropout=0.1,
+        layer_drop=0.2,
         embedding_std=0.5,
         modality="gyroscope",
         dtype="bfloat16",
