@@ -42,12 +42,6 @@ AnyDataset = Annotated[
 """A dataset of `sft_jax.data.registry`, or of another package, by its `name`."""
 
 
-def _import_path(value: str) -> str:
-    if not plugins.is_import_path(value):
-        raise ValueError(f"{value!r} is not an import path such as 'my_package.my_module:Name'")
-    return value
-
-
 def _pattern(value: str) -> str:
     try:
         re.compile(value)
@@ -81,7 +75,6 @@ def _named(table: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-ImportPath = Annotated[str, AfterValidator(_import_path)]
 RateGroups = Annotated[
     tuple[tuple[Annotated[str, AfterValidator(_pattern)], NonNegative], ...],
     pydantic.BeforeValidator(_pairs),
