@@ -52,7 +52,7 @@ OTHER = ExperimentConfig(
         attention_kernel="tiled",
         parts=2,
         dropout=0.1,
-        layer_drop=0.2,
+        layer_drop=0.1,
         embedding_std=0.5,
         modality="gyroscope",
         dtype="bfloat16",
@@ -252,7 +252,7 @@ def _problems(mapping):
         ),
         (
             {"model": {"tokenizers": {"sound": "mel"}}},
-            "model.tokenizers.sound: 'mel' is not an import path such as 'my_package.my_module:",
+            "model.tokenizers.sound: 'mel' is not one of conv, nor an import path such as 'my_pack",
         ),
         ({"optim": {"options": {"mask": len}}}, "builtin_function_or_method is not JSON"),
     ],
@@ -293,6 +293,25 @@ def test_differences_name_the_fields():
         "optim.options.b1: None -> 0.8",
         "seed: 0 -> 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "flags", "after"),
+    [
+        (3, ["--config.model.k.image=4"], {"image": 3, "others": 3}),
+        ({"sound": 2}, ["--config.model.k.image=4"], {"image": 4, "sound": 2}),
+        (3, ["--config.model.k=5", "--workdir=k.image"], 3),
+        (3, ["-config.model.k.others=1"], {"others": 3}),
+    ],
+)
+def test_flags_of_some_modalities_make_budgets_a_mapping(before, flags, after):
+    model = dataclasses.replace(DEFAULT.model, k=before)
+    config = config_io.to_config_dict(dataclasses.replace(DEFAULT, model=model))
+    config_io.split_budgets(config, flags)
+    k = config.model.k
+    assert (k.to_dict() if isinstance(k, ml_collections.ConfigDict) else k) == after
+    with pytest.raises(config_io.ConfigError, match=r"--config.model.k=2 is for all .*k\.others"):
+        config_io.split_budgets(config, ["--config.model.k=2", "--config.model.k.a=1"])
 
 
 def test_unknown_overrides_are_named():

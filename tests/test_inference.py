@@ -344,7 +344,10 @@ def test_images_of_bytes_may_be_smaller():
             "example 0: sight is of shape [3, 4], expected [up to 12, 3]",
         ),
         ({"sight": np.zeros((13, 3))}, "example 0: sight is of shape [13, 3], expected [up to 12"),
-        ({"sight": np.array([["a"] * 3])}, "example 0: sight is <U1, expected numbers"),
+        (
+            {"sight": np.array([["a"] * 3])},
+            "example 0: sight is strings of shape [1, 3]; the kind series",
+        ),
         ({"sight": []}, "inputs hold no example: an empty batch has no prediction"),
         ({"sight": np.zeros((0, 12, 3))}, "inputs hold no example"),
         ({"sight": [np.ones((3, 3)), None]}, "example 1 has no modality; the model reads sight"),

@@ -37,6 +37,9 @@ class Classifier:
         classifier = sft_jax.load("runs/watch")
         classifier.predict({"accelerometer": window, "gyroscope": None})  # "ROW"
 
+    An example of another kind than series, images and videos has the form of its kind
+    (`sft_jax.data.kinds`): a text is a string.
+
     The first call with a shape compiles. Lengths and numbers of examples are rounded up to powers
     of two, and at most `sft_jax.inference.inputs.MAX_BATCH` examples are computed at once.
 

@@ -109,3 +109,27 @@ def test_stated_kinds_and_statistics_are_those_of_the_config(folder):
     assert set(info.statistics["sound"].std) == {1.0}
     with pytest.raises(ValueError, match=r"data\.standardise: unknown modality \['noise'\]"):
         registry.open_dataset(dataclasses.replace(folder, standardise={"noise": True}))
+
+
+def test_vocabularies_and_types_survive_the_preparation(tmp_path):
+    films, splits = ["a b a", "b c", "c"], ("train", "valid", "test")
+    vitals = np.array([[0.5, 0, 7], [1.5, 1, 900], [2.0, 0, 9]])
+    for split, film in zip(splits, films, strict=True):
+        npz_examples.write_example(tmp_path / "raw", f"{split}.npz", film=film, vitals=vitals)
+    rows = [(f"{split}.npz", split, "1.5") for split in splits]
+    npz_examples.write_manifest(tmp_path / "raw", rows)
+    (tmp_path / "raw" / "dataset.json").write_text('{"task": "regression"}')
+    config = FolderData(
+        manual_dir=str(tmp_path / "raw"),
+        data_dir=str(tmp_path / "data"),
+        kinds={"film": "text", "vitals": "events"},
+        vocabulary={"vitals": 3},
+    )
+    for _ in range(2):  # Prepared, and read again.
+        dataset = registry.open_dataset(config)
+        assert dataset.info.vocabularies["film"].entries == ("a", "b")
+        (valid,) = dataset.source("valid")
+        assert valid["inputs"]["film"].tolist() == [[2], [0], [0]]
+        assert valid["masks"]["film"].tolist() == [True, True, False]
+        assert dataset.info.statistics["vitals"].mean[1:] == (8, 900, 0)
+        np.testing.assert_allclose(valid["inputs"]["vitals"][:, 2], [-1, 0, 1])
