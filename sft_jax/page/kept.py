@@ -166,7 +166,12 @@ def _draw_sequence(axes: Any, values: np.ndarray, explanation: Explanation) -> N
     axes.set(xlim=(-0.5, len(values) - 0.5))
     # The saliency fills at most the lowest part.
     saliency = explanation.saliency[~np.isnan(explanation.saliency)]
-    edges = np.linspace(-0.5, len(values) - 0.5, len(saliency) + 1)
+    # The last patch of an example may be shorter than the others.
+    patch = max(
+        (steps.stop - steps.start for (steps,) in explanation.kept),
+        default=-(-len(values) // max(len(saliency), 1)),
+    )
+    edges = np.minimum(np.arange(len(saliency) + 1) * patch, len(values)) - 0.5
     below = axes.twinx()
     below.stairs(saliency, edges, fill=True, color="grey", alpha=0.45)
     below.set(ylim=(0, 6 * max(float(saliency.max(initial=0)), 1e-12)), yticks=[])
@@ -175,7 +180,9 @@ def _draw_sequence(axes: Any, values: np.ndarray, explanation: Explanation) -> N
 def _draw_image(axes: Any, values: np.ndarray, explanation: Explanation) -> None:
     shown = values if values.shape[-1] == 3 else values.mean(axis=-1)
     low, high = np.nanmin(shown), np.nanmax(shown)
-    axes.imshow((shown - low) / (high - low if high > low else 1), cmap="gray", aspect="auto")
+    # A spectrogram may be far longer than it is high.
+    aspect = "equal" if max(shown.shape[:2]) <= 3 * min(shown.shape[:2]) else "auto"
+    axes.imshow((shown - low) / (high - low if high > low else 1), cmap="gray", aspect=aspect)
     for rows, columns in explanation.kept:
         x, y = (columns.start - 0.5, columns.stop - 0.5), (rows.start - 0.5, rows.stop - 0.5)
         corners = ((x[0], x[1], x[1], x[0], x[0]), (y[0], y[0], y[1], y[1], y[0]))
