@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +26,10 @@ from sft_jax.runs.shelf import (
 )
 
 __all__ = ["Checkpoints", "DamagedCheckpointError", "NoCheckpointError", "SaveError", "State"]
+
+_ONE_SAVE = threading.Lock()
+"""Lock of threads that train runs side by side: Orbax numbers the saves of the whole process, and
+two at a time wait for each other's parts."""
 
 _MOST_REMOVED = 5
 """Number of times that another process may remove the checkpoint that is being read."""
@@ -127,6 +132,8 @@ class Checkpoints:
     def save(self, kind: str, state: State, description: dict[str, Any]) -> None:
         """Saves a checkpoint in the background, unless the step is already saved.
 
+        Outside the main thread the save is complete on return.
+
         Args:
           kind: Kind of checkpoint: latest, best or stopped.
           state: State to save, at `state.step`.
@@ -146,14 +153,17 @@ class Checkpoints:
             return
         self._saving[kind] = step
         self._shelf.forget(Place(kind, step))
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                description=ocp.args.JsonSave(description),
-            ),
-            force=True,  # Orbax would otherwise skip a step before an existing one.
-        )
+        with _ONE_SAVE:
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    description=ocp.args.JsonSave(description),
+                ),
+                force=True,  # Orbax would otherwise skip a step before an existing one.
+            )
+            if threading.current_thread() is not threading.main_thread():
+                self._finish(kind)
 
     def steps(self, kind: str) -> list[int]:
         """Lists the steps saved as `latest`, `best` or `stopped`, in ascending order."""

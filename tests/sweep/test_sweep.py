@@ -138,7 +138,7 @@ def test_failures_are_named_and_finished_runs_left_alone(tmp_path, data, monkeyp
 
 
 @pytest.mark.process
-def test_six_rates_compile_hardly_more_than_one(tmp_path, data):
+def test_six_rates_compile_as_much_as_one(tmp_path, data):
     planned = _plan("optim.lr=0.01,0.02,0.03;optim.weight_decay=0.1,0.2", tmp_path, data)
     compiled, after, count = [], [], "/jax/core/compile/backend_compile_duration"
 
@@ -155,7 +155,7 @@ def test_six_rates_compile_hardly_more_than_one(tmp_path, data):
         jax.monitoring.unregister_event_duration_listener(listen)
     assert [outcome.state for outcome in outcomes] == 6 * ["done"]
     assert after[0] >= 3
-    assert after[-1] <= 2 * after[0]
+    assert after[-1] == after[0]
 
     alone = experiment.train(planned[3].config, tmp_path / "alone", data)
     checkpoints = Checkpoints(planned[3].path, read_only=True)
