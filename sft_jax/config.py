@@ -16,7 +16,6 @@ from pydantic.dataclasses import dataclass
 
 from sft_jax.config_types import (
     ClassWeights,
-    CountOrNone,
     Fraction,
     KernelName,
     NonNegative,
@@ -27,7 +26,7 @@ from sft_jax.config_types import (
 from sft_jax.data import registry
 from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data.sets.watch.entry import WatchData
-from sft_jax.data_config import MAY_CHANGE, STRICT, Count, Positive, folder_field
+from sft_jax.data_config import MAY_CHANGE, STRICT, Count, CountOrNone, Positive, folder_field
 from sft_jax.modules import MODELS, TOKENIZERS
 from sft_jax.objective import check_objective
 from sft_jax.ops.pool import POOLS

@@ -13,7 +13,6 @@ from sft_jax.data_config import Positive
 from sft_jax.objective import read_weights
 from sft_jax.ops.attention.kernels import kernel_name
 
-CountOrNone = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

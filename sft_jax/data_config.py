@@ -13,6 +13,7 @@ import pydantic
 from pydantic import Field
 
 Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PatchSizes = dict[str, Count | tuple[Count, ...]]
 

@@ -11,7 +11,7 @@ import numpy as np
 from sft_jax.data import registry
 from sft_jax.data.records import DataFileError
 from sft_jax.data.sets.npz_folder.archives import read_arrays
-from sft_jax.data.sets.npz_folder.files import MANIFEST, Row, is_inside, read_manifest
+from sft_jax.data.sets.npz_folder.manifest import MANIFEST, Row, is_inside, read_manifest
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory, RunDirectoryError
 from sft_jax.runs.storage import AnyPath

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from sft_jax.structs import CLASS_TASKS, Task
 
 LEAST = 3
 """Smallest number of folds: one to test on, one to validate on, and one to train on."""
+
+_MOST_SHOWN = 10
 
 
 def check_fold(folds: int, fold: int, groups: int) -> None:
@@ -80,10 +83,15 @@ def split_groups(
             if lacking := [c for c, n in zip(classes, counts[part].sum(0), strict=True) if not n]:
                 raise ValueError(
                     f"fold {fold} of {folds}: the split {split}, of the groups"
-                    f" {', '.join(names[i] for i in part)}, has no example of"
+                    f" {_some(names[i] for i in part)}, has no example of"
                     f" {', '.join(lacking)}: take fewer folds"
                 )
     return {split: [names[i] for i in parts[split]] for split in ("train", "valid", "test")}
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = [*itertools.islice(names, _MOST_SHOWN + 1)]
+    return ", ".join(shown[:_MOST_SHOWN] + ["..."] * (len(shown) > _MOST_SHOWN))
 
 
 def _deal(counts: np.ndarray, folds: int) -> list[list[int]]:

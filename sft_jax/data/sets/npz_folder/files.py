@@ -8,7 +8,9 @@
 
 `file` is relative to the folder and stays inside it. `split` is train, valid or test, and each
 must have an example. An optional column `id` names the examples; by default the file does.
-Further columns are ignored.
+Further columns are ignored. For cross-validation (`sft_jax.data.sets.folds`) the column `split` is
+not needed. A column `group` then names what must stay together, such as a person; by default each
+example is a group of its own.
 
 A `.npz` file, as `np.savez` writes it, holds an array for each modality, under the modality's
 name: `[length, ..., features]` integers or floats, or `[length]` for `[length, 1]`. An array of a
@@ -28,14 +30,11 @@ Without this file the task is single_label. Nothing is unpickled.
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
-import io
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -44,30 +43,30 @@ from sft_jax.data.records import DataFileError, RawData, Record
 from sft_jax.data.sets.npz_folder.archives import Header, read_arrays, read_headers
 from sft_jax.data.sets.npz_folder.forms import Forms
 from sft_jax.data.sets.npz_folder.labels import Labels, read_labels
+from sft_jax.data.sets.npz_folder.manifest import (
+    COLUMNS,
+    DESCRIPTION,
+    MANIFEST,
+    SPLITS,
+    Row,
+    into_folds,
+    is_inside,
+    read_manifest,
+    row_problems,
+)
 from sft_jax.structs import Kind
 
-SPLITS = ("train", "valid", "test")
-MANIFEST, DESCRIPTION = "manifest.csv", "dataset.json"
-
-_COLUMNS = ("file", "split", "label")
 _NOT_MODALITIES = ("id", "label", "labels")
 _MOST_PROBLEMS = 10
-
-
-class Row(NamedTuple):
-    """A line of the manifest."""
-
-    line: int
-    file: str
-    split: str
-    label: str
-    id: str
 
 
 def read_npz_folder(
     folder: str | os.PathLike[str],
     kinds: Mapping[str, Kind] | None = None,
     vocabulary: Mapping[str, int | str] | None = None,
+    *,
+    folds: int = 0,
+    fold: int = 0,
 ) -> RawData:
     """Finds the contents of a folder from the headers of its files; `read` then reads the values.
 
@@ -79,22 +78,28 @@ def read_npz_folder(
       kinds: Modality name to its kind, where that is stated.
       vocabulary: Modality name to its number of ids; for text to the largest number of words, or to
         `bytes`.
+      folds: Number of folds in place of the splits of the manifest; 0 for these.
+      fold: Number of the fold to test on.
 
     Raises:
       DataFileError: If the manifest is missing, or a file does not have the described form. The
         message lists the first ten problems and counts the others. Also from `read`, if the
         values of a file are damaged or have changed.
-      ValueError: If a modality or a kind of `kinds` is unknown.
+      ValueError: If a modality or a kind of `kinds` is unknown. Also see `into_folds`.
     """
     folder = pathlib.Path(folder).expanduser()
     manifest = folder / MANIFEST
-    rows = read_manifest(manifest)
-    problems = _row_problems(rows)
+    rows = _read_rows(manifest, folds)
+    problems = row_problems(rows, folds=folds > 0)
+    # With folds, every class must be in the training split, so that all lines tell their names.
     labels = read_labels(
         folder / DESCRIPTION,
-        [(f"line {row.line}", row.split, row.label) for row in rows],
+        [(f"line {row.line}", "train" if folds else row.split, row.label) for row in rows],
         problems,
     )
+    if folds:
+        _raise(manifest, problems)
+        rows = into_folds(rows, labels, folds, fold)
     inside = [row for row in rows if is_inside(row.file)]
     files = [(row.file, row.split) for row in inside]
     forms = Forms.find(folder, files, kinds or {}, vocabulary or {})
@@ -115,7 +120,7 @@ def read_npz_folder(
     )
 
 
-def content_sha256(folder: str | os.PathLike[str]) -> str:
+def content_sha256(folder: str | os.PathLike[str], folds: int = 0) -> str:
     """Computes a sha256 of the data of `read_npz_folder`, without reading the values.
 
     It covers the manifest, dataset.json and the name, shape, type and CRC-32 of each array, which
@@ -125,13 +130,14 @@ def content_sha256(folder: str | os.PathLike[str]) -> str:
 
     Args:
       folder: Folder that `read_npz_folder` accepts.
+      folds: Number of folds, as there.
 
     Raises:
       DataFileError: If the manifest or a file is missing or cannot be read.
     """
     folder = pathlib.Path(folder).expanduser()
-    rows = read_manifest(folder / MANIFEST)
-    _raise(folder / MANIFEST, _row_problems(rows))
+    rows = _read_rows(folder / MANIFEST, folds)
+    _raise(folder / MANIFEST, row_problems(rows, folds=folds > 0))
     digest = hashlib.sha256()
     for path in (folder / MANIFEST, folder / DESCRIPTION):
         digest.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
@@ -145,86 +151,15 @@ def content_sha256(folder: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def _read_rows(manifest: pathlib.Path, folds: int) -> list[Row]:
+    return read_manifest(manifest, ("file", "label") if folds else COLUMNS)
+
+
 def _raise(manifest: pathlib.Path, problems: Sequence[str]) -> None:
     if problems:
         more = len(problems) - _MOST_PROBLEMS
         printed = [f"{manifest}:", *problems[:_MOST_PROBLEMS]]
         raise DataFileError("\n".join(printed + ([f"and {more} more problems"] * (more > 0))))
-
-
-def read_manifest(manifest: pathlib.Path, required: Sequence[str] = _COLUMNS) -> list[Row]:
-    """Reads the lines of a manifest, without spaces around their values.
-
-    Args:
-      manifest: Path of the manifest.
-      required: Columns that it must have. Others of a `Row` are empty where they are missing.
-
-    Raises:
-      DataFileError: If there is no such file, or it is no table with these columns.
-    """
-    if not manifest.is_file():
-        raise DataFileError(
-            f"there is no {manifest}; expected a table with the columns {', '.join(required)}"
-        )
-    try:
-        text = manifest.read_bytes().decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        missing = [name for name in required if name not in columns]
-        if missing or len(set(columns)) < len(columns):
-            raise DataFileError(
-                f"{manifest} has the columns {', '.join(columns) or '(none)'}; expected "
-                f"{', '.join(required)} and maybe id, each once"
-            )
-        return [_row(manifest, reader.line_num, fields) for fields in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataFileError(f"{manifest} is no CSV file in UTF-8: {error}") from error
-
-
-def _row(manifest: pathlib.Path, line: int, fields: Mapping[str | None, str | None]) -> Row:
-    if None in fields or None in fields.values():
-        raise DataFileError(
-            f"{manifest} line {line} has more or fewer values than there are columns; a value "
-            'with a comma in it is written in double quotes, as in "a, b"'
-        )
-    values = {name: (value or "").strip() for name, value in fields.items()}
-    file = values["file"]
-    example_id = values.get("id") or file.removesuffix(".npz")
-    return Row(line, file, values.get("split", ""), values.get("label", ""), example_id)
-
-
-def is_inside(file: str) -> bool:
-    """Returns whether the path of a file in a manifest stays inside the folder."""
-    path = pathlib.PurePosixPath(file)
-    return (
-        bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
-    )
-
-
-def _row_problems(rows: Sequence[Row]) -> list[str]:
-    problems = []
-    files: dict[pathlib.PurePosixPath, int] = {}  # File to its line.
-    ids: dict[str, int] = {}
-    for row in rows:
-        if row.split not in SPLITS:
-            problems.append(
-                f"line {row.line}: split {row.split!r} is not one of {', '.join(SPLITS)}"
-            )
-        if not is_inside(row.file):
-            problems.append(f"line {row.line}: file {row.file!r} is no path inside the folder")
-        first = files.setdefault(pathlib.PurePosixPath(row.file), row.line)
-        if first != row.line:
-            problems.append(f"line {row.line}: file {row.file!r} is that of line {first}, too")
-        elif ids.setdefault(row.id, row.line) != row.line:
-            problems.append(f"line {row.line}: id {row.id!r} is that of line {ids[row.id]}, too")
-    empty = [split for split in SPLITS if not any(row.split == split for row in rows)]
-    if empty:
-        problems.append(
-            f"no example of split {' and of split '.join(map(repr, empty))}: {', '.join(SPLITS)} "
-            "are all required"
-        )
-    return problems
 
 
 def _shapes(

@@ -24,7 +24,7 @@ from sft_jax.data.sets.watch.recordings import (
     read_recordings,
     window_shapes,
 )
-from sft_jax.data_config import STRICT, Count, Positive
+from sft_jax.data_config import STRICT, Count, CountOrNone, Positive
 
 People = tuple[Annotated[int, Field(ge=1, le=10)], ...]
 
@@ -58,8 +58,8 @@ class WatchData(DatasetEntry):
     train_people: People = (1, 2, 3, 4, 5, 6)
     valid_people: People = (7,)
     test_people: People = (8, 9, 10)
-    folds: Annotated[int, Field(ge=0)] = 0
-    fold: Annotated[int, Field(ge=0)] = 0
+    folds: CountOrNone = 0
+    fold: CountOrNone = 0
 
     needs: ClassVar[str] = (
         "No files: the recordings come in the package seglearn, the extra [watch]"
