@@ -196,6 +196,9 @@ def measure_rows(
             row["train_step_seconds"] = step_seconds(configs[0])
         # The code of each row: rows of one file may be of several commits.
         models[name] = {**row, "code": version.code()}
+        # In the order of the suite, also if a row is measured again.
+        models = {name: models[name] for name in (*suite.rows, *models) if name in models}
+        result["models"] = models
         harness.write(options.json, result)
         print(f"  {time.monotonic() - begin:.0f} s, test {row['accuracies']}", flush=True)
 
