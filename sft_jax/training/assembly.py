@@ -21,7 +21,7 @@ from sft_jax.training import optim
 from sft_jax.training.programs import Programs, SharedPrograms, make_programs
 from sft_jax.training.state import TrainState
 from sft_jax.training.strides import draw_stride
-from sft_jax.training.values import RunStep, Values, without_values
+from sft_jax.training.values import RunStep, Values, put_numbers, without_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _assembled(
         rate = schedule.compiled(everywhere)
     else:
         rate = jax.jit(schedule, out_shardings=everywhere)
-    values = jax.device_put(Values.from_config(config, plan.mixup_from), everywhere)
+    values = put_numbers(Values.from_config(config, plan.mixup_from), everywhere)
     return Assembled(
         model=programs.model,
         plan=plan,

@@ -17,7 +17,7 @@ import optax
 
 from sft_jax.config import OptimConfig
 from sft_jax.training.groups import scale_groups
-from sft_jax.training.values import MASKED_DECAY, Values
+from sft_jax.training.values import MASKED_DECAY, Values, put_numbers
 
 _OTHERS = (
     "adabelief",
@@ -81,7 +81,7 @@ class Schedule:
     def compiled(self, place: jax.sharding.Sharding) -> Callable[[Any], Any]:
         """Makes a compiled function from steps to rates; it is compiled once for all peaks."""
         rate = _compiled_rate(self.name, self.warmup, self.steps, place)
-        numbers = jax.device_put(self._numbers(), place)
+        numbers = put_numbers(self._numbers(), place)
         return lambda step: rate(step, *numbers)
 
     def _numbers(self) -> tuple[float, float]:

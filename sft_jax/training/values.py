@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sft_jax.config import ExperimentConfig, SystemConfig
+
+T = TypeVar("T")
 
 MASKED_DECAY = ("adamaxw", "adamw", "adan", "lamb", "lion", "nadamw")
 """Optimisers whose own equations include weight decay, with a mask."""
@@ -35,6 +38,15 @@ class Values(flax.struct.PyTreeNode):
     def from_config(cls, config: ExperimentConfig, mixup_from: int) -> Values:
         """Reads the values of a run from its config and plan."""
         return cls(config.optim.weight_decay, mixup_from)
+
+
+def put_numbers(numbers: T, place: jax.sharding.Sharding) -> T:
+    """Puts a tree of Python numbers on devices, as float32 and int32.
+
+    Several processes compare what they put, and JAX finds the same Python float unequal.
+    """
+    typed = jax.tree.map(lambda n: np.int32(n) if isinstance(n, int) else np.float32(n), numbers)
+    return jax.device_put(typed, place)
 
 
 def without_values(config: ExperimentConfig, *, fixed_rate: bool) -> ExperimentConfig:
