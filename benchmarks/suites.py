@@ -76,6 +76,7 @@ SUITES: Mapping[str, Suite] = {
         "benchmarks.throughput", ("--steps=10", "--manual_dir={manual_dir}"), 10, AV_MNIST
     ),
     "mosei_memory": Suite("benchmarks.mosei_memory", (), 60, "none; 16 GB of disk"),
+    "models": Suite("benchmarks.models", (), 25, _WATCH),
     "imbalance": Suite("benchmarks.imbalance", ("--manual_dir={manual_dir}",), 10, PHYSIONET),
     "elastic_step": Suite("benchmarks.elastic_step", (), 10),
     "kills": Suite("benchmarks.kills", ("--kills=60",), 60, _WATCH),
