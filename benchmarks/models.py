@@ -49,7 +49,7 @@ def measure(folder: pathlib.Path, models: list[str], seeds: list[int]) -> dict[s
     runs = sweep.plan(base, read_grid(f"model.name={','.join(models)}"), place)
     if failed := [one for one in sweep.train_all(runs, place) if one.state != "done"]:
         raise RuntimeError(f"{failed[0].run.name}: {failed[0].error}")
-    values = dataclasses.asdict(compare([place]))
+    values = dataclasses.asdict(compare([place], baseline=f"model.name={models[0]}"))
     for line in values["lines"]:
         del line["path"]
     return values

@@ -220,6 +220,16 @@ def fingerprint(state):
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
+def on_one_device(monkeypatch):
+    """Makes every mesh one of the first device alone."""
+    make = sharding.make_mesh
+
+    def first_alone(config=None, devices=None):
+        return make(config or MeshConfig(), jax.devices()[:1])
+
+    monkeypatch.setattr(sharding, "make_mesh", first_alone)
+
+
 class Killed(Exception):
     """In place of a signal."""
 

@@ -108,7 +108,7 @@ class Session:
             self.reporter = Reporter(
                 run, self.first - 1, self._plan.total_steps, evaluated=not self.unevaluated
             )
-        if self.first > self._plan.total_steps:
+        if self.first > self._plan.total_steps and not self.unevaluated:
             self.reporter.say(f"all {self._plan.total_steps} steps were taken before")
         elif self.first > 1:
             self.reporter.say(f"going on from step {self.first - 1} of {self._plan.total_steps}")

@@ -1,6 +1,5 @@
 """Each dataset from its raw files to the JSON of an evaluation, with models as small as can be."""
 
-import functools
 import importlib
 import json
 
@@ -10,11 +9,11 @@ import npz_examples
 import numpy as np
 import pytest
 import sentiment_pickles
+import synthetic
 import vggsound_hdf5
 
 from sft_jax import config_io, experiment
 from sft_jax.evaluation.run import evaluate_run
-from sft_jax.parallel import sharding
 
 SMALL = {
     "model": {"width": 8, "num_heads": 1, "n_pre": 0, "n_post": 1, "dropout": 0.0},
@@ -25,9 +24,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def quick_to_compile(monkeypatch):
     """On one device: sharding has tests of its own; and by keys of a kind that compiles quickly."""
-    make = sharding.make_mesh
-    one_device = functools.partial(make, devices=jax.devices()[:1])
-    monkeypatch.setattr(sharding, "make_mesh", one_device)
+    synthetic.on_one_device(monkeypatch)
     with jax.default_prng_impl("rbg"):
         yield
 

@@ -1,6 +1,5 @@
 """The dataset of docs/extending/dataset.md, from outside of the package, in every command."""
 
-import functools
 import importlib
 import importlib.metadata
 import json
@@ -11,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import synthetic
 from pydantic.dataclasses import dataclass
 
 from sft_jax import config_io, experiment
@@ -19,7 +19,6 @@ from sft_jax.data.__main__ import main
 from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data_config import STRICT
 from sft_jax.evaluation.run import evaluate_run
-from sft_jax.parallel import sharding
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extending" / "dataset.md"
 CLASS, CONFIG = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
@@ -48,8 +47,7 @@ def config(tones):
 
 
 def test_it_trains_resumes_and_evaluates(config, tones, monkeypatch):
-    one_device = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
-    monkeypatch.setattr(sharding, "make_mesh", one_device)
+    synthetic.on_one_device(monkeypatch)
     with jax.default_prng_impl("rbg"):  # Keys of this kind compile quickly.
         assert experiment.train(config, tones / "run").train_compiles == 1
         saved = json.loads((tones / "run" / "config.json").read_text())

@@ -140,11 +140,11 @@ def test_each_depth_has_its_metrics_and_cost(tmp_path):
     [
         (["--depth=1"], "depth=1: SparseFusionTransformer computes all of its blocks"),
         (["--k=two"], "--k=two: expected whole numbers from 0"),
-        (["--k=7"], "k=7 for modality 'sight', which has 6 tokens"),
+        (["--k=9"], "k=9 for modality 'sight', which has 6 tokens"),
         (["--k=1", "--every_subset"], "--k, --stride and --depth go with"),
         (["--stride=1,0"], "--stride=1,0: expected whole numbers from 1"),
         (["--stride=7"], "stride=7 for modality 'sight': patches of"),
-        (["--stride=2", "--k=4"], "k=4 for modality 'sight', which has 3 tokens"),
+        (["--stride=2", "--k=9"], "k=9 for modality 'sight', which has 3 tokens"),
     ],
 )
 def test_wrong_budgets_are_refused(trained, arguments, message):
@@ -178,7 +178,7 @@ def test_a_cascade_has_the_metrics_of_the_stages_where_examples_stop(trained, ca
     ("arguments", "message"),
     [
         (["--cascade=2"], r"cascade=\[2\]: expected at least two"),
-        (["--cascade=0,7"], "k=7 for modality 'sight', which has 6 tokens"),
+        (["--cascade=0,9"], "k=9 for modality 'sight', which has 6 tokens"),
         (["--cascade=0,2", "--k=1"], "--cascade goes with none of .*; got --k"),
         (["--cascade=0,2", "--cascade_tolerance=1"], "cascade_tolerance=1.0 must be at least 0"),
         (["--cascade_tolerance=0.1"], "--cascade_tolerance is given without --cascade"),

@@ -87,7 +87,7 @@ def test_all_seeds_share_one_program(stopped, trained):
     compiles = {seed: result.train_compiles for seed, result in results.items()}
     assert compiles == {3: 0, 1: 0, 0: 1}
     *_, shared = stopped
-    assert (shared.assembled.step._cache_size(), shared.validate.evaluator.compiles) == (1, 1)
+    assert (shared.assembled.step._cache_size(), shared.validate.evaluators[1].compiles) == (1, 1)
 
 
 def test_each_seed_equals_a_run_alone(trained, tmp_path, data):

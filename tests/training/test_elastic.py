@@ -181,7 +181,7 @@ def test_wrong_budgets_of_a_config_are_named(section, fields, message):
 @pytest.mark.parametrize(
     ("fields", "budgets", "message"),
     [
-        ({}, (0, 7), r"train.elastic_k=\(0, 7\): .*k=7 for modality 'sight', which has 6 tokens"),
+        ({}, (0, 9), r"train.elastic_k=\(0, 9\): .*k=9 for modality 'sight', which has 6 tokens"),
         ({"pool": "perceiver", "k": 2}, (0, 4), "k=4 for modality 'sight': pool='perceiver' has"),
         ({"readout": "fresh_cls"}, (0, 4), "k=0 with readout='fresh_cls'"),
         ({"name": "late"}, (0, 4), "elastic_k=.* must be .. for LateFusion: SparseFusion"),
