@@ -272,7 +272,9 @@ def test_generated_parts_are_known():
 
 
 def test_readme_has_the_figures_of_the_results():
-    assert generated.comparison() in (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert generated.models() in text
+    assert generated.comparison() in text
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
