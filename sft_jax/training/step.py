@@ -256,7 +256,7 @@ def compile_train_step(
       mixup: Section of mixup.
       mesh: Devices.
       like: State, or its shapes, with the shardings of the new state.
-      stride: Stride that the step trains with; the parameters are always those of stride 1.
+      stride: Stride that the step trains with; the parameters are always those of `model`.
       freeze: Function that stops the gradients of some parameters.
       class_weights: Weight of each class or label; see `loss_fn`.
     """

@@ -1,8 +1,8 @@
 """Training of one model for several patch sizes.
 
 Each step trains with one stride, as FlexiViT does (Beyer et al. 2023, arXiv 2212.08013). The
-parameters are those of stride 1; each step resizes them (`sft_jax.modules.stride`), and gradients
-flow back through that.
+parameters hold the kernels of the largest; each step resizes them (`sft_jax.modules.stride`), and
+gradients flow back through that.
 """
 
 from __future__ import annotations
