@@ -42,8 +42,8 @@ def run(
 
     A ValueError, OSError, missing module or non-finite number counts as an error that the user can
     fix: its message is printed and the exit status is 1. Other errors are bugs, shown with their
-    traceback. `--debug` shows the traceback of every error. Training that was asked to end prints
-    how to resume, with the exit status of SIGTERM.
+    traceback. `--debug` shows the traceback of every error. Ctrl-C ends in one line too.
+    Training that was asked to end prints how to resume, with the exit status of SIGTERM.
 
     Args:
       main: Function to run.
@@ -77,6 +77,11 @@ def run(
         except preemption.PreemptedError as stopped:
             print(stopped)
             raise
+        except KeyboardInterrupt:
+            if flags.FLAGS.debug:
+                raise
+            print("interrupted; training goes on from its last checkpoint with the same command")
+            sys.exit(130)  # As a shell reports SIGINT.
         except Exception as error:
             expected = isinstance(error, _EXPECTED) and not flags.FLAGS.debug
             if job:

@@ -274,10 +274,11 @@ class Checkpoints:
             try:
                 self._managers[kind].wait_until_finished()
             except Exception as error:
+                self._saving.pop(kind, None)
                 path = self._shelf.path(place)
                 raise SaveError(f"checkpoint {path} was not saved: {error}") from error
-            finally:
-                self._saving.pop(kind, None)
+            # Not after Ctrl-C: the save goes on in the background and looks up its step.
+            self._saving.pop(kind, None)
 
     def _sign_saved(self, kind: str) -> None:
         final = self._shelf.path(Place(kind, self._saving[kind]))

@@ -9,6 +9,7 @@ import threading
 import chex
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import synthetic
 
@@ -249,6 +250,34 @@ def test_a_failed_save_is_raised_at_the_next_step(tmp_path, monkeypatch, caplog)
         )
     assert seen == list(range(1, 9))
     assert Checkpoints(tmp_path).steps("latest") == []
+
+
+def test_a_save_is_finished_after_an_interrupted_wait(tmp_path, monkeypatch):
+    started, go = threading.Event(), threading.Event()
+    sign = Checkpoints._sign_saved
+
+    def slowly(self, kind):
+        started.set()
+        assert go.wait(timeout=60)
+        sign(self, kind)
+
+    monkeypatch.setattr(Checkpoints, "_sign_saved", slowly)
+    checkpoints = Checkpoints(tmp_path, keep_latest=2)
+    checkpoints.save("latest", state(1), {"step": 1})
+    assert started.wait(timeout=60)
+
+    def interrupted(manager):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "wait_until_finished", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.wait()
+    go.set()
+    checkpoints.close()
+    restored, description = Checkpoints(tmp_path, read_only=True).restore("latest", state(0))
+    assert description["step"] == 1
+    chex.assert_trees_all_equal(restored, state(1))
 
 
 def test_training_repeats_the_steps_of_a_damaged_checkpoint(tmp_path):
