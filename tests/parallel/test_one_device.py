@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from sparing import slow_but
 
 from sft_jax import Batch, ModalitySpec
@@ -51,7 +52,18 @@ def take_steps(length, pool, parts, devices):
     return assembled.model.parts, np.asarray(reports), parameters
 
 
+@pytest.fixture
+def uncached():
+    """Without the cache on disk: once loaded from it, this program of eight CPU devices hangs."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
 @pytest.mark.process
+@pytest.mark.usefixtures("uncached")
 @pytest.mark.parametrize(
     ("length", "pool"),
     slow_but([(200, "random"), (200, "attn_random"), (600, "strided_random")], (200, "random")),
