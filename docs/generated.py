@@ -340,12 +340,11 @@ def models() -> str:
     # The baseline first.
     for line in sorted(result["lines"], key=lambda line: line["difference"] is not None):
         name = line["name"].removeprefix("model.name=")
-        own = line["difference"]
-        cells = ["", ""] if own is None else [f"{100 * own['mean']:+.1f}", ""]
-        if own is not None:
-            low, high = (100 * bound for bound in own["runs"])
-            few, many = (100 * bound for bound in own["examples"])
-            cells[1] = f"{low:+.1f} to {high:+.1f}; {few:+.1f} to {many:+.1f}"
+        cells = ["", ""]
+        if own := line["difference"]:
+            bounds = (own["runs"], own["examples"])
+            spans = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in bounds]
+            cells = [f"{100 * own['mean']:+.1f}", "; ".join(spans)]
         accuracy = f"{100 * line['mean']:.1f} ± {100 * line['std']:.1f}"
         costs = [f"{line['flops'] / 1e6:.2f}", f"{line['milliseconds']:.2f}"]
         rows.append([f"`{name}`", accuracy, *cells, f"{line['parameters']:,}", *costs])

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from matplotlib.axes import Axes
 from sklearn import metrics
 
 from sft_jax.evaluation import pictures
@@ -60,7 +59,7 @@ def draw_reliability(
         upper.set_title(pictures.wrapped(title, 52))
         upper.legend(loc="best")
         for axes in (upper, lower):
-            _tidy(axes)
+            pictures.tidy(axes)
 
 
 def ranked(
@@ -121,7 +120,7 @@ def draw_roc_pr(
         right.legend(title="average precision", **({"loc": "lower left"} if few else beside))
         for axes in (left, right):
             axes.set(xlim=(0, 1), ylim=(0, 1.02))
-            _tidy(axes)
+            pictures.tidy(axes)
 
 
 def draw_per_label(
@@ -156,11 +155,5 @@ def draw_per_label(
         axes.invert_yaxis()
         axes.set(xlim=(0, 1.01))
         axes.set_title(pictures.wrapped(title, 75))
-        _tidy(axes)
+        pictures.tidy(axes)
         figure.legend(loc="outside lower center", ncols=4, frameon=False)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

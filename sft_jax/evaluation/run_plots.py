@@ -67,8 +67,7 @@ def draw_learning_curves(
                 axes.legend()
             axes.set(xlabel="step")
             axes.set_title(name.replace("_", " "))
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
+            pictures.tidy(axes)
 
 
 def draw_subsets(path: AnyPath, result: Mapping[str, Any], title: str) -> None:

@@ -24,7 +24,13 @@ from jaxtyping import Array, Float
 from sft_jax.modules.budget import with_budget
 from sft_jax.modules.multimodal import MultimodalClassifier
 from sft_jax.modules.sft import SparseFusionTransformer
-from sft_jax.ops.patches import axis_strides, enlarged_kernel, grid, reduced_kernel
+from sft_jax.ops.patches import (
+    axis_strides,
+    enlarged_kernel,
+    enlarged_sizes,
+    grid,
+    reduced_kernel,
+)
 from sft_jax.ops.pool import find_pool
 from sft_jax.structs import PATCHED, AnyArray, ModalitySpec
 
@@ -115,8 +121,7 @@ def resize_params(model: Any, params: Any, stride: int) -> Any:
 
 
 def _enlarged(name: str, spec: ModalitySpec, stride: int) -> ModalitySpec:
-    pairs = zip(spec.patch_sizes, axis_strides(spec, stride), strict=True)
-    sizes = tuple(size * own for size, own in pairs)
+    sizes = enlarged_sizes(spec, stride)
     if any(size > length for size, length in zip(sizes, spec.lengths, strict=True)):
         most = min(n // p for n, p in zip(spec.lengths, spec.patch_sizes, strict=True) if n > p)
         raise ValueError(
@@ -149,10 +154,7 @@ def _resized_kernel(
 ) -> Float[Array, "o d"]:
     """Computes the kernel of one stride from that of another, by way of their largest divisor."""
     shared = math.gcd(old, new)
-    sizes = [
-        size * stride
-        for size, stride in zip(spec.patch_sizes, axis_strides(spec, shared), strict=True)
-    ]
+    sizes = enlarged_sizes(spec, shared)
     smaller = reduced_kernel(kernel, sizes, axis_strides(spec, old // shared))
     return enlarged_kernel(smaller, sizes, axis_strides(spec, new // shared))
 

@@ -25,6 +25,12 @@ def axis_strides(spec: ModalitySpec, stride: int) -> tuple[int, ...]:
     return tuple(stride if count > 1 else 1 for count in grid(spec))
 
 
+def enlarged_sizes(spec: ModalitySpec, stride: int) -> tuple[int, ...]:
+    """Number of positions of a patch of a stride along each axis."""
+    pairs = zip(spec.patch_sizes, axis_strides(spec, stride), strict=True)
+    return tuple(size * own for size, own in pairs)
+
+
 def enlarged_kernel(
     kernel: Float[AnyArray, "i d"], sizes: Sequence[int], factors: Sequence[int]
 ) -> Float[Array, "o d"]:
