@@ -30,10 +30,10 @@ class Variant(NamedTuple):
         """Makes the config.
 
         Args:
-          data_folder: Folder with the raw files of AV-MNIST.
+          data_folder: Folder with raw files, for a dataset that is read from some.
         """
         values = importlib.import_module(f"configs.{self.config}").get_config(self.argument)
-        if self.config == "av_mnist":
+        if "manual_dir" in values.data:
             values.data.manual_dir = data_folder
         values.update_from_flattened_dict(dict(self.changes))
         return config_io.from_mapping(values)

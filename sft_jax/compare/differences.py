@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from sft_jax.compare import intervals
 from sft_jax.compare.intervals import Interval, Scorer
@@ -20,12 +22,14 @@ class Difference:
       pairs: Number of pairs of runs; 0 if no seed or fold is in both, and the means are compared.
       runs: Interval over runs (`intervals.over_runs`).
       examples: Interval over examples (`intervals.over_examples`).
+      both: Interval over pairs and examples together (`intervals.over_both`).
     """
 
     mean: float
     pairs: int
     runs: Interval | None
     examples: Interval | None
+    both: Interval | None
 
 
 def values_by_label(
@@ -74,19 +78,31 @@ def difference(
         return None
     each = [ours[label] - theirs[label] for label in ours] if common else []
     mean = statistics.fmean(ours.values()) - statistics.fmean(theirs.values())
-    examples = None
+    examples = both = None
     if resamples:
         first, second = (_scorers(side, metric, common) for side in (base, row))
         if first and second:
             sizes = {fold: unit.result["n_examples"] for (fold, _), unit in base.units.items()}
-            examples = intervals.over_examples(first, second, sizes, confidence, resamples)
-    return Difference(mean, len(each), intervals.over_runs(each, confidence), examples)
+            folds = intervals.by_fold(first), intervals.by_fold(second)
+            examples = intervals.over_examples(*folds, sizes, confidence, resamples)
+            if common:
+                pairs = _pairs(first), _pairs(second)
+                both = intervals.over_both(*pairs, sizes, confidence, resamples)
+    return Difference(mean, len(each), intervals.over_runs(each, confidence), examples, both)
+
+
+def _pairs(scorers: Mapping[tuple[str, int], Scorer]) -> list[list[tuple[str, Scorer]]]:
+    """Fold and scorer of the runs of each pair: of a seed, or with folds of all of a fold."""
+    groups: dict[Any, list[tuple[str, Scorer]]] = collections.defaultdict(list)
+    for (fold, seed), scorer in sorted(scorers.items()):
+        groups[fold or seed].append((fold, scorer))
+    return [*groups.values()]
 
 
 def _scorers(
     row: Row, metric: str, keys: Collection[tuple[str, int]]
-) -> dict[str, list[Scorer]] | None:
-    """Functions that compute the metric of each run, by fold; None if predictions are missing."""
+) -> dict[tuple[str, int], Scorer] | None:
+    """Functions that compute the metric of each run; None if predictions are missing."""
     scorers = {}
     for key, unit in row.units.items():
         if key in keys or not keys:
@@ -94,4 +110,4 @@ def _scorers(
                 return None
             names, families = row.info.class_names, row.info.metrics
             scorers[key] = intervals.scorer(unit.predictions, metric, names, families)
-    return intervals.by_fold(scorers)
+    return scorers

@@ -77,6 +77,50 @@ def over_examples(
     return float(low), float(high)
 
 
+def over_both(
+    first: Sequence[Sequence[tuple[str, Scorer]]],
+    second: Sequence[Sequence[tuple[str, Scorer]]],
+    sizes: Mapping[str, int],
+    confidence: float,
+    resamples: int = RESAMPLES,
+) -> Interval | None:
+    """Computes the percentile interval of the paired bootstrap over runs and examples together.
+
+    Each resample draws as many pairs as there are, and as many examples of each fold, both with
+    replacement. All pairs get the same examples. With few pairs the interval is too narrow: `n`
+    pairs have `(n - 1) / n` of the variance between them (Davison & Hinkley 1997, section 3.8).
+
+    Args:
+      first: Fold and metric of the runs of each pair, one for each seed or several of a fold.
+      second: The same of the runs whose difference from `first` is wanted, in the same order.
+      sizes: Number of examples by fold.
+      confidence: Probability of the interval.
+      resamples: Number of resamples. They are drawn from the same seed in each call.
+
+    Returns:
+      The ends of the interval; None for fewer than two pairs, or if the metric is not defined for
+      some resample.
+    """
+    if len(first) < 2:
+        return None
+    random = np.random.default_rng(0)
+    differences = []
+    for _ in range(resamples):
+        drawn = {fold: random.integers(n, size=n) for fold, n in sizes.items()}
+        pairs = random.integers(len(first), size=len(first))
+        values = {pair: [_over(side[pair], drawn) for side in (first, second)] for pair in {*pairs}}
+        if any(None in pair for pair in values.values()):
+            return None
+        differences.append(np.mean([values[pair][1] - values[pair][0] for pair in pairs]))
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _over(runs: Sequence[tuple[str, Scorer]], drawn: Mapping[str, np.ndarray]) -> Any:
+    values = [scorer(drawn[fold]) for fold, scorer in runs]
+    return None if None in values else np.mean([value for value in values if value is not None])
+
+
 def _mean(side: Mapping[str, Sequence[Scorer]], drawn: Mapping[str, np.ndarray]) -> Any:
     folds = []
     for fold, scorers in side.items():

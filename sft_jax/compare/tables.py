@@ -47,6 +47,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         "difference",
         f"{percent}, runs",
         f"{percent}, examples",
+        f"{percent}, both",
         "parameters",
         f"{letter}FLOPs",
         "ms",
@@ -67,6 +68,7 @@ def _cells(line: Line, unit: float) -> Iterator[str]:
     yield "-" if difference is None else f"{difference.mean:+.4f}"
     yield _interval(difference.runs if difference else None)
     yield _interval(difference.examples if difference else None)
+    yield _interval(difference.both if difference else None)
     yield f"{line.parameters:,}"
     yield f"{line.flops / unit:#.3g}"
     yield "-" if line.milliseconds is None else f"{line.milliseconds:.2f}"
@@ -80,7 +82,7 @@ def _explanations(comparison: Comparison) -> Iterator[str]:
     yield (
         f"± is the sample standard deviation over runs. A difference is that from"
         f" {comparison.baseline}, in pairs of one seed or fold. Intervals: Student's t over pairs;"
-        " bootstrap over examples."
+        " bootstrap over examples, and over pairs and examples together."
     )
     cost = "Parameters, operations and time are those of one example of full length"
     measured = any(line.milliseconds is not None for line in comparison.lines)
@@ -110,6 +112,7 @@ def _record(comparison: Comparison, line: Line) -> dict[str, Any]:
     difference = line.difference
     runs = (difference and difference.runs) or (None, None)
     examples = (difference and difference.examples) or (None, None)
+    both = (difference and difference.both) or (None, None)
     return {
         "run": line.name,
         "path": str(line.path),
@@ -129,6 +132,8 @@ def _record(comparison: Comparison, line: Line) -> dict[str, Any]:
         "runs_high": runs[1],
         "examples_low": examples[0],
         "examples_high": examples[1],
+        "both_low": both[0],
+        "both_high": both[1],
         "parameters": line.parameters,
         "flops": line.flops,
         "milliseconds": line.milliseconds,

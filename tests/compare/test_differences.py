@@ -37,7 +37,29 @@ def test_the_bootstrap_of_many_examples_is_nearly_normal():
     half = 1.959964 * each.std() / 2000**0.5
     assert found.mean == pytest.approx(each.mean())
     assert found.examples == pytest.approx((each.mean() - half, each.mean() + half), abs=0.1 * half)
-    assert (found.pairs, found.runs) == (1, None)
+    assert (found.pairs, found.runs, found.both) == (1, None, None)
+
+
+def test_the_bootstrap_over_both_draws_pairs_and_examples():
+    # Differences of 0 and 1 by seed, whatever the example: as the bootstrap of two examples.
+    pairs = [[("", lambda i: 0.0)], [("", lambda i: 1.0)]]
+    zero = [[("", lambda i: 0.0)]] * 2
+    assert intervals.over_both(zero, pairs, {"": 3}, 0.95) == (0.0, 1.0)
+    assert intervals.over_both(zero, pairs, {"": 3}, 0.4) == (0.5, 0.5)
+    # One example of two counts, for all pairs alike: its share in a resample is 0, 1/2 or 1.
+    one = [[("", lambda i: float((i == 1).mean()))]] * 2
+    assert intervals.over_both(zero, one, {"": 2}, 0.95) == (0.0, 1.0)
+    assert intervals.over_both(zero[:1], one[:1], {"": 2}, 0.95) is None
+    assert intervals.over_both(zero, [[("", lambda i: None)]] * 2, {"": 2}, 0.95) is None
+
+
+def test_the_interval_over_both_is_wider_than_that_over_examples():
+    base = row("a", {("", seed): [1, 0, 1, 0] * 9 for seed in range(3)})
+    other = row("b", {("", seed): [1, 1, 0, seed % 2] * 9 for seed in range(3)})
+    found = difference(other, base, "accuracy", 0.95, 200)
+    widths = [high - low for low, high in (found.examples, found.both)]
+    assert widths[1] > widths[0]
+    assert found.both[0] < found.mean < found.both[1]
 
 
 def test_both_sides_get_the_same_examples():
@@ -84,6 +106,7 @@ def test_folds_are_means_over_their_seeds():
     found = difference(other, base, "accuracy", 0.95, 200)
     assert (found.mean, found.pairs) == ((0.75 - 0.25) / 2, 2)
     assert found.examples[0] < found.mean < found.examples[1]
+    assert found.both[0] < found.mean < found.both[1]
 
 
 def test_an_undefined_metric_has_no_difference():

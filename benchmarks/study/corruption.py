@@ -1,0 +1,128 @@
+"""Accuracy when a modality is corrupted: noise, or a stretch that is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.study import rows
+from sft_jax.compare import intervals
+from sft_jax.data.dataset import Example
+from sft_jax.data.view import View
+from sft_jax.evaluation.evaluator import Evaluator
+from sft_jax.evaluation.metrics import task_metrics
+from sft_jax.evaluation.restored import Restored
+from sft_jax.training.step import compile_eval_step
+
+NOISE = (0.5, 1.0, 2.0, 4.0)
+"""Standard deviations of the noise, in those of the training split."""
+MISSING = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the first axis that are missing, in one stretch."""
+
+Corruption = Callable[
+    [np.ndarray, np.ndarray, np.random.Generator, slice], tuple[np.ndarray, np.ndarray]
+]
+"""Function from values, their mask, a generator and the columns that may change, to both anew."""
+
+
+def noisy(deviation: float) -> Corruption:
+    """Corruption that adds Gaussian noise to standardised values.
+
+    Of events, rows of time, type and value, only the values change.
+    """
+
+    def corrupt(
+        values: np.ndarray, mask: np.ndarray, random: np.random.Generator, columns: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        noise = random.normal(0, deviation, values.shape).astype(values.dtype)
+        values = values.copy()
+        values[..., columns] += np.where(mask[..., None], noise, 0)[..., columns]
+        return values, mask
+
+    return corrupt
+
+
+def missing(share: float) -> Corruption:
+    """Corruption that masks a stretch of the steps that an example has, at a random place."""
+
+    def corrupt(
+        values: np.ndarray, mask: np.ndarray, random: np.random.Generator, _: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        steps = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
+        count = round(share * len(steps))
+        start = random.integers(len(steps) - count + 1)
+        gone = steps[start : start + count]
+        mask, values = mask.copy(), values.copy()
+        mask[gone], values[gone] = False, 0
+        return values, mask
+
+    return corrupt
+
+
+KINDS = {"noise": (noisy, NOISE), "missing": (missing, MISSING)}
+"""Makers of the corruptions, and their strengths."""
+
+
+def metric_with(
+    restored: Restored, modality: str, corruption: Corruption, metric: str, step: Any
+) -> float | None:
+    """Metric of the test split with one modality corrupted.
+
+    The corruption of an example depends on its position alone, so that all models get the same.
+
+    Args:
+      restored: Checkpoint.
+      modality: Name of the modality.
+      corruption: Function of its values and mask.
+      metric: Name of the metric.
+      step: Evaluation step of the model.
+    """
+    run = restored.run
+    source, info = run.dataset.source("test"), run.dataset.info
+
+    def corrupted(i: int) -> Example:
+        example = source[i]
+        values, mask = corruption(
+            example["inputs"][modality],
+            example["masks"][modality],
+            np.random.default_rng(i),
+            # Time and type of an event stay.
+            slice(2, None) if info.modalities[modality].kind == "events" else slice(None),
+        )
+        changed = {"inputs": values, "masks": mask}
+        whole: Any = {name: {**example[name], modality: own} for name, own in changed.items()}  # type: ignore[literal-required]
+        return Example(id=example["id"], label=example["label"], **whole)
+
+    examples = View(len(source), corrupted)
+    size, loss = run.config.train.batch_size, run.config.train.loss
+    evaluator = Evaluator(run.model, examples, size, run.mesh, loss=loss, step=step)
+    predictions = evaluator.predict(restored.params)
+    return intervals.scalars(task_metrics(predictions, info.class_names, info.metrics))[metric]
+
+
+def curves(runs: Sequence[Restored], metric: str) -> dict[str, Any]:
+    """Metric of several seeds by modality, kind of corruption and its strength.
+
+    Args:
+      runs: Checkpoints of the same model with different seeds.
+      metric: Name of the metric.
+
+    Returns:
+      JSON values: modality to kind, `noise` or `missing`, to strength, to the summary over seeds.
+    """
+    first = runs[0].run
+    step = compile_eval_step(first.model, first.mesh, first.config.train.loss)
+    return {
+        modality: {
+            kind: {
+                f"{strength:g}": rows.summary(
+                    [metric_with(one, modality, make(strength), metric, step) for one in runs]
+                )
+                for strength in strengths
+            }
+            for kind, (make, strengths) in KINDS.items()
+        }
+        for modality in sorted(first.model.mixed_modalities)
+    }

@@ -1,0 +1,44 @@
+"""Cost of the rows of a set: a training step, one example and memory, measured in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.study.rows import experiment_of
+from benchmarks.study.sets import StudySet
+from sft_jax import version
+from sft_jax.data.outline import outline
+from sft_jax.profile.measure import measure
+
+TURNS = 3
+_STEPS = 10
+_MEASURED = ("train_step_seconds", "latency_seconds", "train_peak_rss_bytes")
+
+
+def measure_rows(one: StudySet, chosen: Sequence[str], manual_dir: str) -> dict[str, Any]:
+    """Measures each row several times, the rows in turns, each in a process of its own.
+
+    Args:
+      one: Set of the rows.
+      chosen: Names of the rows.
+      manual_dir: Folder with raw files.
+
+    Returns:
+      JSON values: `rows` with the median and range of seconds of a training step and of one
+      example, and of bytes that training adds to the process; and `code`.
+    """
+    configs = {name: experiment_of(one.base, one.rows[name], manual_dir) for name in chosen}
+    shapes = outline(next(iter(configs.values())).data)
+    turns = [
+        {name: measure(own, shapes, batch_sizes=[], steps=_STEPS) for name, own in configs.items()}
+        for _ in range(TURNS)
+    ]
+    return {
+        "rows": {
+            name: {key: harness.spread([turn[name][key] for turn in turns]) for key in _MEASURED}
+            for name in chosen
+        },
+        "code": version.code(),
+    }
