@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.accuracy_suites import Variant
 from benchmarks.study.rows import StudyRow
+from sft_jax.modules.sft import READOUTS
+from sft_jax.ops.pool import POOLS
 
 SFT = "sft"
 """Name of the row that all others are compared with."""
 CLS_ALONE = "k=0"
 """Name of the row without pooled tokens, which all others are compared with too."""
 
+_ONE_RATE = (1.0,)
+
 
 class StudySet(NamedTuple):
-    """Datasets with its rows.
+    """Dataset with its rows.
 
     Attributes:
       base: Config that all rows change.
       metric: Metric of the test split that rows are compared by.
       rows: Rows by name; `SFT` and `CLS_ALONE` are among them.
+      minutes: Rough duration on one CPU core.
     """
 
     base: Variant
     metric: str
     rows: Mapping[str, StudyRow]
+    minutes: int
 
 
-def controls(*modalities: str, k: int = 4, depth: int) -> dict[str, StudyRow]:
+def controls(modalities: Sequence[str], depth: int, k: int = 4) -> dict[str, StudyRow]:
     """Rows of every set: SFT, SFT with other tokens or none, and the other models.
 
     Args:
-      *modalities: Names of the modalities, each classified alone too.
+      modalities: Names of the modalities, each classified alone too.
+      depth: Number of blocks of MBT, which one row is trained to leave out.
       k: Number of kept tokens of the rows that keep some.
-      depth: Number of blocks of MBT.
     """
     changes: dict[str, dict[str, Any]] = {
         SFT: {"model.k": k},
         CLS_ALONE: {"model.k": 0},
+        f"max, k={k}": {"model.k": k, "model.pool": "max"},
         "random tokens": {"model.k": k, "model.pool": "random"},
         "all tokens": {"model.pool": "none"},
         **{
             f"{name} alone": {"model.name": "unimodal", "model.modality": name}
             for name in modalities
         },
-        "concat": {"model.name": "concat"},
-        "late": {"model.name": "late"},
-        "mbt": {"model.name": "mbt"},
-        "mult": {"model.name": "mult"},
+        **{name: {"model.name": name} for name in ("concat", "late", "mbt", "mult")},
     }
     rows = {name: StudyRow(own) for name, own in changes.items()}
     dropped = {"model.name": "mbt", "model.layer_drop": 0.2}
@@ -56,8 +60,75 @@ def controls(*modalities: str, k: int = 4, depth: int) -> dict[str, StudyRow]:
     return rows
 
 
+def budgets(numbers: Sequence[int], k: int = 4) -> dict[str, StudyRow]:
+    """Rows of other numbers of kept tokens, and of one model for all of them.
+
+    Args:
+      numbers: Numbers of kept tokens, 0 and `k` among them.
+      k: Number that the elastic model is validated with.
+    """
+    rows = {
+        f"k={number}": StudyRow({"model.k": number}, _ONE_RATE)
+        for number in numbers
+        if number not in (0, k)
+    }
+    elastic = {"model.k": k, "train.elastic_k": tuple(numbers)}
+    return rows | {"any k": StudyRow(elastic, _ONE_RATE, budgets=numbers)}
+
+
+def ablation(k: int = 4) -> dict[str, StudyRow]:
+    """Rows of one change each: pool, saliency, depth, attention, readout, mixup, joint budget.
+
+    Args:
+      k: Number of kept tokens of each modality.
+    """
+    changes: dict[str, dict[str, Any]] = {
+        **{
+            f"pool={pool}": {"model.pool": pool}
+            for pool in POOLS
+            if pool not in ("attn_topk", "max", "random", "none")
+        },
+        **{
+            f"saliency={name}, {pool}": {"model.pool": pool, "model.saliency": name}
+            for name in ("from_cls", "learned")
+            for pool in ("attn_topk", "evit")
+        },
+        "windows": {
+            "model.unimodal_attention": "windowed",
+            "model.pre_pooling_attention": "windowed",
+        },
+        **{
+            f"blocks={before}+{after}": {"model.n_pre": before, "model.n_post": after}
+            for before, after in ((0, 3), (2, 2), (2, 6), (1, 1), (1, 6))
+        },
+        **{f"readout={name}": {"model.readout": name} for name in READOUTS if name != "sum_cls"},
+        **{f"mixup={name}": {"mixup.layers": name} for name in ("within", "fused", "any")},
+    }
+    return {name: StudyRow({"model.k": k, **own}, _ONE_RATE) for name, own in changes.items()}
+
+
+_PHONE = ("accelerometer", "gyroscope")
+# Every sample of a window of ten seconds is a token. Windows overlap less, so that there are fewer.
+_LONG = {
+    "data.window_seconds": 10.0,
+    "data.stride_seconds": 2.5,
+    "data.patch_size": 1,
+    "model.num_heads": 2,
+    "train.epochs": 16,
+}
+
 SETS: Mapping[str, StudySet] = {
     "watch": StudySet(
-        Variant("watch"), "accuracy", controls("accelerometer", "gyroscope", depth=4)
+        Variant("watch"),
+        "accuracy",
+        controls(_PHONE, depth=4) | budgets((0, 1, 2, 4, 8, 20)),
+        80,
+    ),
+    "watch_long": StudySet(Variant("watch", "", _LONG), "accuracy", controls(_PHONE, depth=4), 300),
+    "av_mnist": StudySet(
+        Variant("av_mnist", "blanked_share=0.75"),
+        "accuracy",
+        controls(("image", "sound"), depth=4) | budgets((0, 1, 4, 16)),
+        240,
     ),
 }
