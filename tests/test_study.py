@@ -1,0 +1,150 @@
+"""The study: rows are tuned by validation alone, and corruptions and pictures are as stated."""
+
+import types
+
+import numpy as np
+import pytest
+
+from benchmarks.study import corruption, frontier, kept, leave_out, rows
+from benchmarks.study.sets import CLS_ALONE, SETS, SFT
+from sft_jax.inference.explain import Explanation
+from sft_jax.structs import ModalitySpec
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_row_of_a_set_is_a_valid_experiment(name):
+    one = SETS[name]
+    configs = [rows.experiment_of(one.base, row, "raw") for row in one.rows.values()]
+    assert len({repr(config) for config in configs}) == len(configs)
+    assert {SFT, CLS_ALONE} <= {*one.rows}
+
+
+def _read(place, values):
+    results = {("", seed): {"loss": value, "n_examples": 9, "step": 3} for seed, value in values}
+    units = {key: types.SimpleNamespace(result=result) for key, result in results.items()}
+    model = types.SimpleNamespace(task="single_label")
+    return types.SimpleNamespace(
+        units=units,
+        config=types.SimpleNamespace(model=model),
+        info=types.SimpleNamespace(class_names=("a", "b", "c")),
+    )
+
+
+def test_the_rate_is_chosen_by_validation_and_tested_alone(monkeypatch, tmp_path):
+    trained, tested = {}, []
+    losses = {0.0005: 0.4, 0.001: 0.3, 0.002: 0.5}
+
+    def train_seeds(config, place, shared):
+        trained.setdefault(place.name, []).append((config.optim.lr, config.seeds))
+
+    def read_row(name, place, request):
+        lr, seeds = trained[place.name][-1]
+        if request.split == "test":
+            tested.append(place.name)
+        return _read(place, [(seed, losses[lr] + seed) for seed in seeds])
+
+    monkeypatch.setattr(rows.experiment, "train_seeds", train_seeds)
+    monkeypatch.setattr(rows, "read_row", read_row)
+    monkeypatch.setattr(rows, "_size", lambda row: {})
+    config = rows.experiment_of(SETS["watch"].base, rows.StudyRow(), "")
+    result = rows.train_row(config, rows.StudyRow(), [0, 1], tmp_path)
+    assert result["tuning"] == {"0.5": 0.4, "1": 0.3, "2": 0.5}
+    assert (result["rate"], result["lr"]) == (1.0, 0.001)
+    assert trained["rate_1"] == [(0.001, (0,)), (0.001, (0, 1))]
+    assert tested == ["rate_1"]
+    assert result["test"]["loss"]["values"] == [0.3, 1.3]
+
+
+def test_all_folds_are_trained(monkeypatch, tmp_path):
+    trained = []
+    monkeypatch.setattr(
+        rows.experiment,
+        "train_seeds",
+        lambda config, place, shared: trained.append((place.name, config.data.fold)),
+    )
+    monkeypatch.setattr(rows, "read_row", lambda name, place, request: _read(place, [(0, 0.1)]))
+    monkeypatch.setattr(rows, "_size", lambda row: {})
+    config = rows.experiment_of(SETS["watch"].base, rows.StudyRow({"data.folds": 3}), "")
+    rows.train_row(config, rows.StudyRow(rates=(1.0,)), [0], tmp_path)
+    assert trained == [("fold_0", 0), ("fold_1", 1), ("fold_2", 2)]
+
+
+def test_noise_changes_real_values_of_the_chosen_columns_alone():
+    values, mask = np.zeros((50, 3), np.float32), np.arange(50) < 40
+    random = np.random.default_rng(0)
+    noisy, kept_mask = corruption.noisy(2.0)(values, mask, random, slice(2, None))
+    assert not noisy[:, :2].any()
+    assert not noisy[40:].any()
+    assert not values.any()
+    assert noisy[:40, 2].std() == pytest.approx(2, rel=0.3)
+    assert kept_mask is mask
+
+
+def test_a_share_of_the_steps_is_missing_in_one_stretch():
+    values, mask = np.ones((50, 2), np.float32), np.arange(50) < 40
+    random = np.random.default_rng(0)
+    cut, left = corruption.missing(0.25)(values, mask, random, slice(None))
+    gone = np.flatnonzero(mask & ~left)
+    assert len(gone) == 10
+    assert (np.diff(gone) == 1).all()
+    assert not cut[gone].any()
+    assert mask.sum() == 40
+    assert not corruption.missing(1.0)(values, mask, random, slice(None))[1].any()
+
+
+def test_each_real_token_is_left_out_once():
+    spec = ModalitySpec((4, 4), 1, patch_size=2)
+    mask = np.ones((4, 4), bool)
+    mask[2:, 2:] = False
+    real, without = leave_out._without_each(spec, mask)
+    assert real.tolist() == [0, 1, 2]
+    assert [int(own.sum()) for own in without] == [8, 8, 8]
+    assert not without[1][:2, 2:].any()
+
+
+def test_agreement_of_saliency_and_change():
+    change = np.array([0.1, 0.4, 0.3, 0.2])
+    agreement = leave_out._agreement(change * 2, change, np.array([1, 0]), np.arange(4))
+    assert agreement == {"spearman": pytest.approx(1), "kept": 0.5, "by_chance": 0.5}
+
+
+def _result():
+    tested = {"accuracy": {"mean": 0.8, "std": 0.02, "values": [0.8]}}
+    sft = {"changes": {"model.k": 4}, "flops": 2e6, "test": tested}
+    sft["settings"] = [{"k": 0, "flops": 1e6, "metrics": {"accuracy": tested["accuracy"]}}]
+    mbt = {"changes": {"model.name": "mbt"}, "flops": 9e6, "test": tested}
+    times = {"latency_seconds": {"median": 0.001}}
+    return {
+        "set": "watch",
+        "metric": "accuracy",
+        "rows": {"sft": sft, "mbt": mbt, "logistic regression": {"test": tested}},
+        "cost": {"rows": {"sft": times}},
+    }
+
+
+def test_the_picture_names_its_rows_and_carries_the_digest_of_the_result(tmp_path):
+    found = [*frontier.points(_result())]
+    assert [point.name for point in found] == ["sft", "", "mbt"]
+    assert [point.model for point in found] == ["sft", "sft", "mbt"]
+    assert [point.seconds for point in found] == [0.001, None, None]
+    path = tmp_path / "frontier.svg"
+    frontier.draw(_result(), path, frontier.digest(b"{}"))
+    assert frontier.digest(b"{}") in path.read_text()
+
+
+def test_kept_tokens_of_every_kind_are_drawn(tmp_path):
+    specs = {
+        "motion": ModalitySpec(20, 3, patch_size=5),
+        "face": ModalitySpec((4, 4), 1, patch_size=2),
+        "stay": ModalitySpec(6, 3, kind="events", vocabulary=4),
+    }
+    arrays = {name: np.zeros(spec.shape, np.float32) for name, spec in specs.items()}
+    parts = {
+        "motion": (slice(5, 10),),
+        "face": (slice(0, 2), slice(2, 4)),
+        "stay": (slice(3, 4),),
+    }
+    explained = {name: Explanation((part,), np.zeros(1)) for name, part in parts.items()}
+    path = tmp_path / "kept.png"
+    kept.draw(path, [{"inputs": arrays}], [explained], specs, ["a"])
+    assert path.stat().st_size > 1000
