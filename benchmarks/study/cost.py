@@ -26,8 +26,8 @@ def measure_rows(one: StudySet, chosen: Sequence[str], manual_dir: str) -> dict[
       manual_dir: Folder with raw files.
 
     Returns:
-      JSON values: `rows` by name, and `code`. A row has the median and range of the seconds of a
-      training step, of those of one example, and of the bytes that training adds to the process.
+      JSON values: `rows` by name, and `code`. A row has medians and ranges: seconds of a
+      training step, seconds of one example, and bytes that training adds to the process.
     """
     configs = {name: experiment_of(one.base, one.rows[name], manual_dir) for name in chosen}
     shapes = outline(next(iter(configs.values())).data)
