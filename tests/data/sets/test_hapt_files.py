@@ -85,12 +85,14 @@ def test_an_unknown_person_is_named(tmp_path):
         read_recordings(tmp_path)
 
 
-def test_a_cut_archive_is_named(tmp_path, texts):
+def test_a_damaged_archive_is_named(tmp_path):
     hapt_texts.write(tmp_path, SAMPLES, packed=True)
     path = tmp_path / "RawData.tar.xz"
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(DataFileError, match=r"RawData.tar.xz is a damaged archive"):
-        read_recordings(path)
+    content = path.read_bytes()
+    for damaged in (content[:5000], content[:5000] + bytes(100) + content[5100:], b"none"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataFileError, match=r"RawData.tar.xz is a damaged archive"):
+            read_recordings(path)
 
 
 def _recording(*segments, samples=400):

@@ -10,9 +10,11 @@ al., "Transition-aware human activity recognition using smartphones", Neurocompu
 from __future__ import annotations
 
 import io
+import lzma
 import pathlib
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -155,7 +157,7 @@ def _archive_files(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
                 file = archive.extractfile(member) if _is_needed(name) else None
                 if file is not None:
                     yield name, file.read()
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataFileError(f"{path} is a damaged archive: {error}") from error
 
 
