@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import configs
-from configs import watch
+from configs import hapt, watch
 from sft_jax import ModalitySpec, config_io
 from sft_jax.modules.factory import build_model
 
@@ -29,6 +29,7 @@ MODALITIES = {
         "spect": ModalitySpec(1200, 128),
         "flow": ModalitySpec(38, 1024),
     },
+    "hapt": dict.fromkeys(WATCH, ModalitySpec(1500, 3, 15)),
     "av_mnist": {
         "image": ModalitySpec((28, 28), 1, (7, 7)),
         "sound": ModalitySpec((64, 32), 1, (4, 16)),
@@ -90,6 +91,14 @@ def test_arguments_change_the_model():
         "model.k: 4 -> 1",
         "model.pool: 'attn_topk' -> 'max'",
     ]
+
+
+def test_targets_of_hapt_fit_their_tasks():
+    for argument, tokens in ((None, 100), ("target=activity", 16)):
+        config = config_io.from_mapping(hapt.get_config(argument))
+        shapes = config.data.outline()
+        assert config.model.task == shapes.task
+        assert {spec.num_tokens for spec in shapes.modalities.values()} == {tokens}
 
 
 @pytest.mark.parametrize(("person", "next_person"), [(3, 4), (10, 1)])

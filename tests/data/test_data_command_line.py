@@ -5,6 +5,7 @@ import pickle
 
 import av_mnist_files
 import h5py
+import hapt_texts
 import npz_examples
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def raw(tmp_path_factory):
     vggsound_hdf5.write(folder / "vgg", train=6, test=3)
     npz_examples.write(folder / "npz", train=8, valid=3, test=3)
     av_mnist_files.write(folder / "av", test=5)
+    hapt_texts.write(folder / "hapt")
     (folder / "two").mkdir()
     for name in ("manifest.csv", "vgg_train.h5py"):
         (folder / "two" / name).touch()
@@ -99,6 +101,7 @@ def test_every_command_has_help_with_examples(capsys, command):
         ("vgg/vgg_test.h5py", [], ["vggsound3: single_label\n3 train", "vgg_train.h5py"]),
         ("npz", [], ["npz_folder: single_label\n8 train, 3 valid", "28 x 28 x 1", "circle"]),
         ("npz/manifest.csv", [], ["npz_folder: single_label\n8 train, 3 valid"]),
+        ("hapt", ["window_seconds=6"], ["hapt, tagging_window_6s_stride_5s: multi_label\n"]),
         ("av", FEW_PAIRS, ["av_mnist, ", "\n20 train, 2 valid, 5 test", "64 x 32 x 1"]),
     ],
 )

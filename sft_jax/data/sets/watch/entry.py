@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
@@ -13,7 +12,13 @@ from pydantic.dataclasses import dataclass
 from sft_jax.data.card import Card
 from sft_jax.data.records import RawData, Record
 from sft_jax.data.sets.base import DatasetEntry, Outline, StoredForm
-from sft_jax.data.sets.folds import check_fold, split_groups
+from sft_jax.data.sets.people import (
+    check_people,
+    people_splits,
+    split_name,
+    whole_samples,
+    window_name,
+)
 from sft_jax.data.sets.watch.recordings import (
     EXERCISES,
     MODALITIES,
@@ -68,19 +73,7 @@ class WatchData(DatasetEntry):
     version: ClassVar[str] = "1.2.0"  # Since 1.2.0, numbers that float32 can't hold are float64.
 
     def __post_init__(self) -> None:
-        splits = {f"{split}_people": people for split, people in self._people().items()}
-        people = [person for split in splits.values() for person in split]
-        empty = [name for name, split in splits.items() if not split]
-        if empty:
-            raise ValueError(
-                f"empty split: {', '.join(empty)} must name at least one person (1-10)"
-            )
-        repeated = sorted({person for person in people if people.count(person) > 1})
-        if repeated:
-            raise ValueError(
-                f"people {repeated} are in more than one split; a person may be in one only"
-            )
-        check_fold(self.folds, self.fold, len(people))
+        check_people(self._people(), len(PEOPLE), self.folds, self.fold)
 
     def _people(self) -> dict[str, People]:
         return {"train": self.train_people, "valid": self.valid_people, "test": self.test_people}
@@ -88,8 +81,8 @@ class WatchData(DatasetEntry):
     def _windows(self) -> tuple[int, int]:
         """Returns the length of a window and the stride, in samples."""
         return (
-            whole_samples("window_seconds", self.window_seconds),
-            whole_samples("stride_seconds", self.stride_seconds),
+            whole_samples("window_seconds", self.window_seconds, SAMPLE_RATE),
+            whole_samples("stride_seconds", self.stride_seconds, SAMPLE_RATE),
         )
 
     def read(self, folder: pathlib.Path) -> RawData:
@@ -98,9 +91,8 @@ class WatchData(DatasetEntry):
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
         """Returns the form of two sequences, named after the windows."""
-        return StoredForm(
-            _variant(*self._windows()), dict.fromkeys(MODALITIES, 2), task="single_label"
-        )
+        name = window_name(*self._windows(), SAMPLE_RATE)
+        return StoredForm(name, dict.fromkeys(MODALITIES, 2), task="single_label")
 
     def outline(self) -> Outline:
         """Returns the shapes of a window, and the exercises."""
@@ -110,35 +102,7 @@ class WatchData(DatasetEntry):
 
     def split_names(self, card: Card) -> dict[str, Sequence[str]]:
         """Maps each split to the stored splits of its people."""
-        if self.folds:
-            names = map(split_name, sorted(itertools.chain(*self._people().values())))
-            groups = {name: card.splits[name] for name in names}
-            return split_groups(groups, self.folds, self.fold, card.task, card.class_names)
-        return {split: [*map(split_name, people)] for split, people in self._people().items()}
-
-
-def split_name(person: int) -> str:
-    """Returns the name of the stored split of a person, such as `person_03`."""
-    return f"person_{person:02d}"
-
-
-def whole_samples(field: str, seconds: float) -> int:
-    """Converts a duration to a number of samples.
-
-    Args:
-      field: Name of the duration, for the error message.
-      seconds: Duration in seconds.
-
-    Raises:
-      ValueError: If the duration is not a whole, positive number of samples.
-    """
-    samples = round(seconds * SAMPLE_RATE)
-    if samples < 1 or abs(samples - seconds * SAMPLE_RATE) > 1e-6:
-        raise ValueError(
-            f"{field}={seconds:g} is not a whole number of samples at {SAMPLE_RATE} Hz: "
-            f"it must be a positive multiple of {1 / SAMPLE_RATE:g} s"
-        )
-    return samples
+        return people_splits(self._people(), card, self.folds, self.fold)
 
 
 def read_watch(window: int, stride: int) -> RawData:
@@ -173,7 +137,7 @@ def read_watch(window: int, stride: int) -> RawData:
                 yield _record(recording, start, window)
 
     return RawData(
-        variant=_variant(window, stride),
+        variant=window_name(window, stride, SAMPLE_RATE),
         files=(),
         shapes=window_shapes(window),
         class_names=EXERCISES,
@@ -183,10 +147,6 @@ def read_watch(window: int, stride: int) -> RawData:
         },
         read=read,
     )
-
-
-def _variant(window: int, stride: int) -> str:
-    return f"window_{window / SAMPLE_RATE:g}s_stride_{stride / SAMPLE_RATE:g}s"
 
 
 def _record(recording: Recording, start: int, window: int) -> Record:

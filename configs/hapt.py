@@ -1,0 +1,26 @@
+"""HAPT: activities and postural transitions, by the sensors of a smartphone."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs.common import small_experiment
+from sft_jax.data.sets.hapt.entry import HaptData
+
+_SINGLE = {"target": "activity", "window_seconds": 2.56, "stride_seconds": 1.28, "patch_size": 8}
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Makes a small experiment of tagging.
+
+    Args:
+      arg: Arguments of every model (`configs.common.small_experiment`), and `target`. With
+        `target=activity` it classifies windows of 2.56 s within one activity.
+    """
+    config = small_experiment(arg, HaptData(), target="tagging")
+    if config.data.target == "activity":
+        config.data.update(_SINGLE)
+        config.model.task = "single_label"
+    else:
+        config.model.task = "multi_label"
+    return config

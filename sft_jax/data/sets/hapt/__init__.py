@@ -1,0 +1,1 @@
+"""Human activities and postural transitions, recorded by a smartphone."""
