@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 import subprocess
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
@@ -91,7 +92,7 @@ class State(NamedTuple):
 def essence(source: bytes) -> bytes:
     """Source of Python without what can't change a number; the same for every version of Python."""
     lines = source.splitlines()
-    for token in tokenize.tokenize(io.BytesIO(source).readline):
+    for token in tokenize.tokenize(io.BytesIO(source).readline) if b"#" in source else ():
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1].decode()[:column].encode()
@@ -131,16 +132,13 @@ def _patterns(scope: str) -> Iterator[str]:
             yield from (f"sft_jax/data/sets/{name}/", f"configs/{name}.py")
 
 
-def _is_in(path: str, patterns: list[str]) -> bool:
-    return (
-        path.endswith(_SOURCES)
-        and path not in NO_NUMBERS
-        and any(
-            path.startswith(pattern)
-            if pattern.endswith("/")
-            else pathlib.PurePosixPath(path).match(pattern)
-            for pattern in patterns
-        )
+@functools.cache
+def _matcher(scope: str) -> Callable[[str], bool]:
+    """Returns the function that tells whether the file of a path belongs to a scope."""
+    patterns = (re.escape(pattern).replace(r"\*", "[^/]*") for pattern in _patterns(scope))
+    fits = re.compile("|".join(p + ".*" if p.endswith("/") else p for p in patterns)).fullmatch
+    return lambda path: (
+        path.endswith(_SOURCES) and path not in NO_NUMBERS and fits(path) is not None
     )
 
 
@@ -157,17 +155,16 @@ def sources(scope: str) -> Mapping[str, bytes]:
     files = [path for folder in _FOLDERS for path in (ROOT / folder).rglob("*.*")]
     paths = {path.relative_to(ROOT).as_posix(): path for path in files}
     for word in scope.split():
-        if not any(_is_in(path, [*_patterns(word)]) for path in paths):
+        if not any(map(_matcher(word), paths)):
             raise ValueError(f"scope {scope!r}: no file belongs to {word!r}")
-    chosen = [*_patterns(scope)]
-    return {name: path.read_bytes() for name, path in paths.items() if _is_in(name, chosen)}
+    is_in = _matcher(scope)
+    return {name: path.read_bytes() for name, path in paths.items() if is_in(name)}
 
 
 @functools.cache
 def sources_at(commit: str, scope: str) -> Mapping[str, bytes] | None:
     """Contents of the files of a scope at a commit; None if git does not have the commit here."""
-    chosen = [*_patterns(scope)]
-    return _contents(commit, lambda path: _is_in(path, chosen))
+    return _contents(commit, _matcher(scope))
 
 
 @functools.cache
@@ -277,16 +274,21 @@ def read_state(path: pathlib.Path, scope: str) -> State:
     return worst(states(json.loads(path.read_text()), scope))
 
 
-def main() -> None:
-    """Prints a line for each file of results: its commits, and whether it is fresh."""
-    from benchmarks.suites import SUITES  # The suites name their scopes in words of this module.
-
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--changed", action="store_true", help="list changed files of code")
     arguments.add_argument("--results", type=pathlib.Path, default=RESULTS, help="folder of files")
-    options = arguments.parse_args()
+    return arguments
+
+
+def main() -> None:
+    """Prints a line for each file of results: its commits, and whether it is fresh."""
+    from benchmarks.suites import SUITES  # Which names scopes, in words of this module.
+
+    options = parser().parse_args()
     for name, suite in SUITES.items():
         path = options.results / f"{name}.json"
         if not path.exists():

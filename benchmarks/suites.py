@@ -81,7 +81,7 @@ def _own(
     *arguments: str,
     data: str = "none",
 ) -> Suite:
-    """A suite with a module of its own, whose files belong to its scope."""
+    """Makes a suite with a module of its own, whose files belong to its scope."""
     own = f"benchmarks/{name}*.py"
     return Suite(f"benchmarks.{name}", arguments, minutes, group, f"{scope} {own}", data)
 
@@ -98,6 +98,7 @@ _EDGE = f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"
 
 SUITES: Mapping[str, Suite] = {
     **{name: _accuracy(name) for name in accuracy_suites.SUITES if name != "quick"},
+    "first_run": _own("first_run", 2, "watch", "accuracy watch", data=_WATCH),
     "profile_vggsound": _profile("vggsound"),
     "profile_mosei": _profile("mosei"),
     "growth": _own("growth", 15, "cost", "cost"),
@@ -113,6 +114,9 @@ SUITES: Mapping[str, Suite] = {
     "elastic_step": _own("elastic_step", 10, "cost", "cost watch av_mnist"),
     "kills": _own("kills", 60, "watch", "runs watch", "--kills=60", data=_WATCH),
     "edge": Suite("benchmarks.edge", (), 5, "cost", "export watch benchmarks/edge/", _EDGE),
+    "exported": _own(
+        "exported", 3, "cost", "export watch", data=f"{_WATCH}; gcc, clang, lld, Node"
+    ),
     "first_prediction": _own("first_prediction", 3, "cost", "export watch", data=_WATCH),
     "against_torch": _own(
         *("against_torch", 60, "cost", "cost benchmarks/torch_sft.py"),
