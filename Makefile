@@ -11,7 +11,7 @@ WHEELS := .wheels
 WHEELS_PYTHON ?= 3.12
 WHEELS_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
 
-.PHONY: train test test-processes test-slow lint docs wheels clean
+.PHONY: train test test-processes test-slow lint docs tables wheels clean
 
 $(VENV)/.train: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -50,6 +50,10 @@ lint: $(VENV)/.test
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html"
+
+# The figures of README and docs, from benchmarks/results.
+tables: $(VENV)/.test
+	$(BIN)/python -m benchmarks.tables
 
 wheels:
 	rm -rf $(WHEELS)

@@ -7,7 +7,8 @@ Trains with `sft_jax.experiment.train_seeds` and evaluates the checkpoint of bes
 `sft_jax.evaluation.seeds.evaluate_seeds`, as train.py and eval.py do. A suite with classical models
 trains a logistic regression and a random forest on statistics of the same windows.
 
-The result is written after each row. Rows in the file are not repeated: remove it to begin anew.
+The result is written after each row. Rows in the file that are fresh (`benchmarks.freshness`) are
+not measured again.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import classical, harness
+from benchmarks import classical, freshness, harness
 from benchmarks.accuracy_suites import SUITES, Suite
-from sft_jax import experiment, version
+from sft_jax import experiment
 from sft_jax.config import ExperimentConfig
 from sft_jax.data.outline import outline
 from sft_jax.data.registry import open_dataset
@@ -152,7 +153,9 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str
     return {"mean": statistics.fmean(each), "std": deviation, "each": each}
 
 
-def read_or_begin(path: pathlib.Path, name: str, seeds: Sequence[int]) -> dict[str, Any]:
+def read_or_begin(
+    path: pathlib.Path, name: str, seeds: Sequence[int], scope: str
+) -> dict[str, Any]:
     """Reads the result of an earlier start, or begins a new one.
 
     Raises:
@@ -160,7 +163,7 @@ def read_or_begin(path: pathlib.Path, name: str, seeds: Sequence[int]) -> dict[s
     """
     begun = {"suite": name, "seeds": list(seeds)}
     if not path.exists():
-        return {**harness.environment(), **begun, "models": {}}
+        return {**harness.environment(scope), **begun, "models": {}}
     result = json.loads(path.read_text())
     if wrong := [key for key, value in begun.items() if result.get(key) != value]:
         raise ValueError(
@@ -170,10 +173,14 @@ def read_or_begin(path: pathlib.Path, name: str, seeds: Sequence[int]) -> dict[s
     return result
 
 
+def _is_fresh(models: Mapping[str, Any], name: str, suite: Suite) -> bool:
+    return name in models and bool(freshness.state(models[name].get("code"), suite.scope).fresh)
+
+
 def measure_rows(
     suite: Suite, chosen: Sequence[str], options: argparse.Namespace, result: dict[str, Any]
 ) -> None:
-    """Measures rows that the result lacks, and writes it after each.
+    """Measures rows that the result lacks or has from other code, and writes it after each.
 
     Args:
       suite: Suite of the rows.
@@ -181,21 +188,23 @@ def measure_rows(
       options: Parsed arguments.
       result: Result so far; gets the new rows.
     """
-    models, seeds = result["models"], result["seeds"]
+    models, seeds, code = result["models"], result["seeds"], freshness.identity(suite.scope)
     for name in chosen:
-        if name in models:
+        if _is_fresh(models, name, suite):
             continue
         print(name, flush=True)
         begin = time.monotonic()
         configs = [variant.experiment(options.manual_dir) for variant in suite.rows[name]]
         with tempfile.TemporaryDirectory() as temporary:
-            runs = options.runs / name.replace("/", "_") if options.runs else temporary
+            # Runs of other code are not taken for runs of this.
+            folder = (options.runs or pathlib.Path(temporary)) / code["scope_digest"][-12:]
+            runs = folder / name.replace("/", "_")
             budgets, strides = suite.budgets.get(name, ()), suite.strides.get(name, ())
-            row = train_and_evaluate(configs, seeds, pathlib.Path(runs), budgets, strides)
+            row = train_and_evaluate(configs, seeds, runs, budgets, strides)
         if suite.step_seconds:
             row["train_step_seconds"] = step_seconds(configs[0])
         # The code of each row: rows of one file may be of several commits.
-        models[name] = {**row, "code": version.code()}
+        models[name] = {**row, "code": code}
         # In the order of the suite, also if a row is measured again.
         models = {name: models[name] for name in (*suite.rows, *models) if name in models}
         result["models"] = models
@@ -230,12 +239,14 @@ def main() -> None:
     chosen = options.only or list(suite.rows)
     if unknown := sorted(set(chosen) - set(suite.rows)):
         parser().error(f"--only: no rows {unknown} in {options.suite}; it has {list(suite.rows)}")
-    result = read_or_begin(options.json, options.suite, options.seeds or suite.seeds)
+    result = read_or_begin(options.json, options.suite, options.seeds or suite.seeds, suite.scope)
     measure_rows(suite, chosen, options, result)
     models = result["models"]
-    if suite.classical and not options.only and "random forest" not in models:
+    if suite.classical and not options.only and not _is_fresh(models, "random forest", suite):
         configs = [variant.experiment() for variant in next(iter(suite.rows.values()))]
-        models |= classical_rows(configs, result["seeds"])
+        code = freshness.identity(suite.scope)
+        rows = classical_rows(configs, result["seeds"])
+        models |= {name: {**row, "code": code} for name, row in rows.items()}
     pairs = {data: pair for data, pair in suite.differences.items() if set(pair) <= set(models)}
     if pairs:
         result["differences"] = {

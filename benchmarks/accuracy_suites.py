@@ -61,6 +61,13 @@ class Suite(NamedTuple):
     strides: Mapping[str, Sequence[int]] = {}
     differences: Mapping[str, tuple[str, str]] = {}
 
+    @property
+    def scope(self) -> str:
+        """Code that can change the accuracies (`benchmarks.freshness`)."""
+        configs = {variant.config for row in self.rows.values() for variant in row}
+        own = ["benchmarks/classical.py"] if self.classical else []
+        return " ".join(["accuracy", *sorted(configs), *own])
+
 
 def _rows(config: str, arguments: Iterable[str]) -> dict[str, list[Variant]]:
     return {argument or "default": [Variant(config, argument)] for argument in arguments}

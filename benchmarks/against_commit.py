@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.suites import SUITES
 from sft_jax.profile.isolated import IsolatedFunction
 
 WORK = ("train", "infer")
@@ -89,7 +90,7 @@ def main() -> None:
     """Measures each config and writes the result after each."""
     options = parser().parse_args()
     result = {
-        **harness.environment(),
+        **harness.environment(SUITES["against_commit"].scope),
         "other": options.other,
         "batch_size": options.batch_size,
     }

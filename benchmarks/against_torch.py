@@ -22,6 +22,7 @@ from typing import Any
 import jax
 
 from benchmarks import harness
+from benchmarks.suites import SUITES
 from sft_jax.profile.isolated import IsolatedFunction
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -197,7 +198,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     names, cores = ["torch", *options.variants], _cores(options.threads)
     result: dict[str, Any] = {
-        **harness.environment(),
+        **harness.environment(SUITES["against_torch"].scope),
         "cores": cores,
         "steps_of_a_turn": options.steps,
         "batch_size": options.batch_size,

@@ -30,6 +30,7 @@ import jax
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.suites import SUITES
 from sft_jax import command_line, config_io
 from sft_jax.data.outline import outline
 from sft_jax.modules import sft
@@ -185,7 +186,7 @@ def main() -> None:
     for number in range(options.rounds):
         rounds.append(_round(number, options))
         result = {
-            **harness.environment(),
+            **harness.environment(SUITES["compilation"].scope),
             "config": f"configs/{options.dataset}.py:{options.argument}",
             "cached_from_seconds": command_line.CACHED_FROM_SECONDS,
             **_summary(rounds),

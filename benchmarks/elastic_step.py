@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, suites
 from benchmarks.accuracy_suites import SUITES, Suite
 from sft_jax import config_io
 from sft_jax.profile.isolated import IsolatedFunction
@@ -130,7 +130,7 @@ def compare(suite: Suite, others: Sequence[str], turns: int, steps: int) -> dict
 def main() -> None:
     """Compares the steps of each suite, and writes the result after each."""
     options = parser().parse_args()
-    result = harness.environment()
+    result = harness.environment(suites.SUITES["elastic_step"].scope)
     for name in options.only or TIMED:
         result[name] = compare(SUITES[name], TIMED[name], options.turns, options.steps)
         print(name, json.dumps(result[name]["elastic_over"]), flush=True)

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.suites import SUITES
 from configs import watch
 from sft_jax import command_line, config_io, experiment
 from sft_jax.profile.isolated import IsolatedFunction
@@ -101,7 +102,12 @@ def main() -> None:
         seconds = measure(workdir, options.starts)
     kinds = {kind: summary(rows) for kind, rows in seconds.items()}
     harness.write(
-        options.json, {**harness.environment(), "starts": options.starts, "seconds": kinds}
+        options.json,
+        {
+            **harness.environment(SUITES["first_prediction"].scope),
+            "starts": options.starts,
+            "seconds": kinds,
+        },
     )
     for kind, parts in kinds.items():
         print(kind, *(f"{name} {part['median']:.2f} s" for name, part in parts.items()), sep=", ")

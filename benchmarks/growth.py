@@ -26,6 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import harness
+from benchmarks.suites import SUITES
 from sft_jax.modules.attention import SelfAttention
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.profile import process_memory
@@ -194,7 +195,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     kinds: dict[str, Any] = {}
     result = {
-        **harness.environment(),
+        **harness.environment(SUITES["growth"].scope),
         "layer": f"one self-attention of width {_WIDTH} with {_HEADS} heads, batch 1, float32,"
         " forward and backward, on one core; medians over calls",
         "temporary_bytes": "planned by XLA for intermediate results",

@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 
+from benchmarks import freshness
 from sft_jax import version
 from sft_jax.runs import storage
 
-ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+ROOT, RESULTS = freshness.ROOT, freshness.RESULTS
 
 
 def parser(
@@ -63,12 +63,17 @@ def names(text: str) -> list[str]:
     return text.split(",")
 
 
-def environment() -> dict[str, Any]:
-    """Command, machine, code and versions of a run; see `sft_jax.version.environment`."""
+def environment(scope: str) -> dict[str, Any]:
+    """Command, machine, code and versions of a run; see `sft_jax.version.environment`.
+
+    Args:
+      scope: Code that can change the figures (`benchmarks.freshness.PARTS`).
+    """
     return {
         "command": command(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
         **version.environment(),
+        "code": freshness.identity(scope),
     }
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.suites import SUITES
 from sft_jax import experiment
 from sft_jax.config import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from sft_jax.data.arrays import from_arrays
@@ -127,7 +128,7 @@ def main() -> None:
     """Trains each way with each seed, and writes the metrics of the test split."""
     options = parser().parse_args()
     data = open_data(options.manual_dir)
-    result: dict[str, Any] = {**harness.environment(), "ways": {}}
+    result: dict[str, Any] = {**harness.environment(SUITES["imbalance"].scope), "ways": {}}
     for way in options.only or WAYS:
         with tempfile.TemporaryDirectory() as folder:
             experiment.train_seeds(config(options.seeds, options.epochs, **WAYS[way]), folder, data)

@@ -32,6 +32,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from benchmarks import harness
+from benchmarks.suites import SUITES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -258,7 +259,7 @@ def main() -> None:
         seconds_to_end = kill_until_done(killed, options.kills, until, number, chance)
         compared = compare(whole, killed)
     result = {
-        **harness.environment(),
+        **harness.environment(SUITES["kills"].scope),
         "signal": number.name,
         "kills": options.kills,
         "killed_while": {activity: len(each) for activity, each in seconds_to_end.items()},

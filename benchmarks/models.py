@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.accuracy_suites import Variant
+from benchmarks.suites import SUITES
 from sft_jax import config_io
 from sft_jax.compare.comparison import compare
 from sft_jax.runs import storage
@@ -59,9 +60,11 @@ def main() -> None:
     """Trains and compares the models, and writes the result."""
     options = parser().parse_args()
     models = options.only or [*MODELS]
-    result = {**harness.environment(), "seeds": options.seeds}
+    result = {**harness.environment(SUITES["models"].scope), "seeds": options.seeds}
     with tempfile.TemporaryDirectory() as temporary:
-        result |= measure(options.runs or pathlib.Path(temporary), models, options.seeds)
+        # Runs of other code are not taken for runs of this.
+        runs = (options.runs or pathlib.Path(temporary)) / result["code"]["scope_digest"][-12:]
+        result |= measure(runs, models, options.seeds)
     harness.write(options.json, result)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.mock_data import sentiment_pickles
+from benchmarks.suites import SUITES
 from sft_jax.profile.isolated import IsolatedFunction
 
 PHASES = ("prepare", "train")
@@ -77,7 +78,7 @@ def main() -> None:
     """Measures, writes the result and prints it."""
     options = parser().parse_args()
     counts = dict(zip(("train", "valid", "test"), options.examples, strict=True))
-    result: dict[str, Any] = {**harness.environment(), "phases": []}
+    result: dict[str, Any] = {**harness.environment(SUITES["mosei_memory"].scope), "phases": []}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         path = folder / "mosei_senti_data_noalign.pkl"

@@ -25,11 +25,15 @@ class Suite(NamedTuple):
       arguments: Further arguments. `{manual_dir}` stands for the folder of raw files.
       minutes: Rough duration on two CPU cores, or on a GPU if it needs one.
       data: Data that it needs beside the repository.
+      group: Group that `--suite` of `run_all` names.
+      scope: Code that can change its figures (`benchmarks.freshness.PARTS`).
     """
 
     module: str
     arguments: tuple[str, ...]
     minutes: int
+    group: str
+    scope: str
     data: str = "none"
 
 
@@ -54,40 +58,77 @@ _WITH_AV_MNIST = ("av_mnist", "av_mnist_elastic", "av_mnist_fresh_cls", "sparse_
 
 
 def _accuracy(name: str) -> Suite:
-    arguments, data = [f"--suite={name}"], _WATCH
+    arguments, data, group = [f"--suite={name}"], _WATCH, "watch"
     if name in _WITH_AV_MNIST:
         arguments.append("--manual_dir={manual_dir}")
-        data = AV_MNIST
-    return Suite("benchmarks.accuracy", tuple(arguments), _ACCURACY_MINUTES[name], data)
+        data, group = AV_MNIST, "av_mnist"
+    scope = accuracy_suites.SUITES[name].scope
+    return Suite(
+        "benchmarks.accuracy", tuple(arguments), _ACCURACY_MINUTES[name], group, scope, data
+    )
+
+
+def _profile(name: str) -> Suite:
+    arguments = (f"--config=configs/{name}.py", *_PROFILE)
+    return Suite("sft_jax.profile", arguments, 10, "cost", f"cost {name}")
+
+
+def _own(
+    name: str,
+    minutes: int,
+    group: str,
+    scope: str,
+    *arguments: str,
+    data: str = "none",
+) -> Suite:
+    """Makes a suite with a module of its own, whose files belong to its scope."""
+    own = f"benchmarks/{name}*.py"
+    return Suite(f"benchmarks.{name}", arguments, minutes, group, f"{scope} {own}", data)
 
 
 def _accelerator(seconds: int, *only: str) -> Suite:
-    arguments = (f"--seconds={seconds}", *(f"--only={name}" for name in only))
-    return Suite("benchmarks.accelerator_sections", arguments, 8, _GPU)
+    module, arguments = "benchmarks.accelerator_sections", [f"--seconds={seconds}"]
+    arguments += [f"--only={name}" for name in only]
+    scope = "runs cost benchmarks/accelerator_sections/"
+    return Suite(module, tuple(arguments), 8, "gpu", scope, _GPU)
 
+
+_MANUAL_DIR = "--manual_dir={manual_dir}"
+_EDGE = f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"
 
 SUITES: Mapping[str, Suite] = {
     **{name: _accuracy(name) for name in accuracy_suites.SUITES if name != "quick"},
-    "profile_vggsound": Suite("sft_jax.profile", ("--config=configs/vggsound.py", *_PROFILE), 10),
-    "profile_mosei": Suite("sft_jax.profile", ("--config=configs/mosei.py", *_PROFILE), 10),
-    "growth": Suite("benchmarks.growth", (), 15),
-    "compilation": Suite("benchmarks.compilation", ("--rounds=2",), 15),
-    "throughput": Suite(
-        "benchmarks.throughput", ("--steps=10", "--manual_dir={manual_dir}"), 10, AV_MNIST
+    "first_run": _own("first_run", 2, "watch", "accuracy watch", data=_WATCH),
+    "profile_vggsound": _profile("vggsound"),
+    "profile_mosei": _profile("mosei"),
+    "growth": _own("growth", 15, "cost", "cost"),
+    "compilation": _own("compilation", 15, "cost", "cost vggsound", "--rounds=2"),
+    "throughput": _own(
+        *("throughput", 10, "cost", "data cost watch av_mnist mosei vggsound"),
+        *("--steps=10", _MANUAL_DIR),
+        data=AV_MNIST,
     ),
-    "mosei_memory": Suite("benchmarks.mosei_memory", (), 60, "none; 16 GB of disk"),
-    "models": Suite("benchmarks.models", (), 25, _WATCH),
-    "imbalance": Suite("benchmarks.imbalance", ("--manual_dir={manual_dir}",), 10, PHYSIONET),
-    "elastic_step": Suite("benchmarks.elastic_step", (), 10),
-    "kills": Suite("benchmarks.kills", ("--kills=60",), 60, _WATCH),
-    "edge": Suite("benchmarks.edge", (), 5, f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"),
-    "first_prediction": Suite("benchmarks.first_prediction", (), 3, _WATCH),
-    "against_torch": Suite(
-        "benchmarks.against_torch", ("--variants=exact,sparse,bfloat16",), 60, "none; extra [torch]"
+    "mosei_memory": _own("mosei_memory", 60, "cost", "data mosei", data="none; 16 GB of disk"),
+    "models": _own("models", 25, "watch", "comparison watch", data=_WATCH),
+    "imbalance": _own("imbalance", 10, "physionet", "accuracy", _MANUAL_DIR, data=PHYSIONET),
+    "elastic_step": _own("elastic_step", 10, "cost", "cost watch av_mnist"),
+    "kills": _own("kills", 60, "watch", "runs watch", "--kills=60", data=_WATCH),
+    "edge": Suite("benchmarks.edge", (), 5, "cost", "export watch benchmarks/edge/", _EDGE),
+    "exported": _own(
+        "exported", 3, "cost", "export watch", data=f"{_WATCH}; gcc, clang, lld, Node"
     ),
-    "against_commit": Suite("benchmarks.against_commit", ("--other=b2ed937",), 20),
+    "first_prediction": _own("first_prediction", 3, "cost", "export watch", data=_WATCH),
+    "against_torch": _own(
+        *("against_torch", 60, "cost", "cost benchmarks/torch_sft.py"),
+        "--variants=exact,sparse,bfloat16",
+        data="none; extra [torch]",
+    ),
+    "against_commit": _own("against_commit", 20, "cost", "cost vggsound mosei", "--other=b2ed937"),
     "accelerator_h200_first": _accelerator(440),
     "accelerator_h200_second": _accelerator(
         345, "equality", "resume", "vggsound, sft, batch 1024", "mosei", "vggsound, mbt"
     ),
 }
+
+GROUPS = tuple(dict.fromkeys(suite.group for suite in SUITES.values()))
+"""Groups of suites, for `--suite` of `run_all`."""

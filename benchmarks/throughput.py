@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.mock_data import sentiment_pickles, vggsound_hdf5
+from benchmarks.suites import SUITES
 from configs import av_mnist, mosei, vggsound, watch
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
@@ -113,7 +114,7 @@ def make_config(name: str, folder: pathlib.Path, manual_dir: str) -> ExperimentC
 def main() -> None:
     """Measures each dataset, writes the result and prints a Markdown table."""
     options = parser().parse_args()
-    result: dict[str, Any] = {**harness.environment(), "data": {}}
+    result: dict[str, Any] = {**harness.environment(SUITES["throughput"].scope), "data": {}}
     print("| data | batches/s, pipeline | steps/s, training | waiting for input |")
     print("| --- | --- | --- | --- |")
     for name in options.only or DATA:

@@ -1,17 +1,15 @@
-"""Parts of the pages that are made from the code and from files of results, when mkdocs builds.
+"""Parts of the pages that are made from the code, when mkdocs builds.
 
 A page asks for one by a line such as `<!-- generated: config -->`. The name of the part may be
-followed by arguments.
+followed by arguments. Parts from files of results stand in the pages (`benchmarks/tables`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import pathlib
 import re
-import statistics
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +28,6 @@ from sft_jax.ops.losses import LOSSES
 from sft_jax.ops.pool import POOLS
 
 ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 
 _MARKER = re.compile(r"<!-- generated: (\w+)((?: [\w.=,/-]+)*) -->")
 _TABLES = {
@@ -175,199 +172,9 @@ def data() -> str:
     return "\n".join(text)
 
 
-def load_result(file: str) -> Any:
-    """A file of `benchmarks/results` as JSON values."""
-    return json.loads((RESULTS / file).read_text())
-
-
-def score(model: dict[str, Any], digits: int = 3) -> str:
-    """Mean accuracy of a model over its seeds, with the sample standard deviation."""
-    return f"{model['accuracy_mean']:.{digits}f} ± {model['accuracy_std']:.{digits}f}"
-
-
-def accuracies(file: str) -> str:
-    """Test accuracy, parameters and MFLOPs of every model of an ablation."""
-    models = load_result(file)["models"]
-    timed = any("train_step_seconds" in model for model in models.values())
-    header = ["model", "test accuracy", "parameters", "MFLOPs"]
-    rows = []
-    for name, model in models.items():
-        row = [f"`{name}`", score(model)]
-        row += [f"{model[key]:,}" for key in ("parameters",) if key in model] or ["—"]
-        row += [f"{model[key] / 1e6:.2f}" for key in ("forward_flops",) if key in model] or ["—"]
-        if timed:
-            seconds = model.get("train_step_seconds")
-            row.append(f"{seconds * 1e3:.0f}" if seconds else "—")
-        rows.append(row)
-    return table([*header, *(["ms per training step"] if timed else [])], rows)
-
-
-def costs(file: str) -> str:
-    """Cost of the models of a file of `python -m sft_jax.profile`."""
-    names = {"sft": "SFT", "mbt": "MBT", "late": "late fusion"}
-    rows = [
-        [names[name], *cost_cells(model), f"{model['latency_seconds'] * 1e3:.0f}"]
-        for name, model in load_result(file)["models"].items()
-    ]
-    header = ["model", "MFLOPs", "ms per training step", "MiB of training", "ms per example"]
-    return table(header, rows)
-
-
-def growth() -> str:
-    """Exponents by which time and memory of one self-attention grow with the sequence."""
-    names = {"exact": "exact, in tiles", "sparse": "windows", "plain": "exact, `plain`"}
-    rows = []
-    for kind, measured in load_result("growth.json")["kinds"].items():
-        slope = measured["slopes"][-1]
-        shortest, longest = slope["lengths"]
-        figures = [f"{slope[key]:.2f}" for key in ("cpu_seconds", "temporary_bytes")]
-        rows.append([names[kind], f"{shortest:,} to {longest:,}", *figures])
-    return table(["attention", "tokens", "time", "memory"], rows)
-
-
-def elastic(file: str) -> str:
-    """Test accuracy of an elastic model in percent, beside models for one budget or patch size."""
-    models = load_result(file)["models"]
-    one, other = (name for name, row in models.items() if "budgets" in row)
-    kind = "k" if "k" in models[one]["budgets"][0] else "stride"
-    settings = [row[kind] for row in models[one]["budgets"]]
-    # Rows of patch sizes are in the order of the strides.
-    names = [f"k={k}" for k in settings] if kind == "k" else [n for n in models if n != one]
-    values = {
-        "one elastic model": _by_budget(models[one]),
-        f"trained with `{other}`": _by_budget(models[other]),
-        "trained for the column": [models[name]["accuracies"] for name in names],
-    }
-    first, second, third = values.values()
-    rows = [[name, *map(_percent, columns)] for name, columns in values.items()]
-    rows += [
-        [f"elastic minus {row} row, paired", *map(_paired, first, columns)]
-        for row, columns in {"second": second, "third": third}.items()
-    ]
-    flops = [f"{row['flops'] / 1e6:.2f}" for row in models[one]["budgets"]]
-    return table(["", *(f"{kind} = {s}" for s in settings)], [*rows, ["MFLOPs", *flops]])
-
-
-def _by_budget(row: dict[str, Any]) -> list[list[float]]:
-    return [budget["test"]["values"] for budget in row["budgets"]]
-
-
-def _percent(values: Sequence[float]) -> str:
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
-
-
-def _paired(values: Sequence[float], others: Sequence[float]) -> str:
-    each = [100 * (value - other) for value, other in zip(values, others, strict=True)]
-    return f"{statistics.fmean(each):+.1f} ({min(each):+.1f} to {max(each):+.1f})"
-
-
-def elastic_step() -> str:
-    """Cost of a training step of each elastic model, beside that of other rows of its suite."""
-    rows = [
-        [f"`{suite}`", f"`{other}`", "{:.2f} ({:.2f} to {:.2f})".format(r["median"], *r["range"])]
-        for suite, measured in load_result("elastic_step.json").items()
-        if isinstance(measured, dict) and "elastic_over" in measured
-        for other, r in measured["elastic_over"].items()
-    ]
-    return table(["suite", "compared with", "elastic step over it, median (range)"], rows)
-
-
-def edge() -> str:
-    """Cost of a window by runtime: for each k, and the rest for that of the training."""
-    result = load_result("edge.json")
-    own, budgets = str(result["k"]), list(result["rows"]["jax"]["k"])
-    rows = []
-    for row in result["rows"].values():
-        figures = row["k"][own]
-        cells = [row["title"], f"{row['bytes'] / 1e3:,.0f}"]
-        for k in budgets:
-            cells.append(f"{row['k'][k]['wall']['median']:,.0f}" if k in row["k"] else "—")
-        difference = f"{figures['largest_difference']:.2g}".replace("e-0", "e-")
-        cells += [f"{figures['ratio']['median']:.2f}", difference]
-        same = f"{figures['same_class']:,} of {result['n_examples']:,}"
-        rows.append([*cells, same, f"{figures['accuracy']:.4f}"])
-    times = [f"µs, k = {k}" for k in budgets]
-    compared = [f"over JAX, k = {own}", "difference", "same class", "accuracy"]
-    skipped = "".join(f"\n\n{name}: {reason}." for name, reason in result["skipped"].items())
-    return table(["runtime", "kB", *times, *compared], rows) + skipped
-
-
-def first_prediction() -> str:
-    """Seconds from the start of a process to its first prediction, and their parts."""
-    kinds = load_result("first_prediction.json")["seconds"]
-    rows = [
-        [
-            kind,
-            *("{:.2f} ({:.2f} to {:.2f})".format(p["median"], *p["range"]) for p in row.values()),
-        ]
-        for kind, row in kinds.items()
-    ]
-    return table(["cache", *kinds["cold"]], rows)
-
-
-def imbalance() -> str:
-    """Metrics of ways to train on unequal classes, mean and deviation over seeds."""
-    ways = load_result("imbalance.json")["ways"]
-    names = ("roc_auc", "average_precision", "balanced_accuracy", "macro_f1", "brier")
-    rows = [
-        [
-            ", ".join(f"`{field}={value}`" for field, value in own["train"].items()) or "defaults",
-            *(f"{own[name]['mean']:.3f} ± {own[name]['std']:.3f}" for name in names),
-        ]
-        for own in ways.values()
-    ]
-    return table(["`train`", *(f"`{name}`" for name in names)], rows)
-
-
 def listing(file: str) -> str:
     """A Python file of the repository."""
     return f"```python\n{(ROOT / file).read_text()}```"
-
-
-def cost_cells(model: dict[str, Any]) -> list[str]:
-    """MFLOPs of one example, ms of a training step, MiB that training adds to the process."""
-    return [
-        f"{model['forward_flops'] / 1e6:,.0f}",
-        f"{model['train_step_seconds'] * 1e3:,.0f}",
-        f"{model['train_peak_rss_bytes'] / 2**20:,.0f}",
-    ]
-
-
-def models() -> str:
-    """Models of the smartwatch by `sft_jax.compare`: the first table of the README."""
-    result = load_result("models.json")
-    rows = []
-    # The baseline first.
-    for line in sorted(result["lines"], key=lambda line: line["difference"] is not None):
-        name = line["name"].removeprefix("model.name=")
-        cells = ["", ""]
-        if own := line["difference"]:
-            bounds = (own["runs"], own["examples"])
-            spans = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in bounds]
-            cells = [f"{100 * own['mean']:+.1f}", "; ".join(spans)]
-        accuracy = f"{100 * line['mean']:.1f} ± {100 * line['std']:.1f}"
-        costs = [f"{line['flops'] / 1e6:.2f}", f"{line['milliseconds']:.2f}"]
-        rows.append([f"`{name}`", accuracy, *cells, f"{line['parameters']:,}", *costs])
-    baseline = result["baseline"].removeprefix("model.name=")
-    header = ["model", "test accuracy, %", f"minus `{baseline}`", "95 %: seeds; windows"]
-    return table([*header, "parameters", "MFLOPs", "ms"], rows)
-
-
-def comparison() -> str:
-    """SFT beside MBT, in accuracy and cost: the second table of the README."""
-    digits = load_result("av_mnist.json")["models"]
-    rows = []
-    for name, label in (("k=4", "SFT"), ("model=mbt", "MBT")):
-        model = digits[name]
-        step = model["train_step_seconds"]
-        cells = [score(model), f"{model['forward_flops'] / 1e6:.2f}", f"{step * 1e3:.0f}", "—"]
-        rows.append(["AV-MNIST", label, *cells])
-    for title, file in (("VGGSound", "vggsound"), ("CMU-MOSEI", "mosei")):
-        models = load_result(f"profile_{file}.json")["models"]
-        for name in ("sft", "mbt"):
-            rows.append([title, name.upper(), "—", *cost_cells(models[name])])
-    header = ["data", "model", "test accuracy", "MFLOPs", "ms per training step", "MiB of training"]
-    return table(header, rows)
 
 
 def exports() -> str:
@@ -384,33 +191,10 @@ def exports() -> str:
     return table(["", *(f"`{name}`" for name in EXPORTERS)], rows)
 
 
-def provenance() -> str:
-    """The command and the commit of every file of results."""
-    rows = []
-    for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text())
-        command = result.get("command", "")
-        command = command if isinstance(command, str) else " ".join(command)
-        commit = (result.get("code") or {}).get("commit", "")[:7]
-        rows.append([f"`{path.name}`", f"`{command}`" if command else "—", commit or "—"])
-    return table(["file", "command", "commit"], rows)
-
-
 PARTS: dict[str, Callable[..., str]] = {
     "config": config,
     "data": data,
     "datasets": datasets,
-    "accuracies": accuracies,
-    "costs": costs,
-    "growth": growth,
-    "comparison": comparison,
-    "elastic": elastic,
-    "elastic_step": elastic_step,
-    "edge": edge,
-    "first_prediction": first_prediction,
-    "imbalance": imbalance,
-    "models": models,
-    "listing": listing,
     "exports": exports,
-    "provenance": provenance,
+    "listing": listing,
 }

@@ -8,6 +8,7 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
+from collections.abc import Mapping
 
 __version__ = "0.1.0"
 
@@ -22,14 +23,22 @@ def code_digest() -> str:
 
     The same code has the same digest, in a repository or installed, with or without git.
     """
-    digest = hashlib.sha256()
     paths = [path for path in _PACKAGE.rglob("*") if path.suffix in _SOURCES]
-    for path in sorted(paths, key=lambda path: path.as_posix()):
-        content = path.read_bytes()
-        name = path.relative_to(_PACKAGE).as_posix()
-        # The length marks where one file ends and the next begins.
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return f"sha256:{digest.hexdigest()}"
+    return digest({path.relative_to(_PACKAGE).as_posix(): path.read_bytes() for path in paths})
+
+
+def digest(files: Mapping[str, bytes]) -> str:
+    """Computes the value of `code_digest` from the contents of the files of the package.
+
+    Args:
+      files: Content of each file by its path in the package. Those that are not source count not.
+    """
+    total = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        if name.endswith(_SOURCES):
+            # The length marks where one file ends and the next begins.
+            total.update(f"{name}\0{len(content)}\0".encode() + content)
+    return f"sha256:{total.hexdigest()}"
 
 
 def code() -> dict[str, str | bool | None]:

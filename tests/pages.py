@@ -22,6 +22,7 @@ _BLOCK = re.compile(
     r"(?P<indent> *)```(?P<language>.*)\n(?P<code>(?:.*\n)*?)(?P=indent)```$",
     re.MULTILINE,
 )
+_RESULTS = re.compile(r"<!-- results: .*?<!-- end -->", re.DOTALL)
 _NAMES = re.compile(r"<!-- names: (.+) -->\n\n((?:\|.*\n)+)")
 
 
@@ -83,9 +84,9 @@ def commands(page: pathlib.Path) -> Iterator[list[str]]:
     """The command lines of a page as lists of words: those of its blocks, and of its sentences.
 
     A command in a sentence begins with `python` and has a flag. Blocks of the language `console`
-    are left out: they need files that the reader writes.
+    are left out: they need files that the reader writes. Commands of files of results are too.
     """
-    text = page.read_text()
+    text = _RESULTS.sub("", page.read_text())
     lines = [block.code for block in blocks(page) if block.language == "bash"]
     lines += re.findall(r"`(python [^`]* --[^`]+)`", _BLOCK.sub("", text))
     for code in lines:

@@ -3,6 +3,8 @@
 import importlib
 import pathlib
 import re
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from benchmarks import (
     accuracy,
     accuracy_suites,
     against_commit_side,
+    freshness,
     harness,
     imbalance,
     run_all,
@@ -50,6 +53,43 @@ def test_raw_files_are_asked_for(tmp_path):
 def test_the_readme_has_the_table_of_suites():
     text = (BENCHMARKS / "README.md").read_text()
     assert [line for line in run_all.table() if line not in text] == []
+
+
+def test_suites_are_chosen_by_group_and_by_name():
+    assert run_all.chosen([], []) == [*SUITES]
+    names = run_all.chosen(["av_mnist"], ["growth"])
+    assert {"av_mnist", "sparse_accuracy", "growth"} <= set(names)
+    assert {SUITES[name].group for name in set(names) - {"growth"}} == {"av_mnist"}
+
+
+def test_a_suite_that_is_done_and_fresh_is_not_run_again(monkeypatch, tmp_path, capsys):
+    started, fails = [], True
+
+    def run(command, cwd):
+        path = pathlib.Path(command[-1].removeprefix("--json="))
+        started.append(path.stem)
+        assert not path.exists() or "--again" not in sys.argv
+        harness.write(path, {"code": freshness.identity(SUITES[path.stem].scope)})
+        return types.SimpleNamespace(returncode=int(fails and path.stem == "growth"))
+
+    def start(*arguments):
+        started.clear()
+        own = ["--only=growth", "--only=compilation", f"--results={tmp_path}", *arguments]
+        monkeypatch.setattr(sys, "argv", ["run_all", *own])
+        run_all.main()
+        return [*started]
+
+    monkeypatch.setattr(run_all.subprocess, "run", run)
+    with pytest.raises(SystemExit, match="failed: growth"):
+        start()
+    assert "2 suites, about 0.5 hours: growth, compilation\n" in capsys.readouterr().out
+    fails = False
+    assert start() == ["growth"]
+    assert "1 suites, about 0.2 hours: growth\n1 are done and fresh" in capsys.readouterr().out
+    assert start() == []
+    assert start("--again") == ["growth", "compilation"]
+    monkeypatch.setattr(freshness, "digest", lambda _: "sha256:other")
+    assert start() == ["growth", "compilation"]
 
 
 @pytest.mark.parametrize("name", accuracy_suites.SUITES)
@@ -106,13 +146,37 @@ def test_a_row_takes_the_runs_of_all_its_experiments(monkeypatch, tmp_path):
 
 def test_results_of_other_seeds_are_not_continued(tmp_path):
     path = tmp_path / "result.json"
-    result = accuracy.read_or_begin(path, "quick", [0])
+    result = accuracy.read_or_begin(path, "quick", [0], "accuracy")
     harness.write(path, result)
-    assert accuracy.read_or_begin(path, "quick", [0]) == result
+    assert accuracy.read_or_begin(path, "quick", [0], "accuracy") == result
     with pytest.raises(ValueError, match=r"has seeds=\[0\], not \[0, 1\]: remove it"):
-        accuracy.read_or_begin(path, "quick", [0, 1])
+        accuracy.read_or_begin(path, "quick", [0, 1], "accuracy")
     with pytest.raises(ValueError, match="has suite=quick, not watch_accuracy"):
-        accuracy.read_or_begin(path, "watch_accuracy", [0])
+        accuracy.read_or_begin(path, "watch_accuracy", [0], "accuracy")
+
+
+def test_rows_of_other_code_are_measured_again(monkeypatch, tmp_path):
+    suite, folders = accuracy_suites.SUITES["quick"], []
+
+    def train_and_evaluate(configs, seeds, folder, *_):
+        folders.append(folder)
+        return {"accuracies": [0.5]}
+
+    monkeypatch.setattr(accuracy, "train_and_evaluate", train_and_evaluate)
+    path, (name, *_) = tmp_path / "result.json", suite.rows
+    arguments = ["--suite=quick", f"--json={path}", f"--runs={tmp_path}"]
+    options = accuracy.parser().parse_args(arguments)
+    result = accuracy.read_or_begin(path, "quick", [0], suite.scope)
+    for _ in range(2):
+        accuracy.measure_rows(suite, [name], options, result)
+    assert len(folders) == 1
+    result["models"][name]["code"]["scope_digest"] = "sha256:other"
+    accuracy.measure_rows(suite, [name], options, result)
+    assert len(folders) == 2
+    monkeypatch.setattr(freshness, "digest", lambda _: "sha256:another_code")
+    accuracy.measure_rows(suite, [name], options, result)
+    assert folders[2].parent.name == "another_code"
+    assert folders[1] == folders[0] != folders[2]
 
 
 def test_the_command_in_a_result_names_no_folder(monkeypatch):

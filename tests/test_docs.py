@@ -271,12 +271,6 @@ def test_generated_parts_are_known():
         assert "<!-- generated" not in generated.on_page_markdown(page.read_text())
 
 
-def test_readme_has_the_figures_of_the_results():
-    text = (ROOT / "README.md").read_text()
-    assert generated.models() in text
-    assert generated.comparison() in text
-
-
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_lead_to_files(page):
     """The build of the pages checks those of docs/."""

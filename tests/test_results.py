@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import freshness, harness
 from benchmarks.suites import SUITES
 
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
@@ -48,6 +48,19 @@ def test_results_have_the_commit_and_digest_of_their_code(path):
         assert re.fullmatch("sha256:[0-9a-f]{64}", _code(path)["digest"])
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_results_are_of_the_commit_that_they_name(path):
+    scope = SUITES[path.stem].scope
+    codes = [code for code in freshness.codes(json.loads(path.read_text())).values() if code]
+    for code in codes:
+        if (digest := freshness.package_digest(code["commit"])) is None:
+            pytest.skip(f"git does not have commit {code['commit']} here")
+        assert (code["digest"], code["dirty"]) == (digest, False)
+        if code.get("scope") == scope:
+            then = freshness.sources_at(code["commit"], scope)
+            assert code["scope_digest"] == freshness.digest(then)
+
+
 def test_every_file_of_results_has_a_suite():
     files = {path.name for path in RESULTS.glob("*.json")}
     assert files == {f"{name}.json" for name in SUITES}
@@ -57,5 +70,5 @@ def test_every_file_of_results_has_a_suite():
 def test_a_result_without_its_code_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="needs `code`"):
         harness.write(tmp_path / "result.json", {"accuracy": 1.0})
-    harness.write(tmp_path / "result.json", {**harness.environment(), "accuracy": 1.0})
+    harness.write(tmp_path / "result.json", {**harness.environment("accuracy"), "accuracy": 1.0})
     assert re.fullmatch("sha256:[0-9a-f]{64}", _code(tmp_path / "result.json")["digest"])

@@ -22,8 +22,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import harness
+from benchmarks import freshness, harness
 from benchmarks.accelerator_sections import plan
+from benchmarks.suites import SUITES
 from sft_jax import version
 
 _NO_ACCELERATOR = """JAX found no accelerator here, only a CPU. There is nothing to compare it with
@@ -61,9 +62,10 @@ class Results:
           commit: Commit of the code, if git does not know it, as in a copy.
         """
         self._path, self._lock = path, threading.Lock()
-        environment = version.environment()
+        code = freshness.identity(SUITES["accelerator_h200_first"].scope)
+        environment = {**version.environment(), "code": code}
         if commit:
-            environment["code"] |= {"commit": commit, "commit_is_from": "--commit"}
+            code |= {"commit": commit, "commit_is_from": "--commit"}
         self._result: dict[str, Any] = {
             "command": harness.command(),
             **environment,

@@ -31,6 +31,7 @@ from benchmarks import harness
 from benchmarks.edge import runtimes
 from benchmarks.edge.runtimes import RUNTIMES, Job, Prepared
 from benchmarks.edge.sides import Windows
+from benchmarks.suites import SUITES
 from configs import watch
 from sft_jax import config_io, experiment
 from sft_jax.data import pipeline
@@ -222,7 +223,7 @@ def main() -> None:
         with open_sides(prepared, folder) as (sides, versions):
             measured = rows(prepared, sides, labels, classifier.model.k, options)
     result = {
-        **harness.environment(),
+        **harness.environment(SUITES["edge"].scope),
         "runtimes": versions | compilers(),
         "n_examples": len(labels),
         "k": classifier.model.k,
