@@ -5,9 +5,9 @@ python -m benchmarks.study --set=watch --json=study_watch.json --runs=FOLDER [--
 Each row has the same budget of tuning: three learning rates, chosen on the validation split with
 the first seed. Checkpoints are those of best validation, and the test split is evaluated once.
 
-The result is written after each row, and rows in the file are not repeated. `--runs` keeps the run
-directories, with the predictions that paired intervals need. A killed start goes on from there.
-With `--cost` the rows are timed, in turns, and nothing is trained.
+The result is written after each row, and rows in the file that are fresh are not repeated. `--runs`
+keeps the run directories by the digest of the code, with the predictions that paired intervals
+need. A killed start goes on from there. With `--cost` the rows are timed, in turns, and nothing is trained.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from benchmarks import harness
-from benchmarks.study import cost, rows
+from benchmarks import freshness, harness
+from benchmarks.study import classical_rows, cost, rows
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT, StudySet
-from sft_jax import version
 from sft_jax.compare.differences import difference
 from sft_jax.compare.intervals import RESAMPLES
+from sft_jax.compare.rows import Row
 
 CONFIDENCE = 0.95
 
@@ -54,7 +55,7 @@ def read_or_begin(options: argparse.Namespace) -> dict[str, Any]:
     """
     begun = {"set": options.set, "metric": SETS[options.set].metric, "seeds": options.seeds}
     if not options.json.exists():
-        return {**harness.environment(), **begun, "rows": {}}
+        return {**harness.environment(scope(SETS[options.set])), **begun, "rows": {}}
     result: dict[str, Any] = json.loads(options.json.read_text())
     if wrong := [key for key, value in begun.items() if result.get(key) != value]:
         raise ValueError(
@@ -62,6 +63,11 @@ def read_or_begin(options: argparse.Namespace) -> dict[str, Any]:
             " it to begin anew"
         )
     return result
+
+
+def scope(one: StudySet) -> str:
+    """Code that can change the figures of a set (`benchmarks.freshness.PARTS`)."""
+    return f"accuracy {one.base.config} benchmarks/study/ benchmarks/classical.py"
 
 
 def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -72,46 +78,67 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
       options: Parsed arguments.
       result: Result so far; gets the new rows.
     """
-    for name, row in one.rows.items():
-        if name in result["rows"] or (options.only and name not in options.only):
+    code, every = freshness.identity(scope(one)), [*one.rows, *one.classical]
+    for name in options.only or every:
+        known = result["rows"].get(name)
+        if known and freshness.state(known["code"], scope(one)).fresh:
             continue
         print(name, flush=True)
-        begin = time.process_time()
-        config = rows.experiment_of(one.base, row, options.manual_dir)
-        values = rows.train_row(config, row, result["seeds"], folder(options.runs, name))
-        own = {**values, "cpu_seconds": time.process_time() - begin, "code": version.code()}
+        begin, place = time.process_time(), folder(options.runs, name, code)
+        if name in one.classical:
+            config = rows.experiment_of(one.base, rows.StudyRow(), options.manual_dir)
+            values = classical_rows.fit_row(config, name, result["seeds"], one.metric, place)
+        else:
+            config = rows.experiment_of(one.base, one.rows[name], options.manual_dir)
+            values = rows.train_row(config, one.rows[name], result["seeds"], place)
+        own = {**values, "cpu_seconds": time.process_time() - begin, "code": code}
         found = {**result["rows"], name: own}
-        result["rows"] = {name: found[name] for name in one.rows if name in found}
+        result["rows"] = {name: found[name] for name in every if name in found}
         harness.write(options.json, result)
-        tested = own["test"][one.metric]
-        print(f"  {own['cpu_seconds']:.0f} s, {tested['mean']:.4f} ± {tested['std'] or 0:.4f}")
+        measured = own["test"][one.metric]
+        print(f"  {own['cpu_seconds']:.0f} s, {measured['mean']:.4f} ± {measured['std'] or 0:.4f}")
 
 
-def folder(runs: pathlib.Path, name: str) -> pathlib.Path:
-    """Folder of the run directories of a row."""
-    return runs / name.replace(", ", "_").replace(" ", "_")
+def folder(runs: pathlib.Path, name: str, code: Mapping[str, Any]) -> pathlib.Path:
+    """Folder of the run directories of a row, of this code alone.
+
+    Args:
+      runs: Folder of all run directories.
+      name: Name of the row.
+      code: Identity of the code (`benchmarks.freshness.identity`).
+    """
+    digest = code["scope_digest"].removeprefix("sha256:")[:12]
+    return runs / digest / name.replace(", ", "_").replace(" ", "_")
 
 
 def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) -> None:
     """Adds the paired differences of each row from the row of SFT, and from that of CLS alone."""
-    tested = {
-        name: rows.tested(folder(options.runs, name), own) for name, own in result["rows"].items()
-    }
-    for base in {SFT, CLS_ALONE} & {*tested}:
-        for name, own in result["rows"].items():
-            if name == base:
-                continue
-            found = difference(tested[name], tested[base], one.metric, CONFIDENCE, RESAMPLES)
-            values = None if found is None else dataclasses.asdict(found)
-            own.setdefault("differences", {})[base] = values
+    if SFT not in result["rows"]:
+        return
+    tested: dict[str, Row] = {}
+    for name, own in result["rows"].items():
+        place = folder(options.runs, name, own["code"])
+        if name in one.classical:
+            config, info = tested[SFT].config, tested[SFT].info
+            tested[name] = classical_rows.tested(config, name, result["seeds"], info, place)
+        else:
+            tested[name] = rows.tested(place, own)
+    for name, own in result["rows"].items():
+        own["differences"] = {
+            base: dataclasses.asdict(found)
+            for base in (SFT, CLS_ALONE)
+            if base in tested and base != name
+            if (found := difference(tested[name], tested[base], one.metric, CONFIDENCE, RESAMPLES))
+        }
 
 
 def main() -> None:
     """Measures the rows that the file lacks, and compares all."""
     options = parser().parse_args()
     one, result = SETS[options.set], read_or_begin(options)
-    if unknown := sorted({*(options.only or ())} - {*one.rows}):
-        parser().error(f"--only: no rows {unknown} in {options.set}; it has {[*one.rows]}")
+    every = [*one.rows, *one.classical]
+    if unknown := sorted({*(options.only or ())} - {*every}):
+        parser().error(f"--only: no rows {unknown} in {options.set}; it has {every}")
     if options.cost:
         result["cost"] = cost.measure_rows(one, options.only or [*one.rows], options.manual_dir)
     else:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import freshness, harness
 from benchmarks.study.rows import experiment_of
 from benchmarks.study.sets import StudySet
-from sft_jax import version
 from sft_jax.data.outline import outline
 from sft_jax.profile.measure import measure
 
@@ -40,5 +39,5 @@ def measure_rows(one: StudySet, chosen: Sequence[str], manual_dir: str) -> dict[
             name: {key: harness.spread([turn[name][key] for turn in turns]) for key in _MEASURED}
             for name in chosen
         },
-        "code": version.code(),
+        "code": freshness.identity(f"cost {one.base.config}"),
     }

@@ -73,7 +73,7 @@ def train_row(
         place = folder / f"rate_{factor:g}"
         optim = dataclasses.replace(config.optim, lr=config.optim.lr * factor)
         changed = dataclasses.replace(config, optim=optim, seeds=tuple(numbers))
-        for own, data in _folds(changed, place):
+        for own, data in folds(changed, place):
             experiment.train_seeds(dataclasses.replace(changed, data=data), own, shared=shared)
         return place
 
@@ -93,7 +93,7 @@ def train_row(
         "rate": chosen,
         "lr": config.optim.lr * chosen,
         "valid": summary(_validation(place, metric)[0]),
-        **test_values(read),
+        **test_values([unit.result for unit in read.units.values()]),
         **_size(read),
     }
     if row.budgets or row.strides or row.depths:
@@ -106,9 +106,12 @@ def tested(folder: pathlib.Path, result: Mapping[str, Any]) -> Row:
     return _read(folder / f"rate_{result['rate']:g}", "test")
 
 
-def test_values(row: Row) -> dict[str, Any]:
-    """Metrics of the test split of each run, by name, and numbers of examples."""
-    results = [unit.result for unit in row.units.values()]
+def test_values(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Metrics of the test split of each run, by name, and numbers of examples.
+
+    Args:
+      results: Results of the runs (`sft_jax.evaluation.metrics.task_metrics`).
+    """
     each = [intervals.scalars(result) for result in results]
     common = [name for name in each[0] if all(values.get(name) is not None for values in each)]
     return {
@@ -124,13 +127,13 @@ def summary(values: Sequence[Any]) -> dict[str, Any]:
     return {"values": list(values), "mean": statistics.fmean(values), "std": deviation}
 
 
-def _folds(config: ExperimentConfig, place: pathlib.Path) -> Iterator[tuple[pathlib.Path, Any]]:
+def folds(config: ExperimentConfig, place: pathlib.Path) -> Iterator[tuple[pathlib.Path, Any]]:
     """Folder and data of each fold; the folder itself without folds."""
     data: Any = config.data
-    folds = getattr(data, "folds", 0)
-    if not folds:
+    count = getattr(data, "folds", 0)
+    if not count:
         yield place, data
-    for fold in range(folds):
+    for fold in range(count):
         yield place / f"{FOLD}{fold}", dataclasses.replace(data, fold=fold)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.accuracy_suites import Variant
+from benchmarks.classical import METHODS
 from benchmarks.study.rows import StudyRow
 from sft_jax.modules.sft import READOUTS
 from sft_jax.ops.pool import POOLS
@@ -26,12 +27,14 @@ class StudySet(NamedTuple):
       metric: Metric of the test split that rows are compared by.
       rows: Rows by name; `SFT` and `CLS_ALONE` are among them.
       minutes: Rough duration on one CPU core.
+      classical: Models of `benchmarks.classical.METHODS`, which are rows too.
     """
 
     base: Variant
     metric: str
     rows: Mapping[str, StudyRow]
     minutes: int
+    classical: Sequence[str] = tuple(METHODS)
 
 
 def controls(modalities: Sequence[str], depth: int, k: int = 4) -> dict[str, StudyRow]:
@@ -107,7 +110,7 @@ def ablation(k: int = 4) -> dict[str, StudyRow]:
     return {name: StudyRow({"model.k": k, **own}, _ONE_RATE) for name, own in changes.items()}
 
 
-_PHONE = ("accelerometer", "gyroscope")
+_MOTION = ("accelerometer", "gyroscope")
 # Every sample of a window of ten seconds is a token. Windows overlap less, so that there are fewer.
 _LONG = {
     "data.window_seconds": 10.0,
@@ -121,10 +124,12 @@ SETS: Mapping[str, StudySet] = {
     "watch": StudySet(
         Variant("watch"),
         "accuracy",
-        controls(_PHONE, depth=4) | budgets((0, 1, 2, 4, 8, 20)),
+        controls(_MOTION, depth=4) | budgets((0, 1, 2, 4, 8, 20)),
         80,
     ),
-    "watch_long": StudySet(Variant("watch", "", _LONG), "accuracy", controls(_PHONE, depth=4), 300),
+    "watch_long": StudySet(
+        Variant("watch", "", _LONG), "accuracy", controls(_MOTION, depth=4), 300
+    ),
     "av_mnist": StudySet(
         Variant("av_mnist", "blanked_share=0.75"),
         "accuracy",

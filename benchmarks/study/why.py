@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.study import corruption, leave_out
-from benchmarks.study.__main__ import folder
+from benchmarks.study.__main__ import folder, scope
 from benchmarks.study.sets import SETS, SFT
 from sft_jax.evaluation.restored import Restored, restore
 from sft_jax.runs import storage
@@ -54,9 +54,15 @@ def main() -> None:
     one = SETS[options.set]
     if lacking := [name for name in options.rows if name not in study["rows"]]:
         parser().error(f"--rows: {options.study} has no rows {lacking}")
-    result = {**harness.environment(), "set": options.set, "metric": one.metric, "rows": {}}
+    result = {
+        **harness.environment(scope(one)),
+        "set": options.set,
+        "metric": one.metric,
+        "rows": {},
+    }
     for name in options.rows:
-        runs = runs_of(folder(options.runs, name), study["rows"][name]["rate"])
+        row = study["rows"][name]
+        runs = runs_of(folder(options.runs, name, row["code"]), row["rate"])
         own: dict[str, Any] = {"corrupted": corruption.curves(runs, one.metric)}
         if name == SFT:
             own["left_out"] = [leave_out.measure(run, options.examples) for run in runs]

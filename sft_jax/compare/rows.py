@@ -215,7 +215,7 @@ class _Reader:
             info = DatasetInfo.from_json(description["dataset"])
             done = is_done(config, info, checkpoints)
         result = _read_result(place.results / f"{request.stem}.json", step)
-        predictions = _read_predictions(_predictions_file(place, request), step)
+        predictions = read_predictions(_predictions_file(place, request), step)
         own = bool(description.get("own_dataset")) and request.dataset is None
         if request.evaluate and (result is None or (predictions is None and not own)):
             try:
@@ -244,7 +244,7 @@ class _Reader:
         result, predictions = run.evaluate_restored(
             place, restored, evaluator, request.split, request.which
         )
-        _write_predictions(_predictions_file(place, request), restored.step, predictions)
+        write_predictions(_predictions_file(place, request), restored.step, predictions)
         return result, predictions
 
 
@@ -273,7 +273,7 @@ def _predictions_file(place: RunDirectory, request: Request) -> AnyPath:
     return place.results / f"{request.stem}_predictions.npz"
 
 
-def _write_predictions(path: AnyPath, step: int, predictions: Predictions) -> None:
+def write_predictions(path: AnyPath, step: int, predictions: Predictions) -> None:
     """Writes the predictions of a step, so that a later comparison need not evaluate again."""
     content = io.BytesIO()
     arrays: dict[str, Any] = dataclasses.asdict(predictions)
@@ -282,7 +282,7 @@ def _write_predictions(path: AnyPath, step: int, predictions: Predictions) -> No
     storage.write_whole(path, content.getvalue())
 
 
-def _read_predictions(path: AnyPath, step: int) -> Predictions | None:
+def read_predictions(path: AnyPath, step: int) -> Predictions | None:
     """Reads predictions; None if there are none, or they are of another step."""
     if not path.exists():
         return None
