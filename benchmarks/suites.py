@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from benchmarks import accuracy_suites
+from benchmarks.study.sets import SETS
 
 AV_MNIST = "raw files of AV-MNIST"
 PHYSIONET = "raw files of PhysioNet 2012"
-RAW_FILES = (AV_MNIST, PHYSIONET)
+HAPT = "raw files of HAPT"
+RAW_FILES = (AV_MNIST, PHYSIONET, HAPT)
 """Data that `--manual_dir` names; their files may lie in one folder."""
 
 _WATCH = "none: the package seglearn holds it"
+_RAW = {"av_mnist": AV_MNIST, "physionet2012": PHYSIONET, "hapt": HAPT}
 _GPU = "none; needs a GPU"
+_MANUAL_DIR = "--manual_dir={manual_dir}"
 _PROFILE = ("--models=sft,mbt,late", "--steps=2", "--batch_sizes=1,8")
 
 
@@ -68,6 +72,15 @@ def _accuracy(name: str) -> Suite:
     )
 
 
+def _study(name: str) -> Suite:
+    one = SETS[name]
+    arguments, data = [f"--set={name}", f"--runs=runs/study/{name}"], _WATCH
+    if one.base.config in _RAW:
+        arguments.append(_MANUAL_DIR)
+        data = _RAW[one.base.config]
+    return Suite("benchmarks.study", tuple(arguments), one.minutes, "study", one.scope, data)
+
+
 def _profile(name: str) -> Suite:
     arguments = (f"--config=configs/{name}.py", *_PROFILE)
     return Suite("sft_jax.profile", arguments, 10, "cost", f"cost {name}")
@@ -93,10 +106,10 @@ def _accelerator(seconds: int, *only: str) -> Suite:
     return Suite(module, tuple(arguments), 8, "gpu", scope, _GPU)
 
 
-_MANUAL_DIR = "--manual_dir={manual_dir}"
 _EDGE = f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"
 
 SUITES: Mapping[str, Suite] = {
+    **{f"study_{name}": _study(name) for name in SETS},
     **{name: _accuracy(name) for name in accuracy_suites.SUITES if name != "quick"},
     "first_run": _own("first_run", 2, "watch", "accuracy watch", data=_WATCH),
     "profile_vggsound": _profile("vggsound"),

@@ -1,13 +1,14 @@
 """The study of one dataset: SFT beside its controls, with paired intervals, and their cost.
 
-python -m benchmarks.study --set=watch --json=study_watch.json --runs=FOLDER [--cost]
+python -m benchmarks.study --set=watch --json=study_watch.json --runs=FOLDER [--parts=rows,cost]
 
 Each row has the same budget of tuning: three learning rates, chosen on the validation split with
 the first seed. Checkpoints are those of best validation, and the test split is evaluated once.
 
 The result is written after each row, and rows in the file that are fresh are not repeated. `--runs`
 keeps the run directories by the digest of the code, with the predictions that paired intervals
-need. A killed start goes on from there. With `--cost` the rows are timed, in turns, and nothing is trained.
+need. A killed start goes on from there. The part `cost` times the rows in turns, so that nothing
+else should run beside it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sft_jax.compare.intervals import RESAMPLES
 from sft_jax.compare.rows import Row
 
 CONFIDENCE = 0.95
+PARTS = ("rows", "cost")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--manual_dir", default="", help="folder with raw files of all datasets")
     text = "folder to keep the run directories in"
     arguments.add_argument("--runs", type=pathlib.Path, required=True, help=text)
-    arguments.add_argument("--cost", action="store_true", help="time the rows, and train nothing")
+    text = f"comma-separated; default {','.join(PARTS)}"
+    arguments.add_argument("--parts", type=harness.names, default=[*PARTS], help=text)
     return arguments
 
 
@@ -55,7 +58,7 @@ def read_or_begin(options: argparse.Namespace) -> dict[str, Any]:
     """
     begun = {"set": options.set, "metric": SETS[options.set].metric, "seeds": options.seeds}
     if not options.json.exists():
-        return {**harness.environment(scope(SETS[options.set])), **begun, "rows": {}}
+        return {**harness.environment(SETS[options.set].scope), **begun, "rows": {}}
     result: dict[str, Any] = json.loads(options.json.read_text())
     if wrong := [key for key, value in begun.items() if result.get(key) != value]:
         raise ValueError(
@@ -63,11 +66,6 @@ def read_or_begin(options: argparse.Namespace) -> dict[str, Any]:
             " it to begin anew"
         )
     return result
-
-
-def scope(one: StudySet) -> str:
-    """Code that can change the figures of a set (`benchmarks.freshness.PARTS`)."""
-    return f"accuracy {one.base.config} benchmarks/study/ benchmarks/classical.py"
 
 
 def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -78,10 +76,10 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
       options: Parsed arguments.
       result: Result so far; gets the new rows.
     """
-    code, every = freshness.identity(scope(one)), [*one.rows, *one.classical]
+    code, every = freshness.identity(one.scope), [*one.rows, *one.classical]
     for name in options.only or every:
         known = result["rows"].get(name)
-        if known and freshness.state(known["code"], scope(one)).fresh:
+        if known and freshness.state(known["code"], one.scope).fresh:
             continue
         print(name, flush=True)
         begin, place = time.process_time(), folder(options.runs, name, code)
@@ -139,12 +137,15 @@ def main() -> None:
     every = [*one.rows, *one.classical]
     if unknown := sorted({*(options.only or ())} - {*every}):
         parser().error(f"--only: no rows {unknown} in {options.set}; it has {every}")
-    if options.cost:
-        result["cost"] = cost.measure_rows(one, options.only or [*one.rows], options.manual_dir)
-    else:
+    if unknown := sorted({*options.parts} - {*PARTS}):
+        parser().error(f"--parts: no part {unknown}; there are {', '.join(PARTS)}")
+    if "rows" in options.parts:
         train(one, options, result)
         compare(one, options, result)
-    harness.write(options.json, result)
+        harness.write(options.json, result)
+    if "cost" in options.parts and not cost.is_fresh(one, result):
+        result["cost"] = cost.measure_rows(one, options.manual_dir)
+        harness.write(options.json, result)
 
 
 if __name__ == "__main__":

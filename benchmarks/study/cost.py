@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import freshness, harness
@@ -16,19 +16,31 @@ _STEPS = 10
 _MEASURED = ("train_step_seconds", "latency_seconds", "train_peak_rss_bytes")
 
 
-def measure_rows(one: StudySet, chosen: Sequence[str], manual_dir: str) -> dict[str, Any]:
+def scope(one: StudySet) -> str:
+    """Code that can change the cost (`benchmarks.freshness.PARTS`)."""
+    return f"cost {one.base.config}"
+
+
+def is_fresh(one: StudySet, result: Mapping[str, Any]) -> bool:
+    """Returns whether a result has the cost of all rows by the code at head."""
+    known = result.get("cost", {"rows": {}, "code": {}})
+    return {*known["rows"]} == {*one.rows} and bool(
+        freshness.state(known["code"], scope(one)).fresh
+    )
+
+
+def measure_rows(one: StudySet, manual_dir: str) -> dict[str, Any]:
     """Measures each row several times, the rows in turns, each in a process of its own.
 
     Args:
       one: Set of the rows.
-      chosen: Names of the rows.
       manual_dir: Folder with raw files.
 
     Returns:
       JSON values: `rows` by name, and `code`. A row has medians and ranges: seconds of a
       training step, seconds of one example, and bytes that training adds to the process.
     """
-    configs = {name: experiment_of(one.base, one.rows[name], manual_dir) for name in chosen}
+    configs = {name: experiment_of(one.base, row, manual_dir) for name, row in one.rows.items()}
     shapes = outline(next(iter(configs.values())).data)
     turns = [
         {name: measure(own, shapes, batch_sizes=[], steps=_STEPS) for name, own in configs.items()}
@@ -37,7 +49,7 @@ def measure_rows(one: StudySet, chosen: Sequence[str], manual_dir: str) -> dict[
     return {
         "rows": {
             name: {key: harness.spread([turn[name][key] for turn in turns]) for key in _MEASURED}
-            for name in chosen
+            for name in configs
         },
-        "code": freshness.identity(f"cost {one.base.config}"),
+        "code": freshness.identity(scope(one)),
     }

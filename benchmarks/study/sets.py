@@ -36,6 +36,11 @@ class StudySet(NamedTuple):
     minutes: int
     classical: Sequence[str] = tuple(METHODS)
 
+    @property
+    def scope(self) -> str:
+        """Code that can change the figures (`benchmarks.freshness.PARTS`)."""
+        return f"accuracy {self.base.config} benchmarks/study/ benchmarks/classical*.py"
+
 
 def controls(modalities: Sequence[str], depth: int, k: int = 4) -> dict[str, StudyRow]:
     """Rows of every set: SFT, SFT with other tokens or none, and the other models.
@@ -77,6 +82,18 @@ def budgets(numbers: Sequence[int], k: int = 4) -> dict[str, StudyRow]:
     }
     elastic = {"model.k": k, "train.elastic_k": tuple(numbers)}
     return rows | {"any k": StudyRow(elastic, _ONE_RATE, budgets=numbers)}
+
+
+def patches(sizes: Sequence[int]) -> dict[str, StudyRow]:
+    """Rows of other patch sizes, and of one model for all of them.
+
+    Args:
+      sizes: Steps of a patch, each a multiple of the first.
+    """
+    strides = tuple(size // sizes[0] for size in sizes)
+    rows = {f"patch={n}": StudyRow({"data.patch_size": n}, _ONE_RATE) for n in sizes}
+    elastic = {"data.patch_size": sizes[0], "train.elastic_patch": strides}
+    return rows | {"any patch": StudyRow(elastic, _ONE_RATE, strides=strides)}
 
 
 def ablation(k: int = 4) -> dict[str, StudyRow]:
@@ -124,8 +141,19 @@ SETS: Mapping[str, StudySet] = {
     "watch": StudySet(
         Variant("watch"),
         "accuracy",
-        controls(_MOTION, depth=4) | budgets((0, 1, 2, 4, 8, 20)),
-        80,
+        controls(_MOTION, depth=4) | budgets((0, 1, 2, 4, 8, 20)) | patches((2, 4, 8)),
+        100,
+    ),
+    # Each of ten people is left out in turn.
+    "watch_people": StudySet(
+        Variant("watch", "", {"data.folds": 10}),
+        "accuracy",
+        {
+            SFT: StudyRow({}, _ONE_RATE),
+            CLS_ALONE: StudyRow({"model.k": 0}, _ONE_RATE),
+            "late": StudyRow({"model.name": "late"}, _ONE_RATE),
+        },
+        90,
     ),
     "watch_long": StudySet(
         Variant("watch", "", _LONG), "accuracy", controls(_MOTION, depth=4), 300

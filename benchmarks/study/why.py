@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.study import corruption, leave_out
-from benchmarks.study.__main__ import folder, scope
+from benchmarks.study.__main__ import folder
 from benchmarks.study.sets import SETS, SFT
 from sft_jax.evaluation.restored import Restored, restore
 from sft_jax.runs import storage
@@ -55,7 +55,7 @@ def main() -> None:
     if lacking := [name for name in options.rows if name not in study["rows"]]:
         parser().error(f"--rows: {options.study} has no rows {lacking}")
     result = {
-        **harness.environment(scope(one)),
+        **harness.environment(one.scope),
         "set": options.set,
         "metric": one.metric,
         "rows": {},

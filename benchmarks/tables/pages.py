@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from benchmarks import freshness
-from benchmarks.tables import accuracy, cost, values
+from benchmarks.tables import accuracy, cost, study, values
 from benchmarks.tables.provenance import note, provenance
 
 ROOT = freshness.ROOT
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "attention": cost.attention,
     "comparison": accuracy.comparison,
     "compilation": cost.compilation,
+    "corrupted": study.corrupted,
     "costs": cost.costs,
     "edge": cost.edge,
     "elastic": accuracy.elastic,
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "first_prediction": cost.first_prediction,
     "growth": cost.growth,
     "imbalance": accuracy.imbalance,
+    "left_out": study.left_out,
     "models": accuracy.models,
     "mosei_memory": cost.mosei_memory,
     "people": accuracy.people,
@@ -41,6 +43,8 @@ PARTS: dict[str, Callable[..., str]] = {
     "provenance": provenance,
     "readouts": accuracy.readouts,
     "score": values.score,
+    "settings": study.settings,
+    "study": study.study,
     "throughput": cost.throughput,
     "value": values.value,
     "windows": accuracy.windows,

@@ -1,0 +1,126 @@
+"""Tables of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.study.sets import CLS_ALONE, SFT
+from benchmarks.tables.results import load, paired, percent, table
+
+_ABSENT = "—"
+
+
+def study(file: str, *names: str) -> str:
+    """Rows of a set beside SFT: metric, differences with intervals, and cost.
+
+    Args:
+      file: Result of `python -m benchmarks.study`.
+      *names: Rows to show; all that the file has by default.
+    """
+    result = load(file)
+    metric, cost = result["metric"], result.get("cost", {"rows": {}})["rows"]
+    rows = []
+    for name in names or result["rows"]:
+        row = result["rows"][name]
+        tested, count = row["test"][metric]["values"], f"{row.get('flops', 0) / 1e6:.2f}"
+        rows.append([
+            f"`{name}`" if "changes" in row else name,
+            percent(tested),
+            *(_difference(row, base) for base in (SFT, CLS_ALONE)),
+            count if "flops" in row else _ABSENT,
+            *_measured(cost.get(name)),
+        ])  # fmt: skip
+    header = [f"row, {sum(_examples(result))} examples", f"{_title(metric)}, %"]
+    header += [f"minus `{base}`, 95 %" for base in (SFT, CLS_ALONE)]
+    return table([*header, "MFLOPs", "ms a step", "ms an example", "MiB"], rows)
+
+
+def _examples(result: Mapping[str, Any]) -> Sequence[int]:
+    """Numbers of test examples, of each fold once."""
+    counts = result["rows"][SFT]["n_examples"]
+    return counts[:: len(result["seeds"])]
+
+
+def _title(metric: str) -> str:
+    return metric.replace("_", " ").replace("roc auc", "AUROC")
+
+
+def _difference(row: Mapping[str, Any], base: str) -> str:
+    own = row.get("differences", {}).get(base)
+    if not own:
+        return ""
+    bounds = "" if own["both"] is None else "{:+.1f} to {:+.1f}".format(*_points(own["both"]))
+    return f"{100 * own['mean']:+.1f} ({bounds})"
+
+
+def _points(values: Sequence[float]) -> list[float]:
+    return [100 * value for value in values]
+
+
+def _measured(cost: Mapping[str, Any] | None) -> list[str]:
+    if not cost:
+        return [_ABSENT] * 3
+    return [
+        f"{1e3 * cost['train_step_seconds']['median']:.1f}",
+        f"{1e3 * cost['latency_seconds']['median']:.2f}",
+        f"{cost['train_peak_rss_bytes']['median'] / 2**20:.0f}",
+    ]
+
+
+def settings(file: str, elastic: str, *others: str) -> str:
+    """One model at several budgets, strides or depths, beside models for one each.
+
+    Args:
+      file: Result of `python -m benchmarks.study`.
+      elastic: Row that was evaluated at several settings.
+      *others: Row of each setting, in their order.
+    """
+    result = load(file)
+    metric, rows = result["metric"], result["rows"]
+    found = rows[elastic]["settings"]
+    kind = next(name for name in ("k", "stride", "depth") if name in found[0])
+    own = [line["metrics"][metric]["values"] for line in found]
+    lines = [[f"`{elastic}`", *map(percent, own)]]
+    if others:
+        each = [rows[name]["test"][metric]["values"] for name in others]
+        lines.append(["trained for the column", *map(percent, each)])
+        lines.append(["difference, paired", *map(paired, own, each)])
+    lines.append(["MFLOPs", *(f"{line['flops'] / 1e6:.2f}" for line in found)])
+    return table(["", *(f"{kind} = {line[kind]}" for line in found)], lines)
+
+
+def corrupted(file: str, kind: str) -> str:
+    """Metric of the rows when one modality is corrupted.
+
+    Args:
+      file: Result of `python -m benchmarks.study.why`.
+      kind: noise, or missing.
+    """
+    result = load(file)
+    first = next(iter(result["rows"].values()))["corrupted"]
+    columns = [(name, strength) for name, kinds in first.items() for strength in kinds[kind]]
+    rows = [
+        [
+            f"`{name}`",
+            *(
+                percent(row["corrupted"][one][kind][strength]["values"])
+                for one, strength in columns
+            ),
+        ]
+        for name, row in result["rows"].items()
+    ]
+    return table([kind, *(f"{name}, {strength}" for name, strength in columns)], rows)
+
+
+def left_out(file: str) -> str:
+    """Agreement of saliency with the effect of leaving a token out, of each seed."""
+    seeds = load(file)["rows"][SFT]["left_out"]
+    rows = []
+    for modality in seeds[0]:
+        for number, seed in enumerate(seeds):
+            own = seed[modality]
+            cells = [f"{own[name]['mean']:.2f}" for name in ("spearman", "kept", "by_chance")]
+            rows.append([modality, str(number), *cells, str(own["n_examples"])])
+    header = ["modality", "seed", "rank correlation", "kept of the k that matter most", "by chance"]
+    return table([*header, "examples"], rows)
