@@ -173,10 +173,13 @@ def test_rows_of_other_code_are_measured_again(monkeypatch, tmp_path):
     result["models"][name]["code"]["scope_digest"] = "sha256:other"
     accuracy.measure_rows(suite, [name], options, result)
     assert len(folders) == 2
+    result["models"][name]["experiments"][0]["argument"] = "k=1"
+    accuracy.measure_rows(suite, [name], options, result)
+    assert len(folders) == 3
     monkeypatch.setattr(freshness, "digest", lambda _: "sha256:another_code")
     accuracy.measure_rows(suite, [name], options, result)
-    assert folders[2].parent.name == "another_code"
-    assert folders[1] == folders[0] != folders[2]
+    assert folders[3].parent.name == "another_code"
+    assert folders[2] == folders[1] == folders[0] != folders[3]
 
 
 def test_the_command_in_a_result_names_no_folder(monkeypatch):
