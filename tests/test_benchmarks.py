@@ -85,7 +85,7 @@ def test_a_suite_that_is_done_and_fresh_is_not_run_again(monkeypatch, tmp_path, 
     assert "2 suites, about 0.5 hours: growth, compilation\n" in capsys.readouterr().out
     fails = False
     assert start() == ["growth"]
-    assert "1 suites, about 0.2 hours: growth\n1 are done and fresh" in capsys.readouterr().out
+    assert "1 suite, about 0.2 hours: growth\n1 are done and fresh" in capsys.readouterr().out
     assert start() == []
     assert start("--again") == ["growth", "compilation"]
     monkeypatch.setattr(freshness, "digest", lambda _: "sha256:other")

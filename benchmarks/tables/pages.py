@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "provenance": provenance,
     "readouts": accuracy.readouts,
     "score": values.score,
+    "source": values.source,
     "throughput": cost.throughput,
     "value": values.value,
     "windows": accuracy.windows,
