@@ -173,8 +173,20 @@ def read_or_begin(
     return result
 
 
+def experiments(suite: Suite, name: str) -> list[dict[str, Any]]:
+    """The experiments of a row of a suite, as JSON values; none for a classical model."""
+    variants = [variant._asdict() for variant in suite.rows.get(name, ())]
+    return json.loads(json.dumps(variants, default=dict))
+
+
 def _is_fresh(models: Mapping[str, Any], name: str, suite: Suite) -> bool:
-    return name in models and bool(freshness.state(models[name].get("code"), suite.scope).fresh)
+    """Returns True for a row of this code and of the experiments that the suite now names."""
+    row = models.get(name)
+    return (
+        row is not None
+        and bool(freshness.state(row.get("code"), suite.scope).fresh)
+        and row.get("experiments") == experiments(suite, name)
+    )
 
 
 def measure_rows(
@@ -204,7 +216,7 @@ def measure_rows(
         if suite.step_seconds:
             row["train_step_seconds"] = step_seconds(configs[0])
         # The code of each row: rows of one file may be of several commits.
-        models[name] = {**row, "code": code}
+        models[name] = {**row, "experiments": experiments(suite, name), "code": code}
         # In the order of the suite, also if a row is measured again.
         models = {name: models[name] for name in (*suite.rows, *models) if name in models}
         result["models"] = models
@@ -246,7 +258,7 @@ def main() -> None:
         configs = [variant.experiment() for variant in next(iter(suite.rows.values()))]
         code = freshness.identity(suite.scope)
         rows = classical_rows(configs, result["seeds"])
-        models |= {name: {**row, "code": code} for name, row in rows.items()}
+        models |= {name: {**row, "experiments": [], "code": code} for name, row in rows.items()}
     pairs = {data: pair for data, pair in suite.differences.items() if set(pair) <= set(models)}
     if pairs:
         result["differences"] = {

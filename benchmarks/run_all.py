@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator
 from benchmarks import freshness, harness
 from benchmarks.suites import GROUPS, RAW_FILES, SUITES
 from sft_jax.runs import storage
+from sft_jax.wording import plural
 
 
 def parser() -> argparse.ArgumentParser:
@@ -139,7 +140,7 @@ def main() -> None:
     except ValueError as error:
         parser().error(str(error))
     hours = sum(SUITES[name].minutes for name in left) / 60
-    print(f"{len(left)} suites, about {hours:.1f} hours: {', '.join(left)}")
+    print(f"{len(left)} {plural('suite', len(left))}, about {hours:.1f} hours: {', '.join(left)}")
     print(f"{len(names) - len(left)} are done and fresh in {options.results}", flush=True)
     failed = []
     for name, arguments in commands.items():

@@ -85,7 +85,7 @@ def test_a_suite_that_is_done_and_fresh_is_not_run_again(monkeypatch, tmp_path, 
     assert "2 suites, about 0.5 hours: growth, compilation\n" in capsys.readouterr().out
     fails = False
     assert start() == ["growth"]
-    assert "1 suites, about 0.2 hours: growth\n1 are done and fresh" in capsys.readouterr().out
+    assert "1 suite, about 0.2 hours: growth\n1 are done and fresh" in capsys.readouterr().out
     assert start() == []
     assert start("--again") == ["growth", "compilation"]
     monkeypatch.setattr(freshness, "digest", lambda _: "sha256:other")
@@ -173,10 +173,13 @@ def test_rows_of_other_code_are_measured_again(monkeypatch, tmp_path):
     result["models"][name]["code"]["scope_digest"] = "sha256:other"
     accuracy.measure_rows(suite, [name], options, result)
     assert len(folders) == 2
+    result["models"][name]["experiments"][0]["argument"] = "k=1"
+    accuracy.measure_rows(suite, [name], options, result)
+    assert len(folders) == 3
     monkeypatch.setattr(freshness, "digest", lambda _: "sha256:another_code")
     accuracy.measure_rows(suite, [name], options, result)
-    assert folders[2].parent.name == "another_code"
-    assert folders[1] == folders[0] != folders[2]
+    assert folders[3].parent.name == "another_code"
+    assert folders[2] == folders[1] == folders[0] != folders[3]
 
 
 def test_the_command_in_a_result_names_no_folder(monkeypatch):

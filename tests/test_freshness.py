@@ -82,6 +82,11 @@ def test_scopes_hold_the_model_the_data_and_the_config():
     assert not [path for path in files if "av_mnist" in path or path in freshness.NO_NUMBERS]
 
 
+@pytest.mark.parametrize("name", freshness.PARTS)
+def test_every_pattern_of_a_part_stands_for_files(name):
+    assert all(freshness.sources(pattern) for pattern in freshness.PARTS[name])
+
+
 def test_files_without_numbers_exist():
     missing = [path for path in freshness.NO_NUMBERS if not (freshness.ROOT / path).is_file()]
     assert missing == []

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks import freshness, harness
+from benchmarks import accuracy, accuracy_suites, freshness, harness
 from benchmarks.suites import SUITES
 
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
@@ -59,6 +59,18 @@ def test_results_are_of_the_commit_that_they_name(path):
         if code.get("scope") == scope:
             then = freshness.sources_at(code["commit"], scope)
             assert code["scope_digest"] == freshness.digest(then)
+
+
+@pytest.mark.parametrize("name", accuracy_suites.SUITES)
+def test_rows_are_of_the_experiments_that_their_suite_names(name):
+    path, suite = RESULTS / f"{name}.json", accuracy_suites.SUITES[name]
+    models = json.loads(path.read_text()).get("models", {}) if path.exists() else {}
+    for row, measured in models.items():
+        if isinstance(measured, dict) and "experiments" in measured:
+            assert measured["experiments"] == accuracy.experiments(suite, row)
+    assert accuracy.experiments(suite, next(iter(suite.rows)))[0].keys() == {
+        *("config", "argument", "changes")
+    }
 
 
 def test_every_file_of_results_has_a_suite():

@@ -34,6 +34,11 @@ def score(file: str, row: str) -> str:
     return results.score(results.load(file)["models"][row])
 
 
+def source(file: str) -> str:
+    """The name of a file, below a picture that is drawn from it."""
+    return f"`{file}`"
+
+
 def printed(file: str, length: str) -> str:
     """Lines that training and evaluation print at their ends, as a block.
 
