@@ -71,9 +71,10 @@ class ModelConfig:
         some modalities, and `others` that of the rest; on the command line `model.k.NAME`. A
         modality with fewer tokens keeps all, unless the mapping names it
         (`sft_jax.modules.budget.budgets`).
-      saliency: Saliency that the pool ranks or weighs tokens by: the attention that each token
-        receives (received, the paper's), that of CLS to it (from_cls), or learned scores (learned);
-        see `sft_jax.modules.sparse_pooling`. Only for sft, with a pool that looks at it.
+      saliency: Saliency that the pool ranks or weighs tokens by (`sft_jax.modules.sparse_pooling`).
+        The choices are received, the paper's attention that each token receives; from_cls, the
+        attention of CLS to it; and learned, a softmax of scores. Only for sft, with a pool that
+        looks at it.
       readout: Token that sft reads its logits from.
       unimodal_attention: Keys that each query sees in the blocks of a modality. The choices are
         dense; windowed, whose cost is linear in the number of tokens (`sft_jax.WindowPattern`);
