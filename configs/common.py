@@ -48,13 +48,14 @@ def small_experiment(
 
     Args:
       arg: Text after the colon of `--config=FILE:ARG`. Its keys are `model`, `modality`, `pool`,
-        `k`, `readout`, `n_pre`, `n_post`, `mixup` and those of `data_fields`.
+        `k`, `saliency`, `readout`, `n_pre`, `n_post`, `mixup` and those of `data_fields`.
       data: Config of the data.
       n_pre: Default of the argument `n_pre`.
       n_post: Default of the argument `n_post`.
       **data_fields: Fields of `data` that are arguments too, and their defaults.
     """
-    model = {"pool": "attn_topk", "k": 4, "readout": "sum_cls", "n_pre": n_pre, "n_post": n_post}
+    pooling = {"pool": "attn_topk", "k": 4, "saliency": "received"}
+    model = {**pooling, "readout": "sum_cls", "n_pre": n_pre, "n_post": n_post}
     args = parse_arg(arg, model="sft", modality="", **model, mixup="none", **data_fields)
     chosen = {name: args[name] for name in ("modality", *model)}
     return _config_dict(

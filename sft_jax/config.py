@@ -29,8 +29,8 @@ from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.data_config import MAY_CHANGE, STRICT, Count, CountOrNone, Positive, folder_field
 from sft_jax.modules import MODELS, TOKENIZERS
 from sft_jax.objective import check_objective
-from sft_jax.ops.pool import POOLS
-from sft_jax.structs import DEFAULT_K, Readout, Task
+from sft_jax.ops.pool import POOLS, saliency_problem
+from sft_jax.structs import DEFAULT_K, Readout, Saliency, Task
 
 AnyDataset = Annotated[
     DatasetEntry,
@@ -71,6 +71,10 @@ class ModelConfig:
         some modalities, and `others` that of the rest; on the command line `model.k.NAME`. A
         modality with fewer tokens keeps all, unless the mapping names it
         (`sft_jax.modules.budget.budgets`).
+      saliency: Saliency that the pool ranks or weighs tokens by (`sft_jax.modules.sparse_pooling`).
+        The choices are received, the paper's attention that each token receives; from_cls, the
+        attention of CLS to it; and learned, a softmax of scores. Only for sft, with a pool that
+        looks at it.
       readout: Token that sft reads its logits from.
       unimodal_attention: Keys that each query sees in the blocks of a modality. The choices are
         dense; windowed, whose cost is linear in the number of tokens (`sft_jax.WindowPattern`);
@@ -103,6 +107,7 @@ class ModelConfig:
     n_post: CountOrNone = 11
     pool: Annotated[str, named(POOLS)] = "attn_topk"
     k: CountOrNone | dict[str, CountOrNone] = DEFAULT_K
+    saliency: Saliency = "received"
     readout: Readout = "sum_cls"
     unimodal_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
     pre_pooling_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
@@ -119,6 +124,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
             raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
+        # The model itself checks a pool of another package.
+        ours = self.name == "sft" and self.pool in POOLS
+        if ours and (problems := saliency_problem(self.saliency, self.pool)):
+            raise ValueError(problems[0])
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -17,6 +17,9 @@ AnyArray = jax.Array | np.ndarray
 Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
 """Token that the logits are read from; see `sft_jax.modules.sft.SparseFusionTransformer`."""
 
+Saliency = Literal["received", "from_cls", "learned"]
+"""Numbers that pools rank or weigh tokens by; see `sft_jax.modules.sparse_pooling`."""
+
 Task = Literal["single_label", "multi_label", "ordinal", "regression"]
 """Kind of prediction: one class; any number of labels; one of ordered classes; numbers."""
 

@@ -19,7 +19,7 @@ import tiny_sft
 from configs import watch
 from sft_jax import Batch, config_io
 from sft_jax.modules.factory import build_model
-from sft_jax.modules.sft import READOUTS
+from sft_jax.modules.sft import READOUTS, SALIENCIES
 from sft_jax.ops.pool import POOLS
 from sft_jax.training.step import make_train_step
 
@@ -28,6 +28,10 @@ DEPTHS = ("n_pre=1,n_post=1", "n_pre=0,n_post=2")
 EVERY = [
     *(f"pool={pool},k={k},{depth}" for pool, k, depth in itertools.product(POOLS, (1, 3), DEPTHS)),
     *(f"readout={readout},k={k}" for readout, k in itertools.product(READOUTS, (0, 3))),
+    *(
+        f"saliency={saliency},pool={pool},k=3,{DEPTHS[1]}"
+        for saliency, pool in itertools.product(SALIENCIES[1:], tiny_sft.SALIENT_POOLS)
+    ),
     *(f"model={model},{depth}" for model, depth in itertools.product(BASELINES, DEPTHS)),
 ]
 # Nothing would reach the fusion; no modality would attend to another.
@@ -37,6 +41,7 @@ EVERY = [argument for argument in EVERY if argument not in IMPOSSIBLE]
 TRACED = [
     *(f"pool={pool},k=1,n_pre=0,n_post=0" for pool in POOLS),
     *(f"readout={readout},k=3,n_pre=0,n_post=1" for readout in READOUTS[1:]),
+    *(f"saliency={saliency},k=1,n_pre=0,n_post=1" for saliency in SALIENCIES[1:]),
     "readout=sum_cls,k=0,n_pre=0,n_post=1",
     "mixup=any,readout=modality_cls,pool=joint_topk,k=1,n_pre=0,n_post=1",
     *(f"model={model},{DEPTHS[0]}" for model in BASELINES),

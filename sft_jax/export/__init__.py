@@ -41,6 +41,7 @@ _C: Mapping[str, tuple[str, ...]] = {
     **_OURS,
     "model": ("sft",),
     "pool": ("max", "avg", "attn", "attn_topk", "attn_wkmedoids", "channel_topk", "evit", "none"),
+    "saliency": ("received", "from_cls"),
 }
 
 EXPORTERS: Mapping[str, Exporter] = {

@@ -14,11 +14,12 @@ from sft_jax.modules.attention import pattern_for
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.ops.pool import POOLS
-from sft_jax.structs import IDS, PATCHED, Kind, Readout, Task
+from sft_jax.structs import IDS, PATCHED, Kind, Readout, Saliency, Task
 
 ALL: Mapping[str, tuple[str, ...]] = {
     "model": (*MODELS, "other"),
     "pool": (*POOLS, "other"),
+    "saliency": get_args(Saliency),
     "readout": get_args(Readout),
     "task": get_args(Task),
     "axes": ("1", "2", "3"),
@@ -130,6 +131,7 @@ def features(model: Any) -> dict[str, frozenset[str]]:
     }
     if hasattr(model, "pool"):
         own["pool"] = {model.pool if model.pool in POOLS else "other"}
+        own["saliency"] = {model.saliency}
         own["readout"] = {model.readout}
     return {name: frozenset(values) for name, values in own.items()}
 

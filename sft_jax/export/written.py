@@ -241,6 +241,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
         "task": model.task,
         "model": type(model).__name__,
         "pool": str(getattr(model, "pool", "")),
+        "saliency": getattr(model, "saliency", ""),
         "readout": getattr(model, "readout", ""),
         "dataset": classifier.info.to_json(),
         "not_finite": classifier.not_finite,

@@ -36,9 +36,9 @@ class Explanation:
         order of the pool, which for `attn_topk` is that of descending saliency, and for
         `joint_topk` that of its score. Steps that were dropped, as the run was trained with
         `not_finite=drop`, are not counted.
-      saliency: Attention that each token received, kept or not, over the grid of patches:
-        `[tokens]` float32 for a sequence, `[rows, columns]` for an image. NaN beyond the end of
-        the example.
+      saliency: Saliency that the pool saw of each token, kept or not, over the grid of patches:
+        by default the attention that it received (`sft_jax.modules.sparse_pooling`). `[tokens]`
+        float32 for a sequence, `[rows, columns]` for an image. NaN beyond the end of the example.
     """
 
     kept: tuple[tuple[slice, ...], ...]

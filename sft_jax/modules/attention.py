@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from sft_jax.modules.linear import bounded_uniform, dense, flat_dot
 from sft_jax.ops.attention import kernels
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern, block_sparse_attention, received
 from sft_jax.ops.attention.kernels import Kernel
-from sft_jax.ops.attention.plain import apply_weights, attention_weights
+from sft_jax.ops.attention.plain import apply_weights, attention_weights, cls_attention
 from sft_jax.ops.attention.windowed import WindowPattern, windowed_attention
 from sft_jax.structs import Tokens
 
@@ -47,7 +48,8 @@ class SelfAttention(nn.Module):
       pattern: Keys that each query sees; None for all. A pattern replaces the kernel.
       kernel: Name of a kernel of `sft_jax.ops.attention.kernels`, or a kernel, for attention
         without a pattern. It changes only the cost.
-      with_saliency: Whether to return the saliency; the first token must then be CLS.
+      saliency: Saliency to return, of the tokens after the first, which must be CLS: the attention
+        that each receives, or that of CLS alone (`sft_jax.ops.attention.plain`); None for none.
 
     Raises (on `init` and `apply`):
       ValueError: For tokens with sizes and a pattern, since only dense attention supports sizes.
@@ -60,7 +62,7 @@ class SelfAttention(nn.Module):
     out_kernel_init: Initializer | None = None
     pattern: AttentionPattern | None = None
     kernel: str | Kernel = kernels.AUTO
-    with_saliency: bool = False
+    saliency: Literal["received", "from_cls"] | None = None
 
     @nn.compact
     def __call__(
@@ -81,6 +83,8 @@ class SelfAttention(nn.Module):
             self.num_heads, self.dtype, self.qkv_bias_init, name="qkv"
         )(tokens.values, first)
         attended, salient = self._attend(query, key, value, tokens)
+        if self.saliency == "from_cls":
+            salient = cls_attention(query[:, :1], key, tokens.mask, tokens.sizes)
         out = dense(
             width,
             self.dtype,
@@ -93,20 +97,21 @@ class SelfAttention(nn.Module):
         self, query: Array, key: Array, value: Array, tokens: Tokens
     ) -> tuple[Array, Array | None]:
         mask, sizes = tokens.mask, tokens.sizes
+        with_saliency = self.saliency == "received"
         if self.pattern is not None and sizes is not None:
             raise ValueError("tokens.sizes must be None where attention has a pattern")
         if isinstance(self.pattern, BlockSparsePattern):
             attended, sparse = block_sparse_attention(query, key, value, mask, self.pattern)
             self.sow("intermediates", "weights", sparse)
-            return attended, received(sparse, mask) if self.with_saliency else None
+            return attended, received(sparse, mask) if with_saliency else None
         if isinstance(self.pattern, WindowPattern):
             attended, salient = windowed_attention(query, key, value, mask, self.pattern)
-            return attended, salient if self.with_saliency else None
+            return attended, salient if with_saliency else None
         stores_weights = kernels.choose_kernel(self.kernel, query, key) is kernels.plain
         if stores_weights and self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(query, key, mask, sizes))
         return kernels.attend(
-            self.kernel, query, key, value, mask, sizes, with_saliency=self.with_saliency
+            self.kernel, query, key, value, mask, sizes, with_saliency=with_saliency
         )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from sft_jax import plugins
 from sft_jax.ops.noise import Keys, example_keys, fixed_gumbel, gumbel
 from sft_jax.ops.pool import POOLS, Pool, find_pool
+from sft_jax.ops.pool.select import weigh_tokens
 from sft_jax.ops.pool.windows import ReferenceWindows, Windows, adaptive_windows
 from sft_jax.structs import Tokens
 
@@ -37,6 +38,8 @@ class Reducer(nn.Module):
       reference_windows: The authors' fixed windows, with the divisors and epsilon of their code,
         in place of `k` adaptive windows.
       iterations: Number of times that `attn_wkmedoids` moves its centres.
+      weighted: Whether selected tokens count as their saliency in later attention
+        (`sft_jax.ops.pool.select.weigh_tokens`).
       dtype: Type of the computation, for pools with parameters.
     """
 
@@ -45,6 +48,7 @@ class Reducer(nn.Module):
     num_heads: int = 1
     reference_windows: ReferenceWindows | None = None
     iterations: int = 5
+    weighted: bool = False
     dtype: Dtype | None = None
 
     @nn.compact
@@ -92,6 +96,8 @@ class Reducer(nn.Module):
         if isinstance(kept, tuple):
             kept, index = kept
             self.sow("intermediates", "index", index)
+            if self.weighted and saliency is not None:
+                kept = weigh_tokens(checked(self.pool, kept), index, [tokens], [saliency])
         return checked(self.pool, kept)
 
     @nn.nowrap

@@ -16,13 +16,14 @@ from sft_jax.modules.multimodal import MultimodalClassifier, presence
 from sft_jax.modules.sparse_pooling import JointPooling, SparsePooling
 from sft_jax.ops.mixup import Mixup
 from sft_jax.ops.modalities import join, sum_over_present
-from sft_jax.ops.pool import Pool, find_pool
+from sft_jax.ops.pool import Pool, find_pool, saliency_problem
 from sft_jax.ops.pool.reduce import masked_mean
 from sft_jax.ops.pool.select import channel_top_k
 from sft_jax.ops.pool.windows import ReferenceWindows
-from sft_jax.structs import Readout, Tokens
+from sft_jax.structs import Readout, Saliency, Tokens
 
 READOUTS: Sequence[str] = get_args(Readout)
+SALIENCIES: Sequence[str] = get_args(Saliency)
 
 _MIN_BLOCKS_TO_SCAN = 4
 """Least number of equal blocks that are compiled as a loop."""
@@ -69,6 +70,9 @@ class SparseFusionTransformer(MultimodalClassifier):
         all. The authors describe a sparse attention here, `BlockSparsePattern()`, and configure
         the one of fairseq. Their code never applies the pattern and computes dense attention. Up
         to 33 tokens, CLS included, the pattern is dense too.
+      saliency: Saliency that the pool ranks or weighs tokens by: received, from_cls or learned
+        (`sft_jax.modules.sparse_pooling.SparsePooling`). Only a pool that needs it takes another
+        than received. In training learned draws from the stream "pool".
 
     See `MultimodalClassifier` for the other attributes.
     """
@@ -80,6 +84,7 @@ class SparseFusionTransformer(MultimodalClassifier):
     reference_fusion_layer: int | None = None
     unimodal_pattern: AttentionPattern | None = None
     pre_pooling_pattern: AttentionPattern | None = None
+    saliency: Saliency = "received"
 
     @property
     def shared_from(self) -> int | None:
@@ -113,7 +118,8 @@ class SparseFusionTransformer(MultimodalClassifier):
         present = presence(streams)
         if find_pool(self.pool).joint:
             together = Tokens(jnp.stack(cls, axis=1), jnp.stack(present, axis=1))
-            joint = JointPooling(self.pool, self._joint_budgets(), name="joint_pooling")
+            weighted = self.saliency == "learned"
+            joint = JointPooling(self.pool, self._joint_budgets(), weighted, name="joint_pooling")
             pooled = {"all": joint([*pooled.values()], together)}
         return self._entering(cls, present), pooled
 
@@ -141,6 +147,7 @@ class SparseFusionTransformer(MultimodalClassifier):
             dtype=self.dtype,
             pattern=pattern_for(self.pre_pooling_pattern, self.modalities[name].num_tokens),
             kernel=self.attention_kernel,
+            saliency=self.saliency,
             name=f"pooling_{name}",
         )
 
@@ -262,6 +269,8 @@ class SparseFusionTransformer(MultimodalClassifier):
                 f"reference_fusion_layer={again} with pool={self.pool!r}: it must be at least 1,"
                 " and the pool max, avg or channel_topk"
             )
+        if self.saliency not in SALIENCIES:
+            problems.append(f"saliency={self.saliency!r} is not one of {', '.join(SALIENCIES)}")
         if unknown := sorted(set(self.reference_windows or {}) - set(modalities)):
             problems.append(f"reference_windows names {unknown}, the modalities are {modalities}")
         if set(kept := self.kept_tokens()) != set(modalities):
@@ -270,6 +279,7 @@ class SparseFusionTransformer(MultimodalClassifier):
             pool = find_pool(self.pool)
         except ValueError as error:
             return [*problems, str(error)]
+        problems += saliency_problem(self.saliency, self.pool)
         return problems + self._problems_of_k(pool, kept)
 
     def _problems_of_k(self, pool: Pool, kept: Mapping[str, int]) -> list[str]:

@@ -13,13 +13,15 @@ from sft_jax.modules.attention import AttentionPattern, SelfAttention
 from sft_jax.modules.dropout import Dropout, numbered
 from sft_jax.modules.linear import bounded_uniform, layer_norm
 from sft_jax.modules.reducer import Reducer, checked
+from sft_jax.modules.scorer import Scorer
 from sft_jax.ops.attention import kernels
 from sft_jax.ops.attention.kernels import Kernel
 from sft_jax.ops.modalities import first_tokens, join
 from sft_jax.ops.noise import Keys
 from sft_jax.ops.pool import Pool, find_pool
+from sft_jax.ops.pool.select import weigh_tokens
 from sft_jax.ops.pool.windows import ReferenceWindows
-from sft_jax.structs import Tokens
+from sft_jax.structs import Saliency, Tokens
 
 
 class Candidates(NamedTuple):
@@ -27,7 +29,7 @@ class Candidates(NamedTuple):
 
     Attributes:
       tokens: Tokens without CLS.
-      saliency: `[b, n]` attention that each token receives; None if the pool does not need it.
+      saliency: `[b, n]` saliency of each token; None if the pool does not need it.
     """
 
     tokens: Tokens
@@ -36,6 +38,16 @@ class Candidates(NamedTuple):
 
 class SparsePooling(nn.Module):
     """Self-attention over one modality, then pooling of its tokens to a few.
+
+    | `saliency` | of a token |
+    | --- | --- |
+    | `received` | the attention that it receives from the other tokens (Ding et al. 2021) |
+    | `from_cls` | the attention that CLS pays to it (EViT, Liang et al. 2022) |
+    | `learned` | a softmax of learned scores (`sft_jax.modules.scorer.Scorer`) |
+
+    A gradient reaches learned scores through the weights of a mean, as in the pools `attn` and
+    `evit`. With pools that return the positions of their tokens, it passes through the share that
+    these tokens have in later attention (`sft_jax.ops.pool.select.weigh_tokens`).
 
     Attributes:
       num_heads: Number of attention heads.
@@ -46,6 +58,7 @@ class SparsePooling(nn.Module):
       dtype: Type of the computation.
       pattern: Keys that each query sees; None for all.
       kernel: Attention kernel; see `SelfAttention`.
+      saliency: One of the saliencies above.
     """
 
     num_heads: int
@@ -56,6 +69,7 @@ class SparsePooling(nn.Module):
     dtype: Dtype | None = None
     pattern: AttentionPattern | None = None
     kernel: str | Kernel = kernels.AUTO
+    saliency: Saliency = "received"
 
     @nn.compact
     def __call__(
@@ -84,14 +98,18 @@ class SparsePooling(nn.Module):
             out_kernel_init=nn.initializers.xavier_uniform(),
             pattern=self.pattern,
             kernel=self.kernel,
-            with_saliency=needed or captured,
+            saliency=self.saliency if self.saliency != "learned" and (needed or captured) else None,
             name="attention",
         )(tokens.replace(values=normed))
         drop = Dropout(self.dropout, deterministic=not train)
         values = tokens.values + drop(attended, numbered(keys, 0))
         self.sow("intermediates", "attended", values)
-        self.sow("intermediates", "saliency", salient)
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
+        if self.saliency == "learned":
+            # A pool with noise of its own explores by itself.
+            noisy = train and "noise" not in pool.needs
+            salient = Scorer(self.dtype, name="scorer")(others, noisy=noisy, keys=keys)
+        self.sow("intermediates", "saliency", salient)
         cls = values[:, 0]
         if pool.joint:
             return cls, Candidates(others, salient)
@@ -105,7 +123,13 @@ class SparsePooling(nn.Module):
 
     def _reducer(self, k: int, name: str) -> Reducer:
         return Reducer(
-            self.pool, k, self.num_heads, self.reference_windows, dtype=self.dtype, name=name
+            self.pool,
+            k,
+            self.num_heads,
+            self.reference_windows,
+            weighted=self.saliency == "learned",
+            dtype=self.dtype,
+            name=name,
         )
 
 
@@ -118,10 +142,12 @@ class JointPooling(nn.Module):
     Attributes:
       pool: Pool whose `joint` is True, or its name.
       k: Number of tokens kept of all modalities together. A tuple of several pools once for each.
+      weighted: See `Reducer`.
     """
 
     pool: str | Pool
     k: int | tuple[int, ...]
+    weighted: bool = False
 
     @nn.compact
     def __call__(
@@ -135,7 +161,8 @@ class JointPooling(nn.Module):
         """
         pool = find_pool(self.pool)
         tokens = [own.tokens for own in candidates]
-        needs = {"saliency": [own.saliency for own in candidates]} if pool.needs else {}
+        saliency: Any = [own.saliency for own in candidates]
+        needs = {"saliency": saliency} if pool.needs else {}
 
         def reduce(k: int, name: str) -> Tokens:
             if k == 0:
@@ -145,6 +172,8 @@ class JointPooling(nn.Module):
             if isinstance(kept, tuple):
                 kept, index = kept
                 self.sow("intermediates", "index", index)
+                if self.weighted:
+                    kept = weigh_tokens(checked(self.pool, kept), index, tokens, saliency)
             return checked(self.pool, kept)
 
         return _at_budgets(self.k, pool, reduce)

@@ -91,7 +91,8 @@ def _total_over_present(
 
 def first_tokens(tokens: Tokens, count: int = 1) -> Tokens:
     """Keeps the first tokens of each sequence."""
-    return Tokens(tokens.values[:, :count], tokens.mask[:, :count])
+    first: Tokens = jax.tree.map(lambda array: array[:, :count], tokens)
+    return first
 
 
 def join(*sequences: Tokens) -> Tokens:

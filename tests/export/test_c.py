@@ -45,6 +45,11 @@ def test_every_pool_is_that_of_the_model(pool, tmp_path):
     assert_same(classifier, write(classifier, tmp_path))
 
 
+def test_the_attention_of_cls_is_that_of_the_model(tmp_path):
+    classifier = tiny_exports.classifier(pool="evit", saliency="from_cls")
+    assert_same(classifier, write(classifier, tmp_path))
+
+
 @pytest.mark.parametrize("readout", c.READOUTS)
 def test_every_readout_is_that_of_the_model(readout, tmp_path):
     classifier = tiny_exports.classifier(readout=readout)

@@ -46,6 +46,15 @@ def test_what_onnx_does_not_take_is_named(attributes, reason):
         export.write(classifier, "nowhere.onnx", "onnx")
 
 
+@pytest.mark.parametrize("format", ["c", "html"])
+def test_learned_saliency_is_no_c(format):
+    model = tiny_exports.tiny_sft.sft(modalities=tiny_exports.MODALITIES, saliency="learned")
+    classifier = export.written.Bundle(model, {}, tiny_exports.info())
+    text = export.supported(classifier, format)
+    assert "saliency=learned (only received, from_cls)" in text
+    assert text.endswith("Formats that take this model: stablehlo, onnx, safetensors")
+
+
 def test_a_model_of_another_package_is_no_graph():
     model = OwnFusion(4, tiny_exports.MODALITIES)
     assert features(model)["model"] == {"other"}

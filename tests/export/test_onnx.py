@@ -18,6 +18,7 @@ from sft_jax.modules.simple_fusion import ConcatFusion, LateFusion, Unimodal
 pytestmark = pytest.mark.process
 
 SINGLE_POOLS, LEARNED = tiny_exports.tiny_sft.SINGLE_POOLS, tiny_exports.tiny_sft.LEARNED_POOLS
+SALIENT = [pool for pool in tiny_exports.tiny_sft.SALIENT_POOLS if pool in SINGLE_POOLS]
 ANY_K = [pool for pool in SINGLE_POOLS if pool not in ("none", *LEARNED)]
 VIDEO = {"film": ModalitySpec((4, 3, 3), 2, (2, 2, 2))}
 MODELS = {
@@ -50,6 +51,18 @@ def test_every_pool_is_exported(pool, tmp_path):
     # One pool has blocks before pooling, where all pools are the same.
     n_pre = 1 if pool == "attn_topk" else 0
     _close(tiny_exports.classifier(pool=pool, n_pre=n_pre), tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("saliency", "pool"),
+    slow_but(
+        [(s, p) for s in ("from_cls", "learned") for p in SALIENT],
+        *[("from_cls", "evit"), ("learned", "attn_topk"), ("learned", "attn_wkmedoids")],
+    ),
+)
+def test_every_saliency_is_exported(saliency, pool, tmp_path):
+    classifier = tiny_exports.classifier(pool=pool, saliency=saliency, n_pre=0, k=2)
+    _close(classifier, tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize(

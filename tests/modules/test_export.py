@@ -33,6 +33,7 @@ CASES = {
     **{f"pool {pool}": {"pool": pool} for pool in ("attn_topk", "evit")},
     **{f"readout {readout}": {"readout": readout} for readout in get_args(Readout)[1:]},
     **{name: {"name": name} for name in ("late", "concat", "mbt", "mult")},
+    "learned saliency": {"saliency": "learned"},
     "unimodal": {"name": "unimodal", "modality": "sound"},
     **{
         f"kernel {kernel}": {"attention_kernel": kernel, "dtype": "bfloat16"}

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from sft_jax import Tokens
-from sft_jax.ops.modalities import drop_modalities, join, mean_over_present, sum_over_present
+from sft_jax.ops.modalities import (
+    drop_modalities,
+    first_tokens,
+    join,
+    mean_over_present,
+    sum_over_present,
+)
 
 BATCH = 4000
 
@@ -64,6 +70,12 @@ def test_means_and_sums_are_over_the_modalities_of_each_example():
     present = [jnp.array([True, True, False]), jnp.array([True, False, False])]
     assert mean_over_present(values, present).tolist() == [[2], [2], [0]]
     assert sum_over_present(values, present).tolist() == [[4], [2], [0]]
+
+
+def test_the_first_tokens_keep_their_sizes():
+    tokens = Tokens(jnp.zeros((1, 3, 2)), jnp.ones((1, 3), bool), jnp.asarray([[1.0, 2, 3]]))
+    assert first_tokens(tokens, 2).sizes.tolist() == [[1, 2]]
+    assert first_tokens(tokens.replace(sizes=None), 2).sizes is None
 
 
 def test_sequences_without_sizes_have_size_1_beside_others():

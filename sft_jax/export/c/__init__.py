@@ -163,8 +163,8 @@ def _comment(
         *(f"  {name} {list(spec.shape)}, {spec.num_tokens} tokens" for name, spec in specs.items()),
         f"Outputs, {_OUTPUTS[model.task]}, in this order:",
         *(f"  {json.dumps(name)}" for name in class_names),
-        f"Model: pool {model.pool}, readout {model.readout}, width {model.width}, "
-        f"{model.num_heads} heads, {model.n_pre} + {model.n_post} blocks",
+        f"Model: pool {model.pool}, saliency {model.saliency}, readout {model.readout}, "
+        f"width {model.width}, {model.num_heads} heads, {model.n_pre} + {model.n_post} blocks",
         f"Weights: {quantize or 'float'}, {computed['constant_bytes']} bytes of constants",
         f"RAM: {computed['ram_bytes']} bytes of static variables",
         f"Multiply-accumulates: {computed['multiply_accumulates']} with k = {described['k']}",

@@ -26,6 +26,7 @@ class Sizes:
       patch: Largest number of values of a patch.
       by_token: Number of 4-byte numbers that the pool stores for each token of a modality.
       least_k: Least number of tokens kept of all modalities together.
+      from_cls: Whether saliency is the attention of CLS, not that of the other tokens.
     """
 
     width: int
@@ -38,6 +39,7 @@ class Sizes:
     patch: int
     by_token: int
     least_k: int
+    from_cls: bool
 
     @classmethod
     def from_model(cls, model: SparseFusionTransformer) -> Sizes:
@@ -57,6 +59,7 @@ class Sizes:
             by_token=sum({"saliency": 1, "iterations": 2}.get(n, 0) for n in pool.needs),
             # With a fresh CLS alone nothing of the inputs would reach fusion.
             least_k=int(model.readout == "fresh_cls" and model.pool != "none"),
+            from_cls=model.saliency == "from_cls",
         )
 
     @property
@@ -85,6 +88,7 @@ class Sizes:
             "MOST_SEQUENCE": self.sequence,
             "MOST_PATCH": self.patch,
             "LEAST_K": self.least_k,
+            "FROM_CLS": int(self.from_cls),
             "MEDOID_STEPS": Reducer.iterations,
         }
         return "".join(f"#define {name} {value}\n" for name, value in values.items()) + "\n"

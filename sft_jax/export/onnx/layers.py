@@ -130,6 +130,19 @@ class Layers:
         divisor = graph.op("Mul", count, graph.constant(float(self.num_heads)))
         return graph.where(real, graph.op("Div", received, divisor))
 
+    def cls_attention(self, weights: str) -> str:
+        """Attention of CLS to each token after it; see `sft_jax.ops.attention.plain`."""
+        graph = self.graph
+        row = graph.slice(graph.slice(weights, 0, 1, 2), 1, END, 3)
+        return graph.op("Div", graph.sum(row, 1, 2), graph.constant(float(self.num_heads)))
+
+    def scores(self, tokens: GraphTokens, params: Params) -> str:
+        """Learned saliency; see `sft_jax.modules.scorer.Scorer`."""
+        graph = self.graph
+        values = graph.where(graph.unsqueeze(tokens.mask, 2), tokens.values)
+        scores = self.dense(self.norm(values, params["norm"]), params["score"])
+        return graph.softmax(graph.squeeze(scores, 2), tokens.mask)
+
     def block(self, tokens: GraphTokens, params: Params, first: int | None = None) -> GraphTokens:
         """Transformer block; see `sft_jax.modules.block.Block`."""
         attended, _ = self.attention(tokens, params["attention"], first)

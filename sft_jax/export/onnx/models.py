@@ -227,13 +227,22 @@ def _pooled(own: _Context, name: str, tokens: GraphTokens) -> tuple[str, list[Gr
             return layers.first(tokens), []
         learned = pools.LEARNED[model.pool](layers, others, params["reducer"][model.pool])
         return layers.first(tokens), [learned]
-    needed = "saliency" in POOLS[model.pool].needs
-    saliency = layers.saliency(weights, tokens.mask) if needed else None
+    saliency = None
+    if "saliency" in POOLS[model.pool].needs:
+        match model.saliency:
+            case "learned":
+                saliency = layers.scores(others, params["scorer"])
+            case "from_cls":
+                saliency = layers.cls_attention(weights)
+            case _:
+                saliency = layers.saliency(weights, tokens.mask)
     k = own.kept(name)
     # With k = 0 one token is pooled and cut off: windows and clusters can't be 0 in number.
     least = graph.op("Max", k, graph.integers(1))
     length = model.modalities[name].num_tokens
-    pooled = pools.pool(pools.Choice(graph, others, saliency, length, least), model.pool)
+    weighted = model.saliency == "learned"
+    choice = pools.Choice(graph, others, saliency, length, least, weighted)
+    pooled = pools.pool(choice, model.pool)
     return layers.first(tokens), [layers.cut(pooled, 0, k)]
 
 

@@ -29,6 +29,7 @@ class Choice(NamedTuple):
       saliency: `[b, n]` saliency; None for a pool that needs none.
       length: Number `n` of tokens.
       k: Value of one integer, at least 1.
+      weighted: Whether selected tokens count as their saliency in later attention.
     """
 
     graph: Graph
@@ -36,6 +37,7 @@ class Choice(NamedTuple):
     saliency: str | None
     length: int
     k: str
+    weighted: bool = False
 
     @property
     def slots(self) -> str:
@@ -90,7 +92,13 @@ def _only(graph: Graph, values: str, filled: str) -> GraphTokens:
 
 
 def _taken(choice: Choice, index: str, filled: str) -> GraphTokens:
-    return _only(choice.graph, take(choice.graph, choice.tokens.values, index), filled)
+    graph, tokens = choice.graph, choice.tokens
+    taken = _only(graph, take(graph, tokens.values, index), filled)
+    if not choice.weighted:
+        return taken
+    real = graph.to_float(graph.count(tokens.mask, 1))
+    sizes = take(graph, graph.op("Mul", choice.weight(), real), index)
+    return taken._replace(sizes=graph.where(filled, graph.maximum(sizes, _TINY), 1.0))
 
 
 # Windows.

@@ -101,7 +101,7 @@ def _padded(
         bias = jnp.log(jnp.where(key_mask, key_sizes, 1)) / scale
     bias = _even(jnp.where(key_mask, bias, masked).astype(key.dtype), masked)[:, :, None, None]
     key = _even(key)
-    bias = jnp.broadcast_to(jax.lax.stop_gradient(bias), (*key.shape[:-1], 1))
+    bias = jnp.broadcast_to(bias, (*key.shape[:-1], 1))
     one = jnp.ones_like(query[..., :1])
     attended = _attend(
         _wide(_even(jnp.concatenate([query, one], axis=-1))),

@@ -90,3 +90,27 @@ def saliency(weights: Float[Array, "b h n n"], mask: Bool[Array, "b n"]) -> Floa
     received = jnp.einsum("bhqn,bq->bn", weights[:, :, 1:, 1:], queries)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1)
     return jnp.where(mask[:, 1:], received / (count * weights.shape[1]), 0)
+
+
+def cls_attention(
+    query: Float[Array, "b 1 h e"],
+    key: Float[Array, "b n h e"],
+    mask: Bool[Array, "b n"],
+    sizes: Float[Array, "b n"] | None = None,
+) -> Float[Array, "b n-1"]:
+    """Computes the attention of CLS to each token after it (Liang et al. 2022, arXiv 2202.07800).
+
+    The saliency is `s_j = w[0, j]`, where `w` are the weights averaged over the heads. The weight
+    of CLS itself is left out, so the saliencies sum to less than 1. CLS sees every real key, also
+    where a pattern hides some from it. The cost is that of one query.
+
+    Args:
+      query: Query of CLS, the first token.
+      key: Keys of the sequence, CLS first.
+      mask: False marks padding, whose saliency is 0.
+      sizes: Sizes of the keys; None for 1 everywhere.
+
+    Returns:
+      The saliency of the tokens after CLS; 0 in an example without any real key.
+    """
+    return attention_weights(query, key, mask, sizes)[:, :, 0, 1:].mean(axis=1)

@@ -50,7 +50,7 @@ def tiled_attention(
       key_mask: False marks a key that gets no weight. Neither the key nor its value has any
         effect, even if it is NaN.
       key_sizes: Number of equal keys that each real key counts as, above 0; None for 1
-        everywhere. No gradient passes through the sizes.
+        everywhere.
 
     Returns:
       The weighted sums of the values, in their type; 0 where an example has no real key.
@@ -100,7 +100,7 @@ def _key_terms(
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     bias = None
     if sizes is not None:
-        bias = jax.lax.stop_gradient(jnp.log2(jnp.where(mask, sizes, 1).astype(dtype)))
+        bias = jnp.log2(jnp.where(mask, sizes, 1).astype(dtype))
     return mask.astype(dtype), bias
 
 
@@ -154,9 +154,10 @@ def _backward(residuals: Any, cotangents: tuple[Array, Array | None]) -> tuple[_
         d_received = jnp.repeat(d_received, inputs.query.shape[2], axis=0)
     arrays = (_by_head(inputs), out, lse, _to_heads(d_out), d_received)
     by_head = for_target(_backward_of_heads, arrays)
-    d_query, d_key, d_value = (_from_heads(array, inputs.query) for array in by_head)
+    d_query, d_key, d_value = (_from_heads(array, inputs.query) for array in by_head[:3])
+    d_bias = None if by_head[3] is None else _sum_over_heads(by_head[3], inputs.query)
     none: Any = None
-    return (_Inputs(d_query, d_key, d_value, none, none, none),)
+    return (_Inputs(d_query, d_key, d_value, none, d_bias, none),)
 
 
 _attend_in_reverse.defvjp(_forward, _backward)
@@ -166,7 +167,7 @@ def _forward_of_heads(target: Target, heads: _Inputs) -> tuple[Array, Array, Arr
     return target.each(functools.partial(_forward_of_head, target), heads)
 
 
-def _backward_of_heads(target: Target, heads: tuple[Any, ...]) -> tuple[Array, Array, Array]:
+def _backward_of_heads(target: Target, heads: tuple[Any, ...]) -> tuple[Any, ...]:
     return target.each(lambda head: _backward_of_head(target, *head), heads)
 
 
@@ -220,16 +221,16 @@ def _logits(target: Target, key: Array, query: Array, bias: Array | None, dtype:
 
 def _backward_of_head(
     target: Target, head: _Inputs, out: Array, lse: Array, d_out: Array, d_received: Array | None
-) -> tuple[Array, Array, Array]:
-    """Computes the gradients with respect to query, key and value for one head of one example."""
+) -> tuple[Any, ...]:
+    """Computes the gradients of query, key, value and bias for one head of one example."""
     query, key, value, real, bias, query_weight = head
     dtype = real.dtype
     scaled = base_2(query)
     inner = (out.astype(dtype) * d_out.astype(dtype)).sum(axis=-1)
     real_key = (key * real[:, None]).astype(key.dtype).T
 
-    def tile(gradients: tuple[Array, Array], queries: Any) -> tuple[Any, Array]:
-        d_key, d_value = gradients
+    def tile(gradients: tuple[Any, ...], queries: Any) -> tuple[Any, Array]:
+        d_key, d_value, d_bias = gradients
         query, scaled, lse, d_out, inner, query_weight = queries
         logits = _logits(target, key, scaled, bias, dtype)
         # True weights are at most 1; the minimum bounds those of masked keys.
@@ -242,19 +243,24 @@ def _backward_of_head(
         d_key += target.matmul(d_logits, query.T, dtype)
         weights = weights.astype(query.dtype)
         d_value += target.matmul(weights, d_out.T, dtype)
+        if d_bias is not None:
+            d_bias += d_logits.sum(axis=1, dtype=dtype)
         d_query = target.matmul(real_key, d_logits, dtype)
-        return (d_key, d_value), d_query
+        return (d_key, d_value, d_bias), d_query
 
-    zeros = (jnp.zeros_like(key, dtype), jnp.zeros_like(value, dtype))
+    d_bias = None if bias is None else jnp.zeros_like(bias)
+    zeros = (jnp.zeros_like(key, dtype), jnp.zeros_like(value, dtype), d_bias)
     rows = (query.T, scaled.T, lse, d_out.T, inner, query_weight)
     size = _tile_size(target, key.shape[0])
-    (d_key, d_value), d_query = _scan_tiles(tile, zeros, rows, size)
+    (d_key, d_value, d_bias), d_query = _scan_tiles(tile, zeros, rows, size)
     scale = query.shape[-1] ** -0.5
     gradients = (d_query.T * scale, d_key * (real[:, None] * scale), d_value * real[:, None])
-    return tuple(
+    # The logits are to base 2.
+    d_bias = None if d_bias is None else d_bias * real * math.log(2)
+    return *(
         gradient.astype(like.dtype)
         for gradient, like in zip(gradients, (query, key, value), strict=True)
-    )
+    ), d_bias
 
 
 def base_2(query: Array) -> Array:

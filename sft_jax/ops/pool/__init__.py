@@ -43,10 +43,10 @@ class Pool:
       function: Function called as `function(tokens, k, **needs)`. It returns `[b, k, d]` tokens,
         or a pair of the tokens and their positions `[b, k]` in the sequence. None for a pool with
         parameters.
-      needs: Names of the keyword arguments of `function`. `saliency` is `[b, n]`, the attention
-        that each token receives; `windows` divides the tokens among `k` slots
-        (`sft_jax.ops.pool.windows.Windows`); `noise` is `[b, n]` Gumbel noise; `iterations` is
-        the number of steps of an iterative pool.
+      needs: Names of the keyword arguments of `function`. `saliency` is `[b, n]`, the saliency of
+        each token, at least 0 (`sft_jax.structs.Saliency`); `windows` divides the tokens among `k`
+        slots (`sft_jax.ops.pool.windows.Windows`); `noise` is `[b, n]` Gumbel noise; `iterations`
+        is the number of steps of an iterative pool.
       module: For a pool with parameters, its `flax.linen.Module` class or the import path of one.
         It is created with those of the attributes `k`, `num_heads` and `dtype` that it has, and
         called as `module(tokens)`.
@@ -168,3 +168,19 @@ def find_pool(pool: str | Pool, field: str = "pool") -> Pool:
             f"{field}={pool!r} must be a sft_jax.ops.pool.Pool, got {type(loaded).__name__}"
         )
     return loaded
+
+
+def saliency_problem(saliency: str, pool: str | Pool) -> list[str]:
+    """Lists one problem if a pool would ignore the choice of the saliency, else none.
+
+    Args:
+      saliency: Saliency that was chosen.
+      pool: Name, import path or `Pool`.
+
+    Raises:
+      ValueError: See `find_pool`.
+    """
+    if saliency == "received" or "saliency" in find_pool(pool).needs:
+        return []
+    allowed = ", ".join(name for name, own in POOLS.items() if "saliency" in own.needs)
+    return [f"saliency={saliency!r} has no effect on pool={pool!r}; it has on {allowed}"]

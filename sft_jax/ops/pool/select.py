@@ -7,6 +7,8 @@ selection, only through the selected values and the weights of a mean.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -120,6 +122,35 @@ def channel_top_k(tokens: Tokens, k: int) -> Tokens:
     largest = jnp.pad(largest, ((0, 0), (0, 0), (0, max(k - length, 0))))
     filled = filled_slots(tokens.mask, k)
     return Tokens(jnp.where(filled[..., None], largest.swapaxes(1, 2), 0), filled)
+
+
+def weigh_tokens(
+    kept: Tokens,
+    index: Int[Array, "b k"],
+    tokens: Sequence[Tokens],
+    saliency: Sequence[Float[Array, "b _"]],
+) -> Tokens:
+    """Lets each kept token count in attention as its saliency, relative to the mean of all tokens.
+
+    The size of token `j` becomes `n s_j` for `n` real tokens, so a token of mean saliency counts
+    as one. Attention adds the logarithm of the size to its logits. A gradient thus reaches the
+    saliency in every block, as with the masks of DynamicViT (Rao et al. 2021, arXiv 2106.02034).
+    A factor of the values would have no such effect, since pre-norm blocks undo it.
+
+    Args:
+      kept: Tokens that a pool has kept.
+      index: Their positions in the concatenation of `tokens`.
+      tokens: Tokens of one or more sequences.
+      saliency: Saliency of the tokens of each sequence, with a sum of about 1.
+    """
+    relative = [
+        own * t.mask.sum(axis=1, keepdims=True).astype(own.dtype)
+        for own, t in zip(saliency, tokens, strict=True)
+    ]
+    sizes = jnp.take_along_axis(jnp.concatenate(relative, axis=1), index, axis=1)
+    # A saliency may underflow to 0, whose logarithm is not finite.
+    sizes = jnp.where(kept.mask, jnp.maximum(sizes, jnp.finfo(sizes.dtype).tiny), 1)
+    return kept.replace(sizes=sizes if kept.sizes is None else sizes * kept.sizes)
 
 
 def filled_slots(mask: Bool[Array, "b n"], k: int) -> Bool[Array, "b k"]:

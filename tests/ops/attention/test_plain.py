@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sft_jax.ops.attention import cudnn
 from sft_jax.ops.attention.cudnn import cudnn_attention
-from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
+from sft_jax.ops.attention.plain import (
+    apply_weights,
+    attention_weights,
+    cls_attention,
+    saliency,
+)
 
 MASK = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
 MASKED_THROUGHOUT = 2
@@ -115,3 +121,37 @@ def test_cudnn_elsewhere_is_an_error_that_says_so():
     for attend in (cudnn_attention, jax.jit(cudnn_attention)):
         with pytest.raises(NotImplementedError, match="attention_kernel='cudnn' needs an NVIDIA"):
             attend(*arrays, jnp.asarray(MASK))
+
+
+def test_the_feature_of_cudnn_for_sizes_has_their_gradient(monkeypatch):
+    def attend(query, key, value, scale):
+        weights = jax.nn.softmax(scale * jnp.einsum("bqhe,bnhe->bhqn", query, key))
+        return apply_weights(weights, value)
+
+    monkeypatch.setattr(cudnn, "_attend", attend)
+    sizes = jnp.asarray(np.random.default_rng(1).uniform(0.2, 3, MASK.shape), np.float32)
+
+    def total(sizes, attention):
+        attended = attention(*_query_key_value(), jnp.asarray(MASK), sizes)
+        return (attended * jnp.cos(jnp.arange(attended.size)).reshape(attended.shape)).sum()
+
+    def plain(query, key, value, mask, sizes):
+        return apply_weights(attention_weights(query, key, mask, sizes), value)
+
+    actual, expected = (jax.grad(total)(sizes, f) for f in (cudnn._padded, plain))
+    assert abs(expected).max() > 0.1
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_of_cls_is_its_row_in_float64():
+    with jax.enable_x64(True):
+        query, key, _ = _query_key_value(np.float64)
+        actual = np.asarray(cls_attention(query[:, :1], key, jnp.asarray(MASK)))
+    query, key = np.asarray(query), np.asarray(key)
+    expected = np.zeros((3, 4))
+    for b in range(MASKED_THROUGHOUT):
+        for h in range(2):
+            exponentials = np.exp(key[b, :, h] @ query[b, 0, h] / 2) * MASK[b]
+            expected[b] += (exponentials / exponentials.sum())[1:] / 2
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    assert actual.dtype == np.float64

@@ -66,7 +66,7 @@ def _blocked(query, key, value, mask, sizes, *, salient):
 
 @functools.cache
 def _compiled(name, attention, on_cpu):
-    """Output of attention, and the gradients of query, key and value through all of it.
+    """Output of attention, and the gradients of its inputs, sizes too, through all of it.
 
     `on_cpu` is as `_run` patches it: each has a program of its own.
     """
@@ -81,8 +81,10 @@ def _compiled(name, attention, on_cpu):
         return sum(a.sum() for a in each), actual
 
     def graded(arrays, mask, sizes):
-        gradients, actual = jax.grad(total, has_aux=True)(arrays, mask, sizes)
-        named = dict(zip("qkv", gradients, strict=True))
+        sized = sizes is not None
+        gradient = jax.grad(total, argnums=(0, 2) if sized else (0,), has_aux=True)
+        (gradients, *d_sizes), actual = gradient(arrays, mask, sizes)
+        named = dict(zip(("q", "k", "v", "sizes"), (*gradients, *d_sizes), strict=sized))
         return {"attended": actual[0]} | named | ({"saliency": actual[1]} if salient else {})
 
     return jax.jit(graded)
@@ -128,6 +130,7 @@ def test_equals_attention_that_stores_its_weights(name):
             assert (actual["attended"][3] == 0).all()
             assert not actual["k"][~mask].any()
             assert not actual["v"][~mask].any()
+            assert not actual.get("sizes", mask)[~mask].any()
 
 
 @pytest.mark.parametrize("name", ["a_smaller_last_block", "fewer_queries_than_keys"])

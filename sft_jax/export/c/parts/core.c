@@ -123,7 +123,7 @@ static void softmax(float *x, int n)
 }
 
 /* Adds to the first `count` of `n` tokens what they attend to. `received` is null, or takes the
-   attention that each token after CLS receives from those after CLS. */
+   attention that each token after CLS receives, from CLS or from those after it. */
 static void attend(const attention *a, float *x, int n, int count, float *received)
 {
     int i, j, h, d;
@@ -149,7 +149,7 @@ static void attend(const attention *a, float *x, int n, int count, float *receiv
                 const float *value = keys_values + j * 2 * WIDTH + WIDTH + h;
                 for (d = 0; d < HEAD; d++)
                     normed[h + d] += weights[j] * value[d];
-                if (received && i && j)
+                if (received && j && (i == 0) == FROM_CLS)
                     received[j - 1] += weights[j];
             }
         }
