@@ -21,6 +21,7 @@ from sft_jax.data.kinds import unstandardised
 from sft_jax.data.records import DataFileError, RawData
 from sft_jax.data.sets.av_mnist.entry import AvMnistData
 from sft_jax.data.sets.base import DatasetEntry
+from sft_jax.data.sets.matching.entry import MatchingData
 from sft_jax.data.sets.npz_folder.entry import FolderData
 from sft_jax.data.sets.sentiment.entry import MoseiData, MosiData
 from sft_jax.data.sets.tfds.entry import TfdsData
@@ -38,6 +39,7 @@ DATASETS: Mapping[str, type[DatasetEntry]] = {
     "mosi": MosiData,
     "vggsound": VggSoundData,
     "av_mnist": AvMnistData,
+    "matching": MatchingData,
     "npz_folder": FolderData,
     "tfds": TfdsData,
 }
