@@ -124,6 +124,7 @@ SUITES: Mapping[str, Suite] = {
     "mosei_memory": _own("mosei_memory", 60, "cost", "data mosei", data="none; 16 GB of disk"),
     "models": _own("models", 25, "watch", "comparison watch", data=_WATCH),
     "imbalance": _own("imbalance", 10, "physionet", "accuracy", _MANUAL_DIR, data=PHYSIONET),
+    "diagnosis": _own("diagnosis", 60, "study", "accuracy matching"),
     "elastic_step": _own("elastic_step", 10, "cost", "cost watch av_mnist"),
     "kills": _own("kills", 60, "watch", "runs watch", "--kills=60", data=_WATCH),
     "edge": Suite("benchmarks.edge", (), 5, "cost", "export watch benchmarks/edge/", _EDGE),

@@ -22,6 +22,7 @@ from sft_jax.data.records import DataFileError, RawData
 from sft_jax.data.sets.av_mnist.entry import AvMnistData
 from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data.sets.hapt.entry import HaptData
+from sft_jax.data.sets.matching.entry import MatchingData
 from sft_jax.data.sets.npz_folder.entry import FolderData
 from sft_jax.data.sets.sentiment.entry import MoseiData, MosiData
 from sft_jax.data.sets.tfds.entry import TfdsData
@@ -40,6 +41,7 @@ DATASETS: Mapping[str, type[DatasetEntry]] = {
     "vggsound": VggSoundData,
     "av_mnist": AvMnistData,
     "hapt": HaptData,
+    "matching": MatchingData,
     "npz_folder": FolderData,
     "tfds": TfdsData,
 }

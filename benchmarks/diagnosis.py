@@ -1,0 +1,212 @@
+"""A diagnosis with a known answer: which pools find planted evidence, and what is lost without.
+
+python -m benchmarks.diagnosis --json=FILE [--only=ROW] [--seeds=0,1]
+
+Trains models on `data.name=matching`, whose best possible accuracy is known, and compares test
+accuracy with it. It says nothing about real data. Each row is written as soon as it is measured,
+and rows that a file has are not measured again: remove it to begin anew.
+
+Recall is the share of the planted tokens that a pool keeps, for pools that select whole tokens.
+Salient recall is their share among as many tokens of largest saliency, for any pool of `sft`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from benchmarks import harness
+from benchmarks.accuracy import read_or_begin
+from benchmarks.accuracy_suites import Variant
+from sft_jax import experiment, version
+from sft_jax.config import ExperimentConfig
+from sft_jax.data import pipeline
+from sft_jax.data.dataset import Example
+from sft_jax.data.outline import outline
+from sft_jax.data.sets.matching.entry import MatchingData
+from sft_jax.evaluation.metrics import task_metrics
+from sft_jax.evaluation.restored import OpenedRun, restore
+from sft_jax.modules.factory import build_model
+from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.profile import flops
+from sft_jax.runs import storage
+from sft_jax.runs.directory import SeedsDirectory
+
+_DENSE = ("concat", "mbt", "late")
+
+
+def _changes(events: int, **model: Any) -> dict[str, Any]:
+    return {"data.events": events, **{f"model.{name}": value for name, value in model.items()}}
+
+
+def _rows(events: int, pools: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of a number of events: dense models, no pooled token, all tokens, and pools."""
+    models = {name: {"name": name} for name in _DENSE}
+    models |= {"k=0": {"k": 0}, "none": {"pool": "none"}}
+    models |= {f"{pool},k={events}": {"pool": pool, "k": events} for pool in pools}
+    models[f"attn_topk,k={2 * events}"] = {"k": 2 * events}
+    return {f"events={events}/{name}": _changes(events, **own) for name, own in models.items()}
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    **_rows(4, ("attn_topk", "random", "max")),
+    **_rows(8, ("attn_topk", "random", "max", "evit", "token_learner", "perceiver")),
+    **_rows(16, ("attn_topk", "random", "max", "token_learner", "perceiver")),
+}
+"""Changed fields of `configs/matching.py` by the name of the row."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    return harness.parser(__doc__, seeds=(0, 1, 2), only=ROWS)
+
+
+def recall(kept: Int[np.ndarray, "n k"], planted: Int[np.ndarray, "n events"]) -> float:
+    """Share of planted tokens that are among the kept ones."""
+    return float((planted[:, :, None] == kept[:, None]).any(axis=-1).mean())
+
+
+def chosen_tokens(
+    model: MultimodalClassifier, params: Any, source: Sequence[Example], batch_size: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Tokens that a model kept and those that it found salient, by modality.
+
+    Args:
+      model: Model.
+      params: Its parameters.
+      source: Examples.
+      batch_size: Number of examples that are computed together.
+
+    Returns:
+      For each modality `kept`, the `[n, k]` positions of the pool, and `saliency`, `[n, tokens]`;
+      each is left out if the model has none.
+    """
+
+    @jax.jit
+    def program(inputs: Any, masks: Any) -> dict[str, dict[str, Array]]:
+        _, state = model.apply({"params": params}, inputs, masks, mutable=["intermediates"])
+        sown = state.get("intermediates", {})
+        chosen: dict[str, dict[str, Array]] = {name: {} for name in model.modalities}
+        for name, own in chosen.items():
+            pooling = sown.get(f"pooling_{name}", {})
+            if "saliency" in pooling:
+                own["saliency"] = pooling["saliency"][0]
+            if "index" in pooling.get("reducer", {}):
+                own["kept"] = pooling["reducer"]["index"][0]
+        return chosen
+
+    batches = pipeline.eval_batches(source, batch_size)
+    parts = [program(batch.inputs, batch.masks) for batch, _ in batches]
+    # Copies of an example fill the last batch.
+    return jax.tree.map(lambda *own: np.concatenate(own)[: len(source)], *parts)
+
+
+def recalls(
+    chosen: Mapping[str, Mapping[str, np.ndarray]], planted: Mapping[str, np.ndarray]
+) -> dict[str, float | None]:
+    """Mean recall of the modalities by what the pool kept, and by saliency.
+
+    Args:
+      chosen: Result of `chosen_tokens`.
+      planted: Modality name to `[n, events]` positions.
+    """
+    found: dict[str, list[float]] = {"recall": [], "salient_recall": []}
+    for name, own in chosen.items():
+        if "kept" in own:
+            found["recall"].append(recall(own["kept"], planted[name]))
+        if "saliency" in own:
+            most = np.argsort(-own["saliency"], axis=1)[:, : planted[name].shape[1]]
+            found["salient_recall"].append(recall(most, planted[name]))
+    return {key: float(np.mean(values)) if values else None for key, values in found.items()}
+
+
+def measure(config: ExperimentConfig, runs: pathlib.Path) -> dict[str, Any]:
+    """Trains a model with each seed, and evaluates its checkpoint of best validation.
+
+    Args:
+      config: Experiment on the dataset `matching`, with seeds.
+      runs: Folder for the run directories.
+
+    Returns:
+      JSON values: test accuracies and recalls by seed with their means, and the best possible
+      accuracies. Also the cost of one example, and the seconds of processor time of a run.
+    """
+    data = config.data
+    assert isinstance(data, MatchingData)
+    begin = time.process_time()
+    experiment.train_seeds(config, runs)
+    like: OpenedRun | None = None
+    counts, scores, planted = [], [], data.planted("test")
+    for run in SeedsDirectory.existing(storage.as_path(runs)).runs.values():
+        restored = restore(run, "best", None, like)
+        like = restored.run
+        predictions = like.evaluator("test", None).predict(restored.params)
+        metrics = task_metrics(predictions, like.dataset.info.class_names)
+        counts.append(metrics["n_examples"])
+        source, size = like.dataset.source("test"), config.train.batch_size
+        chosen = chosen_tokens(like.model, restored.params, source, size)
+        scores.append({"accuracy": metrics["accuracy"], **recalls(chosen, planted)})
+    shapes = outline(data)
+    model = build_model(config.model, shapes.modalities, shapes.num_outputs)
+    return {
+        **harness.summary([score["accuracy"] for score in scores], counts),
+        "best_possible": data.best_accuracies(),
+        **{name: _mean([score[name] for score in scores]) for name in ("recall", "salient_recall")},
+        "parameters": flops.num_parameters(model),
+        "forward_flops": flops.forward_cost(model).flops,
+        "processor_seconds": (time.process_time() - begin) / len(scores),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """Mean and values of a measure; None where the model has none."""
+    real = [value for value in values if value is not None]
+    return {"mean": float(np.mean(real)), "values": real} if real else None
+
+
+def print_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints a Markdown table."""
+    print("\n| | test accuracy | best possible | one modality | recall | salient recall | FLOPs |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, row in rows.items():
+        best, std = row["best_possible"], row["accuracy_std"]
+        spread = "" if std is None else f" ± {std:.3f}"
+        shares = [
+            f"{row[key]['mean']:.2f}" if row[key] else "" for key in ("recall", "salient_recall")
+        ]
+        cells = [f"{row['accuracy_mean']:.3f}{spread}", f"{best['both']:.3f}", f"{best['one']:.3f}"]
+        print("|", " | ".join([name, *cells, *shares, f"{row['forward_flops']:,}"]), "|")
+
+
+def main() -> None:
+    """Measures the rows that the file lacks, and prints the table."""
+    options = parser().parse_args()
+    result = read_or_begin(options.json, "diagnosis", options.seeds)
+    rows = result["models"]
+    for name in options.only or ROWS:
+        if name in rows:
+            continue
+        print(name, flush=True)
+        config = Variant("matching", "", ROWS[name]).experiment()
+        with tempfile.TemporaryDirectory() as folder:
+            seeded = dataclasses.replace(config, seeds=tuple(options.seeds))
+            row = measure(seeded, pathlib.Path(folder) / "runs")
+        # The code of each row: rows of one file may be of several commits.
+        rows[name] = {"changes": ROWS[name], **row, "code": version.code()}
+        result["models"] = rows = {name: rows[name] for name in ROWS if name in rows}
+        harness.write(options.json, result)
+        print(f"  {row['processor_seconds']:.0f} s a run, {row['accuracies']}", flush=True)
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A made-up dataset with a known best accuracy: do events agree between two sequences?"""
