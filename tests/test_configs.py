@@ -33,6 +33,10 @@ MODALITIES = {
         "image": ModalitySpec((28, 28), 1, (7, 7)),
         "sound": ModalitySpec((64, 32), 1, (4, 16)),
     },
+    "physionet2012": {
+        name: ModalitySpec(length, 3, kind="events", vocabulary=types)
+        for name, length, types in (("vitals", 155, 14), ("labs", 203, 23), ("static", 5, 8))
+    },
 }
 FILES = [
     module.name

@@ -22,6 +22,7 @@ from sft_jax.data.records import DataFileError, RawData
 from sft_jax.data.sets.av_mnist.entry import AvMnistData
 from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data.sets.npz_folder.entry import FolderData
+from sft_jax.data.sets.physionet2012.entry import PhysioNet2012Data
 from sft_jax.data.sets.sentiment.entry import MoseiData, MosiData
 from sft_jax.data.sets.tfds.entry import TfdsData
 from sft_jax.data.sets.vggsound.entry import VggSoundData
@@ -38,6 +39,7 @@ DATASETS: Mapping[str, type[DatasetEntry]] = {
     "mosi": MosiData,
     "vggsound": VggSoundData,
     "av_mnist": AvMnistData,
+    "physionet2012": PhysioNet2012Data,
     "npz_folder": FolderData,
     "tfds": TfdsData,
 }

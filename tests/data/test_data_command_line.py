@@ -7,6 +7,7 @@ import av_mnist_files
 import h5py
 import npz_examples
 import numpy as np
+import physionet_archives
 import pytest
 import sentiment_pickles
 import vggsound_hdf5
@@ -33,6 +34,7 @@ def raw(tmp_path_factory):
     vggsound_hdf5.write(folder / "vgg", train=6, test=3)
     npz_examples.write(folder / "npz", train=8, valid=3, test=3)
     av_mnist_files.write(folder / "av", test=5)
+    physionet_archives.write(folder / "icu", stays=9)
     (folder / "two").mkdir()
     for name in ("manifest.csv", "vgg_train.h5py"):
         (folder / "two" / name).touch()
@@ -99,6 +101,8 @@ def test_every_command_has_help_with_examples(capsys, command):
         ("vgg/vgg_test.h5py", [], ["vggsound3: single_label\n3 train", "vgg_train.h5py"]),
         ("npz", [], ["npz_folder: single_label\n8 train, 3 valid", "28 x 28 x 1", "circle"]),
         ("npz/manifest.csv", [], ["npz_folder: single_label\n8 train, 3 valid"]),
+        ("icu", [], ["physionet2012, sets_a_b_c: single_label\n8 train, 1 valid, 18 test", "died"]),
+        ("icu/set-b.tar.gz", [], ["physionet2012, sets_a_b_c", "events, 23 ids"]),
         ("av", FEW_PAIRS, ["av_mnist, ", "\n20 train, 2 valid, 5 test", "64 x 32 x 1"]),
     ],
 )
