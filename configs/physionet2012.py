@@ -15,5 +15,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       arg: Arguments of every model (`configs.common.small_experiment`), and `target`, `bin_hours`,
         `folds` and `fold`. An example is `pool=max,k=8,bin_hours=1`.
     """
-    data = {"target": "death", "bin_hours": 4.0, "folds": 0, "fold": 0}
-    return small_experiment(arg, PhysioNet2012Data(), **data)
+    return small_experiment(
+        arg, PhysioNet2012Data(), target="death", bin_hours=4.0, folds=0, fold=0
+    )
