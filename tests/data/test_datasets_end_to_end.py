@@ -100,7 +100,7 @@ def test_stays_in_intensive_care(tmp_path, target):
     result, card = _train_and_evaluate(tmp_path, "physionet2012", f"target={target}")
     assert result["n_examples"] == (30 if target == "death" else 28)
     assert {"roc_auc", "average_precision"} <= set(result) or target == "stay"
-    assert card["kinds"] == dict.fromkeys(("vitals", "labs", "static"), "events")
+    assert card["kinds"]["statistics"] == "vector"
 
 
 @pytest.mark.slow

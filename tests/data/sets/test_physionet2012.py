@@ -13,6 +13,7 @@ from sft_jax.data.sets.physionet2012.codes import EVENTS, STATIC
 from sft_jax.data.sets.physionet2012.entry import PhysioNet2012Data
 from sft_jax.data.sets.physionet2012.events import binned
 from sft_jax.data.sets.physionet2012.files import TYPES, read_set
+from sft_jax.data.sets.physionet2012.statistics import COLUMNS, NAMES, statistics
 
 FIRST = physionet_archives.FIRST["a"]
 
@@ -40,7 +41,10 @@ def _ids(raw):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("physionet")
-    physionet_archives.write(folder / "raw", stays=15)
+    # Without laboratory values.
+    lines = [physionet_archives.HEADER, "00:00,Age,70", "01:00,HR,80"]
+    changes = {physionet_archives.FIRST["b"]: lines}
+    physionet_archives.write(folder / "raw", stays=15, changes=changes)
     return folder
 
 
@@ -50,16 +54,16 @@ def test_lines_become_events_of_their_modality(tmp_path):
     stay = _stay(tmp_path, *lines)
     assert (stay.number, stay.died, stay.days) == (FIRST, 1, -1)
     static = [(0.0, "Age", 54.0), (0.0, "medical", 1.0), (0.0, "Weight", 80.0)]
-    assert _rows(stay.events, "static") == static
-    assert _rows(stay.events, "vitals") == [(0.5, "Weight", 81.0), (47.5, "HR", 73.0)]
+    assert _rows(stay.inputs, "static") == static
+    assert _rows(stay.inputs, "vitals") == [(0.5, "Weight", 81.0), (47.5, "HR", 73.0)]
     # Lactate is skewed.
-    assert _rows(stay.events, "labs") == [(47.5, "Lactate", np.log1p(np.float32(1)))]
+    assert _rows(stay.inputs, "labs") == [(47.5, "Lactate", np.log1p(np.float32(1)))]
 
 
 def test_unknown_and_implausible_values_are_no_events(tmp_path):
     lines = ["00:00,Height,-1", "00:00,Weight,-1", "00:00,Age,201", "01:00,pH,735"]
     lines += ["01:00,Temp,0", "01:00,DiasABP,-1", "01:00,HR,72"]
-    events = _stay(tmp_path, *lines).events
+    events = _stay(tmp_path, *lines).inputs
     assert _rows(events, "static") == [(0.0, "Age", 90.0)]
     assert _rows(events, "vitals") == [(1.0, "HR", 72.0)]
     assert "labs" not in events
@@ -77,6 +81,29 @@ def test_bins_hold_means_by_type():
     expected = [[0.5, 0, 7], [0.5, 1, 6], [1.0, 1, 2]]
     np.testing.assert_array_equal(binned(events, 1.0), expected)
     assert binned(events, 0) is events
+
+
+def test_statistics_are_of_each_measurement():
+    none = np.zeros((0, 3))
+    events = np.array([[0, 1, 80], [1, 1, 60], [2, 1, 70], [3, 9, 37]])
+    table = statistics({"vitals": events, "labs": none}).reshape(-1, len(NAMES))
+    np.testing.assert_allclose(table[1], [70, 70, 60, 80, np.log(4)])
+    np.testing.assert_allclose(table[9], [37, 37, 37, 37, np.log(2)])
+    assert np.isnan(table[[0, 36], :4]).all()
+    assert not table[[0, 36], 4].any()
+    assert table.size == COLUMNS
+
+
+def test_unknown_statistics_are_the_means_of_training(folder):
+    raw = _data(folder).read(folder / "raw")
+    lactate = {split: {} for split in ("train", "test")}
+    place = (len(EVENTS["vitals"]) + [*EVENTS["labs"]].index("Lactate")) * len(NAMES)
+    for split, own in lactate.items():
+        for record in raw.read(split):
+            known = "labs" in record["inputs"]
+            own.setdefault(known, []).append(record["inputs"]["statistics"][0, place])
+    assert len(lactate["test"][False]) == 1
+    np.testing.assert_allclose(lactate["test"][False], np.mean(lactate["train"][True]))
 
 
 @pytest.mark.parametrize(
@@ -153,11 +180,10 @@ def test_unknown_days_of_stay_are_left_out(folder):
 def test_stays_are_prepared_once(folder):
     config = _data(folder, bin_hours=2.0)
     dataset = registry.open_dataset(config)
-    assert {name: spec.kind for name, spec in dataset.info.modalities.items()} == dict.fromkeys(
-        ("vitals", "labs", "static"), "events"
-    )
+    kinds = {name: spec.kind for name, spec in dataset.info.modalities.items()}
+    assert kinds == {**dict.fromkeys(TYPES, "events"), "statistics": "vector"}
     assert dataset.info.class_names == ("survived", "died")
-    assert dataset.source("test")[0]["masks"]["labs"].sum() == 1
+    assert dataset.source("test")[1]["masks"]["labs"].sum() == 1
     assert_same_without(config.manual_dir, config)
     other = dataclasses.replace(config, bin_hours=0.0)
     assert registry.open_dataset(other).info.modalities["vitals"].length > 8

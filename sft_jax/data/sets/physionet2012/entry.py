@@ -18,11 +18,13 @@ from sft_jax.data.sets.folds import LEAST, check_fold
 from sft_jax.data.sets.physionet2012.events import binned, only_types, types_of
 from sft_jax.data.sets.physionet2012.files import TYPES, Stay, paths, read_set
 from sft_jax.data.sets.physionet2012.splits import in_folds, with_validation
+from sft_jax.data.sets.physionet2012.statistics import COLUMNS, column_means, statistics
 from sft_jax.data_config import STRICT, CountOrNone, folder_field
-from sft_jax.structs import Task
+from sft_jax.structs import Kind, Task
 
 SetNames = tuple[Literal["a", "b", "c"], ...]
 _CLASSES = {"death": ("survived", "died"), "stay": ("days",)}
+_KINDS: Mapping[str, Kind] = {**dict.fromkeys(TYPES, "events"), "statistics": "vector"}
 _TASKS: Mapping[str, Task] = {"death": "single_label", "stay": "regression"}
 
 
@@ -30,9 +32,13 @@ _TASKS: Mapping[str, Task] = {"death": "single_label", "stay": "regression"}
 class PhysioNet2012Data(DatasetEntry):
     """48 hours in intensive care (Silva et al. 2012): does the patient die in hospital?
 
-    The modalities are vitals, labs and static, all of the kind events: hours since admission,
-    number of the measurement, value (`sft_jax.data.sets.physionet2012.codes`). A value that is
-    unknown or implausible is no event. Nor is one whose measurement no stay of `train_sets` has.
+    The modalities vitals, labs and static are events: hours since admission, number of the
+    measurement, value (`sft_jax.data.sets.physionet2012.codes`). A value that is unknown or
+    implausible is no event. Nor is one whose measurement no stay of `train_sets` has.
+
+    The modality statistics is a row of a table: last, mean, lowest and highest value of each
+    measurement, and their number. It holds the means of the training split, and the number 0, for a
+    measurement that a stay lacks.
 
     Attributes:
       manual_dir: Folder of the archives and outcomes; empty for `downloads/manual` in `data_dir`.
@@ -79,8 +85,12 @@ class PhysioNet2012Data(DatasetEntry):
         names = self.train_sets if self.folds else (*self.train_sets, *self.test_sets)
         files = tuple(itertools.chain.from_iterable(paths(folder, name) for name in names))
         sets = {name: self._stays(folder, name) for name in names}
+        types = types_of(itertools.chain.from_iterable(sets[name] for name in self.train_sets))
+        sets = {
+            name: [self._with_inputs(stay) for stay in only_types(stays, types)]
+            for name, stays in sets.items()
+        }
         own = [stay for name in self.train_sets for stay in sets[name]]
-        sets = {name: only_types(stays, types_of(own)) for name, stays in sets.items()}
         if self.folds:
             splits = in_folds(
                 own, self.folds, self.fold, _TASKS[self.target], _CLASSES[self.target]
@@ -91,34 +101,37 @@ class PhysioNet2012Data(DatasetEntry):
         return RawData(
             variant="_".join(("sets", *names)),
             files=files,
-            shapes={name: (_longest(name, sets.values()), 3) for name in TYPES},
+            shapes=dict(_shapes(itertools.chain(*sets.values()))),
             class_names=_CLASSES[self.target],
             task=_TASKS[self.target],
             num_examples={split: len(stays) for split, stays in splits.items()},
             read=functools.partial(self._records, splits),
-            kinds=dict.fromkeys(TYPES, "events"),
+            kinds=_KINDS,
             sizes={name: len(types) for name, types in TYPES.items()},
         )
 
     def _stays(self, folder: pathlib.Path, name: str) -> list[Stay]:
         known = self.target == "death"
-        return [
-            stay._replace(events={n: binned(own, self.bin_hours) for n, own in stay.events.items()})
-            for stay in read_set(folder, name)
-            if known or stay.days >= 0
-        ]
+        return [stay for stay in read_set(folder, name) if known or stay.days >= 0]
+
+    def _with_inputs(self, stay: Stay) -> Stay:
+        inputs = {name: binned(own, self.bin_hours) for name, own in stay.inputs.items()}
+        return stay._replace(inputs={**inputs, "statistics": statistics(stay.inputs)[None]})
 
     def _records(self, splits: Mapping[str, Sequence[Stay]], split: str) -> Iterator[Record]:
+        means = column_means(stay.inputs["statistics"] for stay in splits["train"])
         for stay in splits[split]:
+            row = stay.inputs["statistics"]
+            inputs = {**stay.inputs, "statistics": np.where(np.isnan(row), means, row)}
             label = stay.died if self.target == "death" else np.array([stay.days], np.float32)
-            yield Record(id=str(stay.number), inputs=stay.events, label=label)
+            yield Record(id=str(stay.number), inputs=inputs, label=label)
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
-        """Returns the form of three modalities of events, named after target, sets and others."""
+        """Returns the form of events and a row, named after target, sets and others."""
         others = [self.bin_hours, self.valid_share, self.folds, self.fold]
         name = f"{self.target}_{''.join(self.train_sets)}_{''.join(self.test_sets)}"
         name += f"_{digest(others)}"
-        return StoredForm(name, dict.fromkeys(TYPES, 2), _TASKS[self.target])
+        return StoredForm(name, dict.fromkeys(_KINDS, 2), _TASKS[self.target])
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:
@@ -126,6 +139,9 @@ class PhysioNet2012Data(DatasetEntry):
         return any(name.startswith(("Outcomes-", "set-")) for name in file_names(path))
 
 
-def _longest(name: str, sets: Iterable[Sequence[Stay]]) -> int:
-    """Largest number of events of a modality, at least 1."""
-    return max(1, *(len(stay.events.get(name, ())) for stays in sets for stay in stays))
+def _shapes(stays: Iterable[Stay]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yields each modality with the largest shape of its examples, at least one event."""
+    lengths = [{name: len(own) for name, own in stay.inputs.items()} for stay in stays]
+    for name in TYPES:
+        yield name, (max(1, *(own.get(name, 0) for own in lengths)), 3)
+    yield "statistics", (1, COLUMNS)

@@ -33,7 +33,7 @@ def types_of(stays: Iterable[Stay]) -> dict[str, set[float]]:
     """Returns the types of the events of some stays, by modality."""
     types: dict[str, set[float]] = {}
     for stay in stays:
-        for name, own in stay.events.items():
+        for name, own in stay.inputs.items():
             types.setdefault(name, set()).update(own[:, 1].tolist())
     return types
 
@@ -43,9 +43,9 @@ def only_types(stays: Iterable[Stay], types: dict[str, set[float]]) -> list[Stay
     kept = {name: [*own] for name, own in types.items()}
     return [
         stay._replace(
-            events={
+            inputs={
                 name: chosen
-                for name, own in stay.events.items()
+                for name, own in stay.inputs.items()
                 if len(chosen := own[np.isin(own[:, 1], kept.get(name, []))])
             }
         )

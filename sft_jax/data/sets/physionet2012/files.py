@@ -54,14 +54,14 @@ class Stay(NamedTuple):
 
     Attributes:
       number: Number of the record.
-      events: Modality name to `[n, 3]` float32: hours, types and values, in the order of the file.
+      inputs: Modality name to `[n, 3]` float32: hours, types and values, in the order of the file.
         A modality without any is left out.
       died: 1 for a death in hospital, else 0.
       days: Length of stay; -1 where it is unknown.
     """
 
     number: int
-    events: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]
     died: int
     days: float
 
