@@ -35,6 +35,11 @@ MODALITIES = {
         "image": ModalitySpec((28, 28), 1, (7, 7)),
         "sound": ModalitySpec((64, 32), 1, (4, 16)),
     },
+    "physionet2012": {"statistics": ModalitySpec(1, 185, 185, kind="vector")}
+    | {
+        name: ModalitySpec(length, 3, kind="events", vocabulary=types)
+        for name, length, types in (("vitals", 155, 14), ("labs", 203, 23), ("static", 5, 8))
+    },
 }
 FILES = [
     module.name

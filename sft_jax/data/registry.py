@@ -24,6 +24,7 @@ from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.data.sets.hapt.entry import HaptData
 from sft_jax.data.sets.matching.entry import MatchingData
 from sft_jax.data.sets.npz_folder.entry import FolderData
+from sft_jax.data.sets.physionet2012.entry import PhysioNet2012Data
 from sft_jax.data.sets.sentiment.entry import MoseiData, MosiData
 from sft_jax.data.sets.tfds.entry import TfdsData
 from sft_jax.data.sets.vggsound.entry import VggSoundData
@@ -42,6 +43,7 @@ DATASETS: Mapping[str, type[DatasetEntry]] = {
     "av_mnist": AvMnistData,
     "hapt": HaptData,
     "matching": MatchingData,
+    "physionet2012": PhysioNet2012Data,
     "npz_folder": FolderData,
     "tfds": TfdsData,
 }

@@ -8,6 +8,7 @@ import h5py
 import hapt_texts
 import npz_examples
 import numpy as np
+import physionet_archives
 import pytest
 import sentiment_pickles
 import vggsound_hdf5
@@ -35,6 +36,7 @@ def raw(tmp_path_factory):
     npz_examples.write(folder / "npz", train=8, valid=3, test=3)
     av_mnist_files.write(folder / "av", test=5)
     hapt_texts.write(folder / "hapt")
+    physionet_archives.write(folder / "icu", stays=9)
     (folder / "two").mkdir()
     for name in ("manifest.csv", "vgg_train.h5py"):
         (folder / "two" / name).touch()
@@ -102,6 +104,8 @@ def test_every_command_has_help_with_examples(capsys, command):
         ("npz", [], ["npz_folder: single_label\n8 train, 3 valid", "28 x 28 x 1", "circle"]),
         ("npz/manifest.csv", [], ["npz_folder: single_label\n8 train, 3 valid"]),
         ("hapt", ["window_seconds=6"], ["hapt, tagging_window_6s_stride_5s: multi_label\n"]),
+        ("icu", [], ["physionet2012, sets_a_b_c: single_label\n8 train, 1 valid, 18 test", "died"]),
+        ("icu/set-b.tar.gz", [], ["physionet2012, sets_a_b_c", "events, 23 ids"]),
         ("av", FEW_PAIRS, ["av_mnist, ", "\n20 train, 2 valid, 5 test", "64 x 32 x 1"]),
     ],
 )

@@ -7,6 +7,7 @@ import av_mnist_files
 import jax
 import npz_examples
 import numpy as np
+import physionet_archives
 import pytest
 import sentiment_pickles
 import synthetic
@@ -90,6 +91,16 @@ def test_pairs_of_digits(tmp_path):
     data["patch_size"] = {"image": (14, 14), "sound": (16, 32)}
     result, _ = _train_and_evaluate(tmp_path, "av_mnist", None, data)
     assert result["n_examples"] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["death", "stay"])
+def test_stays_in_intensive_care(tmp_path, target):
+    physionet_archives.write(tmp_path / "raw", stays=15)
+    result, card = _train_and_evaluate(tmp_path, "physionet2012", f"target={target}")
+    assert result["n_examples"] == (30 if target == "death" else 28)
+    assert {"roc_auc", "average_precision"} <= set(result) or target == "stay"
+    assert card["kinds"]["statistics"] == "vector"
 
 
 @pytest.mark.slow
