@@ -164,4 +164,18 @@ SETS: Mapping[str, StudySet] = {
         controls(("image", "sound"), depth=4) | budgets((0, 1, 4, 16)),
         240,
     ),
+    "hapt": StudySet(
+        Variant("hapt"),
+        "macro_average_precision",
+        controls(_MOTION, depth=4) | budgets((0, 1, 4, 16)) | ablation(),
+        300,
+        ("logistic regression", "gradient boosting"),
+    ),
+    "physionet2012": StudySet(
+        Variant("physionet2012"),
+        "roc_auc",
+        controls(("vitals", "labs"), depth=4) | budgets((0, 1, 4, 16)),
+        300,
+        ("logistic regression", "gradient boosting"),
+    ),
 }
