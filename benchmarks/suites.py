@@ -131,7 +131,7 @@ SUITES: Mapping[str, Suite] = {
     "exported": _own(
         "exported", 3, "cost", "export watch", data=f"{_WATCH}; gcc, clang, lld, Node"
     ),
-    "first_prediction": _own("first_prediction", 3, "cost", "export watch", data=_WATCH),
+    "first_prediction": _own("first_prediction", 3, "cost", "export runs watch", data=_WATCH),
     "against_torch": _own(
         *("against_torch", 60, "cost", "cost benchmarks/torch_sft.py"),
         "--variants=exact,sparse,bfloat16",

@@ -86,7 +86,7 @@ def test_typed_figures_are_found(text, typed):
     assert _typed(text) == typed
 
 
-def test_a_changed_figure_makes_a_page_differ(page):
+def test_a_changed_figure_makes_a_page_differ(page, fresh):
     marker = "<!-- results: models models.json -->"
     page.write_text(f"Models:\n\n{marker}\n<!-- end -->\n")
     page.write_text(pages.filled(page))
