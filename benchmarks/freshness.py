@@ -61,8 +61,8 @@ NO_NUMBERS = (
     *(f"sft_jax/evaluation/{n}.py" for n in ("pictures", "plots", "probability_plots", "report")),
     *(f"sft_jax/evaluation/{n}.py" for n in ("own_data", "rate_plot", "run_plots")),
     *(f"sft_jax/training/{n}.py" for n in ("progress", "rates", "reporting", "tracing")),
-    # The table of models by name.
-    "sft_jax/modules/__init__.py",
+    # The tables of models and datasets by name.
+    *("sft_jax/modules/__init__.py", "sft_jax/data/sets/table.py"),
 )
 """Files of parts that can't change a number."""
 

@@ -1,4 +1,4 @@
-"""The table of datasets, and functions that prepare and open the dataset of a config."""
+"""Functions that find, prepare and open the dataset of a config."""
 
 from __future__ import annotations
 
@@ -19,35 +19,13 @@ from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation, standardisations
 from sft_jax.data.kinds import unstandardised
 from sft_jax.data.records import DataFileError, RawData
-from sft_jax.data.sets.av_mnist.entry import AvMnistData
 from sft_jax.data.sets.base import DatasetEntry
-from sft_jax.data.sets.hapt.entry import HaptData
-from sft_jax.data.sets.matching.entry import MatchingData
-from sft_jax.data.sets.npz_folder.entry import FolderData
-from sft_jax.data.sets.physionet2012.entry import PhysioNet2012Data
-from sft_jax.data.sets.sentiment.entry import MoseiData, MosiData
-from sft_jax.data.sets.tfds.entry import TfdsData
-from sft_jax.data.sets.vggsound.entry import VggSoundData
-from sft_jax.data.sets.watch.entry import WatchData
+from sft_jax.data.sets.table import DATASETS
 
 if TYPE_CHECKING:
     from sft_jax.data.prepared import PreparedData
 
 _LOGGER = logging.getLogger(__name__)
-
-DATASETS: Mapping[str, type[DatasetEntry]] = {
-    "watch": WatchData,
-    "mosei": MoseiData,
-    "mosi": MosiData,
-    "vggsound": VggSoundData,
-    "av_mnist": AvMnistData,
-    "hapt": HaptData,
-    "matching": MatchingData,
-    "physionet2012": PhysioNet2012Data,
-    "npz_folder": FolderData,
-    "tfds": TfdsData,
-}
-"""Datasets of this library by the name in `data.name`."""
 
 DEFAULT = "watch"
 """Dataset of a config that names none."""
