@@ -18,8 +18,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from sft_jax import config as configs
-from sft_jax.data.sets.table import DATASETS
 from sft_jax.data.sets import base
+from sft_jax.data.sets.table import DATASETS
 from sft_jax.export import EXPORTERS
 from sft_jax.export.features import ALL
 from sft_jax.modules import MODELS

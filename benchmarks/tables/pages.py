@@ -45,6 +45,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "score": values.score,
     "settings": study.settings,
     "study": study.study,
+    "summary": study.summary,
     "source": values.source,
     "throughput": cost.throughput,
     "value": values.value,

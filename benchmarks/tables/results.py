@@ -39,8 +39,9 @@ def spread(values: dict[str, Any], digits: int = 2) -> str:
 
 
 def percent(values: Sequence[float]) -> str:
-    """Mean and sample deviation in percent."""
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+    """Mean and sample deviation in percent; the value alone if there is one."""
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def paired(values: Sequence[float], others: Sequence[float]) -> str:

@@ -9,6 +9,15 @@ from benchmarks.study.sets import CLS_ALONE, SFT
 from benchmarks.tables.results import load, paired, percent, table
 
 _ABSENT = "—"
+_TITLES = {
+    "watch": "smartwatch, 4 s",
+    "watch_people": "smartwatch, each person left out",
+    "watch_long": "smartwatch, 10 s",
+    "av_mnist": "AV-MNIST, 3/4 blanked",
+    "hapt": "HAPT, tags of 30 s",
+    "physionet2012": "PhysioNet 2012",
+}
+_DENSE = ("concat", "late", "mbt", "mult", "mbt, any depth")
 
 
 def study(file: str, *names: str) -> str:
@@ -124,3 +133,55 @@ def left_out(file: str) -> str:
             rows.append([modality, str(number), *cells, str(own["n_examples"])])
     header = ["modality", "seed", "rank correlation", "kept of the k that matter most", "by chance"]
     return table([*header, "examples"], rows)
+
+
+def summary(*files: str) -> str:
+    """SFT beside the best dense fusion of each set, which is chosen by its test metric.
+
+    Args:
+      *files: Results of `python -m benchmarks.study`.
+    """
+    rows = []
+    for file in files:
+        result = load(file)
+        metric, own = result["metric"], result["rows"]
+        dense = [name for name in _DENSE if name in own]
+        best = max(dense, key=lambda name: own[name]["test"][metric]["mean"])
+        sft, other, classical = own[SFT], own[best], _best_classical(result)
+        ratios = [
+            f"{own[name]['flops'] / sft['flops']:.1f}" if name in own else _ABSENT
+            for name in ("mbt", "concat")
+        ]
+        rows.append([
+            f"{_TITLES[result['set']]}, {_title(metric)}",
+            percent(sft["test"][metric]["values"]),
+            f"{percent(other['test'][metric]['values'])} (`{best}`)",
+            _difference(other, SFT),
+            classical,
+            *ratios,
+            *_ratios(result, "mbt"),
+        ])  # fmt: skip
+    header = ["data, metric in %", "SFT", "best dense fusion", "minus SFT, 95 %", "classical"]
+    header += ["MBT / SFT, FLOPs", "concat / SFT, FLOPs", "MBT / SFT, step", "MBT / SFT, example"]
+    return table(header, rows)
+
+
+def _best_classical(result: Mapping[str, Any]) -> str:
+    """The best model without a network, and its metric."""
+    metric = result["metric"]
+    found = {name: row for name, row in result["rows"].items() if "changes" not in row}
+    if not found:
+        return _ABSENT
+    best = max(found, key=lambda name: found[name]["test"][metric]["mean"])
+    return f"{100 * found[best]['test'][metric]['mean']:.1f} ({best})"
+
+
+def _ratios(result: Mapping[str, Any], name: str) -> list[str]:
+    """Time of a training step and of one example, over those of SFT."""
+    cost = result.get("cost", {"rows": {}})["rows"]
+    if not {name, SFT} <= {*cost}:
+        return [_ABSENT] * 2
+    return [
+        f"{cost[name][key]['median'] / cost[SFT][key]['median']:.1f}"
+        for key in ("train_step_seconds", "latency_seconds")
+    ]
