@@ -17,6 +17,7 @@ CLS_ALONE = "k=0"
 """Name of the row without pooled tokens, which all others are compared with too."""
 
 _ONE_RATE = (1.0,)
+_WINDOWED = {"model.unimodal_attention": "windowed", "model.pre_pooling_attention": "windowed"}
 
 
 class StudySet(NamedTuple):
@@ -113,10 +114,7 @@ def ablation(k: int = 4) -> dict[str, StudyRow]:
             for name in ("from_cls", "learned")
             for pool in ("attn_topk", "evit")
         },
-        "windows": {
-            "model.unimodal_attention": "windowed",
-            "model.pre_pooling_attention": "windowed",
-        },
+        "windows": _WINDOWED,
         **{
             f"blocks={before}+{after}": {"model.n_pre": before, "model.n_post": after}
             for before, after in ((0, 3), (2, 2), (2, 6), (1, 1), (1, 6))
@@ -133,8 +131,14 @@ _LONG = {
     "data.window_seconds": 10.0,
     "data.stride_seconds": 2.5,
     "data.patch_size": 1,
-    "model.num_heads": 2,
-    "train.epochs": 16,
+    "train.epochs": 10,
+}
+_LONG_ROWS: Mapping[str, Mapping[str, Any]] = {
+    SFT: _WINDOWED,
+    CLS_ALONE: {**_WINDOWED, "model.k": 0},
+    "max, k=4": {**_WINDOWED, "model.pool": "max"},
+    "random tokens": {**_WINDOWED, "model.pool": "random"},
+    **{name: {"model.name": name} for name in ("concat", "late", "mbt")},
 }
 
 SETS: Mapping[str, StudySet] = {
@@ -159,7 +163,7 @@ SETS: Mapping[str, StudySet] = {
         Variant("watch", "", _LONG), "accuracy", controls(_MOTION, depth=4), 300
     ),
     "av_mnist": StudySet(
-        Variant("av_mnist", "blanked_share=0.75"),
+        Variant("av_mnist", "blanked_share=0.75,train_pairs=4000"),
         "accuracy",
         controls(("image", "sound"), depth=4) | budgets((0, 1, 4, 16)),
         240,
