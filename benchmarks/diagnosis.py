@@ -193,7 +193,7 @@ def main() -> None:
     result = read_or_begin(options.json, "diagnosis", options.seeds)
     rows = result["models"]
     for name in options.only or ROWS:
-        if name in rows:
+        if rows.get(name, {}).get("changes") == ROWS[name]:
             continue
         print(name, flush=True)
         config = Variant("matching", "", ROWS[name]).experiment()
