@@ -44,23 +44,22 @@ from sft_jax.runs.directory import SeedsDirectory
 _DENSE = ("concat", "mbt", "late")
 
 
-def _changes(events: int, **model: Any) -> dict[str, Any]:
-    return {"data.events": events, **{f"model.{name}": value for name, value in model.items()}}
-
-
-def _rows(events: int, pools: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Rows of a number of events: dense models, no pooled token, all tokens, and pools."""
-    models = {name: {"name": name} for name in _DENSE}
-    models |= {"k=0": {"k": 0}, "none": {"pool": "none"}}
-    models |= {f"{pool},k={events}": {"pool": pool, "k": events} for pool in pools}
-    models[f"attn_topk,k={2 * events}"] = {"k": 2 * events}
-    return {f"events={events}/{name}": _changes(events, **own) for name, own in models.items()}
+def _rows(events: int, epochs: int, pools: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Rows of a number of events: dense models, all tokens, CLS alone, and pools with each `k`."""
+    models: dict[str, dict[str, Any]] = {name: {"name": name} for name in _DENSE}
+    models |= {"none": {"pool": "none"}, "k=0": {"k": 0}}
+    models |= {f"{p},k={k}": {"pool": p, "k": k} for p, budgets in pools.items() for k in budgets}
+    common = {"data.events": events, "train.epochs": epochs}
+    return {
+        f"events={events}/{name}": common | {f"model.{key}": own[key] for key in own}
+        for name, own in models.items()
+    }
 
 
 ROWS: dict[str, dict[str, Any]] = {
-    **_rows(4, ("attn_topk", "random", "max")),
-    **_rows(8, ("attn_topk", "random", "max", "evit", "token_learner", "perceiver")),
-    **_rows(16, ("attn_topk", "random", "max", "token_learner", "perceiver")),
+    **_rows(2, 3, {"attn_topk": (2,), "random": (2,)}),
+    **_rows(4, 5, {"attn_topk": (1, 4, 8), "random": (4,), "max": (4,), "token_learner": (4,)}),
+    **_rows(8, 8, {name: (8,) for name in ("attn_topk", "random", "max", "evit", "token_learner")}),
 }
 """Changed fields of `configs/matching.py` by the name of the row."""
 
@@ -193,7 +192,7 @@ def main() -> None:
     result = read_or_begin(options.json, "diagnosis", options.seeds)
     rows = result["models"]
     for name in options.only or ROWS:
-        if name in rows:
+        if rows.get(name, {}).get("changes") == ROWS[name]:
             continue
         print(name, flush=True)
         config = Variant("matching", "", ROWS[name]).experiment()

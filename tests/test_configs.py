@@ -22,7 +22,7 @@ MODALITIES = {
     "watch": WATCH,
     "npz_folder": WATCH,
     "tfds": WATCH,
-    "matching": dict.fromkeys(("left", "right"), ModalitySpec(64, 24, kind="embedding")),
+    "matching": dict.fromkeys(("left", "right"), ModalitySpec(64, 16, kind="embedding")),
     "mosei": SENTIMENT,
     "mosi": SENTIMENT,
     "vggsound": {

@@ -50,7 +50,7 @@ class MatchingData(DatasetEntry):
     """
 
     name: Literal["matching"] = "matching"
-    events: Count = 8
+    events: Count = 4
     bits: Annotated[int, Field(ge=1, le=8)] = 1
     length: Count = 64
     flip: Annotated[float, Field(ge=0, lt=1)] = 0.02
