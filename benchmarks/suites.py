@@ -123,7 +123,9 @@ SUITES: Mapping[str, Suite] = {
     ),
     "mosei_memory": _own("mosei_memory", 60, "cost", "data mosei", data="none; 16 GB of disk"),
     "models": _own("models", 25, "watch", "comparison watch", data=_WATCH),
-    "imbalance": _own("imbalance", 10, "physionet", "accuracy", _MANUAL_DIR, data=PHYSIONET),
+    "imbalance": _own(
+        *("imbalance", 10, "physionet", "accuracy physionet2012"), _MANUAL_DIR, data=PHYSIONET
+    ),
     "diagnosis": _own("diagnosis", 60, "study", "accuracy matching"),
     "elastic_step": _own("elastic_step", 10, "cost", "cost watch av_mnist"),
     "kills": _own("kills", 60, "watch", "runs watch", "--kills=60", data=_WATCH),

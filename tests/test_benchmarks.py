@@ -6,7 +6,6 @@ import re
 import sys
 import types
 
-import numpy as np
 import pytest
 from absl import flags
 
@@ -192,12 +191,7 @@ def test_the_command_in_a_result_names_no_folder(monkeypatch):
     assert harness.command() == "tool x"
 
 
-def test_hours_of_a_record_carry_the_last_measurement():
-    lines = "00:00,Age,54", "00:00,Height,-1", "00:07,HR,70", "00:37,HR,80", "02:00,HR,90"
-    static, hours = imbalance.read_record("\n".join(["Time,Parameter,Value", *lines]))
-    np.testing.assert_array_equal(static, [[54, *[np.nan] * 4]])
-    rate, count = imbalance.VITALS.index("HR"), len(imbalance.VITALS)
-    assert hours.shape == (48, 2 * count)
-    assert hours[:4, rate].tolist() == [75, 75, 90, 90]
-    assert hours[:4, count + rate].tolist() == [1, 0, 1, 0]
-    assert np.isnan(np.delete(hours[:, :count], rate, axis=1)).all()
+def test_each_way_to_train_is_valid():
+    configs = [imbalance.config("raw", [0], 1, **way) for way in imbalance.WAYS.values()]
+    assert len({repr(config.train) for config in configs}) == len(configs)
+    assert {config.data.test_sets for config in configs} == {("b",)}
