@@ -78,7 +78,6 @@ SUITES: Mapping[str, Suite] = {
     "mosei_memory": Suite("benchmarks.mosei_memory", (), 60, "none; 16 GB of disk"),
     "models": Suite("benchmarks.models", (), 25, _WATCH),
     "imbalance": Suite("benchmarks.imbalance", ("--manual_dir={manual_dir}",), 10, PHYSIONET),
-    "diagnosis": Suite("benchmarks.diagnosis", (), 60),
     "elastic_step": Suite("benchmarks.elastic_step", (), 10),
     "kills": Suite("benchmarks.kills", ("--kills=60",), 60, _WATCH),
     "edge": Suite("benchmarks.edge", (), 5, f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"),
