@@ -42,7 +42,13 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
 
 
 def small_experiment(
-    arg: str | None, data: DatasetEntry, *, n_pre: int = 1, n_post: int = 3, **data_fields: Any
+    arg: str | None,
+    data: DatasetEntry,
+    *,
+    pool: str = "attn_topk",
+    n_pre: int = 1,
+    n_post: int = 3,
+    **data_fields: Any,
 ) -> ml_collections.ConfigDict:
     """Makes an experiment with a small model and short training, for minutes on a laptop.
 
@@ -50,11 +56,12 @@ def small_experiment(
       arg: Text after the colon of `--config=FILE:ARG`. Its keys are `model`, `modality`, `pool`,
         `k`, `saliency`, `readout`, `n_pre`, `n_post`, `mixup` and those of `data_fields`.
       data: Config of the data.
+      pool: Default of the argument `pool`.
       n_pre: Default of the argument `n_pre`.
       n_post: Default of the argument `n_post`.
       **data_fields: Fields of `data` that are arguments too, and their defaults.
     """
-    pooling = {"pool": "attn_topk", "k": 4, "saliency": "received"}
+    pooling = {"pool": pool, "k": 4, "saliency": "received"}
     model = {**pooling, "readout": "sum_cls", "n_pre": n_pre, "n_post": n_post}
     args = parse_arg(arg, model="sft", modality="", **model, mixup="none", **data_fields)
     chosen = {name: args[name] for name in ("modality", *model)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 
 from configs.common import small_experiment
@@ -9,12 +11,17 @@ from sft_jax.data.sets.physionet2012.entry import PhysioNet2012Data
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Makes a small experiment on events of four hours.
+    """Makes a small experiment on events of eight hours.
 
     Args:
       arg: Arguments of every model (`configs.common.small_experiment`), and `target`, `bin_hours`,
-        `folds` and `fold`. An example is `pool=max,k=8,bin_hours=1`.
+        `folds` and `fold`. An example is `pool=attn_topk,k=8,bin_hours=2`.
     """
-    return small_experiment(
-        arg, PhysioNet2012Data(), target="death", bin_hours=4.0, folds=0, fold=0
-    )
+    # The settings were chosen in set a, by cross-validation. Sets b and c had no part in it.
+    data = PhysioNet2012Data(patch_size={"statistics": 185})
+    fields: dict[str, Any] = {"target": "death", "bin_hours": 8.0, "folds": 0, "fold": 0}
+    config = small_experiment(arg, data, pool="max", n_post=1, **fields)
+    config.model.update(width=32, num_heads=4, dropout=0.2)
+    config.optim.lr = 2e-3
+    config.train.epochs = 4
+    return config
