@@ -29,7 +29,7 @@ from sft_jax.data.sets.watch.entry import WatchData
 from sft_jax.data_config import MAY_CHANGE, STRICT, Count, CountOrNone, Positive, folder_field
 from sft_jax.modules import MODELS, TOKENIZERS
 from sft_jax.objective import check_objective
-from sft_jax.ops.pool import POOLS, saliency_problem
+from sft_jax.ops.pool import POOLS, attention_problem, saliency_problem
 from sft_jax.structs import DEFAULT_K, Readout, Saliency, Task
 
 AnyDataset = Annotated[
@@ -81,7 +81,8 @@ class ModelConfig:
         and block_sparse, the pattern that the authors describe (`sft_jax.BlockSparsePattern`).
         Windowed differs from dense above 72 tokens, block_sparse above 33. Only for sft.
       pre_pooling_attention: Keys that each query sees in the attention before pooling, with the
-        same choices. The authors' code computes dense attention. Only for sft.
+        same choices, or none to leave this attention out. The authors' code computes dense
+        attention. Only for sft.
       attention_kernel: Kernel that computes attention, which changes only the cost: a name of
         `sft_jax.ops.attention.kernels`, or the import path of a kernel.
       parts: Number of groups of examples that pass through the blocks of a modality in turn, to
@@ -110,7 +111,7 @@ class ModelConfig:
     saliency: Saliency = "received"
     readout: Readout = "sum_cls"
     unimodal_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
-    pre_pooling_attention: Literal["dense", "windowed", "block_sparse"] = "dense"
+    pre_pooling_attention: Literal["dense", "windowed", "block_sparse", "none"] = "dense"
     attention_kernel: KernelName = field(default="auto", metadata=MAY_CHANGE)
     parts: CountOrNone = field(default=0, metadata=MAY_CHANGE)
     modality: str = ""
@@ -125,8 +126,12 @@ class ModelConfig:
         if self.width % self.num_heads:
             raise ValueError(f"width={self.width} is not divisible by num_heads={self.num_heads}")
         # The model itself checks a pool of another package.
-        ours = self.name == "sft" and self.pool in POOLS
-        if ours and (problems := saliency_problem(self.saliency, self.pool)):
+        if not (self.name == "sft" and self.pool in POOLS):
+            return
+        problems = saliency_problem(self.saliency, self.pool)
+        if self.pre_pooling_attention == "none":
+            problems += attention_problem(self.saliency, self.pool)
+        if problems:
             raise ValueError(problems[0])
 
 

@@ -119,6 +119,14 @@ def ablation(k: int = 4) -> dict[str, StudyRow]:
         },
         "windows": _WINDOWED,
         **{
+            f"no attention before pooling, {name}": {"model.pre_pooling_attention": "none", **own}
+            for name, own in (
+                ("max", {"model.pool": "max"}),
+                ("random", {"model.pool": "random"}),
+                ("learned", {"model.pool": "attn_topk", "model.saliency": "learned"}),
+            )
+        },
+        **{
             f"blocks={before}+{after}": {"model.n_pre": before, "model.n_post": after}
             for before, after in ((0, 3), (2, 2), (2, 6), (1, 1), (1, 6))
         },

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from sft_jax import plugins
 from sft_jax.modules import MODELS
 from sft_jax.modules.attention import pattern_for
+from sft_jax.modules.sparse_pooling import NoAttention
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.ops.pool import POOLS
@@ -23,7 +24,7 @@ ALL: Mapping[str, tuple[str, ...]] = {
     "readout": get_args(Readout),
     "task": get_args(Task),
     "axes": ("1", "2", "3"),
-    "attention": ("dense", "windowed", "block_sparse"),
+    "attention": ("dense", "windowed", "block_sparse", "none"),
     "tokens": ("patches", "columns", "ids", "module"),
     "dtype": ("float32", "bfloat16"),
     "windows": ("adaptive", "authors"),
@@ -138,7 +139,12 @@ def features(model: Any) -> dict[str, frozenset[str]]:
 
 def _patterns(model: Any) -> set[str]:
     """Names of the attention patterns of all modalities; a short modality may be dense."""
-    names = {WindowPattern: "windowed", BlockSparsePattern: "block_sparse", type(None): "dense"}
+    names = {
+        WindowPattern: "windowed",
+        BlockSparsePattern: "block_sparse",
+        NoAttention: "none",
+        type(None): "dense",
+    }
     given = [getattr(model, f"{where}_pattern", None) for where in ("unimodal", "pre_pooling")]
     return {
         names[type(pattern_for(pattern, spec.num_tokens))]

@@ -19,13 +19,19 @@ from sft_jax.export import layout
 from sft_jax.export.written import Bundle, ExportedFileError
 from sft_jax.modules import MODELS, TOKENIZERS
 from sft_jax.modules.factory import build_model, param_shapes
+from sft_jax.modules.sparse_pooling import NoAttention
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.runs import storage
 from sft_jax.runs.storage import AnyPath
 from sft_jax.structs import NotFinite
 
-_PATTERNS = {type(None): "dense", WindowPattern: "windowed", BlockSparsePattern: "block_sparse"}
+_PATTERNS = {
+    type(None): "dense",
+    WindowPattern: "windowed",
+    BlockSparsePattern: "block_sparse",
+    NoAttention: "none",
+}
 
 
 def read(folder: str | os.PathLike[str]) -> Bundle:

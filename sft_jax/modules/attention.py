@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,7 +22,10 @@ from sft_jax.structs import Tokens
 AttentionPattern = BlockSparsePattern | WindowPattern
 
 
-def pattern_for(pattern: AttentionPattern | None, num_tokens: int) -> AttentionPattern | None:
+P = TypeVar("P")
+
+
+def pattern_for(pattern: P, num_tokens: int) -> P | None:
     """Returns the pattern, or None where dense attention costs no more for a modality.
 
     The choice depends on the full length of the modality, never on the length of an array:

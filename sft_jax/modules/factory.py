@@ -14,11 +14,17 @@ from sft_jax import plugins
 from sft_jax.config import ModelConfig
 from sft_jax.modules import MODELS, TOKENIZERS
 from sft_jax.modules.budget import budgets
+from sft_jax.modules.sparse_pooling import NoAttention
 from sft_jax.ops.attention.block_sparse import BlockSparsePattern
 from sft_jax.ops.attention.windowed import WindowPattern
 from sft_jax.structs import PATCHED, ModalitySpec
 
-_PATTERNS = {"dense": None, "windowed": WindowPattern(), "block_sparse": BlockSparsePattern()}
+_PATTERNS = {
+    "dense": None,
+    "windowed": WindowPattern(),
+    "block_sparse": BlockSparsePattern(),
+    "none": NoAttention(),
+}
 
 _INTERFACE = (
     "num_classes",

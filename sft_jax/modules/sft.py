@@ -13,10 +13,10 @@ from sft_jax.modules.attention import AttentionPattern, pattern_for
 from sft_jax.modules.block import Block
 from sft_jax.modules.learned_pools import PerceiverPool
 from sft_jax.modules.multimodal import MultimodalClassifier, presence
-from sft_jax.modules.sparse_pooling import JointPooling, SparsePooling
+from sft_jax.modules.sparse_pooling import JointPooling, NoAttention, SparsePooling
 from sft_jax.ops.mixup import Mixup
 from sft_jax.ops.modalities import join, sum_over_present
-from sft_jax.ops.pool import Pool, find_pool, saliency_problem
+from sft_jax.ops.pool import Pool, attention_problem, find_pool, saliency_problem
 from sft_jax.ops.pool.reduce import masked_mean
 from sft_jax.ops.pool.select import channel_top_k
 from sft_jax.ops.pool.windows import ReferenceWindows
@@ -69,7 +69,8 @@ class SparseFusionTransformer(MultimodalClassifier):
       pre_pooling_pattern: Keys that each query sees in the self-attention before pooling; None for
         all. The authors describe a sparse attention here, `BlockSparsePattern()`, and configure
         the one of fairseq. Their code never applies the pattern and computes dense attention. Up
-        to 33 tokens, CLS included, the pattern is dense too.
+        to 33 tokens, CLS included, the pattern is dense too. `NoAttention()` leaves this attention
+        out (`sft_jax.modules.sparse_pooling`); then a pool can take no saliency except learned.
       saliency: Saliency that the pool ranks or weighs tokens by: received, from_cls or learned
         (`sft_jax.modules.sparse_pooling.SparsePooling`). Only a pool that needs it takes another
         than received. In training learned draws from the stream "pool".
@@ -83,7 +84,7 @@ class SparseFusionTransformer(MultimodalClassifier):
     reference_windows: Mapping[str, ReferenceWindows] | None = None
     reference_fusion_layer: int | None = None
     unimodal_pattern: AttentionPattern | None = None
-    pre_pooling_pattern: AttentionPattern | None = None
+    pre_pooling_pattern: AttentionPattern | NoAttention | None = None
     saliency: Saliency = "received"
 
     @property
@@ -280,6 +281,8 @@ class SparseFusionTransformer(MultimodalClassifier):
         except ValueError as error:
             return [*problems, str(error)]
         problems += saliency_problem(self.saliency, self.pool)
+        if isinstance(self.pre_pooling_pattern, NoAttention):
+            problems += attention_problem(self.saliency, self.pool)
         return problems + self._problems_of_k(pool, kept)
 
     def _problems_of_k(self, pool: Pool, kept: Mapping[str, int]) -> list[str]:

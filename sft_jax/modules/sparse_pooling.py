@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
@@ -22,6 +24,11 @@ from sft_jax.ops.pool import Pool, find_pool
 from sft_jax.ops.pool.select import weigh_tokens
 from sft_jax.ops.pool.windows import ReferenceWindows
 from sft_jax.structs import Saliency, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class NoAttention:
+    """Absence of the attention before pooling: tokens enter the pool as the blocks leave them."""
 
 
 class Candidates(NamedTuple):
@@ -56,7 +63,8 @@ class SparsePooling(nn.Module):
       reference_windows: See `Reducer`.
       dropout: Rate of dropout of the residual branch.
       dtype: Type of the computation.
-      pattern: Keys that each query sees; None for all.
+      pattern: Keys that each query sees; None for all. With `NoAttention()` none is computed, and
+        a pool can't take the saliency of attention.
       kernel: Attention kernel; see `SelfAttention`.
       saliency: One of the saliencies above.
     """
@@ -67,7 +75,7 @@ class SparsePooling(nn.Module):
     reference_windows: ReferenceWindows | None = None
     dropout: float = 0.0
     dtype: Dtype | None = None
-    pattern: AttentionPattern | None = None
+    pattern: AttentionPattern | NoAttention | None = None
     kernel: str | Kernel = kernels.AUTO
     saliency: Saliency = "received"
 
@@ -84,25 +92,12 @@ class SparsePooling(nn.Module):
           train: Whether to apply dropout, and to draw tokens in the random pools.
           keys: Key of each example by stream; by default from "dropout" and "pool".
         """
-        width = tokens.values.shape[-1]
         pool = find_pool(self.pool)
         captured = self.is_mutable_collection("intermediates")
         budgets = self.k if isinstance(self.k, tuple) else (self.k,)
         needed = max(budgets) > 0 and "saliency" in pool.needs
-        normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
-        attended, salient = SelfAttention(
-            self.num_heads,
-            self.dtype,
-            # The authors initialise this attention in another way than that of their blocks.
-            qkv_bias_init=bounded_uniform(width**-0.5),
-            out_kernel_init=nn.initializers.xavier_uniform(),
-            pattern=self.pattern,
-            kernel=self.kernel,
-            saliency=self.saliency if self.saliency != "learned" and (needed or captured) else None,
-            name="attention",
-        )(tokens.replace(values=normed))
-        drop = Dropout(self.dropout, deterministic=not train)
-        values = tokens.values + drop(attended, numbered(keys, 0))
+        own = self.saliency if self.saliency != "learned" and (needed or captured) else None
+        values, salient = self._attend(tokens, own, train=train, keys=keys)
         self.sow("intermediates", "attended", values)
         others = Tokens(values[:, 1:], tokens.mask[:, 1:])
         if self.saliency == "learned":
@@ -120,6 +115,32 @@ class SparsePooling(nn.Module):
             return self._reducer(k, name)(others, salient, train=train, keys=keys)
 
         return cls, _at_budgets(self.k, pool, reduce)
+
+    def _attend(
+        self,
+        tokens: Tokens,
+        saliency: Literal["received", "from_cls"] | None,
+        *,
+        train: bool,
+        keys: Mapping[str, Keys] | None,
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b k"] | None]:
+        """Returns the tokens after attention, and the saliency of those after CLS, if any."""
+        if isinstance(self.pattern, NoAttention):
+            return tokens.values, jnp.zeros(tokens.mask[:, 1:].shape) if saliency else None
+        normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
+        attended, salient = SelfAttention(
+            self.num_heads,
+            self.dtype,
+            # The authors initialise this attention in another way than that of their blocks.
+            qkv_bias_init=bounded_uniform(tokens.values.shape[-1] ** -0.5),
+            out_kernel_init=nn.initializers.xavier_uniform(),
+            pattern=self.pattern,
+            kernel=self.kernel,
+            saliency=saliency,
+            name="attention",
+        )(tokens.replace(values=normed))
+        drop = Dropout(self.dropout, deterministic=not train)
+        return tokens.values + drop(attended, numbered(keys, 0)), salient
 
     def _reducer(self, k: int, name: str) -> Reducer:
         return Reducer(

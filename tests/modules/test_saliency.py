@@ -15,7 +15,7 @@ from sft_jax.modules.attention import SelfAttention
 from sft_jax.modules.reducer import Reducer
 from sft_jax.modules.scorer import Scorer
 from sft_jax.modules.sft import SALIENCIES
-from sft_jax.modules.sparse_pooling import SparsePooling
+from sft_jax.modules.sparse_pooling import NoAttention, SparsePooling
 from sft_jax.ops.attention import kernels
 from sft_jax.ops.pool.select import select_top_k, weigh_tokens
 from sft_jax.profile.flops import forward_stages
@@ -250,3 +250,28 @@ def test_an_unknown_saliency_is_named():
     model = tiny_sft.sft(saliency="given")
     with pytest.raises(ValueError, match="saliency='given' is not one of received, from_cls"):
         jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
+
+
+def test_without_attention_before_pooling_tokens_are_kept_as_they_came():
+    tokens = _tokens()
+    pooling = SparsePooling(2, "attn_topk", 8, pattern=NoAttention(), saliency="learned")
+    variables = tiny_sft.normal_variables(pooling, tokens)
+    assert {*variables["params"]} == {"scorer"}
+    (cls, kept), state = pooling.apply(variables, tokens, **LOOKING)
+    np.testing.assert_array_equal(cls, tokens.values[:, 0])
+    (index,) = state["intermediates"]["reducer"]["index"]
+    expected = np.take_along_axis(np.asarray(tokens.values)[:, 1:], index[..., None], axis=1)
+    np.testing.assert_array_equal(kept.values, np.where(kept.mask[..., None], expected, 0))
+
+
+@pytest.mark.parametrize("saliency", ["received", "from_cls"])
+def test_a_pool_that_needs_the_attention_refuses_to_go_without(saliency):
+    message = (
+        "needs the attention before pooling, which is left out; allowed are saliency='learned'"
+    )
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(pre_pooling_attention="none", saliency=saliency)
+    model = tiny_sft.sft(pre_pooling_pattern=NoAttention(), saliency=saliency)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())
+    assert ModelConfig(pre_pooling_attention="none", pool="max").pool == "max"

@@ -170,6 +170,24 @@ def find_pool(pool: str | Pool, field: str = "pool") -> Pool:
     return loaded
 
 
+def attention_problem(saliency: str, pool: str | Pool) -> list[str]:
+    """Lists one problem if a pool needs the saliency of an attention that is left out, else none.
+
+    Args:
+      saliency: Saliency that was chosen.
+      pool: Name, import path or `Pool`.
+
+    Raises:
+      ValueError: See `find_pool`.
+    """
+    if saliency == "learned" or "saliency" not in find_pool(pool).needs:
+        return []
+    return [
+        f"pool={pool!r} with saliency={saliency!r} needs the attention before pooling, which is"
+        " left out; allowed are saliency='learned', or a pool without saliency such as 'max'"
+    ]
+
+
 def saliency_problem(saliency: str, pool: str | Pool) -> list[str]:
     """Lists one problem if a pool would ignore the choice of the saliency, else none.
 
