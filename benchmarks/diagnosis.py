@@ -4,7 +4,7 @@ python -m benchmarks.diagnosis --json=FILE [--only=ROW] [--seeds=0,1]
 
 Trains models on `data.name=matching`, whose best possible accuracy is known, and compares test
 accuracy with it. It says nothing about real data. Each row is written as soon as it is measured,
-and rows that a file has are not measured again: remove it to begin anew.
+and fresh rows of the file are not measured again.
 
 Recall is the share of the planted tokens that a pool keeps, for pools that select whole tokens.
 Salient recall is their share among as many tokens of largest saliency, for any pool of `sft`.
@@ -24,10 +24,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from benchmarks import harness
+from benchmarks import freshness, harness
 from benchmarks.accuracy import read_or_begin
 from benchmarks.accuracy_suites import Variant
-from sft_jax import experiment, version
+from benchmarks.suites import SUITES
+from sft_jax import experiment
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
 from sft_jax.data.dataset import Example
@@ -44,11 +45,37 @@ from sft_jax.runs.directory import SeedsDirectory
 _DENSE = ("concat", "mbt", "late")
 
 
-def _rows(events: int, epochs: int, pools: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Rows of a number of events: dense models, all tokens, CLS alone, and pools with each `k`."""
+_ALONE: dict[str, dict[str, Any]] = {
+    "max": {"pool": "max"},
+    "random": {"pool": "random"},
+    "learned": {"saliency": "learned"},
+}
+
+
+def _rows(
+    events: int, epochs: int, pools: Mapping[str, Sequence[int]], *, select: bool = False
+) -> dict[str, Any]:
+    """Rows of a number of events: dense models, all tokens, CLS alone, and pools with each `k`.
+
+    Args:
+      events: Number of events.
+      epochs: Length of training.
+      pools: Numbers of kept tokens by pool.
+      select: Whether to add other saliencies, and pools without attention before them.
+    """
     models: dict[str, dict[str, Any]] = {name: {"name": name} for name in _DENSE}
     models |= {"none": {"pool": "none"}, "k=0": {"k": 0}}
     models |= {f"{p},k={k}": {"pool": p, "k": k} for p, budgets in pools.items() for k in budgets}
+    if select:
+        models |= {
+            f"{saliency},k={events}": {"saliency": saliency, "k": events}
+            for saliency in ("from_cls", "learned")
+        }
+        # Without attention before pooling, a kept token tells of itself alone.
+        models |= {
+            f"alone/{name},k={events}": {"pre_pooling_attention": "none", "k": events, **own}
+            for name, own in _ALONE.items()
+        }
     common = {"data.events": events, "train.epochs": epochs}
     return {
         f"events={events}/{name}": common | {f"model.{key}": own[key] for key in own}
@@ -58,8 +85,18 @@ def _rows(events: int, epochs: int, pools: Mapping[str, Sequence[int]]) -> dict[
 
 ROWS: dict[str, dict[str, Any]] = {
     **_rows(2, 3, {"attn_topk": (2,), "random": (2,)}),
-    **_rows(4, 5, {"attn_topk": (1, 4, 8), "random": (4,), "max": (4,), "token_learner": (4,)}),
-    **_rows(8, 8, {name: (8,) for name in ("attn_topk", "random", "max", "evit", "token_learner")}),
+    **_rows(
+        4,
+        5,
+        {"attn_topk": (1, 4, 8), "random": (4,), "max": (4,), "token_learner": (4,)},
+        select=True,
+    ),
+    **_rows(
+        8,
+        8,
+        {name: (8,) for name in ("attn_topk", "random", "max", "evit", "token_learner")},
+        select=True,
+    ),
 }
 """Changed fields of `configs/matching.py` by the name of the row."""
 
@@ -189,10 +226,13 @@ def print_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
 def main() -> None:
     """Measures the rows that the file lacks, and prints the table."""
     options = parser().parse_args()
-    result = read_or_begin(options.json, "diagnosis", options.seeds)
+    scope = SUITES["diagnosis"].scope
+    code = freshness.identity(scope)
+    result = read_or_begin(options.json, "diagnosis", options.seeds, scope)
     rows = result["models"]
     for name in options.only or ROWS:
-        if rows.get(name, {}).get("changes") == ROWS[name]:
+        known = rows.get(name, {})
+        if known.get("changes") == ROWS[name] and freshness.state(known["code"], scope).fresh:
             continue
         print(name, flush=True)
         config = Variant("matching", "", ROWS[name]).experiment()
@@ -200,7 +240,7 @@ def main() -> None:
             seeded = dataclasses.replace(config, seeds=tuple(options.seeds))
             row = measure(seeded, pathlib.Path(folder) / "runs")
         # The code of each row: rows of one file may be of several commits.
-        rows[name] = {"changes": ROWS[name], **row, "code": version.code()}
+        rows[name] = {"changes": ROWS[name], **row, "code": code}
         result["models"] = rows = {name: rows[name] for name in ROWS if name in rows}
         harness.write(options.json, result)
         print(f"  {row['processor_seconds']:.0f} s a run, {row['accuracies']}", flush=True)

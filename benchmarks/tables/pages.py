@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "compilation": cost.compilation,
     "corrupted": study.corrupted,
     "costs": cost.costs,
+    "diagnosis": study.diagnosis,
     "edge": cost.edge,
     "elastic": accuracy.elastic,
     "elastic_step": cost.elastic_step,

@@ -185,3 +185,25 @@ def _ratios(result: Mapping[str, Any], name: str) -> list[str]:
         f"{cost[name][key]['median'] / cost[SFT][key]['median']:.1f}"
         for key in ("train_step_seconds", "latency_seconds")
     ]
+
+
+def diagnosis(file: str, events: str) -> str:
+    """Accuracy and recall of planted tokens, of the rows of a number of events.
+
+    Args:
+      file: Result of `python -m benchmarks.diagnosis`.
+      events: Number of events.
+    """
+    rows = []
+    for name, row in load(file)["models"].items():
+        group, _, title = name.partition("/")
+        if group == f"events={events}":
+            best = row["best_possible"]
+            recalls = [
+                f"{row[key]['mean']:.2f}" if row[key] else _ABSENT
+                for key in ("recall", "salient_recall")
+            ]
+            lines = [f"{100 * best[key]:.1f}" for key in ("both", "one")]
+            rows.append([f"`{title}`", percent(row["accuracies"]), *lines, *recalls])
+    header = [f"{events} events", "accuracy, %", "best possible", "best of one modality"]
+    return table([*header, "planted tokens kept", "planted among the most salient"], rows)
