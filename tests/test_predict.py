@@ -268,7 +268,7 @@ def test_shipped_configs_are_found_by_name(monkeypatch, tmp_path):
         assert command_line.config_file(name) == str(ROOT / "configs" / "watch.py")
     with pytest.raises(ValueError, match="no config file 'wach', nor a shipped config; did you"):
         command_line.config_file("wach")
-    with pytest.raises(ValueError, match="allowed here: av_mnist, mosei"):
+    with pytest.raises(ValueError, match="allowed here: av_mnist, hapt, matching"):
         command_line.config_file("common")
     (tmp_path / "watch").touch()
     assert command_line.config_file("watch") == "watch"

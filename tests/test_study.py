@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import freshness
+from benchmarks.classical import METHODS
 from benchmarks.study import __main__ as study
-from benchmarks.study import corruption, frontier, kept, leave_out, rows
+from benchmarks.study import corruption, frontier, kept, leave_out, rows, sets
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 from sft_jax.inference.explain import Explanation
 from sft_jax.structs import ModalitySpec
@@ -19,6 +20,7 @@ def test_every_row_of_a_set_is_a_valid_experiment(name):
     configs = [rows.experiment_of(one.base, row, "raw") for row in one.rows.values()]
     assert len({repr(config) for config in configs}) == len(configs)
     assert {SFT, CLS_ALONE} <= {*one.rows}
+    assert {*one.classical} <= {*METHODS}
 
 
 def _read(place, values):
@@ -48,8 +50,8 @@ def test_the_rate_is_chosen_by_validation_and_tested_alone(monkeypatch, tmp_path
     monkeypatch.setattr(rows.experiment, "train_seeds", train_seeds)
     monkeypatch.setattr(rows, "read_row", read_row)
     monkeypatch.setattr(rows, "_size", lambda row: {})
-    config = rows.experiment_of(SETS["watch"].base, rows.StudyRow(), "")
-    result = rows.train_row(config, rows.StudyRow(), [0, 1], tmp_path)
+    config = rows.experiment_of(SETS["watch"].base, sets.StudyRow(), "")
+    result = rows.train_row(config, sets.StudyRow(), [0, 1], tmp_path)
     assert result["tuning"] == {"0.5": 0.4, "1": 0.3, "2": 0.5}
     assert (result["rate"], result["lr"]) == (1.0, 0.001)
     assert trained["rate_1"] == [(0.001, (0,)), (0.001, (0, 1))]
@@ -66,8 +68,8 @@ def test_all_folds_are_trained(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(rows, "read_row", lambda name, place, request: _read(place, [(0, 0.1)]))
     monkeypatch.setattr(rows, "_size", lambda row: {})
-    config = rows.experiment_of(SETS["watch"].base, rows.StudyRow({"data.folds": 3}), "")
-    rows.train_row(config, rows.StudyRow(rates=(1.0,)), [0], tmp_path)
+    config = rows.experiment_of(SETS["watch"].base, sets.StudyRow({"data.folds": 3}), "")
+    rows.train_row(config, sets.StudyRow(rates=(1.0,)), [0], tmp_path)
     assert trained == [("fold_0", 0), ("fold_1", 1), ("fold_2", 2)]
 
 

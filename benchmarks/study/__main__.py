@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import freshness, harness
 from benchmarks.study import classical_rows, cost, rows
-from benchmarks.study.sets import CLS_ALONE, SETS, SFT, StudySet
+from benchmarks.study.sets import CLS_ALONE, SETS, SFT, StudyRow, StudySet
 from sft_jax.compare.differences import difference
 from sft_jax.compare.intervals import RESAMPLES
 from sft_jax.compare.rows import Row
@@ -85,7 +85,7 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
         print(name, flush=True)
         begin, place = time.process_time(), folder(options.runs, name, identity)
         if name in one.classical:
-            config = rows.experiment_of(one.base, rows.StudyRow(), options.manual_dir)
+            config = rows.experiment_of(one.base, StudyRow(), options.manual_dir)
             values = classical_rows.fit_row(config, name, result["seeds"], one.metric, place)
         else:
             config = rows.experiment_of(one.base, one.rows[name], options.manual_dir)

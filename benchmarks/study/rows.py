@@ -6,9 +6,10 @@ import dataclasses
 import pathlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.accuracy_suites import Variant
+from benchmarks.study.sets import StudyRow
 from sft_jax import experiment
 from sft_jax.compare import intervals
 from sft_jax.compare.rows import Request, Row, read_row
@@ -21,27 +22,6 @@ from sft_jax.runs import storage
 from sft_jax.runs.directory import FOLD
 from sft_jax.selection import find_metric
 from sft_jax.training.programs import SharedPrograms
-
-RATES = (0.5, 1.0, 2.0)
-"""Factors of the learning rate that each row is tuned over, by validation with the first seed."""
-
-
-class StudyRow(NamedTuple):
-    """Experiments of a row.
-
-    Attributes:
-      changes: Changed fields of the config of the set, by their dotted name.
-      rates: Factors of the learning rate to choose from.
-      budgets: Numbers of kept tokens that the runs are evaluated with as well.
-      strides: Strides that they are evaluated with as well.
-      depths: Numbers of blocks that they are evaluated with as well.
-    """
-
-    changes: Mapping[str, Any] = {}
-    rates: Sequence[float] = RATES
-    budgets: Sequence[int] = ()
-    strides: Sequence[int] = ()
-    depths: Sequence[int] = ()
 
 
 def experiment_of(base: Variant, row: StudyRow, manual_dir: str) -> ExperimentConfig:

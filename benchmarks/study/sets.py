@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.accuracy_suites import Variant
-from benchmarks.classical import METHODS
-from benchmarks.study.rows import StudyRow
 from sft_jax.modules.sft import READOUTS
 from sft_jax.ops.pool import POOLS
 
@@ -17,8 +15,28 @@ SFT = "sft"
 CLS_ALONE = "k=0"
 """Name of the row without pooled tokens, which all others are compared with too."""
 
+RATES = (0.5, 1.0, 2.0)
+"""Factors of the learning rate that each row is tuned over, by validation with the first seed."""
 _ONE_RATE = (1.0,)
 _WINDOWED = {"model.unimodal_attention": "windowed", "model.pre_pooling_attention": "windowed"}
+
+
+class StudyRow(NamedTuple):
+    """Experiments of a row.
+
+    Attributes:
+      changes: Changed fields of the config of the set, by their dotted name.
+      rates: Factors of the learning rate to choose from.
+      budgets: Numbers of kept tokens that the runs are evaluated with as well.
+      strides: Strides that they are evaluated with as well.
+      depths: Numbers of blocks that they are evaluated with as well.
+    """
+
+    changes: Mapping[str, Any] = {}
+    rates: Sequence[float] = RATES
+    budgets: Sequence[int] = ()
+    strides: Sequence[int] = ()
+    depths: Sequence[int] = ()
 
 
 class StudySet(NamedTuple):
@@ -36,7 +54,7 @@ class StudySet(NamedTuple):
     metric: str
     rows: Mapping[str, StudyRow]
     minutes: int
-    classical: Sequence[str] = tuple(METHODS)
+    classical: Sequence[str] = ("logistic regression", "random forest", "gradient boosting")
 
     @property
     def scope(self) -> str:
