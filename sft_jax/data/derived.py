@@ -149,7 +149,7 @@ def complete(
       shapes: Modality name to its largest shape.
 
     Returns:
-      The example with `[1, columns]` float32 for each derived modality.
+      The example with `[1, columns]` float64 for each derived modality.
 
     Raises:
       ValueError: If a source holds a number that is not finite, or a function is faulty.
@@ -167,15 +167,13 @@ def complete(
 
 
 def _row(rule: str, values: np.ndarray, where: str) -> np.ndarray:
-    """Computes `[1, columns]` float32."""
+    """Computes `[1, columns]` float64, which keeps the digits of numbers far from 0."""
     name = rule.rpartition(":")[0]
     function = FUNCTIONS.get(name) or plugins.load(name, where)
-    row = np.asarray(function(values))
-    with np.errstate(over="ignore"):
-        columns = row.astype(np.float32)
-    if row.ndim != 1 or not row.size or not np.isfinite(columns).all():
+    row = np.asarray(function(values), np.float64)
+    if row.ndim != 1 or not row.size or not np.isfinite(row).all():
         raise ValueError(
             f"{where}: expected [columns] finite numbers from {name}, got shape {list(row.shape)}"
-            f" from {columns.min(initial=np.inf):g} to {columns.max(initial=-np.inf):g}"
+            f" from {row.min(initial=np.inf):g} to {row.max(initial=-np.inf):g}"
         )
-    return columns[None]
+    return row[None]
