@@ -5,6 +5,8 @@ import types
 import numpy as np
 import pytest
 
+from benchmarks import freshness
+from benchmarks.study import __main__ as study
 from benchmarks.study import corruption, frontier, kept, leave_out, rows
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 from sft_jax.inference.explain import Explanation
@@ -67,6 +69,18 @@ def test_all_folds_are_trained(monkeypatch, tmp_path):
     config = rows.experiment_of(SETS["watch"].base, rows.StudyRow({"data.folds": 3}), "")
     rows.train_row(config, rows.StudyRow(rates=(1.0,)), [0], tmp_path)
     assert trained == [("fold_0", 0), ("fold_1", 1), ("fold_2", 2)]
+
+
+def test_a_row_of_another_experiment_or_code_is_measured_again(tmp_path):
+    one = SETS["watch"]
+    row = {"experiment": one.definition(SFT), "code": freshness.identity(one.scope)}
+    assert study.is_done(row, one, SFT)
+    others = [
+        {**row, "experiment": one.definition(CLS_ALONE)},
+        {**row, "code": {**row["code"], "scope_digest": "sha256:other"}},
+    ]
+    assert not any(study.is_done(other, one, SFT) for other in [None, *others])
+    assert len({study.folder(tmp_path, SFT, own) for own in [row, *others]}) == 3
 
 
 def test_noise_changes_real_values_of_the_chosen_columns_alone():

@@ -5,8 +5,8 @@ python -m benchmarks.study --set=watch --json=study_watch.json --runs=FOLDER [--
 Each row has the same budget of tuning: three learning rates, chosen on the validation split with
 the first seed. Checkpoints are those of best validation, and the test split is evaluated once.
 
-The result is written after each row, and rows in the file that are fresh are not repeated. `--runs`
-keeps the run directories by the digest of the code, with the predictions that paired intervals
+The result is written after each row. Rows of the file are repeated if their code or experiment has
+changed. `--runs` keeps the run directories of each, with the predictions that paired intervals
 need. A killed start goes on from there. The part `cost` times the rows in turns, so that nothing
 else should run beside it.
 """
@@ -27,6 +27,7 @@ from benchmarks.study.sets import CLS_ALONE, SETS, SFT, StudySet
 from sft_jax.compare.differences import difference
 from sft_jax.compare.intervals import RESAMPLES
 from sft_jax.compare.rows import Row
+from sft_jax.data.sets.base import digest
 
 CONFIDENCE = 0.95
 PARTS = ("rows", "cost")
@@ -78,18 +79,18 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
     """
     code, every = freshness.identity(one.scope), [*one.rows, *one.classical]
     for name in options.only or every:
-        known = result["rows"].get(name)
-        if known and freshness.state(known["code"], one.scope).fresh:
+        identity = {"experiment": one.definition(name), "code": code}
+        if is_done(result["rows"].get(name), one, name):
             continue
         print(name, flush=True)
-        begin, place = time.process_time(), folder(options.runs, name, code)
+        begin, place = time.process_time(), folder(options.runs, name, identity)
         if name in one.classical:
             config = rows.experiment_of(one.base, rows.StudyRow(), options.manual_dir)
             values = classical_rows.fit_row(config, name, result["seeds"], one.metric, place)
         else:
             config = rows.experiment_of(one.base, one.rows[name], options.manual_dir)
             values = rows.train_row(config, one.rows[name], result["seeds"], place)
-        own = {**values, "cpu_seconds": time.process_time() - begin, "code": code}
+        own = {**values, "cpu_seconds": time.process_time() - begin, **identity}
         found = {**result["rows"], name: own}
         result["rows"] = {name: found[name] for name in every if name in found}
         harness.write(options.json, result)
@@ -97,16 +98,25 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
         print(f"  {own['cpu_seconds']:.0f} s, {measured['mean']:.4f} ± {measured['std'] or 0:.4f}")
 
 
-def folder(runs: pathlib.Path, name: str, code: Mapping[str, Any]) -> pathlib.Path:
-    """Folder of the run directories of a row, of this code alone.
+def is_done(row: Mapping[str, Any] | None, one: StudySet, name: str) -> bool:
+    """Returns whether a row is there, of the present code and of the present experiment."""
+    return (
+        row is not None
+        and row["experiment"] == one.definition(name)
+        and bool(freshness.state(row["code"], one.scope).fresh)
+    )
+
+
+def folder(runs: pathlib.Path, name: str, row: Mapping[str, Any]) -> pathlib.Path:
+    """Folder of the run directories of a row, of one experiment and one state of the code alone.
 
     Args:
       runs: Folder of all run directories.
       name: Name of the row.
-      code: Identity of the code (`benchmarks.freshness.identity`).
+      row: Values of the row, with its `experiment` and `code`.
     """
-    digest = code["scope_digest"].removeprefix("sha256:")[:12]
-    return runs / digest / name.replace(", ", "_").replace(" ", "_")
+    own = digest([row["experiment"], row["code"]["scope_digest"]])
+    return runs / f"{name.replace(', ', '_').replace(' ', '_')}_{own}"
 
 
 def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -115,7 +125,7 @@ def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) 
         return
     tested: dict[str, Row] = {}
     for name, own in result["rows"].items():
-        place = folder(options.runs, name, own["code"])
+        place = folder(options.runs, name, own)
         if name in one.classical:
             config, info = tested[SFT].config, tested[SFT].info
             tested[name] = classical_rows.tested(config, name, result["seeds"], info, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +41,14 @@ class StudySet(NamedTuple):
     @property
     def scope(self) -> str:
         """Code that can change the figures (`benchmarks.freshness.PARTS`)."""
-        return f"accuracy {self.base.config} benchmarks/study/ benchmarks/classical*.py"
+        own = "benchmarks/study/rows.py benchmarks/study/classical_rows.py"
+        return f"accuracy {self.base.config} {own} benchmarks/classical*.py"
+
+    def definition(self, name: str) -> Any:
+        """Experiment of a row, as JSON values; of a classical model the data alone."""
+        row = self.rows[name]._asdict() if name in self.rows else {}
+        values = {"base": self.base._asdict(), "metric": self.metric, **row}
+        return json.loads(json.dumps(values, default=list))
 
 
 def controls(

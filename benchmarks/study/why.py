@@ -62,7 +62,7 @@ def main() -> None:
     }
     for name in options.rows:
         row = study["rows"][name]
-        runs = runs_of(folder(options.runs, name, row["code"]), row["rate"])
+        runs = runs_of(folder(options.runs, name, row), row["rate"])
         own: dict[str, Any] = {"corrupted": corruption.curves(runs, one.metric)}
         if name == SFT:
             own["left_out"] = [leave_out.measure(run, options.examples) for run in runs]
