@@ -253,6 +253,7 @@ class Dataset:
         computed = {name: form[name] for name in lacking}
         for field, own, expected in (
             ("modalities, as (kind, axes, features),", _form(self.info) | computed, form),
+            ("derived modalities", info.derived | self.info.derived, info.derived),
             ("task", self.info.task, info.task),
             ("class_names", self.info.class_names, info.class_names),
         ):

@@ -53,7 +53,8 @@ def summary(values: np.ndarray) -> np.ndarray:
 
 
 FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {"summary": summary}
-"""Functions of this library by name."""
+"""Functions of this library by name. Prepared data tells them by name alone: a function whose
+results would change gets another one."""
 
 
 def check_rules(rules: Mapping[str, str], field: str = "data.derived") -> dict[str, str]:

@@ -126,6 +126,9 @@ def test_another_dataset_is_completed_like_that_of_the_run():
     np.testing.assert_array_equal(rows(like), rows(own))
     assert like.fingerprint("train") == own.fingerprint("train")
     assert plain.fingerprint("train") != own.fingerprint("train")
+    other = dataclasses.replace(own.info, derived={"motion_summary": "summary:heart"})
+    with pytest.raises(ValueError, match=r"derived modalities of the dataset: .*summary:motion"):
+        own.like(other)
 
 
 def test_the_description_keeps_the_rules_and_says_nothing_without():
