@@ -114,6 +114,17 @@ def test_one_person_can_be_left_out(person, next_person):
     assert sorted(data.train_people + data.valid_people + data.test_people) == list(range(1, 11))
 
 
+def test_summaries_of_the_sensors_are_one_token_each():
+    config = config_io.from_mapping(watch.get_config("summaries=1"))
+    shapes = config.data.outline().modalities
+    assert list(shapes) == [*WATCH, *(f"{name}_summary" for name in WATCH)]
+    model = build_model(config.model, shapes, num_classes=7)
+    kept = {"accelerometer": 4, "gyroscope": 4, "accelerometer_summary": 1, "gyroscope_summary": 1}
+    assert dict(model.kept_tokens()) == kept
+    default = config_io.from_mapping(watch.get_config())
+    assert (default.data.derived, default.train.modality_dropout) == ({}, 0)
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

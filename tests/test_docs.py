@@ -61,7 +61,7 @@ def test_recipes_of_kinds_are_short():
     recipes = [
         block.code for block in pages.blocks(DOCS / "kinds.md") if block.language == "python"
     ]
-    assert len(recipes) == 10
+    assert len(recipes) == 12
     assert max(len(code.strip().splitlines()) for code in recipes) <= 15
 
 

@@ -1,5 +1,7 @@
 """Tiny classifiers to export, with raw inputs, and their outputs by JAX."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import tiny_sft
@@ -33,6 +35,14 @@ def classifier(model=None, *, modalities=MODALITIES, **attributes):
         model = tiny_sft.sft(modalities=modalities, **attributes)
     params = tiny_sft.normal_variables(model, model.example_inputs())["params"]
     return Bundle(model, params, info(model.task, modalities))
+
+
+def with_summary():
+    """Classifier of a sequence, and of a modality that is derived from it."""
+    modalities = {"touch": ModalitySpec(8, 2, 3), "touch_summary": ModalitySpec(1, 24)}
+    own = classifier(modalities=modalities, k={"touch": 2, "touch_summary": 1})
+    described = dataclasses.replace(own.info, derived={"touch_summary": "summary:touch"})
+    return dataclasses.replace(own, info=described)
 
 
 def raw_inputs(modalities=MODALITIES, batch=BATCH):

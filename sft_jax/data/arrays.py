@@ -11,6 +11,7 @@ import numpy as np
 from sft_jax.data.card import Card, clean_records
 from sft_jax.data.checks import checked_names, in_order
 from sft_jax.data.dataset import Dataset, DatasetInfo, standardisations
+from sft_jax.data.derived import add_to, check_rules
 from sft_jax.data.kinds import check_kinds, guess, kept, unstandardised
 from sft_jax.data.records import RawData, Record
 from sft_jax.data.vocabulary import Vocabulary, build_all
@@ -38,6 +39,7 @@ def from_arrays(
     vocabulary: Mapping[str, int | str | Vocabulary] | None = None,
     masks: Mapping[str, Arrays] | None = None,
     metrics: Sequence[str] = (),
+    derived: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Makes a dataset of arrays in memory.
 
@@ -64,6 +66,8 @@ def from_arrays(
         A model does not see a step that is False, and neither do the statistics.
       metrics: Families of metrics that an evaluation computes in addition to those of the task:
         names or import paths, as in `sft_jax.data.metric_families.load_family`.
+      derived: Name of each derived modality to its rule, such as `summary:motion`
+        (`sft_jax.data.derived`).
 
     Raises:
       ValueError: If the arrays do not fit together. The message names the split, modality or
@@ -109,6 +113,7 @@ def from_arrays(
         sizes=sizes,
         vocabularies=words,
     )
+    raw = add_to(raw, check_rules(derived or {}, "derived"), "derived")
     return _dataset(raw, not_finite, patches, asked, tuple(metrics))
 
 
@@ -136,6 +141,7 @@ def _dataset(
         task=raw.task,
         metrics=metrics,
         vocabularies=dict(card.vocabularies),
+        derived=dict(card.derived),
     )
     return Dataset(info, records.__getitem__, card)
 

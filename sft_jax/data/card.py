@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_jax.data import precision
+from sft_jax.data import derived, precision
 from sft_jax.data.checks import check_label, check_shapes, real_steps
 from sft_jax.data.cleaning import clean, finite_means
 from sft_jax.data.doubts import Evidence
@@ -46,6 +46,7 @@ class Card:
       vocabularies: Modality name to the vocabulary of its texts.
       types: Modality name to the moments of the values of each type, for events.
       doubts: Modality name to signs in the training split that an unstated kind may be another.
+      derived: Name of each derived modality to its rule (`sft_jax.data.derived`).
     """
 
     dataset: str
@@ -63,6 +64,7 @@ class Card:
     vocabularies: dict[str, Vocabulary] = dataclasses.field(default_factory=dict)
     types: dict[str, list[Moments]] = dataclasses.field(default_factory=dict)
     doubts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    derived: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -92,6 +94,7 @@ class Card:
             },
             sizes={**raw.sizes, **{name: len(own) for name, own in raw.vocabularies.items()}},
             vocabularies=dict(raw.vocabularies),
+            derived=dict(raw.derived),
         )
 
     @classmethod
@@ -196,8 +199,11 @@ class Card:
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
+        derived = {"derived": self.derived} if self.derived else {}  # Earlier cards have none.
+        fields = (field.name for field in dataclasses.fields(self) if field.name != "derived")
         return {
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
+            **{name: getattr(self, name) for name in fields},
+            **derived,
             "class_names": list(self.class_names),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "splits": {name: split.to_json() for name, split in self.splits.items()},
@@ -267,12 +273,17 @@ def clean_records(raw: RawData, card: Card, split: str) -> Iterator[Record]:
         seen.add(identity)
         check_label(identity, record["label"], card.task, card.class_names)
         check_shapes(identity, record["inputs"], card.shapes)
-        inputs, masks = {}, {}
+        inputs: dict[str, np.ndarray] = {}
+        masks: dict[str, np.ndarray] = {}
         for name in card.shapes:
-            if name not in record["inputs"]:
+            source: Mapping[str, Any] = record
+            if name in card.derived:  # It is computed from the numbers as they are stored.
+                so_far = {"id": identity, "inputs": inputs, "masks": masks}
+                source = derived.complete(so_far, {name: card.derived[name]}, card.shapes)
+            if name not in source["inputs"]:
                 summary.add_modality(name, 0, "", {})
                 continue
-            raw_values, real = real_steps(record, name)
+            raw_values, real = real_steps(source, name)
             values, real, bad = clean(raw_values, card.policy, means.get(name), real)
             if bad and card.policy == "error":
                 listed = ", ".join(f"{count} {kind}" for kind, count in bad.items())

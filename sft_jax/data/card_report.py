@@ -146,6 +146,7 @@ def _steps(card: Card, splits: Mapping[str, SplitSummary]) -> Table:
 
 def _kind(card: Card, name: str) -> list[str]:
     size = f", {card.sizes[name]:,} ids" if name in card.sizes else ""
+    size += f", {card.derived[name]}" if name in card.derived else ""
     return [f"{card.kinds[name]}{size}"] if card.kinds else []
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypedDict, get_args
 import numpy as np
 
 from sft_jax import plugins
+from sft_jax.data import derived
 from sft_jax.data.card import Card
 from sft_jax.data.checks import check_label, check_shapes, checked_names
 from sft_jax.data.fingerprint import fingerprint
@@ -31,6 +32,8 @@ from sft_jax.data.standardisation import (
 from sft_jax.data.view import View
 from sft_jax.data.vocabulary import Vocabulary
 from sft_jax.structs import CLASS_TASKS, COUNTED, Kind, ModalitySpec, Task
+
+_Read = Callable[[str], Sequence[Mapping[str, Any]]]
 
 __all__ = [
     "IN_MEMORY_BYTES",
@@ -94,6 +97,8 @@ class DatasetInfo:
         or import paths, as in `sft_jax.data.metric_families.load_family`. They do not describe
         the data: two infos that differ only in their metrics are equal.
       vocabularies: Vocabulary of each modality of the kind text.
+      derived: Name of each derived modality to its rule (`sft_jax.data.derived`). Examples that
+        lack it and have its source are completed.
 
     Raises:
       ValueError: If the statistics or vocabularies do not fit the modalities. Also if the task is
@@ -108,6 +113,7 @@ class DatasetInfo:
     task: Task = "single_label"
     metrics: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     vocabularies: dict[str, Vocabulary] = dataclasses.field(default_factory=dict)
+    derived: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expected = {name: spec.num_statistics for name, spec in self.modalities.items()}
@@ -156,8 +162,9 @@ class DatasetInfo:
         """Returns dicts, lists, strings and numbers, as `json.load` does."""
         specs = {name: spec.to_json() for name, spec in self.modalities.items()}
         values = dataclasses.asdict(self) | {"modalities": specs}
-        if not self.vocabularies:  # Earlier versions had none.
-            del values["vocabularies"]
+        for name in ("vocabularies", "derived"):  # Earlier versions had none.
+            if not values[name]:
+                del values[name]
         return json.loads(json.dumps(values))
 
     @classmethod
@@ -176,6 +183,7 @@ class DatasetInfo:
             vocabularies={
                 name: Vocabulary(**own) for name, own in values.get("vocabularies", {}).items()
             },
+            derived=dict(values.get("derived", {})),
         )
 
 
@@ -191,7 +199,7 @@ class Dataset:
     def __init__(
         self,
         info: DatasetInfo,
-        read: Callable[[str], Sequence[Mapping[str, Any]]],
+        read: _Read,
         card: Card | None = None,
         prepared: Mapping[str, Any] | None = None,
     ) -> None:
@@ -213,8 +221,18 @@ class Dataset:
         self.info = info
         self.card = card
         self.prepared = prepared
-        self._read = read
+        self._read = self._completed(read) if info.derived else read
         self._sources: dict[str, Sequence[Example]] = {}
+
+    def _completed(self, read: _Read) -> _Read:
+        """Adds the derived modalities that records lack."""
+        rules, shapes = self.info.derived, _shapes(self.info)
+
+        def completed(split: str) -> View[Mapping[str, Any]]:
+            records = read(split)
+            return View(len(records), lambda i: derived.complete(records[i], rules, shapes))
+
+        return completed
 
     def like(self, info: DatasetInfo) -> Dataset:
         """Makes a dataset of the same examples, padded and standardised like another dataset.
@@ -223,15 +241,19 @@ class Dataset:
 
         Args:
           info: Description of the other dataset. Its shapes, patches and statistics are used;
-            its metrics are not.
+            its metrics are not. Its derived modalities are computed where these examples lack
+            them.
 
         Raises:
           ValueError: If `info` has other modalities, numbers of axes or features, another task
             or other class_names. An example that exceeds the shapes of `info` is refused when
             it is read.
         """
+        form, lacking = _form(info), info.derived.keys() - self.info.modalities.keys()
+        computed = {name: form[name] for name in lacking}
         for field, own, expected in (
-            ("modalities, as (kind, axes, features),", _form(self.info), _form(info)),
+            ("modalities, as (kind, axes, features),", _form(self.info) | computed, form),
+            ("derived modalities", info.derived | self.info.derived, info.derived),
             ("task", self.info.task, info.task),
             ("class_names", self.info.class_names, info.class_names),
         ):
@@ -282,6 +304,10 @@ class Dataset:
         return self._sources[split]
 
 
+def _shapes(info: DatasetInfo) -> dict[str, tuple[int, ...]]:
+    return {name: spec.shape for name, spec in info.modalities.items()}
+
+
 def _form(info: DatasetInfo) -> dict[str, tuple[Kind, int, int]]:
     return {
         name: (spec.kind, len(spec.lengths), spec.features)
@@ -325,8 +351,9 @@ def padded_inputs(
       ValueError: If an input does not have the shape in `info`, or holds a number that is not
         finite.
     """
-    identity, shapes = record["id"], {name: spec.shape for name, spec in info.modalities.items()}
+    identity, shapes = record["id"], _shapes(info)
     check_shapes(identity, record["inputs"], shapes)
+    record = derived.complete(record, info.derived, shapes)
     inputs, masks = {}, {}
     for name, shape in shapes.items():
         inputs[name], masks[name] = np.zeros(shape, np.float32), np.zeros(shape[:-1], bool)

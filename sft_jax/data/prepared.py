@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
-from sft_jax.data import stored_records
+from sft_jax.data import derived, stored_records
 from sft_jax.data.card import Card, clean_records, size_in_bytes
 from sft_jax.data.records import RawData, Record
 from sft_jax.data.sets.base import DatasetEntry, StoredForm, title
@@ -138,7 +138,7 @@ class PreparedData(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         del dl_manager
         entry = self.builder_config.entry
         folder = _manual_folder(entry)
-        raw = entry.read(folder)
+        raw = derived.add_to(entry.read(folder), entry.derived)
         card = Card.begin(self.name, raw, entry.policy, folder)
         return {split: self._generate_examples(raw, card, split) for split in raw.num_examples}
 
@@ -216,7 +216,7 @@ def open_prepared(entry: DatasetEntry) -> PreparedData:
       OSError, ValueError, ModuleNotFoundError: See `DatasetEntry.stored_form`.
       ValueError: If the prepared data is damaged.
     """
-    return _open(entry, entry.stored_form(_manual_folder(entry)), entry.data_dir)
+    return _open(entry, entry.whole_form(_manual_folder(entry)), entry.data_dir)
 
 
 def find_again(entry: DatasetEntry, description: Mapping[str, Any]) -> PreparedData | None:

@@ -58,6 +58,8 @@ class RawData:
       kinds: Modality name to its kind, where that is stated; others have the kind of their axes.
       sizes: Modality name to its number of ids, where that is stated.
       vocabularies: Modality name to the vocabulary of its texts.
+      derived: Name of each derived modality to its rule (`sft_jax.data.derived`). `shapes` and
+        `kinds` hold these modalities too, and the examples of `read` do not.
 
     Raises:
       ValueError: If `checked_names` refuses the class names.
@@ -75,6 +77,7 @@ class RawData:
     kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     vocabularies: Mapping[str, Vocabulary] = dataclasses.field(default_factory=dict)
+    derived: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = checked_names(self.class_names, self.task)

@@ -15,6 +15,7 @@ import pydantic
 from pydantic_core import PydanticCustomError
 
 from sft_jax import plugins
+from sft_jax.data import derived
 from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset, DatasetInfo, Standardisation, standardisations
 from sft_jax.data.kinds import unstandardised
@@ -157,6 +158,7 @@ def open_dataset(
         task=outputs.task,
         metrics=config.metrics,
         vocabularies={n: own for n, own in card.vocabularies.items() if n in modalities},
+        derived={name: rule for name, rule in config.derived.items() if name in modalities},
     )
     return Dataset(
         info,
@@ -204,7 +206,8 @@ def read_raw(config: DatasetEntry) -> RawData:
     Raises:
       OSError, ValueError, ModuleNotFoundError: See `DatasetEntry.read`.
     """
-    return config.read_for_inspection(pathlib.Path(config.raw_folder))
+    raw = config.read_for_inspection(pathlib.Path(config.raw_folder))
+    return derived.add_to(raw, config.derived)
 
 
 def config_of_path(path: pathlib.Path, name: str | None = None) -> dict[str, Any]:

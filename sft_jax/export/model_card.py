@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_jax.data.dataset import DatasetInfo
+from sft_jax.data.derived import sentences
 
 _TASKS = {
     "single_label": "one class of",
@@ -31,7 +32,7 @@ Predicts {task} {names}.
 | --- | --- | --- | --- |
 {rows}
 
-Inputs are raw values, not standardised; sequences may be shorter. A modality may be absent.
+Inputs are raw values, not standardised; sequences may be shorter. A modality may be absent.{more}
 
 {count:,} parameters; {kept}. Trained on {examples} examples with sft_jax {version}.
 
@@ -80,7 +81,8 @@ def model_card(info: DatasetInfo, config: Mapping[str, Any], count: int) -> str:
         kept=" and ".join(f"{k[n]} tokens of {n} are fused" for n in k) if k else "no pooling",
         examples=f"{info.num_examples.get('train', 0):,}",
         version=config["sft_jax"],
-        arguments=", ".join(f'"{name}": {name}' for name in info.modalities),
+        more="".join(f" {text}, unless it is given." for text in sentences(info.derived)),
+        arguments=", ".join(f'"{n}": {n}' for n in info.modalities if n not in info.derived),
     )
 
 

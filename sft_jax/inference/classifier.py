@@ -38,7 +38,8 @@ class Classifier:
         classifier.predict({"accelerometer": window, "gyroscope": None})  # "ROW"
 
     An example of another kind than series, images and videos has the form of its kind
-    (`sft_jax.data.kinds`): a text is a string.
+    (`sft_jax.data.kinds`): a text is a string. A derived modality (`info.derived`) is computed
+    from its source, unless it is given.
 
     The first call with a shape compiles. Lengths and numbers of examples are rounded up to powers
     of two, and at most `sft_jax.inference.inputs.MAX_BATCH` examples are computed at once.

@@ -14,6 +14,7 @@ from sft_jax import plugins
 from sft_jax.data.checks import check_shapes, in_order, real_steps
 from sft_jax.data.cleaning import clean
 from sft_jax.data.dataset import DatasetInfo, padded_inputs
+from sft_jax.data.derived import source_name
 from sft_jax.data.kinds import FORMS, given_axes, kept
 from sft_jax.data.standardisation import Standardisation
 from sft_jax.structs import Kind, ModalitySpec, NotFinite
@@ -190,10 +191,11 @@ class InputReader:
         check_names(values, self.info.modalities)
         if as_given:
             values = self._kept(identity, values)
+        sources = {source_name(r) for n, r in self.info.derived.items() if n in self.used}
         present = {
             name: array
             for name, array in values.items()
-            if name in self.used and np.shape(array)[:1] != (0,)
+            if name in sources.union(self.used) and np.shape(array)[:1] != (0,)
         }
         record = self._cleaned({"id": identity, "inputs": present, "masks": masks or {}})
         inputs = {name: array for name, array in record["inputs"].items() if len(array)}
@@ -203,11 +205,13 @@ class InputReader:
             )
         padded, real = padded_inputs(self.info, {**record, "inputs": inputs})
         self._warn_of_standardised(identity, inputs)
+        added = [n for n in self.info.derived if n not in inputs and real[n].any()]
+        own = [name for name in (*inputs, *added) if name in self.used]
         return Inputs(
             identity,
-            {name: padded[name] for name in inputs},
-            {name: real[name] for name in inputs},
-            {name: np.shape(array)[:-1] for name, array in inputs.items()},
+            {name: padded[name] for name in own},
+            {name: real[name] for name in own},
+            {name: np.shape(inputs.get(name, padded[name]))[:-1] for name in own},
         )
 
     def _kept(self, identity: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:

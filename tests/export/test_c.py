@@ -11,7 +11,7 @@ import tiny_exports
 
 from sft_jax.export import c
 from sft_jax.export.c import library, sizes
-from sft_jax.export.written import ExportedFileError, with_k
+from sft_jax.export.written import ExportedFileError, metadata, with_k
 
 pytestmark = [
     pytest.mark.process,
@@ -183,6 +183,12 @@ def test_names_can_hold_anything_that_a_comment_cannot(tmp_path):
     path = write(odd, tmp_path).path
     assert c.read(path).info.class_names == names
     assert_same(odd, c.read(path))
+
+
+def test_derived_inputs_are_named():
+    classifier = tiny_exports.with_summary()
+    text, _ = c.source(classifier, metadata(classifier, "c"))
+    assert "   Input touch_summary is computed from touch by summary\n" in text
 
 
 def test_inputs_that_are_not_finite_are_refused(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import synthetic
+import tiny_exports
 
 import sft_jax
 from sft_jax.commands import export as program
@@ -17,6 +18,9 @@ from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import restored
 from sft_jax.export import EXPORTERS, command, comparison, onnx
 from sft_jax.export.command import ExportError, export_run, summary
+from sft_jax.export.comparison import stack
+from sft_jax.export.opened import random_dataset
+from sft_jax.export.written import metadata
 from sft_jax.modules.factory import build_model
 from sft_jax.parallel import sharding
 from sft_jax.runs.checkpoint import Checkpoints
@@ -91,6 +95,24 @@ def test_the_program_prints_the_report(workdir, tmp_path, capsys):
     classifier = sft_jax.load(out)
     assert (report["stride"], classifier.model.modalities["sight"].patch_size) == (2, 4)
     assert report["metadata"]["not_finite"] == "mean"
+
+
+def test_random_examples_hold_what_is_derived():
+    info = tiny_exports.with_summary().info
+    data = random_dataset(info, 20)
+    batch = stack(data, range(20))
+    touch, row = batch.masks["touch"].any(axis=1), batch.masks["touch_summary"][:, 0]
+    assert not touch.all()
+    assert row.sum() >= touch.sum()
+    own = info.statistics["touch_summary"].apply(batch.raw["touch_summary"][row])
+    np.testing.assert_allclose(own, batch.inputs["touch_summary"][row], atol=1e-4)
+
+
+def test_derived_inputs_are_named_in_the_summary():
+    report = {"differences": {}, "same_class": None, "compared_on": "", "n_examples": 1}
+    report |= {"file": "a.c", "bytes": {"a.c": 1}, "sizes": {}}
+    report["metadata"] = metadata(tiny_exports.with_summary(), "c")
+    assert "input touch_summary is computed from touch by summary" in summary(report)
 
 
 def test_random_examples_need_no_data(workdir, tmp_path, monkeypatch):

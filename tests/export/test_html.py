@@ -36,7 +36,7 @@ def dataset(classifier, count=7):
         inputs = {}
         for name, spec in info.modalities.items():
             own = info.statistics[name]
-            shape = (5 if i == 1 else spec.lengths[0], *spec.shape[1:])
+            shape = (min(5 if i == 1 else 99, spec.lengths[0]), *spec.shape[1:])
             inputs[name] = (random.normal(size=shape) * own.std + own.mean).astype(np.float32)
         if i == 2:
             del inputs[min(inputs)]
@@ -101,6 +101,19 @@ def test_budget_and_modalities_are_those_of_the_controls(tmp_path):
     exact = tiny_exports.expected(with_k(classifier, 1), first, masks)
     assert np.abs(wanted - exact).max() > 1e-4  # The weights have 8 bits.
     assert document.count('class="kept"') == 1
+
+
+@pytest.mark.process
+@needs_clang
+@needs_chromium
+def test_page_shows_derived_inputs(tmp_path):
+    classifier = tiny_exports.with_summary()
+    data = dataset(classifier)
+    written = html.write(classifier, tmp_path / "page.html", dataset=data)
+    document, console = opened(written.path)
+    assert console == []
+    assert attribute(document, "same") == 7
+    assert "summary of touch, 24 features" in document
 
 
 @pytest.mark.process

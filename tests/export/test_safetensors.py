@@ -11,6 +11,7 @@ import tiny_exports
 
 import sft_jax
 from sft_jax import ModalitySpec, WindowPattern, export
+from sft_jax.data import derived
 from sft_jax.export import layout, safetensors_folder
 from sft_jax.export.written import ExportedFileError
 from sft_jax.modules.mbt import BottleneckTransformer
@@ -94,6 +95,21 @@ def test_the_card_says_what_goes_in_and_out(folder):
     assert "Predicts one class of a, b, c, d." in card
     assert "| `sight` | 5 x 4 x 2 | 1000, 1001 | 0.5, 1.5 |" in card
     assert "2 tokens of sight are fused" in card
+
+
+def test_derived_inputs_are_computed(tmp_path):
+    own = tiny_exports.with_summary()
+    export.write(own, tmp_path / "a", "safetensors")
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "absent. touch_summary is computed from touch by summary, unless it is given.\n" in card
+    assert 'classifier.predict({"touch": touch})' in card
+    touch = 1000 + np.random.default_rng(0).normal(size=(3, 8, 2))
+    rows = np.stack([derived.summary(values)[None] for values in touch])
+    loaded = sft_jax.load(tmp_path / "a")
+    given = loaded.predict_proba({"touch": touch, "touch_summary": rows})
+    np.testing.assert_array_equal(loaded.predict_proba({"touch": touch}), given)
+    others = loaded.predict_proba({"touch": touch, "touch_summary": rows + 1})
+    assert not np.allclose(others, given, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from sft_jax.data.card import Card
+from sft_jax.data.derived import all_shapes, check_rules, source_name
 from sft_jax.data.records import RawData
 from sft_jax.data_config import STRICT, PatchSizes, folder_field
 from sft_jax.structs import ModalitySpec, NotFinite, Task
@@ -83,12 +85,17 @@ class DatasetEntry(abc.ABC):
       modalities: Names of the modalities to use; all by default.
       patch_size: Modality name to the number of steps that make one token, or to the size of
         its patches along every axis except the last; 1 by default.
+      derived: Name of a new modality to `FUNCTION:SOURCE`, such as `summary:accelerometer`: one
+        token that a function computes from a series. The function is `summary`, or the import
+        path `package.module:function` of another (`sft_jax.data.derived`). Prepared data holds its
+        results, so a function that has changed needs another name.
     """
 
     name: str = ""
     data_dir: str = folder_field()
     modalities: tuple[str, ...] = ()
     patch_size: PatchSizes = field(default_factory=dict)
+    derived: Annotated[dict[str, str], AfterValidator(check_rules)] = field(default_factory=dict)
 
     needs: ClassVar[str] = ""
     """Sentence that names the files the dataset is read from, and their source."""
@@ -166,6 +173,14 @@ class DatasetEntry(abc.ABC):
 
     # No dataset needs to override the methods below.
 
+    def whole_form(self, folder: pathlib.Path) -> StoredForm:
+        """Returns `stored_form` with the derived modalities."""
+        form = self.stored_form(folder)
+        if not self.derived:
+            return form
+        name = f"{form.name}_derived_{digest(self.derived)}"
+        return StoredForm(name, {**form.ranks, **dict.fromkeys(self.derived, 2)}, form.task)
+
     @classmethod
     def store_name(cls) -> str:
         """Returns the folder of the prepared data within `data_dir`."""
@@ -222,22 +237,26 @@ class DatasetEntry(abc.ABC):
         Raises:
           ValueError: If the fields name unknown modalities, or a patch does not fit.
         """
+        forms = forms or {}
+        shapes = all_shapes(self.derived, shapes, {n: form["kind"] for n, form in forms.items()})
         chosen = self.modalities or tuple(shapes)
         patches: Any = self.patch_size
         if not isinstance(patches, Mapping):
-            patches = dict.fromkeys(chosen, patches)
+            patches = {name: patches for name in chosen if name not in self.derived}
         for key, names in (("modalities", chosen), ("patch_size", patches)):
             if unknown := sorted(set(names) - set(shapes)):
                 raise ValueError(f"data.{key}: unknown modality {unknown}, known: {[*shapes]}")
-        forms = forms or {}
+        for name, rule in self.derived.items():
+            if name in chosen and (source := source_name(rule)) not in chosen:
+                raise ValueError(f"data.modalities: {name} is derived from {source}; name both")
         return {
             name: ModalitySpec.from_shape(shapes[name], patches.get(name, 1), **forms.get(name, {}))
             for name in chosen
         }
 
 
-_NOT_STORED = {"name", "data_dir", "manual_dir", "modalities", "patch_size"}
-"""Fields on which the stored records do not depend."""
+_NOT_STORED = {"name", "data_dir", "manual_dir", "modalities", "patch_size", "derived"}
+"""Fields on which the records of `DatasetEntry.read` do not depend."""
 
 
 def digest(values: object) -> str:

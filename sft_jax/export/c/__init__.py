@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from sft_jax.data.derived import sentences
 from sft_jax.export.c.folding import fold
 from sft_jax.export.c.library import Library, code_sizes
 from sft_jax.export.c.sizes import Sizes, multiply_accumulates
@@ -168,6 +169,7 @@ def _comment(
         f"Weights: {quantize or 'float'}, {computed['constant_bytes']} bytes of constants",
         f"RAM: {computed['ram_bytes']} bytes of static variables",
         f"Multiply-accumulates: {computed['multiply_accumulates']} with k = {described['k']}",
+        *(f"Input {text}" for text in sentences(described["dataset"].get("derived", {}))),
         _METADATA + json.dumps(described),
     ]
     # A name must neither end the comment nor begin another; JSON has another spelling.

@@ -131,6 +131,7 @@ def page_data(
                 "features": spec.features,
                 "patch": spec.patch_sizes,
                 "tokens": spec.num_tokens,
+                "derived": " of ".join(info.derived.get(name, "").rsplit(":", 1)),
             }
             for name, spec in sorted(info.modalities.items())
         ],

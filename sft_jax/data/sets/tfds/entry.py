@@ -62,7 +62,8 @@ class TfdsData(DatasetEntry):
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
         """Returns the form of the chosen features, named after the TFDS dataset and the fields."""
         source = self._source()
-        # Neither the folder nor the patches change the stored data.
+        # Neither the folder nor the patches change the stored data, and `whole_form` adds the rest.
         stored = dataclasses.asdict(self) | {"data_dir": "", "patch_size": {}}
+        del stored["derived"]
         name = f"{source.full_name.replace('/', '_')}_{digest(stored)}"
         return StoredForm(name, source.ranks, self.task)

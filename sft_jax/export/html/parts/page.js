@@ -192,7 +192,7 @@ function showModalities(kept) {
     start += shape.tokens;
     const box = byId(`modality_${i}`), off = state.off.has(shape.name);
     const own = view(state.example, i), there = isPresent(state.example, i);
-    const lines = shape.lengths.length === 1 && shape.features <= MOST_LINES;
+    const lines = shape.lengths.length === 1 && !shape.derived && shape.features <= MOST_LINES;
     const drawing = box.querySelector(".drawing");
     drawing.className = `drawing ${lines ? "lines" : shape.lengths.length === 2 ? "picture" : "heat"}`;
     drawing.replaceChildren(...(lines ? drawLines : drawPicture)(shape, own, ranges[i], flags));
@@ -285,7 +285,8 @@ function build() {
     });
     const [low, high] = ranges[i].map((x) => x.toPrecision(3));
     const [length, columns] = shape.lengths;
-    const size = columns ? `${length} × ${columns} pixels` : `${length} steps`;
+    const steps = shape.derived || `${length} steps`;
+    const size = columns ? `${length} × ${columns} pixels` : steps;
     return element("div", { class: "modality", id: `modality_${i}` }, [
       element("label", {}, [checkbox, shape.name.replaceAll("_", " "), element("small")]),
       element("div", { class: "drawing" }),
