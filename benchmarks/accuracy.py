@@ -161,16 +161,7 @@ def read_or_begin(
     Raises:
       ValueError: If the file is of another suite or of other seeds.
     """
-    begun = {"suite": name, "seeds": list(seeds)}
-    if not path.exists():
-        return {**harness.environment(scope), **begun, "models": {}}
-    result = json.loads(path.read_text())
-    if wrong := [key for key, value in begun.items() if result.get(key) != value]:
-        raise ValueError(
-            f"{path} has {wrong[0]}={result.get(wrong[0])}, not {begun[wrong[0]]}: remove it to"
-            " begin anew"
-        )
-    return result
+    return harness.read_or_begin(path, scope, {"suite": name, "seeds": list(seeds)}, "models")
 
 
 def experiments(suite: Suite, name: str) -> list[dict[str, Any]]:

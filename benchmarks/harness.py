@@ -123,6 +123,31 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "range": [min(values), max(values)]}
 
 
+def read_or_begin(
+    path: pathlib.Path, scope: str, begun: Mapping[str, Any], rows: str
+) -> dict[str, Any]:
+    """Reads the result of an earlier start, or begins a new one.
+
+    Args:
+      path: File of the result.
+      scope: Code that can change the figures (`benchmarks.freshness.PARTS`).
+      begun: Fields by which a result is continued only if it has the same.
+      rows: Field of the rows, which a new result has none of.
+
+    Raises:
+      ValueError: If a field of `begun` is another in the file.
+    """
+    if not path.exists():
+        return {**environment(scope), **begun, rows: {}}
+    result: dict[str, Any] = json.loads(path.read_text())
+    if wrong := [key for key, value in begun.items() if result.get(key) != value]:
+        raise ValueError(
+            f"{path} has {wrong[0]}={result.get(wrong[0])}, not {begun[wrong[0]]}: remove it to"
+            " begin anew"
+        )
+    return result
+
+
 def write(path: pathlib.Path, result: dict[str, Any]) -> None:
     """Writes a result as JSON; the file is either whole or as it was.
 

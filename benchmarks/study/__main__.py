@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Mapping
@@ -49,24 +48,6 @@ def parser() -> argparse.ArgumentParser:
     text = f"comma-separated; default {','.join(PARTS)}"
     arguments.add_argument("--parts", type=harness.names, default=[*PARTS], help=text)
     return arguments
-
-
-def read_or_begin(options: argparse.Namespace) -> dict[str, Any]:
-    """Reads the result of an earlier start, or begins a new one.
-
-    Raises:
-      ValueError: If the file is of another set or of other seeds.
-    """
-    begun = {"set": options.set, "metric": SETS[options.set].metric, "seeds": options.seeds}
-    if not options.json.exists():
-        return {**harness.environment(SETS[options.set].scope), **begun, "rows": {}}
-    result: dict[str, Any] = json.loads(options.json.read_text())
-    if wrong := [key for key, value in begun.items() if result.get(key) != value]:
-        raise ValueError(
-            f"{options.json} has {wrong[0]}={result.get(wrong[0])}, not {begun[wrong[0]]}: remove"
-            " it to begin anew"
-        )
-    return result
 
 
 def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -143,7 +124,9 @@ def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) 
 def main() -> None:
     """Measures the rows that the file lacks, and compares all."""
     options = parser().parse_args()
-    one, result = SETS[options.set], read_or_begin(options)
+    one = SETS[options.set]
+    begun = {"set": options.set, "metric": one.metric, "seeds": options.seeds}
+    result = harness.read_or_begin(options.json, one.scope, begun, "rows")
     every = [*one.rows, *one.classical]
     if unknown := sorted({*(options.only or ())} - {*every}):
         parser().error(f"--only: no rows {unknown} in {options.set}; it has {every}")

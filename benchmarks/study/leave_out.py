@@ -38,11 +38,9 @@ def measure(restored: Restored, examples: int) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in model.modalities}
     for i in np.linspace(0, len(source) - 1, examples).astype(int):
         inputs, masks = source[i]["inputs"], source[i]["masks"]
-        one = {name: values[None] for name, values in inputs.items()}
-        saliency, index, filled = explained(
-            restored.params, one, {name: mask[None] for name, mask in masks.items()}
-        )
-        whole = np.asarray(logits(one, {name: mask[None] for name, mask in masks.items()}))
+        one = jax.tree.map(lambda array: array[None], (inputs, masks))
+        saliency, index, filled = explained(restored.params, *one)
+        whole = np.asarray(logits(*one))
         for name, spec in model.modalities.items():
             real, changed = _without_each(spec, masks[name])
             if len(real) < 2:
