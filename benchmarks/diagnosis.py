@@ -25,9 +25,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from benchmarks import freshness, harness
-from benchmarks.accuracy import read_or_begin
-from benchmarks.accuracy_suites import Variant
 from benchmarks.suites import SUITES
+from benchmarks.variant import Variant
 from sft_jax import experiment
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
@@ -228,7 +227,9 @@ def main() -> None:
     options = parser().parse_args()
     scope = SUITES["diagnosis"].scope
     code = freshness.identity(scope)
-    result = read_or_begin(options.json, "diagnosis", options.seeds, scope)
+    result = harness.read_or_begin(
+        options.json, scope, {"suite": "diagnosis", "seeds": list(options.seeds)}, "models"
+    )
     rows = result["models"]
     for name in options.only or ROWS:
         known = rows.get(name, {})

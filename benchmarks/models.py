@@ -15,8 +15,8 @@ import tempfile
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.accuracy_suites import Variant
 from benchmarks.suites import SUITES
+from benchmarks.variant import Variant
 from sft_jax import config_io
 from sft_jax.compare.comparison import compare
 from sft_jax.runs import storage

@@ -19,6 +19,7 @@ from benchmarks import (
     run_all,
 )
 from benchmarks.suites import RAW_FILES, SUITES
+from benchmarks.variant import Variant
 from sft_jax import plugins, version
 from sft_jax.profile import __main__ as profile
 
@@ -134,7 +135,7 @@ def test_a_row_takes_the_runs_of_all_its_experiments(monkeypatch, tmp_path):
 
     monkeypatch.setattr(accuracy.experiment, "train_seeds", train_seeds)
     monkeypatch.setattr(accuracy, "evaluate_seeds", evaluate_seeds)
-    config = accuracy_suites.Variant("watch").experiment()
+    config = Variant("watch").experiment()
     row = accuracy.train_and_evaluate([config, config], [3, 4], tmp_path)
     assert [*seeds_by_folder.values()] == [(3, 4), (3, 4)]
     assert row["accuracies"] == [0.25, 0.25, 1.25, 1.25]

@@ -5,7 +5,7 @@ import pytest
 import tiny_sft
 
 from benchmarks import diagnosis
-from benchmarks.accuracy_suites import Variant
+from benchmarks.variant import Variant
 
 
 def test_recall_is_the_share_of_planted_tokens_that_are_kept():

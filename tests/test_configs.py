@@ -115,14 +115,14 @@ def test_one_person_can_be_left_out(person, next_person):
 
 
 def test_summaries_of_the_sensors_are_one_token_each():
-    config = config_io.from_mapping(watch.get_config("summaries=1"))
+    config = config_io.from_mapping(watch.get_config())
     shapes = config.data.outline().modalities
     assert list(shapes) == [*WATCH, *(f"{name}_summary" for name in WATCH)]
     model = build_model(config.model, shapes, num_classes=7)
     kept = {"accelerometer": 4, "gyroscope": 4, "accelerometer_summary": 1, "gyroscope_summary": 1}
     assert dict(model.kept_tokens()) == kept
-    default = config_io.from_mapping(watch.get_config())
-    assert (default.data.derived, default.train.modality_dropout) == ({}, 0)
+    without = config_io.from_mapping(watch.get_config("summaries=0"))
+    assert (without.data.derived, without.train.modality_dropout) == ({}, 0)
 
 
 @pytest.mark.parametrize(

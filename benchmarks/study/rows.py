@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.accuracy_suites import Variant
 from benchmarks.study.sets import StudyRow
+from benchmarks.variant import Variant
 from sft_jax import experiment
 from sft_jax.compare import intervals
 from sft_jax.compare.rows import Request, Row, read_row

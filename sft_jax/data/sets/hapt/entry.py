@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from sft_jax.data.card import Card
 from sft_jax.data.records import RawData, Record
-from sft_jax.data.sets.base import DatasetEntry, Outline, StoredForm, file_names
+from sft_jax.data.sets.base import Outline, StoredForm, file_names
 from sft_jax.data.sets.hapt.files import (
     ACTIVITIES,
     AXES,
@@ -23,14 +22,8 @@ from sft_jax.data.sets.hapt.files import (
     read_recordings,
 )
 from sft_jax.data.sets.hapt.windows import Target, cut, longest
-from sft_jax.data.sets.people import (
-    check_people,
-    people_splits,
-    split_name,
-    whole_samples,
-    window_name,
-)
-from sft_jax.data_config import STRICT, Count, CountOrNone, Positive, folder_field
+from sft_jax.data.sets.people import PeopleData, split_name, window_name
+from sft_jax.data_config import STRICT, Count, Positive, folder_field
 from sft_jax.structs import Task
 
 People = tuple[Annotated[int, Field(ge=1, le=30)], ...]
@@ -39,27 +32,16 @@ TASKS: dict[Target, Task] = {"tagging": "multi_label", "activity": "single_label
 
 
 @dataclass(frozen=True, config=STRICT)
-class HaptData(DatasetEntry):
+class HaptData(PeopleData):
     """HAPT (Reyes-Ortiz et al. 2016): activities and transitions by smartphone, split by person.
 
-    A window never spans two recordings. Every person is a stored split, as in `watch`. The
-    modalities are accelerometer and gyroscope, at 50 Hz. Commercial use is forbidden.
+    The modalities are accelerometer and gyroscope, at 50 Hz. Commercial use is forbidden.
 
     Attributes:
       manual_dir: Folder of the folder RawData or of RawData.tar.xz; empty for `downloads/manual`
         in `data_dir`.
       target: tagging for all of 12 labels that occur in a window for at least half a second;
         activity for windows within one activity, such as `window_seconds=2.56`.
-      window_seconds: Length of a window.
-      stride_seconds: Time from the start of one window to the start of the next.
-      patch_size: Number of consecutive samples (at 50 Hz) that make one token.
-      train_people: People to train on, whose recordings also give the statistics.
-      valid_people: People whose recordings select the checkpoint.
-      test_people: People whose recordings the result is reported on.
-      folds: Number of folds that all of these people are divided into, for cross-validation; 0 for
-        the people of each split as named. People stay whole, and the folds have alike shares of
-        the activities, or for tagging of the windows (`sft_jax.data.sets.folds`).
-      fold: Number of the fold to test on, from 0. The next fold selects the checkpoint.
     """
 
     name: Literal["hapt"] = "hapt"
@@ -67,14 +49,13 @@ class HaptData(DatasetEntry):
     target: Target = "tagging"
     window_seconds: Positive = 30.0
     stride_seconds: Positive = 5.0
-    # One number serves both modalities, since they have the same steps.
-    patch_size: Count = 15  # type: ignore[assignment]
+    patch_size: Count = 15
     train_people: People = PEOPLE[:19]
     valid_people: People = PEOPLE[19:23]
     test_people: People = PEOPLE[23:]
-    folds: CountOrNone = 0
-    fold: CountOrNone = 0
 
+    sample_rate: ClassVar[int] = SAMPLE_RATE
+    last_person: ClassVar[int] = len(PEOPLE)
     needs: ClassVar[str] = (
         "It takes the folder RawData, or RawData.tar.xz of it, of"
         " https://archive.ics.uci.edu/dataset/341, whose README forbids commercial use"
@@ -82,37 +63,20 @@ class HaptData(DatasetEntry):
     store: ClassVar[str] = "hapt"
     version: ClassVar[str] = "1.0.0"
 
-    def __post_init__(self) -> None:
-        check_people(self._people(), len(PEOPLE), self.folds, self.fold)
-
-    def _people(self) -> dict[str, People]:
-        return {"train": self.train_people, "valid": self.valid_people, "test": self.test_people}
-
-    def _windows(self) -> tuple[int, int]:
-        """Returns the length of a window and the stride, in samples."""
-        return (
-            whole_samples("window_seconds", self.window_seconds, SAMPLE_RATE),
-            whole_samples("stride_seconds", self.stride_seconds, SAMPLE_RATE),
-        )
-
     def read(self, folder: pathlib.Path) -> RawData:
         """Reads the recordings and cuts them into windows; see `read_hapt`."""
-        return read_hapt(folder, self.target, *self._windows())
+        return read_hapt(folder, self.target, *self.windows())
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
         """Returns the form of two sequences, named after the target and the windows."""
         return StoredForm(
-            _variant(self.target, *self._windows()), dict.fromkeys(SENSORS, 2), TASKS[self.target]
+            _variant(self.target, *self.windows()), dict.fromkeys(SENSORS, 2), TASKS[self.target]
         )
 
     def outline(self) -> Outline:
         """Returns the shapes of a window, and the activities."""
-        window, _ = self._windows()
+        window, _ = self.windows()
         return Outline(self.modality_specs(_shapes(window)), len(ACTIVITIES), TASKS[self.target])
-
-    def split_names(self, card: Card) -> dict[str, Sequence[str]]:
-        """Maps each split to the stored splits of its people."""
-        return people_splits(self._people(), card, self.folds, self.fold)
 
     @classmethod
     def recognises(cls, path: pathlib.Path) -> bool:

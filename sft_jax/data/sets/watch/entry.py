@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from sft_jax.data.card import Card
 from sft_jax.data.records import RawData, Record
-from sft_jax.data.sets.base import DatasetEntry, Outline, StoredForm
-from sft_jax.data.sets.people import (
-    check_people,
-    people_splits,
-    split_name,
-    whole_samples,
-    window_name,
-)
+from sft_jax.data.sets.base import Outline, StoredForm
+from sft_jax.data.sets.people import PeopleData, split_name, window_name
 from sft_jax.data.sets.watch.recordings import (
     EXERCISES,
     MODALITIES,
@@ -29,80 +22,48 @@ from sft_jax.data.sets.watch.recordings import (
     read_recordings,
     window_shapes,
 )
-from sft_jax.data_config import STRICT, Count, CountOrNone, Positive
+from sft_jax.data_config import STRICT, Count, Positive
 
 People = tuple[Annotated[int, Field(ge=1, le=10)], ...]
 
 
 @dataclass(frozen=True, config=STRICT)
-class WatchData(DatasetEntry):
+class WatchData(PeopleData):
     """Smartwatch exercises (Burns et al. 2018): windows of the recordings, split by person.
 
-    A window never spans two recordings, and an incomplete window at the end of a recording is
-    dropped. Every person is a stored split. So any split by person is a sum of stored splits,
-    such as `person_01+person_02`, and needs no preparation of its own.
-
-    Attributes:
-      window_seconds: Length of a window.
-      stride_seconds: Time from the start of one window to the start of the next.
-      patch_size: Number of consecutive samples (at 50 Hz) that make one token.
-      train_people: People to train on, whose recordings also give the statistics.
-      valid_people: People whose recordings select the checkpoint.
-      test_people: People whose recordings the result is reported on.
-      folds: Number of folds that all of these people are divided into, for cross-validation; 0 for
-        the people of each split as named. People stay whole, and the folds have alike shares of
-        the exercises (`sft_jax.data.sets.folds`).
-      fold: Number of the fold to test on, from 0. The next fold selects the checkpoint.
+    An incomplete window at the end of a recording is dropped.
     """
 
     name: Literal["watch"] = "watch"
     window_seconds: Positive = 4.0
     stride_seconds: Positive = 1.0
-    # One number serves both modalities, since they have the same steps.
-    patch_size: Count = 10  # type: ignore[assignment]
+    patch_size: Count = 10
     train_people: People = (1, 2, 3, 4, 5, 6)
     valid_people: People = (7,)
     test_people: People = (8, 9, 10)
-    folds: CountOrNone = 0
-    fold: CountOrNone = 0
 
+    sample_rate: ClassVar[int] = SAMPLE_RATE
+    last_person: ClassVar[int] = len(PEOPLE)
     needs: ClassVar[str] = (
         "No files: the recordings come in the package seglearn, the extra [watch]"
     )
     store: ClassVar[str] = "watch"
     version: ClassVar[str] = "1.2.0"  # Since 1.2.0, numbers that float32 can't hold are float64.
 
-    def __post_init__(self) -> None:
-        check_people(self._people(), len(PEOPLE), self.folds, self.fold)
-
-    def _people(self) -> dict[str, People]:
-        return {"train": self.train_people, "valid": self.valid_people, "test": self.test_people}
-
-    def _windows(self) -> tuple[int, int]:
-        """Returns the length of a window and the stride, in samples."""
-        return (
-            whole_samples("window_seconds", self.window_seconds, SAMPLE_RATE),
-            whole_samples("stride_seconds", self.stride_seconds, SAMPLE_RATE),
-        )
-
     def read(self, folder: pathlib.Path) -> RawData:
         """Cuts the recordings into windows; see `read_watch`."""
-        return read_watch(*self._windows())
+        return read_watch(*self.windows())
 
     def stored_form(self, folder: pathlib.Path) -> StoredForm:
         """Returns the form of two sequences, named after the windows."""
-        name = window_name(*self._windows(), SAMPLE_RATE)
+        name = window_name(*self.windows(), SAMPLE_RATE)
         return StoredForm(name, dict.fromkeys(MODALITIES, 2), task="single_label")
 
     def outline(self) -> Outline:
         """Returns the shapes of a window, and the exercises."""
-        window, _ = self._windows()
+        window, _ = self.windows()
         specs = self.modality_specs(window_shapes(window))
         return Outline(specs, len(EXERCISES), "single_label")
-
-    def split_names(self, card: Card) -> dict[str, Sequence[str]]:
-        """Maps each split to the stored splits of its people."""
-        return people_splits(self._people(), card, self.folds, self.fold)
 
 
 def read_watch(window: int, stride: int) -> RawData:
