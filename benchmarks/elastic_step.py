@@ -2,10 +2,10 @@
 
 python -m benchmarks.elastic_step --json=benchmarks/results/elastic_step.json
 
-The experiments are those of the suites of elastic models, with random examples of full length. With
-several strides a step is the mean over them, as each is taken equally often. Each experiment is in
-a process of its own, on one core. All processes live through the run and take turns, so that other
-work of the machine falls on all. CPU seconds are compared.
+The experiments are those of the study (`benchmarks.study.sets`), with random examples of full
+length. With several strides a step is the mean over them, as each is taken equally often. Each
+experiment is in a process of its own, on one core. All processes live through the run and take
+turns, so that other work of the machine falls on all. CPU seconds are compared.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks import harness, suites
-from benchmarks.accuracy_suites import SUITES, Suite
+from benchmarks.study.rows import experiment_of
+from benchmarks.study.sets import SETS, StudySet
 from sft_jax import config_io
 from sft_jax.profile.isolated import IsolatedFunction
 
-TIMED = {
-    "watch_elastic": ("k=20", "k=4"),
-    "watch_long_elastic": ("k=64", "k=4"),
-    "av_mnist_elastic": ("k=16", "k=4"),
-    "watch_elastic_patch": ("patch_size=2",),
+TIMED: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "watch, any k": ("watch", "any k", ("k=20", "sft")),
+    "watch, any patch": ("watch", "any patch", ("patch=2",)),
+    "av_mnist, any k": ("av_mnist", "any k", ("k=16", "sft")),
+    "hapt, any k": ("hapt", "any k", ("k=16", "sft")),
 }
-"""Rows of each suite that the row `elastic` is compared with."""
+"""Set of the study, its elastic row, and the rows that it is compared with, by title."""
 
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
 
@@ -96,20 +97,23 @@ def _compile(values: Mapping[str, Any]) -> tuple[Callable[[], None], int]:
     return take_all, len(steps)
 
 
-def compare(suite: Suite, others: Sequence[str], turns: int, steps: int) -> dict[str, Any]:
-    """Compares a step of the elastic model with steps of other rows of its suite.
+def compare(
+    one: StudySet, elastic: str, others: Sequence[str], turns: int, steps: int
+) -> dict[str, Any]:
+    """Compares a step of an elastic model with steps of other rows of its set.
 
     Args:
-      suite: Suite with a row `elastic`.
+      one: Set of the study.
+      elastic: Name of the elastic row.
       others: Names of the other rows.
       turns: Number of turns of each.
       steps: Number of steps of a turn.
     """
-    names = ("elastic", *others)
+    names = (elastic, *others)
     with contextlib.ExitStack() as stack:
         sides = {}
         for name in names:
-            config = config_io.to_json(suite.rows[name][0].experiment())
+            config = config_io.to_json(experiment_of(one.base, one.rows[name], ""))
             call = stack.enter_context(
                 IsolatedFunction("benchmarks.elastic_step:Side", environment=_ENVIRONMENT)
             )
@@ -120,19 +124,19 @@ def compare(suite: Suite, others: Sequence[str], turns: int, steps: int) -> dict
     return {
         "cpu_seconds": {name: statistics.median(turn[name] for turn in taken) for name in names},
         "elastic_over": {
-            name: harness.spread([turn["elastic"] / turn[name] for turn in taken])
-            for name in others
+            name: harness.spread([turn[elastic] / turn[name] for turn in taken]) for name in others
         },
         "turns": taken,
     }
 
 
 def main() -> None:
-    """Compares the steps of each suite, and writes the result after each."""
+    """Compares the steps of each title, and writes the result after each."""
     options = parser().parse_args()
     result = harness.environment(suites.SUITES["elastic_step"].scope)
     for name in options.only or TIMED:
-        result[name] = compare(SUITES[name], TIMED[name], options.turns, options.steps)
+        key, elastic, others = TIMED[name]
+        result[name] = compare(SETS[key], elastic, others, options.turns, options.steps)
         print(name, json.dumps(result[name]["elastic_over"]), flush=True)
         harness.write(options.json, result)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from benchmarks import accuracy_suites
 from benchmarks.study.sets import SETS
 
 AV_MNIST = "raw files of AV-MNIST"
@@ -39,37 +38,6 @@ class Suite(NamedTuple):
     group: str
     scope: str
     data: str = "none"
-
-
-_ACCURACY_MINUTES = {
-    "watch_accuracy": 10,
-    "watch_five_seeds": 15,
-    "watch_leave_one_out": 30,
-    "watch_ablation": 80,
-    "watch_pools_k1": 40,
-    "watch_pools_k16": 50,
-    "watch_fresh_cls": 30,
-    "watch_readout_choice": 60,
-    "watch_elastic": 45,
-    "watch_elastic_patch": 25,
-    "watch_long_elastic": 40,
-    "av_mnist_elastic": 90,
-    "av_mnist": 180,
-    "av_mnist_fresh_cls": 20,
-    "sparse_accuracy": 240,
-}
-_WITH_AV_MNIST = ("av_mnist", "av_mnist_elastic", "av_mnist_fresh_cls", "sparse_accuracy")
-
-
-def _accuracy(name: str) -> Suite:
-    arguments, data, group = [f"--suite={name}"], _WATCH, "watch"
-    if name in _WITH_AV_MNIST:
-        arguments.append("--manual_dir={manual_dir}")
-        data, group = AV_MNIST, "av_mnist"
-    scope = accuracy_suites.SUITES[name].scope
-    return Suite(
-        "benchmarks.accuracy", tuple(arguments), _ACCURACY_MINUTES[name], group, scope, data
-    )
 
 
 def _study(name: str) -> Suite:
@@ -110,7 +78,6 @@ _EDGE = f"{_WATCH}; gcc, clang, lld, Node; extra [onnx]"
 
 SUITES: Mapping[str, Suite] = {
     **{f"study_{name}": _study(name) for name in SETS},
-    **{name: _accuracy(name) for name in accuracy_suites.SUITES if name != "quick"},
     "first_run": _own("first_run", 2, "watch", "accuracy watch", data=_WATCH),
     "profile_vggsound": _profile("vggsound"),
     "profile_mosei": _profile("mosei"),
@@ -122,12 +89,11 @@ SUITES: Mapping[str, Suite] = {
         data=AV_MNIST,
     ),
     "mosei_memory": _own("mosei_memory", 60, "cost", "data mosei", data="none; 16 GB of disk"),
-    "models": _own("models", 25, "watch", "comparison watch", data=_WATCH),
     "imbalance": _own(
         *("imbalance", 10, "physionet", "accuracy physionet2012"), _MANUAL_DIR, data=PHYSIONET
     ),
     "diagnosis": _own("diagnosis", 60, "study", "accuracy matching"),
-    "elastic_step": _own("elastic_step", 10, "cost", "cost watch av_mnist"),
+    "elastic_step": _own("elastic_step", 10, "cost", "cost watch av_mnist hapt"),
     "kills": _own("kills", 60, "watch", "runs watch", "--kills=60", data=_WATCH),
     "edge": Suite("benchmarks.edge", (), 5, "cost", "export watch benchmarks/edge/", _EDGE),
     "exported": _own(
@@ -139,7 +105,6 @@ SUITES: Mapping[str, Suite] = {
         "--variants=exact,sparse,bfloat16",
         data="none; extra [torch]",
     ),
-    "against_commit": _own("against_commit", 20, "cost", "cost vggsound mosei", "--other=b2ed937"),
     "accelerator_h200_first": _accelerator(440),
     "accelerator_h200_second": _accelerator(
         345, "equality", "resume", "vggsound, sft, batch 1024", "mosei", "vggsound, mbt"

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from benchmarks import accuracy, accuracy_suites, freshness, harness
+from benchmarks import freshness, harness
+from benchmarks.study.sets import SETS
 from benchmarks.suites import SUITES
 
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
@@ -15,23 +16,13 @@ RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
 # taken off this list.
 OLDER = {
     "against_torch.json",
-    "av_mnist.json",
-    "av_mnist_fresh_cls.json",
     "compilation.json",
     "growth.json",
     "kills.json",
     "mosei_memory.json",
     "profile_mosei.json",
     "profile_vggsound.json",
-    "sparse_accuracy.json",
     "throughput.json",
-    "watch_ablation.json",
-    "watch_accuracy.json",
-    "watch_fresh_cls.json",
-    "watch_leave_one_out.json",
-    "watch_pools_k1.json",
-    "watch_pools_k16.json",
-    "watch_readout_choice.json",
 }
 
 
@@ -61,16 +52,13 @@ def test_results_are_of_the_commit_that_they_name(path):
             assert code["scope_digest"] == freshness.digest(then)
 
 
-@pytest.mark.parametrize("name", accuracy_suites.SUITES)
-def test_rows_are_of_the_experiments_that_their_suite_names(name):
-    path, suite = RESULTS / f"{name}.json", accuracy_suites.SUITES[name]
-    models = json.loads(path.read_text()).get("models", {}) if path.exists() else {}
-    for row, measured in models.items():
-        if isinstance(measured, dict) and "experiments" in measured:
-            assert measured["experiments"] == accuracy.experiments(suite, row)
-    assert accuracy.experiments(suite, next(iter(suite.rows)))[0].keys() == {
-        *("config", "argument", "changes")
-    }
+@pytest.mark.parametrize("name", SETS)
+def test_rows_are_of_the_experiments_that_their_set_names(name):
+    path, one = RESULTS / f"study_{name}.json", SETS[name]
+    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    assert set(rows) <= {*one.rows, *one.classical}
+    for row, measured in rows.items():
+        assert measured["experiment"] == one.definition(row)
 
 
 def test_every_file_of_results_has_a_suite():

@@ -88,24 +88,24 @@ def test_typed_figures_are_found(text, typed):
 
 
 def test_a_changed_figure_makes_a_page_differ(page, fresh):
-    marker = "<!-- results: models models.json -->"
-    page.write_text(f"Models:\n\n{marker}\n<!-- end -->\n")
+    marker = "<!-- results: growth growth.json -->"
+    page.write_text(f"Growth:\n\n{marker}\n<!-- end -->\n")
     page.write_text(pages.filled(page))
-    assert "| `sft` | 81.0 ± 2.5 |" in page.read_text()
+    assert "| 1,024 to 4,096 |" in page.read_text()
     assert pages.filled(page) == page.read_text()
-    page.write_text(page.read_text().replace("81.0", "84.0"))
-    assert "81.0" in pages.filled(page)
+    page.write_text(page.read_text().replace("4,096", "4,097"))
+    assert "4,096" in pages.filled(page)
 
 
 def test_stale_tables_and_values_are_marked(page, monkeypatch):
     monkeypatch.setattr(pages, "note", lambda file: f"`{file}` (abc1234)")
     page.write_text(
-        "SFT has <!-- results: value models.json n_examples , --><!-- end -->.\n"
+        "SFT has <!-- results: value kills.json steps , --><!-- end -->.\n"
         "<!-- results: growth growth.json -->\n<!-- end -->\n"
     )
     text = pages.filled(page)
     link = "](../results.md#provenance)"
-    assert f"1,400[†{link}<!-- end -->." in text
+    assert f"7,035[†{link}<!-- end -->." in text
     assert "\n\n| † attention | tokens | time | memory |\n" in text
     assert f"\n\n† Made by [older code{link}: `growth.json` (abc1234).\n\n<!-- end -->" in text
 
@@ -139,7 +139,7 @@ def test_a_note_names_stale_rows_and_their_commits(monkeypatch):
     [
         ("<!-- results: growth growth.json -->\n", "has no <!-- end -->"),
         ("a <!-- results: growht growth.json --><!-- end -->", "no part 'growht'"),
-        ("is\n<!-- results: value models.json n_examples , --><!-- end -->", "begins a line"),
+        ("is\n<!-- results: value kills.json steps , --><!-- end -->", "begins a line"),
     ],
 )
 def test_wrong_markers_are_refused(page, text, message):
@@ -150,22 +150,21 @@ def test_wrong_markers_are_refused(page, text, message):
 
 def test_the_command_checks_and_writes(page, fresh, monkeypatch, capsys):
     (pages.ROOT / "README.md").write_text("Nothing.\n")
-    page.write_text("It has <!-- results: value models.json n_examples , --><!-- end -->.\n")
+    page.write_text("It has <!-- results: value kills.json steps , --><!-- end -->.\n")
     monkeypatch.setattr("sys.argv", ["tables", "--check"])
     with pytest.raises(SystemExit, match="these pages differ"):
         command.main()
     monkeypatch.setattr("sys.argv", ["tables"])
     command.main()
     assert capsys.readouterr().out == "docs/api/page.md\n" * 2
-    assert "1,400<!-- end -->." in page.read_text()
+    assert "7,035<!-- end -->." in page.read_text()
     monkeypatch.setattr("sys.argv", ["tables", "--check"])
     command.main()
 
 
 def test_values_have_the_form_that_is_asked_for():
-    keys = ("watch_accuracy.json", "models", "logistic regression", "accuracies", "0")
-    assert values.value(*keys, ".3f") == "0.849"
-    assert values.value(*keys, ".1%") == "84.9 %"
+    keys = ("exported.json", "files", "c, float", "sizes", "ram_bytes")
+    size = values.value(*keys, "d")
+    assert values.value(*keys, ".1%") == f"{size}00.0 %"
     vggsound = ("profile_vggsound.json", "models", "sft", "forward_flops")
     assert values.value(*vggsound, ",.0fM") == "527 million"
-    assert values.score("av_mnist.json", "k=4") == "0.763 ± 0.008"

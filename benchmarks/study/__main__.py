@@ -1,14 +1,14 @@
 """The study of one dataset: SFT beside its controls, with paired intervals, and their cost.
 
-python -m benchmarks.study --set=watch --json=study_watch.json --runs=FOLDER [--parts=rows,cost]
+python -m benchmarks.study --set=watch --json=study_watch.json --runs=FOLDER [--parts=rows,why,cost]
 
 Each row has the same budget of tuning: three learning rates, chosen on the validation split with
 the first seed. Checkpoints are those of best validation, and the test split is evaluated once.
 
 The result is written after each row. Rows of the file are repeated if their code or experiment has
 changed. `--runs` keeps the run directories of each, with the predictions that paired intervals
-need. A killed start goes on from there. The part `cost` times the rows in turns, so that nothing
-else should run beside it.
+need. A killed start goes on from there. The part `why` corrupts modalities and leaves tokens out.
+The part `cost` times the rows in turns, so that nothing else should run beside it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import freshness, harness
-from benchmarks.study import classical_rows, cost, rows
-from benchmarks.study.sets import CLS_ALONE, SETS, SFT, StudyRow, StudySet
+from benchmarks.study import classical_rows, cost, rows, why
+from benchmarks.study.sets import CLS_ALONE, PARTS, SETS, SFT, StudyRow, StudySet
 from sft_jax.compare.differences import difference
 from sft_jax.compare.intervals import RESAMPLES
 from sft_jax.compare.rows import Row
 from sft_jax.data.sets.base import digest
 
 CONFIDENCE = 0.95
-PARTS = ("rows", "cost")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--manual_dir", default="", help="folder with raw files of all datasets")
     text = "folder to keep the run directories in"
     arguments.add_argument("--runs", type=pathlib.Path, required=True, help=text)
-    text = f"comma-separated; default {','.join(PARTS)}"
-    arguments.add_argument("--parts", type=harness.names, default=[*PARTS], help=text)
+    text = f"comma-separated, of {','.join(PARTS)}; default: all that the set has"
+    arguments.add_argument("--parts", type=harness.names, help=text)
     return arguments
 
 
@@ -130,13 +129,18 @@ def main() -> None:
     every = [*one.rows, *one.classical]
     if unknown := sorted({*(options.only or ())} - {*every}):
         parser().error(f"--only: no rows {unknown} in {options.set}; it has {every}")
-    if unknown := sorted({*options.parts} - {*PARTS}):
-        parser().error(f"--parts: no part {unknown}; there are {', '.join(PARTS)}")
-    if "rows" in options.parts:
+    parts = options.parts or one.parts
+    if unknown := sorted({*parts} - {*one.parts}):
+        parser().error(f"--parts: no part {unknown} in {options.set}; it has {[*one.parts]}")
+    if "rows" in parts:
         train(one, options, result)
         compare(one, options, result)
         harness.write(options.json, result)
-    if "cost" in options.parts and not cost.is_fresh(one, result):
+    if "why" in parts and not why.is_fresh(result):
+        own = {name: folder(options.runs, name, row) for name, row in result["rows"].items()}
+        result["why"] = why.explain(one, result, own.__getitem__)
+        harness.write(options.json, result)
+    if "cost" in parts and not cost.is_fresh(one, result):
         result["cost"] = cost.measure_rows(one, options.manual_dir)
         harness.write(options.json, result)
 

@@ -17,6 +17,9 @@ CLS_ALONE = "k=0"
 
 RATES = (0.5, 1.0, 2.0)
 """Factors of the learning rate that each row is tuned over, by validation with the first seed."""
+PARTS = ("rows", "why", "cost")
+"""Parts of the study: accuracies, corrupted modalities and tokens left out, time and memory."""
+
 _ONE_RATE = (1.0,)
 _WINDOWED = {"model.unimodal_attention": "windowed", "model.pre_pooling_attention": "windowed"}
 
@@ -48,6 +51,7 @@ class StudySet(NamedTuple):
       rows: Rows by name; `SFT` and `CLS_ALONE` are among them.
       minutes: Rough duration on one CPU core.
       classical: Models of `benchmarks.classical.METHODS`, which are rows too.
+      parts: Those of `PARTS` that are measured.
     """
 
     base: Variant
@@ -55,6 +59,7 @@ class StudySet(NamedTuple):
     rows: Mapping[str, StudyRow]
     minutes: int
     classical: Sequence[str] = ("logistic regression", "random forest", "gradient boosting")
+    parts: Sequence[str] = PARTS
 
     @property
     def scope(self) -> str:
@@ -162,14 +167,23 @@ def ablation(k: int = 4) -> dict[str, StudyRow]:
     return {name: StudyRow({"model.k": k, **own}, _ONE_RATE) for name, own in changes.items()}
 
 
+def _few(argument: str, changes: Mapping[str, Any], minutes: int) -> StudySet:
+    """The smartwatch with few rows, whose cost is that of other sets."""
+    models: dict[str, dict[str, Any]] = {
+        SFT: {},
+        CLS_ALONE: {"model.k": 0},
+        "concat": {"model.name": "concat"},
+    }
+    rows = {name: StudyRow(own, _ONE_RATE) for name, own in models.items()}
+    base = Variant("watch", argument, changes)
+    return StudySet(base, "accuracy", rows, minutes, parts=PARTS[:1])
+
+
 _STAY = ("labs", "static", "statistics", "vitals")
 _MOTION = ("accelerometer", "gyroscope")
 _SUMMARIES = tuple(f"{name}_summary" for name in _MOTION)
-_FEW = {
-    SFT: StudyRow({}, _ONE_RATE),
-    CLS_ALONE: StudyRow({"model.k": 0}, _ONE_RATE),
-    "concat": StudyRow({"model.name": "concat"}, _ONE_RATE),
-}
+
+
 # Every sample of a window of ten seconds is a token. Windows overlap less, so that there are fewer.
 _LONG = {
     "data.window_seconds": 10.0,
@@ -197,12 +211,10 @@ SETS: Mapping[str, StudySet] = {
         controls((*_MOTION, *_SUMMARIES)) | budgets((0, 1, 2, 4, 8, 20)) | patches((2, 4, 8)),
         100,
     ),
-    "watch_series": StudySet(Variant("watch", "summaries=0"), "accuracy", _FEW, 10),
+    "watch_series": _few("summaries=0", {}, 10),
     # Each of ten people is left out in turn.
-    "watch_people": StudySet(Variant("watch", "", {"data.folds": 10}), "accuracy", _FEW, 90),
-    "watch_people_series": StudySet(
-        Variant("watch", "summaries=0", {"data.folds": 10}), "accuracy", _FEW, 40
-    ),
+    "watch_people": _few("", {"data.folds": 10}, 90),
+    "watch_people_series": _few("summaries=0", {"data.folds": 10}, 40),
     "watch_long": StudySet(Variant("watch", "", _LONG), "accuracy", _LONG_ROWS, 200),
     "av_mnist": StudySet(
         Variant("av_mnist", "blanked_share=0.75,train_pairs=4000"),

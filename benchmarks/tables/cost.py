@@ -40,14 +40,14 @@ def growth(file: str) -> str:
 
 
 def elastic_step(file: str) -> str:
-    """Cost of a training step of each elastic model, beside that of other rows of its suite."""
+    """Cost of a training step of each elastic model, beside that of other rows of its set."""
     rows = [
-        [f"`{suite}`", f"`{other}`", spread(ratio)]
-        for suite, measured in load(file).items()
+        [title, f"`{other}`", spread(ratio)]
+        for title, measured in load(file).items()
         if isinstance(measured, dict) and "elastic_over" in measured
         for other, ratio in measured["elastic_over"].items()
     ]
-    return table(["suite", "compared with", "elastic step over it, median (range)"], rows)
+    return table(["elastic model", "compared with", "elastic step over it, median (range)"], rows)
 
 
 def edge(file: str) -> str:
@@ -93,16 +93,6 @@ def against_torch(file: str) -> str:
                 f"{torch:,.0f} against {ours:,.0f} MiB",
             ])  # fmt: skip
     return table(["", "training step", "inference", "memory of training"], rows)
-
-
-def against_commit(file: str) -> str:
-    """Time of an earlier commit over this one's."""
-    result = load(file)
-    rows = [
-        [title, *(spread(result[name][work]["other_over_this"]) for work in ("train", "infer"))]
-        for name, title in {"vggsound": "VGGSound", "mosei": "CMU-MOSEI"}.items()
-    ]
-    return table(["", "training step", "inference"], rows)
 
 
 def compilation(file: str) -> str:

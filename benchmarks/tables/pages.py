@@ -13,44 +13,35 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from benchmarks import freshness
-from benchmarks.tables import accuracy, cost, study, values
+from benchmarks.tables import cost, study, values
 from benchmarks.tables.provenance import note, provenance
 
 ROOT = freshness.ROOT
 PARTS: dict[str, Callable[..., str]] = {
     "accelerator": cost.accelerator,
-    "accuracies": accuracy.accuracies,
-    "against_commit": cost.against_commit,
     "against_torch": cost.against_torch,
     "attention": cost.attention,
-    "comparison": accuracy.comparison,
     "compilation": cost.compilation,
     "corrupted": study.corrupted,
     "costs": cost.costs,
     "diagnosis": study.diagnosis,
     "edge": cost.edge,
-    "elastic": accuracy.elastic,
     "elastic_step": cost.elastic_step,
     "equality": cost.equality,
     "exported": cost.exported,
     "first_prediction": cost.first_prediction,
     "growth": cost.growth,
-    "imbalance": accuracy.imbalance,
+    "imbalance": study.imbalance,
     "left_out": study.left_out,
-    "models": accuracy.models,
     "mosei_memory": cost.mosei_memory,
-    "people": accuracy.people,
     "printed": values.printed,
     "provenance": provenance,
-    "readouts": accuracy.readouts,
-    "score": values.score,
     "settings": study.settings,
     "study": study.study,
     "summary": study.summary,
     "source": values.source,
     "throughput": cost.throughput,
     "value": values.value,
-    "windows": accuracy.windows,
 }
 """Function of each part, called with the arguments of the marker; files of results end in .json."""
 

@@ -23,12 +23,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def score(row: dict[str, Any], digits: int = 3) -> str:
-    """Mean accuracy of a row over its seeds, with the sample standard deviation."""
-    text = f"{row['accuracy_mean']:.{digits}f}"
-    return text if row["accuracy_std"] is None else f"{text} ± {row['accuracy_std']:.{digits}f}"
-
-
 def spread(values: dict[str, Any], digits: int = 2) -> str:
     """Median and range; files name the ends `range`, or `least` and `most`, or `min` and `max`."""
     ends = values.get("range") or [

@@ -103,11 +103,11 @@ def corrupted(file: str, kind: str) -> str:
     """Metric of the rows when one modality is corrupted.
 
     Args:
-      file: Result of `python -m benchmarks.study.why`.
+      file: Result of `python -m benchmarks.study`.
       kind: noise, or missing.
     """
     result = load(file)
-    first = next(iter(result["rows"].values()))["corrupted"]
+    first = next(iter(result["why"].values()))["corrupted"]
     columns = [(name, strength) for name, kinds in first.items() for strength in kinds[kind]]
     rows = [
         [
@@ -117,14 +117,14 @@ def corrupted(file: str, kind: str) -> str:
                 for one, strength in columns
             ),
         ]
-        for name, row in result["rows"].items()
+        for name, row in result["why"].items()
     ]
     return table([kind, *(f"{name}, {strength}" for name, strength in columns)], rows)
 
 
 def left_out(file: str) -> str:
     """Agreement of saliency with the effect of leaving a token out, of each seed."""
-    seeds = load(file)["rows"][SFT]["left_out"]
+    seeds = load(file)["why"][SFT]["left_out"]
     rows = []
     for modality in seeds[0]:
         for number, seed in enumerate(seeds):
@@ -207,3 +207,17 @@ def diagnosis(file: str, events: str) -> str:
             rows.append([f"`{title}`", percent(row["accuracies"]), *lines, *recalls])
     header = [f"{events} events", "accuracy, %", "best possible", "best of one modality"]
     return table([*header, "planted tokens kept", "planted among the most salient"], rows)
+
+
+def imbalance(file: str) -> str:
+    """Metrics of ways to train on unequal classes, mean and deviation over seeds."""
+    ways = load(file)["ways"]
+    names = ("roc_auc", "average_precision", "balanced_accuracy", "macro_f1", "brier")
+    rows = [
+        [
+            ", ".join(f"`{field}={value}`" for field, value in own["train"].items()) or "defaults",
+            *(f"{own[name]['mean']:.3f} ± {own[name]['std']:.3f}" for name in names),
+        ]
+        for own in ways.values()
+    ]
+    return table(["`train`", *(f"`{name}`" for name in names)], rows)

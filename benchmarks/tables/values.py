@@ -29,11 +29,6 @@ def _item(values: object, key: str) -> object:
     return operator.getitem(values, int(key) if isinstance(values, list) else key)
 
 
-def score(file: str, row: str) -> str:
-    """Mean accuracy of a row of a file, with the deviation over seeds."""
-    return results.score(results.load(file)["models"][row])
-
-
 def source(file: str) -> str:
     """The name of a file, below a picture that is drawn from it."""
     return f"`{file}`"
