@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 LENGTH = 1500
-CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # A root enlarges what float32 leaves of zero.
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 PROBE = """
 int probe(const sft_input *inputs, float *row)
 {

@@ -50,42 +50,53 @@ static float quantile(int n, int quarters)
     return rest ? x[0] + (x[1] - x[0]) * 0.25f * (float)rest : x[0];
 }
 
-/* Less their mean, tapers n steps (Hann). Then step t and step -t, which is that at n - t, become
-   their sum and their difference. It returns the variance before the taper. */
-static float taper(int n, float mean)
+/* Subtracts the mean of n steps from them, and returns it. */
+static float centre(int n)
 {
-    float variance = 0.0f;
+    float mean = 0.0f;
+    int t;
+    for (t = 0; t < n; t++)
+        mean += steps[t];
+    mean /= (float)n;
+    for (t = 0; t < n; t++)
+        steps[t] -= mean;
+    return mean;
+}
+
+/* Tapers n steps (Hann). Then two steps at the same distance from the middle become their sum and
+   their difference. It returns the mean square before the taper. */
+static float taper(int n)
+{
+    float square = 0.0f;
     int t;
     for (t = 0; t < n; t++) {
         float window = half_wave((float)(t + 1) / (float)(n + 1));
-        steps[t] -= mean;
-        variance += steps[t] * steps[t];
+        square += steps[t] * steps[t];
         steps[t] *= window * window;
     }
-    for (t = 1; t < n - t; t++) {
+    for (t = 0; t < n - 1 - t; t++) {
         float x = steps[t];
-        steps[t] += steps[n - t];
-        steps[n - t] = x - steps[n - t];
+        steps[t] += steps[n - 1 - t];
+        steps[n - 1 - t] = x - steps[n - 1 - t];
     }
-    return variance / (float)n;
+    return square / (float)n;
 }
 
-/* Power of a number of cycles in n steps, by a pointer that turns. */
+/* Power of a number of cycles in n steps, by a pointer that turns. It starts in the middle, so that
+   what it loses by rounding is smooth over the series. */
 static float power_at(int n, int cycles)
 {
-    float turn = (float)cycles / (float)n, half = half_wave(turn);
-    float back = 2.0f * half * half, aside = 2.0f * half * half_wave(0.5f - turn);
-    float x = 1.0f, y = 0.0f, even = steps[0], odd = 0.0f;
+    float turn = (float)cycles / (float)n, sine = half_wave(turn), cosine = half_wave(0.5f - turn);
+    float back = 2.0f * sine * sine, aside = 2.0f * sine * cosine;
+    float x = n % 2 ? 1.0f : cosine, y = n % 2 ? 0.0f : sine, even = 0.0f, odd = 0.0f;
     int t;
-    for (t = 1; t < n - t; t++) {
+    for (t = (n - 1) / 2; t >= 0; t--) {
         float before = x;
+        even += x * steps[t];
+        odd += y * steps[n - 1 - t];
         x -= back * x + aside * y;
         y -= back * y - aside * before;
-        even += x * steps[t];
-        odd += y * steps[n - t];
     }
-    if (n % 2 == 0)
-        even += cycles % 2 ? -steps[n / 2] : steps[n / 2];
     return even * even + odd * odd;
 }
 
@@ -96,7 +107,7 @@ static int summarise(const modality *m, const sft_input *input)
 {
     int f, i, cycles, count = m->features;
     for (f = 0; f < count; f++) {
-        float first, range, mean = 0.0f, *to = statistics + f;
+        float first, range, mean, *to = statistics + f;
         int n = collect(m, input, f, 0.0f, 1.0f);
         if (!n)
             return 0;
@@ -106,11 +117,10 @@ static int summarise(const modality *m, const sft_input *input)
         for (i = 0; i < 4; i++)
             to[(1 + i) * count] = quantile(n, i < 2 ? i : i + 1);
         collect(m, input, f, first, range > 0.0f ? range : 1.0f);
-        for (i = 0; i < n; i++)
-            mean += steps[i];
-        mean /= (float)n;
+        mean = centre(n);
+        mean += centre(n); /* what the first sum lost by rounding */
         to[0] = first + range * mean;
-        to[5 * count] = root(range * root(taper(n, mean)));
+        to[5 * count] = root(range * root(taper(n)));
         for (i = 0; i < 6; i++) {
             float total = 0.0f;
             for (cycles = 1 << i; cycles < 2 << i && cycles <= n / 2; cycles++)
