@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import scipy.stats
 
+from sft_jax.compare.curves import Curve
+from sft_jax.evaluation.binary import log_odds
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import is_family, task_metrics
 from sft_jax.ops.losses import SCORE_NAMES, example_scores
@@ -137,8 +139,8 @@ def scorer(
 ) -> Scorer:
     """Makes the function that computes a metric of some of the examples of predictions.
 
-    A mean over examples is taken of scores that are computed once. Any other metric is computed
-    anew by `task_metrics`.
+    A mean over examples is taken of scores that are computed once, and areas under curves of
+    examples that are sorted once. Any other metric is computed anew by `task_metrics`.
 
     Args:
       predictions: Predictions of a split.
@@ -155,6 +157,9 @@ def scorer(
         )
         values = scores.astype(np.float64)
         return lambda indices: float(values[indices].mean())
+    if curves := _curves(predictions, metric):
+        area = metric.removeprefix(_MACRO)
+        return lambda indices: _mean_defined([getattr(curve, area)(indices) for curve in curves])
     needed = [family for family in families if metric.startswith(f"{family}.")]
 
     def compute(indices: np.ndarray) -> float | None:
@@ -166,6 +171,23 @@ def scorer(
 
 
 _ARRAYS = ("ids", "labels", "logits", "loss")
+_AREAS = ("roc_auc", "average_precision")
+_MACRO = "macro_"
+
+
+def _curves(predictions: Predictions, metric: str) -> list[Curve]:
+    """Curves whose mean area is the metric: of two classes or each label; none for others."""
+    task, labels, logits = predictions.task, predictions.labels, predictions.logits
+    if task == "single_label" and metric in _AREAS:
+        return [Curve(labels == 1, log_odds(logits))]
+    if task == "multi_label" and metric in (f"{_MACRO}{area}" for area in _AREAS):
+        return [Curve(labels[:, i] > 0.5, logits[:, i]) for i in range(logits.shape[1])]
+    return []
+
+
+def _mean_defined(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
 
 
 def scalars(result: Mapping[str, Any]) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ from rows_of_numbers import row, without_predictions
 from sft_jax.compare import intervals
 from sft_jax.compare.differences import difference, values_by_label
 from sft_jax.evaluation.evaluator import Predictions
+from sft_jax.evaluation.metrics import task_metrics
 
 
 def test_the_interval_over_runs_is_students_t():
@@ -79,6 +80,31 @@ def test_other_metrics_are_computed_anew():
     assert score(np.array([0, 2, 2])) == 1
     accuracy = intervals.scorer(predictions, "accuracy", ("no", "yes"), ())
     assert accuracy(np.array([1, 1, 1, 0])) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics"),
+    [
+        ("single_label", ("roc_auc", "average_precision")),
+        ("multi_label", ("macro_roc_auc", "macro_average_precision")),
+    ],
+)
+def test_areas_of_drawn_examples_are_those_of_the_metrics(task, metrics):
+    random = np.random.default_rng(0)
+    # Many scores are equal, and the last label is rare.
+    logits = random.integers(-2, 3, (40, 2)).astype(np.float32)
+    labels = random.integers(2, size=40)
+    if task == "multi_label":
+        labels = np.stack([labels, np.arange(40) == 0], axis=1).astype(np.float32)
+    every = Predictions(np.arange(40), labels, logits, np.ones(40, np.float32), task=task)
+    for number in range(20):
+        drawn = np.zeros(3, int) if number == 0 else random.integers(40, size=40)
+        some = Predictions(drawn, labels[drawn], logits[drawn], np.ones(len(drawn)), task=task)
+        expected = task_metrics(some, ("a", "b"))
+        for metric in metrics:
+            score = intervals.scorer(every, metric, ("a", "b"), ())
+            assert score(drawn) == pytest.approx(expected[metric], abs=1e-12)
+    assert expected[metrics[0]] is not None
 
 
 def test_runs_are_paired_by_seed():
