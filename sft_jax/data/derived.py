@@ -12,7 +12,7 @@ column. An example without its source lacks it. Numbers that are not finite are 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,34 +80,10 @@ def check_rules(rules: Mapping[str, str], field: str = "data.derived") -> dict[s
     return dict(rules)
 
 
-def sentences(rules: Mapping[str, str], computed: Collection[str] = ()) -> list[str]:
-    """Describes rules to whoever gives the inputs to a model.
-
-    Args:
-      rules: Name of each derived modality to its rule.
-      computed: Names of those that need not be given.
-    """
+def sentences(rules: Mapping[str, str]) -> list[str]:
+    """Describes rules to whoever gives the inputs to a model."""
     parts = {name: rule.rpartition(":") for name, rule in rules.items()}
-    return [
-        f"{n} is computed from {source} by {function}, unless it is given"
-        if n in computed
-        else f"{n} must be given, computed from {source} by {function}"
-        for n, (function, _, source) in parts.items()
-    ]
-
-
-def summaries(rules: Mapping[str, str], modalities: Collection[str]) -> dict[str, str]:
-    """Finds the modalities that `summary` computes from others of a model.
-
-    Args:
-      rules: Name of each derived modality to its rule.
-      modalities: Names of the modalities of the model.
-
-    Returns:
-      Their names, in order, to those of their sources.
-    """
-    sources = {f"summary:{name}": name for name in modalities}
-    return {n: sources[rules[n]] for n in sorted(modalities) if rules.get(n) in sources}
+    return [f"{n} is computed from {own[2]} by {own[0]}" for n, own in parts.items()]
 
 
 def source_name(rule: str) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_jax import version
-from sft_jax.data.derived import sentences
 from sft_jax.export import check_local, find_exporter, supported
 from sft_jax.export.comparison import compare
+from sft_jax.export.derived import sentences
 from sft_jax.export.opened import open_run
 from sft_jax.runs import storage
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset, DatasetInfo
-from sft_jax.data.derived import summaries
 from sft_jax.data.view import View
 from sft_jax.evaluation.restored import restore
+from sft_jax.export.derived import summaries
 from sft_jax.export.written import Bundle, Classifier
 from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.runs import storage

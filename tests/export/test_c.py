@@ -197,7 +197,7 @@ def test_derived_inputs_are_named():
     info = dataclasses.replace(classifier.info, derived={"touch_summary": "other:f:touch"})
     other = dataclasses.replace(classifier, info=info)
     text, _ = c.source(other, c.describe(other, "c"))
-    assert "   Input touch_summary must be given, computed from touch by other:f\n" in text
+    assert "   Input touch_summary is computed from touch by other:f, and must be given\n" in text
     assert "summarise" not in text
 
 

@@ -114,7 +114,9 @@ def test_derived_inputs_are_named_in_the_summary():
     report = {"differences": {}, "same_class": None, "compared_on": "", "n_examples": 1}
     report |= {"file": "a.c", "bytes": {"a.c": 1}, "sizes": {}}
     report["metadata"] = metadata(tiny_exports.with_summary(), "c")
-    assert "input touch_summary must be given, computed from touch by summary" in summary(report)
+    assert "input touch_summary is computed from touch by summary, and must be given" in summary(
+        report
+    )
     report["metadata"] = c.describe(tiny_exports.with_summary(), "c")
     assert "touch_summary is computed from touch by summary, unless it is" in summary(report)
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from sft_jax.data.derived import sentences, summaries
 from sft_jax.export.c.folding import fold
 from sft_jax.export.c.library import Library, code_sizes
 from sft_jax.export.c.sizes import Sizes, multiply_accumulates
 from sft_jax.export.c.tables import Tables
+from sft_jax.export.derived import sentences, summaries
 from sft_jax.export.written import (
     Classifier,
     Written,
