@@ -37,10 +37,10 @@ def classifier(model=None, *, modalities=MODALITIES, **attributes):
     return Bundle(model, params, info(model.task, modalities))
 
 
-def with_summary():
+def with_summary(length=8, **attributes):
     """Classifier of a sequence, and of a modality that is derived from it."""
-    modalities = {"touch": ModalitySpec(8, 2, 3), "touch_summary": ModalitySpec(1, 24)}
-    own = classifier(modalities=modalities, k={"touch": 2, "touch_summary": 1})
+    modalities = {"touch": ModalitySpec(length, 2, 3), "touch_summary": ModalitySpec(1, 24)}
+    own = classifier(modalities=modalities, k={"touch": 2, "touch_summary": 1}, **attributes)
     described = dataclasses.replace(own.info, derived={"touch_summary": "summary:touch"})
     return dataclasses.replace(own, info=described)
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_jax import version
-from sft_jax.data.derived import sentences
 from sft_jax.export import check_local, find_exporter, supported
 from sft_jax.export.comparison import compare
+from sft_jax.export.derived import sentences
 from sft_jax.export.opened import open_run
 from sft_jax.runs import storage
 
@@ -120,10 +120,11 @@ def export_run(
 
 def summary(report: Mapping[str, Any]) -> str:
     """Lines about an export, for a terminal."""
+    rules = report["metadata"]["dataset"].get("derived", {})
     lines = [
         f"{report['file']}: {sum(report['bytes'].values()):,} bytes",
         *(f"{name.replace('_', ' ')}: {size:,}" for name, size in report["sizes"].items()),
-        *(f"input {text}" for text in sentences(report["metadata"]["dataset"].get("derived", {}))),
+        *(f"input {text}" for text in sentences(rules, report["metadata"].get("computed", ()))),
         f"compared with JAX on {report['n_examples']:,} examples ({report['compared_on']}):",
     ]
     lines += [

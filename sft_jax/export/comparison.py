@@ -47,7 +47,8 @@ def compare(
 ) -> dict[str, Any]:
     """Runs a file and the model on the test split, and on its start without each modality.
 
-    Where the file takes any `k`, the start is also compared with 1 token and with all.
+    Where the file takes any `k`, the start is also compared with 1 token and with all. Inputs that
+    the file computes are given in these special cases alone.
 
     Args:
       classifier: Model, with the `k` that it was trained for.
@@ -68,9 +69,10 @@ def compare(
     model = classifier.model
     expected, found = [], []
     run = _reference(classifier)
+    computed = dict.fromkeys(written.metadata.get("computed", ()))
     for batch in _batches(dataset):
         expected.append(run(batch.inputs, batch.masks)[: batch.size])
-        found.append(written.predict(batch.raw, batch.masks)[: batch.size])
+        found.append(written.predict(batch.raw | computed, batch.masks)[: batch.size])
     outputs, exported = np.concatenate(expected), np.concatenate(found)
     first = next(_batches(dataset))
     differences = {"all examples": _difference(outputs, exported)}
@@ -78,11 +80,10 @@ def compare(
         masks = first.masks | {name: np.zeros_like(first.masks[name])}
         # Files may refuse an example that has nothing else.
         rest = _with_input(masks)
-        without = {n: None if n == name else a[rest] for n, a in first.raw.items()}
-        others = {n: m[rest] for n, m in masks.items() if n != name}
         if rest.any():
             wanted = run(first.inputs, masks)[rest]
-            found_without = written.predict(without, others)
+            raw, real = ({n: a[rest] for n, a in part.items()} for part in (first.raw, masks))
+            found_without = written.predict(raw, real)
             differences[f"without {name}"] = _difference(wanted, found_without)
     if most := written.metadata["k_most"]:
         for budget in (dict.fromkeys(most, 1), most):

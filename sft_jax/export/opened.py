@@ -14,6 +14,7 @@ from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset, DatasetInfo
 from sft_jax.data.view import View
 from sft_jax.evaluation.restored import restore
+from sft_jax.export.derived import summaries
 from sft_jax.export.written import Bundle, Classifier
 from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.runs import storage
@@ -90,7 +91,7 @@ def random_dataset(info: DatasetInfo, count: int) -> Dataset:
     """Makes a test split of random examples with the statistics of a dataset.
 
     Values are normal, with mean and deviation of each feature. Lengths are drawn too, and a few
-    examples lack a modality. All labels are 0.
+    examples lack a modality. Summaries are those of their sources. All labels are 0.
     """
     described = dataclasses.replace(info, num_examples={SPLIT: count})
     return Dataset(described, lambda split: View(count, lambda i: _random_record(info, i)))
@@ -99,7 +100,10 @@ def random_dataset(info: DatasetInfo, count: int) -> Dataset:
 def _random_record(info: DatasetInfo, number: int) -> dict[str, Any]:
     random = np.random.default_rng(number)
     inputs = {}
+    computed = summaries(info.derived, info.modalities)
     for name, spec in info.modalities.items():
+        if name in computed:
+            continue
         own = info.statistics[name]
         length = random.integers(1, spec.lengths[0] + 1)
         values = random.normal(size=(int(length), *spec.shape[1:]))

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,8 +84,8 @@ class Written:
       path: File or folder.
       metadata: Description of the file; see `metadata`.
       run: Function from raw inputs, masks and `k` by modality to `[b, c]` outputs. Inputs
-        and masks are those of `metadata["inputs"]`, in their full shapes. `k` is None where the
-        model has none.
+        and masks are those of `metadata["inputs"]`, in their full shapes, without those that the
+        file is to compute. `k` is None where the model has none.
       sizes: Figures of the file by name, such as bytes of memory that it needs.
     """
 
@@ -106,7 +106,8 @@ class Written:
 
         Args:
           inputs: Raw `[b, *lengths, features]` numbers by modality, not standardised. A modality
-            whose entry is missing or None is absent. Lengths may be less than the full ones.
+            whose entry is missing or None is absent, or computed if the metadata says so. Lengths
+            may be less than the full ones.
           masks: `[b, *lengths]` booleans, False for padding; all real by default.
           k: Number of tokens kept, for all modalities or by name; by default the model's.
 
@@ -117,7 +118,8 @@ class Written:
           ValueError: If a name, shape or `k` is wrong.
         """
         values, real = filled(self.info.modalities, inputs, masks or {})
-        names = self.metadata["inputs"]
+        lacking = {n for n in self.metadata.get("computed", ()) if inputs.get(n) is None}
+        names = [n for n in self.metadata["inputs"] if n not in lacking]
         own_values, own_masks = ({n: a[n] for n in names} for a in (values, real))
         return np.asarray(self.run(own_values, own_masks, self._budget(k)), np.float32)
 
@@ -208,13 +210,16 @@ def with_k(classifier: Classifier, k: int | Mapping[str, int] | None) -> Classif
     return Bundle(changed, own.params, own.info, own.not_finite, own.thresholds, own.temperature)
 
 
-def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dict[str, Any]:
+def metadata(
+    classifier: Classifier, format: str, *, any_k: bool = False, computed: Sequence[str] = ()
+) -> dict[str, Any]:
     """Describes an exported file, as JSON values.
 
     Args:
       classifier: Model that was exported, with the `k` of the file.
       format: Name of the format.
       any_k: Whether `k` is chosen when the file is run.
+      computed: Names of inputs that the file computes from others.
 
     Returns:
       * `format` and `format_version`;
@@ -223,6 +228,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
       * `dataset`, the value of `DatasetInfo.to_json`;
       * `not_finite`, the treatment of NaN and infinite inputs in training;
       * `inputs`, the names of the modalities that the outputs depend on;
+      * `computed`, the names of those that the file computes unless they are given, if any;
       * `k` by modality, None for a model without;
       * `k_most`, the largest `k` by modality, None where it is fixed;
       * `thresholds` by name, if some were chosen on validation data. The outputs are probabilities
@@ -246,6 +252,7 @@ def metadata(classifier: Classifier, format: str, *, any_k: bool = False) -> dic
         "dataset": classifier.info.to_json(),
         "not_finite": classifier.not_finite,
         "inputs": sorted(model.mixed_modalities),
+        **({"computed": [*computed]} if computed else {}),
         "k": k,
         "k_most": {n: model.modalities[n].num_tokens for n in sorted(k)} if k and free else None,
         **({"thresholds": dict(classifier.thresholds)} if classifier.thresholds else {}),

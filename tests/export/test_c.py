@@ -10,8 +10,8 @@ import pytest
 import tiny_exports
 
 from sft_jax.export import c
-from sft_jax.export.c import library, sizes
-from sft_jax.export.written import ExportedFileError, metadata, with_k
+from sft_jax.export.c import library
+from sft_jax.export.written import ExportedFileError, with_k
 
 pytestmark = [
     pytest.mark.process,
@@ -94,6 +94,10 @@ def test_absent_modality_and_short_input_need_no_mask(tmp_path):
     masks["sound"][0] = False
     masks["sight"][0, 3:] = False
     np.testing.assert_array_equal(written.predict(part), written.predict(inputs, masks)[:1])
+    null = library.Library(written.path, ["sight", "sound"], 4).run(
+        {"sight": inputs["sight"][:1]}, {"sight": masks["sight"][:1]}
+    )
+    np.testing.assert_array_equal(null, written.predict(part))
 
 
 def test_weights_of_8_bits_round_each_output_by_its_own_scale(tmp_path):
@@ -121,7 +125,7 @@ def test_flags_tell_the_tokens_of_largest_saliency(tmp_path):
 
 
 def test_file_calls_no_function_of_a_library(tmp_path):
-    path = write(tiny_exports.classifier(pool="none"), tmp_path).path
+    path = write(tiny_exports.with_summary(pool="none"), tmp_path).path
     for level in ("-O0", "-O3", "-Os"):
         library.compile_c(path, str(tmp_path / "model.o"), "-c", level)
         assert library.run_tool("nm", "-u", str(tmp_path / "model.o")) == ""
@@ -165,10 +169,11 @@ def test_ending_of_a_file_does_not_matter_to_the_compiler(tmp_path):
 
 def test_sizes_are_those_of_the_compiled_file(tmp_path):
     others = {"pool": "max", "readout": "attention", "task": "ordinal"}
-    for attributes in ({}, others, {"pool": "attn_wkmedoids"}):
-        classifier = tiny_exports.classifier(**attributes)
+    made = [tiny_exports.classifier(**own) for own in ({}, others, {"pool": "attn_wkmedoids"})]
+    for classifier in (*made, tiny_exports.with_summary(1000)):
         written = write(classifier, tmp_path)
-        computed = sizes.Sizes.from_model(classifier.model).ram_bytes
+        _, own = c.source(classifier, c.describe(classifier, "c"))
+        computed = own["ram_bytes"]
         # The linker may align each buffer.
         assert computed <= written.sizes["ram_bytes"] <= computed + 400
         code = written.sizes["flash_bytes"] - written.sizes["constant_bytes"]
@@ -187,8 +192,13 @@ def test_names_can_hold_anything_that_a_comment_cannot(tmp_path):
 
 def test_derived_inputs_are_named():
     classifier = tiny_exports.with_summary()
-    text, _ = c.source(classifier, metadata(classifier, "c"))
-    assert "   Input touch_summary is computed from touch by summary\n" in text
+    text, _ = c.source(classifier, c.describe(classifier, "c"))
+    assert "   Input touch_summary is computed from touch by summary, unless it is given\n" in text
+    info = dataclasses.replace(classifier.info, derived={"touch_summary": "other:f:touch"})
+    other = dataclasses.replace(classifier, info=info)
+    text, _ = c.source(other, c.describe(other, "c"))
+    assert "   Input touch_summary is computed from touch by other:f, and must be given\n" in text
+    assert "summarise" not in text
 
 
 def test_inputs_that_are_not_finite_are_refused(tmp_path):

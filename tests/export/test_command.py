@@ -13,10 +13,11 @@ import tiny_exports
 
 import sft_jax
 from sft_jax.commands import export as program
+from sft_jax.data import derived
 from sft_jax.data.card import Card
 from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation import restored
-from sft_jax.export import EXPORTERS, command, comparison, onnx
+from sft_jax.export import EXPORTERS, c, command, comparison, onnx
 from sft_jax.export.command import ExportError, export_run, summary
 from sft_jax.export.comparison import stack
 from sft_jax.export.opened import random_dataset
@@ -102,8 +103,9 @@ def test_random_examples_hold_what_is_derived():
     data = random_dataset(info, 20)
     batch = stack(data, range(20))
     touch, row = batch.masks["touch"].any(axis=1), batch.masks["touch_summary"][:, 0]
-    assert not touch.all()
-    assert row.sum() >= touch.sum()
+    np.testing.assert_array_equal(row, touch)
+    first = batch.raw["touch"][0][batch.masks["touch"][0]]
+    np.testing.assert_allclose(batch.raw["touch_summary"][0, 0], derived.summary(first), rtol=1e-6)
     own = info.statistics["touch_summary"].apply(batch.raw["touch_summary"][row])
     np.testing.assert_allclose(own, batch.inputs["touch_summary"][row], atol=1e-4)
 
@@ -112,7 +114,11 @@ def test_derived_inputs_are_named_in_the_summary():
     report = {"differences": {}, "same_class": None, "compared_on": "", "n_examples": 1}
     report |= {"file": "a.c", "bytes": {"a.c": 1}, "sizes": {}}
     report["metadata"] = metadata(tiny_exports.with_summary(), "c")
-    assert "input touch_summary is computed from touch by summary" in summary(report)
+    assert "input touch_summary is computed from touch by summary, and must be given" in summary(
+        report
+    )
+    report["metadata"] = c.describe(tiny_exports.with_summary(), "c")
+    assert "touch_summary is computed from touch by summary, unless it is" in summary(report)
 
 
 def test_random_examples_need_no_data(workdir, tmp_path, monkeypatch):

@@ -106,12 +106,16 @@ def test_budget_and_modalities_are_those_of_the_controls(tmp_path):
 @pytest.mark.process
 @needs_clang
 @needs_chromium
-def test_page_shows_derived_inputs(tmp_path):
+def test_page_shows_derived_inputs_and_leaves_them_out(tmp_path):
     classifier = tiny_exports.with_summary()
     data = dataset(classifier)
     written = html.write(classifier, tmp_path / "page.html", dataset=data)
-    document, console = opened(written.path)
+    document, console = opened(written.path, "#off=touch_summary")
     assert console == []
+    first, _, masks, _ = shown_first(classifier)
+    masks["touch_summary"][:] = False
+    wanted = tiny_exports.expected(classifier, first, masks)
+    np.testing.assert_allclose(attribute(document, "outputs"), wanted[0], atol=1e-5)
     assert attribute(document, "same") == 7
     assert "summary of touch, 24 features" in document
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from sft_jax.data.derived import sentences
 from sft_jax.export.c.folding import fold
 from sft_jax.export.c.library import Library, code_sizes
 from sft_jax.export.c.sizes import Sizes, multiply_accumulates
 from sft_jax.export.c.tables import Tables
+from sft_jax.export.derived import sentences, summaries
 from sft_jax.export.written import (
     Classifier,
     Written,
@@ -87,7 +87,7 @@ def write(
       ValueError: If `k` is out of range, or a parameter is not finite.
     """
     path = pathlib.Path(path)
-    described = metadata(with_k(classifier, k), "c", any_k=True)
+    described = describe(with_k(classifier, k), "c")
     text, sizes = source(classifier, described, quantize=quantize)
     path.write_text(text)
     return Written(path, described, _library(path, described).run, sizes | code_sizes(path))
@@ -107,6 +107,17 @@ def read(path: str | pathlib.Path) -> Written:
     return Written(path, described, _library(path, described).run)
 
 
+def describe(classifier: Classifier, format: str) -> dict[str, Any]:
+    """Makes the metadata of a file, `sft_jax.export.written.metadata`.
+
+    Args:
+      classifier: Model with the `k` of the file.
+      format: Name of the format, `c` or one that holds such a file.
+    """
+    computed = summaries(classifier.info.derived, classifier.model.modalities)
+    return metadata(classifier, format, any_k=True, computed=[*computed])
+
+
 def source(
     classifier: Classifier, described: Mapping[str, Any], *, quantize: str | None = None
 ) -> tuple[str, dict[str, int]]:
@@ -118,7 +129,8 @@ def source(
       quantize: See `write`.
     """
     model, info = classifier.model, classifier.info
-    sizes = Sizes.from_model(model)
+    sources = summaries(info.derived, model.modalities)
+    sizes = Sizes.from_model(model, sources)
     kept = described["k"] or {name: spec.num_tokens for name, spec in model.modalities.items()}
     tables = Tables(int8=quantize == "int8", axes=sizes.axes)
     tables.add_model(fold(model, classifier.params), model.modalities, info.statistics, kept)
@@ -134,6 +146,7 @@ def source(
         _fixed(f"weights_{quantize or 'float'}", "tables"),
         "\n".join(tables.lines) + "\n\n",
         _fixed("core", *POOLS[model.pool], *READOUTS[model.readout], *HEADS[model.task]),
+        _sources(model, sources) + _fixed("summary") if sources else _fixed("given"),
         _fixed("predict"),
     ]
     return "".join(parts), computed
@@ -157,6 +170,7 @@ def _comment(
 ) -> str:
     """Comment at the beginning of the file."""
     specs = {name: model.modalities[name] for name in sorted(model.modalities)}
+    rules = described["dataset"].get("derived", {})
     lines = [
         f"Sparse Fusion Transformer, written by sft_jax {__version__}.",
         "",
@@ -169,7 +183,7 @@ def _comment(
         f"Weights: {quantize or 'float'}, {computed['constant_bytes']} bytes of constants",
         f"RAM: {computed['ram_bytes']} bytes of static variables",
         f"Multiply-accumulates: {computed['multiply_accumulates']} with k = {described['k']}",
-        *(f"Input {text}" for text in sentences(described["dataset"].get("derived", {}))),
+        *(f"Input {text}" for text in sentences(rules, described.get("computed", ()))),
         _METADATA + json.dumps(described),
     ]
     # A name must neither end the comment nor begin another; JSON has another spelling.
@@ -186,6 +200,13 @@ def _interface(model: SparseFusionTransformer) -> str:
 enum {{ {", ".join(names)} }};
 
 {_fixed("interface")}"""
+
+
+def _sources(model: SparseFusionTransformer, sources: Mapping[str, str]) -> str:
+    """Table of the modality that each one is computed from, -1 for none."""
+    names = sorted(model.modalities)
+    rows = [names.index(sources[name]) if name in sources else -1 for name in names]
+    return f"static const int sources[SFT_MODALITIES] = {{{', '.join(map(str, rows))}}};\n"
 
 
 def _ascii(name: str) -> str:

@@ -67,10 +67,9 @@ class Library:
     ) -> np.ndarray:
         """Computes the outputs of a batch, one example after the other.
 
-        A modality without a real position is given to the file as absent.
-
         Args:
-          inputs: `[b, *lengths, features]` values of all modalities, as measured.
+          inputs: `[b, *lengths, features]` values, as measured. Those of a modality that is left
+            out are null, so the file computes it or takes it for absent.
           masks: `[b, *lengths]` booleans, False at padding.
           k: Number of tokens kept of each modality; None for the default of the file.
           kept: `[b, tokens]` uint8, which is filled with 1 at each token that is selected.
@@ -82,19 +81,20 @@ class Library:
           ValueError: If the file refuses an example.
           CompilerError: If there is no compiler, or it refuses the file.
         """
-        values = [np.ascontiguousarray(inputs[name], np.float32) for name in self._modalities]
-        real = [np.ascontiguousarray(masks[name], np.uint8) for name in self._modalities]
+        values = {name: np.ascontiguousarray(a, np.float32) for name, a in inputs.items()}
+        real = {name: np.ascontiguousarray(masks[name], np.uint8) for name in inputs}
         budget = None
         if k is not None:
             budget = (ctypes.c_int * len(k))(*(k[name] for name in self._modalities))
-        outputs = np.zeros((len(values[0]), self._outputs), np.float32)
+        count = len(next(iter(values.values())))
+        outputs = np.zeros((count, self._outputs), np.float32)
         for i, row in enumerate(outputs):
-            structs = (Input * len(values))()
-            for struct, array, mask in zip(structs, values, real, strict=True):
-                if mask[i].any():
-                    struct.values = _pointer(array[i], ctypes.c_float)
-                    struct.mask = _pointer(mask[i], ctypes.c_ubyte)
-                    struct.length = array.shape[1]
+            structs = (Input * len(self._modalities))()
+            for name, struct in zip(self._modalities, structs, strict=True):
+                if name in values:
+                    struct.values = _pointer(values[name][i], ctypes.c_float)
+                    struct.mask = _pointer(real[name][i], ctypes.c_ubyte)
+                    struct.length = values[name].shape[1]
             flags = None if kept is None else _pointer(kept[i], ctypes.c_ubyte)
             if code := self._predict(structs, budget, _pointer(row, ctypes.c_float), flags):
                 raise ValueError(f"{self._path} refuses example {i}: {_ERRORS[code]}")

@@ -27,6 +27,8 @@ class Sizes:
       by_token: Number of 4-byte numbers that the pool stores for each token of a modality.
       least_k: Least number of tokens kept of all modalities together.
       from_cls: Whether saliency is the attention of CLS, not that of the other tokens.
+      steps: Largest length of a series that the file summarises; 0 if there is none.
+      statistics: Largest number of statistics of such a series.
     """
 
     width: int
@@ -40,11 +42,21 @@ class Sizes:
     by_token: int
     least_k: int
     from_cls: bool
+    steps: int
+    statistics: int
 
     @classmethod
-    def from_model(cls, model: SparseFusionTransformer) -> Sizes:
-        """Computes the sizes of a model."""
+    def from_model(
+        cls, model: SparseFusionTransformer, sources: Mapping[str, str] | None = None
+    ) -> Sizes:
+        """Computes the sizes of a model.
+
+        Args:
+          model: Model.
+          sources: Name of each modality that the file computes to its source.
+        """
         specs = model.modalities.values()
+        read = [model.modalities[source] for source in (sources or {}).values()]
         pool = find_pool(model.pool)
         return cls(
             width=model.width,
@@ -60,6 +72,8 @@ class Sizes:
             # With a fresh CLS alone nothing of the inputs would reach fusion.
             least_k=int(model.readout == "fresh_cls" and model.pool != "none"),
             from_cls=model.saliency == "from_cls",
+            steps=max((spec.lengths[0] for spec in read), default=0),
+            statistics=max((model.modalities[n].features for n in sources or {}), default=0),
         )
 
     @property
@@ -69,10 +83,11 @@ class Sizes:
 
     @property
     def ram_bytes(self) -> int:
-        """Size of the static buffers of `parts/core.c`; each number takes 4 bytes."""
+        """Size of the static buffers of `parts`; each number takes 4 bytes."""
         streams = (self.tokens + 1 + self.fused + 2 * self.sequence) * self.width
         by_token = self.sequence + self.tokens * (1 + self.by_token)
-        return 4 * (streams + by_token + self.patch + 3 * self.width)
+        summary = self.steps + self.statistics
+        return 4 * (streams + by_token + self.patch + 3 * self.width + summary)
 
     def defines(self) -> str:
         """Sizes as C macros."""
@@ -90,6 +105,8 @@ class Sizes:
             "LEAST_K": self.least_k,
             "FROM_CLS": int(self.from_cls),
             "MEDOID_STEPS": Reducer.iterations,
+            "MOST_STEPS": self.steps,
+            "MOST_STATISTICS": self.statistics,
         }
         return "".join(f"#define {name} {value}\n" for name, value in values.items()) + "\n"
 

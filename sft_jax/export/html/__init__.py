@@ -23,7 +23,7 @@ from sft_jax.export.c.sizes import Sizes, multiply_accumulates
 from sft_jax.export.comparison import stack
 from sft_jax.export.opened import SPLIT
 from sft_jax.export.program import raw_program
-from sft_jax.export.written import Arrays, Classifier, Written, metadata, with_k
+from sft_jax.export.written import Arrays, Classifier, Written, with_k
 from sft_jax.version import __version__
 
 MOST_EXAMPLES = 36
@@ -61,7 +61,7 @@ def write(
     """
     path = pathlib.Path(path)
     chosen = with_k(classifier, k)
-    described = metadata(chosen, "html", any_k=True)
+    described = c.describe(chosen, "html")
     text, sizes = c.source(chosen, described, quantize=quantize)
     with tempfile.TemporaryDirectory() as folder:
         code = pathlib.Path(folder) / "model.c"

@@ -1,6 +1,7 @@
-/* One modality of an example. */
+/* One modality of an example. Null values stand for an absent modality, or for one that the file
+   computes from another; a mask of zeros leaves out either. */
 typedef struct {
-    const float *values;       /* [positions][features], as measured; null if it is absent */
+    const float *values;       /* [positions][features], as measured, or null */
     const unsigned char *mask; /* [positions], 0 at padding; null if there is no padding */
     int length;                /* positions along the first axis; 0 for all */
 } sft_input;

@@ -22,7 +22,7 @@ int sft_predict(const sft_input inputs[SFT_MODALITIES], const int *k, float outp
     n = enter();
     for (i = 0; i < SFT_MODALITIES; i++) {
         const modality *m = &modalities[i];
-        int count = tokenize(m, &inputs[i]);
+        int count = tokenize(m, find_input(inputs, i));
         if (count < 0)
             return SFT_NOT_FINITE;
         if (kept)

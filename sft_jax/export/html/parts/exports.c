@@ -1,8 +1,10 @@
-/* What a page calls. It fills the buffers, and runs the modalities whose bits are set. */
+/* What a page calls. It fills the buffers, and runs the modalities whose bits are set. Others are
+   padding alone, since null values could be computed. */
 #define PAGE_EXPORT(name) __attribute__((export_name(#name)))
 
 static float page_values[PAGE_VALUES];
 static unsigned char page_masks[PAGE_POSITIONS], page_kept[SFT_TOKENS];
+static const unsigned char page_padding[PAGE_POSITIONS];
 static float page_outputs[SFT_OUTPUTS];
 static int page_k[SFT_MODALITIES];
 
@@ -20,8 +22,8 @@ PAGE_EXPORT(run) int page_run(int present)
         int positions = 1;
         for (axis = 0; axis < AXES; axis++)
             positions *= modalities[i].length[axis];
-        inputs[i].values = present >> i & 1 ? page_values + value : 0;
-        inputs[i].mask = page_masks + position;
+        inputs[i].values = page_values + value;
+        inputs[i].mask = present >> i & 1 ? page_masks + position : page_padding;
         inputs[i].length = 0;
         value += positions * modalities[i].features;
         position += positions;
