@@ -59,6 +59,16 @@ def test_the_rate_is_chosen_by_validation_and_tested_alone(monkeypatch, tmp_path
     assert result["test"]["loss"]["values"] == [0.3, 1.3]
 
 
+def test_a_killed_start_leaves_no_run_that_could_choose_the_rate(tmp_path):
+    names = ("rate_1/seed_0", "rate_2/seed_0", "rate_2/seed_1", "rate_2/fold_0/seed_1")
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+    study.forget(tmp_path, sets.StudyRow(rates=(1.0,)), 0)
+    assert all((tmp_path / name).exists() for name in names)
+    study.forget(tmp_path, sets.StudyRow(), 0)
+    assert [(tmp_path / name).exists() for name in names] == [True, True, False, False]
+
+
 def test_all_folds_are_trained(monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr(

@@ -7,8 +7,9 @@ the first seed. Checkpoints are those of best validation, and the test split is 
 
 The result is written after each row. Rows of the file are repeated if their code or experiment has
 changed. `--runs` keeps the run directories of each, with the predictions that paired intervals
-need. A killed start goes on from there. The part `why` corrupts modalities and leaves tokens out.
-The part `cost` times the rows in turns, so that nothing else should run beside it.
+need. A killed start goes on with the row that it was in. The part `why` corrupts modalities and
+leaves tokens out. The part `cost` times the rows in turns, so that nothing else should run beside
+it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +29,7 @@ from sft_jax.compare.differences import difference
 from sft_jax.compare.intervals import RESAMPLES
 from sft_jax.compare.rows import Row
 from sft_jax.data.sets.base import digest
+from sft_jax.runs.directory import FOLD
 
 CONFIDENCE = 0.95
 
@@ -69,6 +72,7 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
             values = classical_rows.fit_row(config, name, result["seeds"], one.metric, place)
         else:
             config = rows.experiment_of(one.base, one.rows[name], options.manual_dir)
+            forget(place, one.rows[name], result["seeds"][0])
             values = rows.train_row(config, one.rows[name], result["seeds"], place)
         own = {**values, "cpu_seconds": time.process_time() - begin, **identity}
         found = {**result["rows"], name: own}
@@ -76,6 +80,22 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
         harness.write(options.json, result)
         measured = own["test"][one.metric]
         print(f"  {own['cpu_seconds']:.0f} s, {measured['mean']:.4f} ± {measured['std'] or 0:.4f}")
+
+
+def forget(place: pathlib.Path, row: StudyRow, first: int) -> None:
+    """Removes the runs of other seeds than the first, which a killed start left behind.
+
+    The learning rate is chosen by the runs that are there, and so by those of the first seed.
+
+    Args:
+      place: Folder of the row.
+      row: The row.
+      first: Seed that chooses the rate.
+    """
+    for pattern in ("rate_*/seed_*", f"rate_*/{FOLD}*/seed_*") if len(row.rates) > 1 else ():
+        for run in place.glob(pattern):
+            if run.name != f"seed_{first}":
+                shutil.rmtree(run)
 
 
 def is_done(row: Mapping[str, Any] | None, one: StudySet, name: str) -> bool:
