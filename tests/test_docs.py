@@ -208,7 +208,6 @@ def test_commands_are_understood(monkeypatch):
         ["python", "-m", "sft_jax.data", "prepare", "moseii"],
         ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--model=sft"],
         ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--models=sfd"],
-        ["python", "-m", "sft_jax.profile", "--config=configs/watch.py", "--results=no.json"],
         ["python", "-m", "benchmarks.study", "--set=watches", "--json=a.json"],
         [".venv/bin/pip", "install", ".[trian]"],
         ["make", "trian"],

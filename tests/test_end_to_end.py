@@ -101,8 +101,9 @@ def test_raw_windows_get_the_probabilities_of_the_evaluation(trained):
     records = [record for person in (8, 9, 10) for record in raw.read(split_name(person))]
     assert [record["id"] for record in records] == [*predictions.ids]
     classifier = sft_jax.load(trained)
-    names = classifier.info.modalities
-    inputs = {name: [record["inputs"][name] for record in records] for name in names}
+    # The tokens of statistics are computed from the windows.
+    inputs = {name: [record["inputs"][name] for record in records] for name in raw.shapes}
+    assert {*inputs} < {*classifier.info.modalities}
     expected = probabilities("single_label", predictions.logits)
     np.testing.assert_allclose(classifier.predict_proba(inputs), expected, rtol=0, atol=1e-6)
     classes = expected.argmax(axis=1)

@@ -1,7 +1,7 @@
 """Reports the cost of a config's model, and of other models for comparison.
 
 python -m sft_jax.profile --config=configs/vggsound.py [--config.model.k=4] [--models=sft,mbt]
-    [--json=FILE] [--picture=FILE.png] [--results=FILE.json] [--batch_sizes=1,8,32]
+    [--json=FILE] [--picture=FILE.png] [--batch_sizes=1,8,32]
     [--measure=false]
 
 All models have the config's width, blocks and other settings. Operations are counted. Memory and
@@ -32,7 +32,6 @@ from sft_jax.data.outline import Outline, outline
 from sft_jax.evaluation import pictures
 from sft_jax.modules import MODELS
 from sft_jax.profile import measure, tables
-from sft_jax.profile.results import accuracies
 from sft_jax.runs import storage
 
 COMPARED = ("sft", "mbt", "mult", "late", "concat")
@@ -47,8 +46,6 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("models", None, text, **own)
     flags.DEFINE_string("json", None, "File to write all figures to.", **own)
     flags.DEFINE_string("picture", None, "File to draw the operations by stage to.", **own)
-    text = "JSON of a benchmark; its accuracies are drawn against operations."
-    flags.DEFINE_string("results", None, text, **own)
     flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "Batch sizes of timed inference.", **own)
     flags.DEFINE_integer("steps", 5, "Number of timed training steps.", lower_bound=1, **own)
     flags.DEFINE_bool("measure", True, "Run the models; otherwise only count.", **own)
@@ -61,8 +58,6 @@ def main() -> None:
     # The process that measures a model needs exclusive use of an accelerator.
     jax.config.update("jax_platforms", "cpu")
     config, sizes = config_io.from_mapping(values.config), batch_sizes(values.batch_sizes)
-    if values.results and not values.picture:
-        raise ValueError("--results is drawn beside the operations, so it needs --picture")
     json_file = pathlib.Path(values.json) if values.json else None
     picture = pathlib.Path(values.picture) if values.picture else None
     for path in filter(None, (json_file, picture)):
@@ -75,7 +70,6 @@ def main() -> None:
     models = _count(configs, data, optional=values.models is None)
     name = config_flags.get_config_filename(values["config"])
     file = command_line.config_file(name.partition(":")[0])
-    known = accuracies(pathlib.Path(values.results), configs, file) if values.results else None
     report = {**_environment(), "config": config_io.to_json(config), "models": models}
     written = []
     if json_file:
@@ -83,7 +77,7 @@ def main() -> None:
         written.append(json_file)
     if picture:
         with pictures.reported(picture):
-            tables.draw_costs(picture, models, known, title=file)
+            tables.draw_costs(picture, models, title=file)
             written.append(picture)
     if values.measure:
         for name in models:

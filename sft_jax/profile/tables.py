@@ -91,30 +91,19 @@ def _ratio(model: Mapping[str, Any], first: Mapping[str, Any]) -> str:
 
 
 def draw_costs(
-    path: pathlib.Path,
-    models: Mapping[str, Mapping[str, Any]],
-    accuracies: Mapping[str, tuple[float, float | None]] | None = None,
-    *,
-    title: str = "",
+    path: pathlib.Path, models: Mapping[str, Mapping[str, Any]], *, title: str = ""
 ) -> None:
-    """Draws the operations of each stage as stacked bars, and accuracy against operations.
+    """Draws the operations of each stage as stacked bars.
 
     Args:
       path: File of the picture.
       models: Figures of `sft_jax.profile.measure.count` for each model by name.
-      accuracies: Mean accuracy and its deviation, or None for an unknown one, for some of the
-        models. Without accuracies there is no second panel.
       title: Title of the picture.
     """
-    panels = 2 if accuracies else 1
-    height = 1.9 + 0.45 * len(models)
-    size = (7.5 * panels, max(height, 3.6) if accuracies else height)
+    size = (7.5, 1.9 + 0.45 * len(models))
     with pictures.drawn(path, size, [*models, title]) as figure:
         figure.suptitle(pictures.wrapped(title, int(size[0] * 10)))
-        axes = figure.subplots(1, panels, squeeze=False, width_ratios=[3, 2][:panels])[0]
-        _draw_stages(axes[0], models)
-        if accuracies:
-            _draw_accuracies(axes[1], models, accuracies)
+        _draw_stages(figure.subplots(), models)
 
 
 def _draw_stages(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -147,24 +136,6 @@ def _draw_stages(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:
 def flops_unit(flops: int) -> tuple[float, str]:
     """Returns the largest unit of at most a number of operations, and its letter."""
     return next(((unit, letter) for unit, letter in _UNITS if flops >= unit), (1.0, ""))
-
-
-def _draw_accuracies(
-    axes: Axes,
-    models: Mapping[str, Mapping[str, Any]],
-    accuracies: Mapping[str, tuple[float, float | None]],
-) -> None:
-    unit, letter = flops_unit(max(models[name]["forward_flops"] for name in accuracies))
-    for name, (mean, deviation) in accuracies.items():
-        flops = models[name]["forward_flops"] / unit
-        axes.errorbar(flops, mean, yerr=deviation, fmt="o", capsize=4, color="black", elinewidth=1)
-        # The name is beside the point, where the error bar does not cross it.
-        axes.annotate(name, (flops, mean), (7, 4), textcoords="offset points", fontsize=9)
-    set_log_scale(axes)
-    axes.margins(x=0.2)
-    axes.set(xlabel=f"{letter}FLOPs of one example's forward pass (log)", ylabel="accuracy")
-    axes.grid(alpha=0.3, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def set_log_scale(axes: Axes) -> None:
