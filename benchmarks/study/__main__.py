@@ -73,7 +73,8 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
         else:
             config = rows.experiment_of(one.base, one.rows[name], options.manual_dir)
             forget(place, one.rows[name], result["seeds"][0])
-            values = rows.train_row(config, one.rows[name], result["seeds"], place)
+            seeds = result["seeds"][: one.rows[name].seeds]
+            values = rows.train_row(config, one.rows[name], seeds, place)
         own = {**values, "cpu_seconds": time.process_time() - begin, **identity}
         found = {**result["rows"], name: own}
         result["rows"] = {name: found[name] for name in every if name in found}

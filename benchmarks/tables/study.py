@@ -29,6 +29,8 @@ def study(file: str, *names: str) -> str:
     """
     result = load(file)
     metric, cost = result["metric"], result.get("cost", {"rows": {}})["rows"]
+    compared = {base for row in result["rows"].values() for base in row.get("differences", ())}
+    bases = [base for base in (SFT, CLS_ALONE) if base in compared]
     rows = []
     for name in names or result["rows"]:
         row = result["rows"][name]
@@ -36,12 +38,12 @@ def study(file: str, *names: str) -> str:
         rows.append([
             f"`{name}`" if "changes" in row else name,
             percent(tested),
-            *(_difference(row, base) for base in (SFT, CLS_ALONE)),
+            *(_difference(row, base) for base in bases),
             count if "flops" in row else _ABSENT,
             *_measured(cost.get(name)),
         ])  # fmt: skip
     header = [f"row, {sum(_examples(result))} examples", f"{_title(metric)}, %"]
-    header += [f"minus `{base}`, 95 %" for base in (SFT, CLS_ALONE)]
+    header += [f"minus `{base}`, 95 %" for base in bases]
     return table([*header, "MFLOPs", "ms a step", "ms an example", "MiB"], rows)
 
 
