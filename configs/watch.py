@@ -32,6 +32,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.mixup.layers = args["mixup"]
     config.model.dropout = 0.3
     config.model.embedding_std = 0.02
+    config.optim.lr = 0.002
     config.optim.weight_decay = 0.1
     config.train.label_smoothing = 0.1
     config.train.ema_decay = 0.99
