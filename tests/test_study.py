@@ -36,7 +36,7 @@ def _read(place, values):
 
 def test_the_rate_is_chosen_by_validation_and_tested_alone(monkeypatch, tmp_path):
     trained, tested = {}, []
-    losses = {0.0005: 0.4, 0.001: 0.3, 0.002: 0.5}
+    losses = {0.001: 0.4, 0.002: 0.3, 0.004: 0.5}
 
     def train_seeds(config, place, shared):
         trained.setdefault(place.name, []).append((config.optim.lr, config.seeds))
@@ -53,8 +53,8 @@ def test_the_rate_is_chosen_by_validation_and_tested_alone(monkeypatch, tmp_path
     config = rows.experiment_of(SETS["watch"].base, sets.StudyRow(), "")
     result = rows.train_row(config, sets.StudyRow(), [0, 1], tmp_path)
     assert result["tuning"] == {"0.5": 0.4, "1": 0.3, "2": 0.5}
-    assert (result["rate"], result["lr"]) == (1.0, 0.001)
-    assert trained["rate_1"] == [(0.001, (0,)), (0.001, (0, 1))]
+    assert (result["rate"], result["lr"]) == (1.0, 0.002)
+    assert trained["rate_1"] == [(0.002, (0,)), (0.002, (0, 1))]
     assert tested == ["rate_1"]
     assert result["test"]["loss"]["values"] == [0.3, 1.3]
 

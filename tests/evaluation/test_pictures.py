@@ -50,9 +50,7 @@ def scatter(path, names, title="test", examples=3):
 
 def costs(path, names, title="test"):
     counted = {"forward_flops": 10**6, "stage_flops": dict.fromkeys(STAGES, 10**5)}
-    tables.draw_costs(
-        path, dict.fromkeys(names, counted), dict.fromkeys(names, (0.5, None)), title=title
-    )
+    tables.draw_costs(path, dict.fromkeys(names, counted), title=title)
 
 
 @pytest.mark.parametrize("draw", [matrix, scatter, costs])
