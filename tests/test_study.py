@@ -8,7 +8,7 @@ import pytest
 from benchmarks import freshness
 from benchmarks.classical import METHODS
 from benchmarks.study import __main__ as study
-from benchmarks.study import corruption, frontier, kept, leave_out, rows, sets
+from benchmarks.study import corruption, frontier, kept, leave_out, rows, sets, why
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 from sft_jax.inference.explain import Explanation
 from sft_jax.structs import ModalitySpec
@@ -116,6 +116,14 @@ def test_a_share_of_the_steps_is_missing_in_one_stretch():
     assert not cut[gone].any()
     assert mask.sum() == 40
     assert not corruption.missing(1.0)(values, mask, random, slice(None))[1].any()
+
+
+def test_runs_of_another_experiment_are_explained_anew(tmp_path):
+    folders = {"sft": tmp_path / "sft_a", "late": tmp_path / "late_b", "mult": tmp_path / "mult_c"}
+    result = {"why": {"sft": {"runs": "sft_a"}, "late": {"runs": "late_b"}}}
+    assert why.is_fresh(result, folders)
+    assert not why.is_fresh(result, {**folders, "late": tmp_path / "late_d"})
+    assert not why.is_fresh({}, folders)
 
 
 def test_each_real_token_is_left_out_once():

@@ -157,9 +157,9 @@ def main() -> None:
         train(one, options, result)
         compare(one, options, result)
         harness.write(options.json, result)
-    if "why" in parts and not why.is_fresh(result):
-        own = {name: folder(options.runs, name, row) for name, row in result["rows"].items()}
-        result["why"] = why.explain(one, result, own.__getitem__)
+    folders = {name: folder(options.runs, name, row) for name, row in result["rows"].items()}
+    if "why" in parts and not why.is_fresh(result, folders):
+        result["why"] = why.explain(one, result, folders)
         harness.write(options.json, result)
     if "cost" in parts and not cost.is_fresh(one, result):
         result["cost"] = cost.measure_rows(one, options.manual_dir)

@@ -72,9 +72,8 @@ class StudySet(NamedTuple):
     def definition(self, name: str) -> Any:
         """Experiment of a row, as JSON values; of a classical model the data alone."""
         row = self.rows[name]._asdict() if name in self.rows else {}
-        if row and row["seeds"] is None:
-            del row["seeds"]
-        values = {"base": self.base._asdict(), "metric": self.metric, **row}
+        given = {field: value for field, value in row.items() if value is not None}
+        values = {"base": self.base._asdict(), "metric": self.metric, **given}
         return json.loads(json.dumps(values, default=list))
 
 
@@ -173,7 +172,7 @@ def _smartwatch(argument: str, changes: Mapping[str, Any], minutes: int) -> Stud
     """SFT on the smartwatch beside classical models; its cost is that of other sets."""
     base, rows = Variant("watch", argument, changes), {SFT: StudyRow({}, _ONE_RATE)}
     classical = ("logistic regression", "random forest")
-    return StudySet(base, "accuracy", rows, minutes, classical, PARTS[:1])
+    return StudySet(base, "accuracy", rows, minutes, classical, ("rows",))
 
 
 _STAY = ("labs", "static", "statistics", "vitals")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import freshness
@@ -18,34 +18,36 @@ ROWS = (SFT, CLS_ALONE, "late", "concat", "mbt")
 _EXAMPLES = 100  # Tokens are left out of so many.
 
 
-def is_fresh(result: Mapping[str, Any]) -> bool:
-    """Returns whether a result has this part, of runs of the code of its rows."""
-    codes = {
-        name: row["code"]["scope_digest"] for name, row in result["rows"].items() if name in ROWS
-    }
-    return {name: row["runs"] for name, row in result.get("why", {}).items()} == codes
+def is_fresh(result: Mapping[str, Any], folders: Mapping[str, pathlib.Path]) -> bool:
+    """Returns whether a result has this part, of the runs that its rows have now.
+
+    Args:
+      result: Result with the rows.
+      folders: Folder of the run directories of each row, named by experiment and code.
+    """
+    wanted = {name: folders[name].name for name in ROWS if name in folders}
+    return {name: row["runs"] for name, row in result.get("why", {}).items()} == wanted
 
 
 def explain(
-    one: StudySet, result: Mapping[str, Any], folder: Callable[[str], pathlib.Path]
+    one: StudySet, result: Mapping[str, Any], folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
     """Evaluates the runs of a result; nothing is trained.
 
     Args:
       one: Set of the rows.
       result: Result with the rows.
-      folder: Function from the name of a row to the folder of its run directories.
+      folders: See `is_fresh`.
 
     Returns:
       JSON values by row: the metric of each seed with a corrupted modality
       (`corruption.curves`), and for SFT its tokens left out (`leave_out.measure`).
     """
     found = {}
-    for name in (name for name in ROWS if name in result["rows"]):
-        row = result["rows"][name]
-        runs = _restored(folder(name) / f"rate_{row['rate']:g}")
+    for name in (name for name in ROWS if name in folders):
+        runs = _restored(folders[name] / f"rate_{result['rows'][name]['rate']:g}")
         own: dict[str, Any] = {
-            "runs": row["code"]["scope_digest"],
+            "runs": folders[name].name,
             "code": freshness.identity(one.scope),
             "corrupted": corruption.curves(runs, one.metric),
         }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_jax.data.dataset import DatasetInfo
-from sft_jax.data.derived import sentences
+from sft_jax.export.derived import sentences
 
 _TASKS = {
     "single_label": "one class of",
@@ -81,7 +81,7 @@ def model_card(info: DatasetInfo, config: Mapping[str, Any], count: int) -> str:
         kept=" and ".join(f"{k[n]} tokens of {n} are fused" for n in k) if k else "no pooling",
         examples=f"{info.num_examples.get('train', 0):,}",
         version=config["sft_jax"],
-        more="".join(f" {text}, unless it is given." for text in sentences(info.derived)),
+        more="".join(f" {text}." for text in sentences(info.derived, info.derived)),
         arguments=", ".join(f'"{n}": {n}' for n in info.modalities if n not in info.derived),
     )
 
