@@ -75,7 +75,12 @@ def count(config: ExperimentConfig, outline: Outline) -> dict[str, Any]:
 
 
 def measure(
-    config: ExperimentConfig, outline: Outline, *, batch_sizes: Sequence[int], steps: int
+    config: ExperimentConfig,
+    outline: Outline,
+    *,
+    batch_sizes: Sequence[int],
+    steps: int,
+    cache: str = "",
 ) -> dict[str, Any]:
     """Compiles and runs the model of a config, in a new process, on one device.
 
@@ -88,12 +93,14 @@ def measure(
       batch_sizes: Batch sizes at which inference is timed, in addition to 1.
       steps: Number of timed training steps, and least number of timed runs of inference. One
         untimed run of each comes first.
+      cache: Folder of compiled programs. With an empty one nothing is taken from a cache, and
+        the times of compilation are those of the compiler.
 
     Returns:
       JSON values, null where the system does not report them:
 
       - `train_lowering_seconds`, for tracing and lowering the training step, and
-        `train_compile_seconds`, for XLA, with nothing cached;
+        `train_compile_seconds`, for XLA or for reading `cache`;
       - `train_temp_bytes`, planned by XLA for intermediate results of the step;
       - `train_bytes_accessed_xla` and, at batch size 1, `forward_bytes_accessed_xla`, XLA's
         estimates of the bytes read and written. They count the body of a loop once;
@@ -116,9 +123,13 @@ def measure(
         "batch_sizes": sorted({1, *batch_sizes}),
         "steps": steps,
     }
-    uncached = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment = {
+        "JAX_ENABLE_COMPILATION_CACHE": str(bool(cache)).lower(),
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     try:
-        return run_isolated(f"{__name__}:measure_here", request, environment=uncached)
+        return run_isolated(f"{__name__}:measure_here", request, environment=environment)
     except ChildProcessError as error:
         raise ChildProcessError(f"measuring {config.model.name}: {error}") from error
 
