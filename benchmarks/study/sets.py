@@ -161,7 +161,10 @@ def ablation(k: int = 4) -> dict[str, StudyRow]:
             for before, after in ((0, 3), (2, 2), (1, 6))
         },
         **{f"readout={name}": {"model.readout": name} for name in READOUTS if name != "sum_cls"},
-        **{f"mixup={name}": {"mixup.layers": name} for name in ("within", "any")},
+        **{
+            f"mixup={name}": {"mixup.layers": name, "mixup.warmup_epochs": 1.0}
+            for name in ("within", "any")
+        },
     }
     return {
         name: StudyRow({"model.k": k, **own}, _ONE_RATE, seeds=3) for name, own in changes.items()
