@@ -28,7 +28,7 @@ from benchmarks import freshness, harness
 from benchmarks.suites import SUITES
 from benchmarks.variant import Variant
 from sft_jax import experiment
-from sft_jax.config import ExperimentConfig
+from sft_jax.config import ExperimentConfig, ModelConfig
 from sft_jax.data import pipeline
 from sft_jax.data.dataset import Example
 from sft_jax.data.outline import outline
@@ -37,6 +37,8 @@ from sft_jax.evaluation.metrics import task_metrics
 from sft_jax.evaluation.restored import OpenedRun, restore
 from sft_jax.modules.factory import build_model
 from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.modules.sft import READOUTS
+from sft_jax.ops.pool import POOLS
 from sft_jax.profile import flops
 from sft_jax.runs import storage
 from sft_jax.runs.directory import SeedsDirectory
@@ -49,6 +51,22 @@ _ALONE: dict[str, dict[str, Any]] = {
     "random": {"pool": "random"},
     "learned": {"saliency": "learned"},
 }
+_PAPER: dict[str, dict[str, Any]] = {
+    **{
+        f"blocks={before}+{after}": {"model.n_pre": before, "model.n_post": after}
+        for before, after in ((0, 1), (1, 2), (2, 2))
+    },
+    **{
+        f"readout={name}": {"model.readout": name}
+        for name in READOUTS
+        if name != ModelConfig().readout
+    },
+    **{
+        f"mixup={layers}": {"mixup.layers": layers, "mixup.warmup_epochs": 0.0}
+        for layers in ("within", "any")
+    },
+}
+"""Other settings that the paper varies, beside depth 0+2, the default readout and no mixup."""
 
 
 def _rows(
@@ -75,27 +93,32 @@ def _rows(
             f"alone/{name},k={events}": {"pre_pooling_attention": "none", "k": events, **own}
             for name, own in _ALONE.items()
         }
-    common = {"data.events": events, "train.epochs": epochs}
+    common = _common(events, epochs)
     return {
         f"events={events}/{name}": common | {f"model.{key}": own[key] for key in own}
         for name, own in models.items()
     }
 
 
+def _common(events: int, epochs: int) -> dict[str, Any]:
+    return {"data.events": events, "train.epochs": epochs}
+
+
 ROWS: dict[str, dict[str, Any]] = {
     **_rows(2, 3, {"attn_topk": (2,), "random": (2,)}),
-    **_rows(
-        4,
-        5,
-        {"attn_topk": (1, 4, 8), "random": (4,), "max": (4,), "token_learner": (4,)},
-        select=True,
-    ),
     **_rows(
         8,
         8,
         {name: (8,) for name in ("attn_topk", "random", "max", "evit", "token_learner")},
         select=True,
     ),
+    **_rows(
+        4,
+        5,
+        {name: (1, 4, 8) if name == "attn_topk" else (4,) for name in POOLS if name != "none"},
+        select=True,
+    ),
+    **{f"events=4/{name}": _common(4, 5) | {"model.k": 4} | own for name, own in _PAPER.items()},
 }
 """Changed fields of `configs/matching.py` by the name of the row."""
 

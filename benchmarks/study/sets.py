@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.variant import Variant
-from sft_jax.modules.sft import READOUTS
-from sft_jax.ops.pool import POOLS
 
 SFT = "sft"
 """Name of the row that all others are compared with."""
@@ -135,17 +133,14 @@ def patches(sizes: Sequence[int]) -> dict[str, StudyRow]:
 
 
 def ablation(k: int = 4) -> dict[str, StudyRow]:
-    """Rows of one change each, with 3 seeds: pool, saliency, depth, attention, readout, mixup.
+    """Rows of one change each, with 3 seeds: saliency, attention, depth and mixup.
+
+    `benchmarks.diagnosis` compares pools and readouts, where kept tokens matter.
 
     Args:
       k: Number of kept tokens of each modality.
     """
     changes: dict[str, dict[str, Any]] = {
-        **{
-            f"pool={pool}": {"model.pool": pool}
-            for pool in POOLS
-            if pool not in ("attn_topk", "max", "random", "none")
-        },
         **{f"saliency={name}": {"model.saliency": name} for name in ("from_cls", "learned")},
         "windows": _WINDOWED,
         **{
@@ -160,7 +155,6 @@ def ablation(k: int = 4) -> dict[str, StudyRow]:
             f"blocks={before}+{after}": {"model.n_pre": before, "model.n_post": after}
             for before, after in ((0, 3), (2, 2), (1, 6))
         },
-        **{f"readout={name}": {"model.readout": name} for name in READOUTS if name != "sum_cls"},
         **{
             f"mixup={name}": {"mixup.layers": name, "mixup.warmup_epochs": 1.0}
             for name in ("within", "any")
