@@ -61,10 +61,7 @@ _PAPER: dict[str, dict[str, Any]] = {
         for name in READOUTS
         if name != ModelConfig().readout
     },
-    **{
-        f"mixup={layers}": {"mixup.layers": layers, "mixup.warmup_epochs": 0.0}
-        for layers in ("within", "any")
-    },
+    "mixup=fused": {"mixup.layers": "fused", "mixup.warmup_epochs": 0.0},
 }
 """Other settings that the paper varies, beside depth 0+2, the default readout and no mixup."""
 
