@@ -47,6 +47,12 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "data": _DATA,
     "export": (*_ACCURACY, "sft_jax/export/", "sft_jax/inference/"),
     "runs": (*_ACCURACY, "sft_jax/runs/", "sft_jax/parallel/"),
+    # What fingerprints of trainings (`benchmarks.fingerprint`) do not cover.
+    "host": (
+        *(f"sft_jax/training/{n}.py" for n in ("loop", "session", "strides")),
+        *("sft_jax/evaluation/", "sft_jax/data/pipeline.py", "benchmarks/study/rows.py"),
+        *("sft_jax/experiment.py", "sft_jax/starting.py", "sft_jax/selection.py"),
+    ),
     "mosei": ("sft_jax/data/sets/sentiment/", "configs/mosei.py"),
 }
 """Files of each part of a scope: paths, patterns, and folders with all below them.
@@ -221,6 +227,29 @@ def _git(*arguments: str, text: str = "") -> bytes | None:
 def identity(scope: str) -> dict[str, Any]:
     """Identity of the running code, as `version.code` has it, with the digest of a scope."""
     return {**version.code(), "scope": scope, "scope_digest": digest(sources(scope))}
+
+
+def renewed(code: Mapping[str, Any]) -> dict[str, Any]:
+    """Identity of a figure that the running code would make again.
+
+    Args:
+      code: Value of `identity` of a figure.
+
+    Returns:
+      The same with the digest that its scope has now. `made_by` keeps the first one, and
+      `renewed` names the commit.
+    """
+    return {
+        **code,
+        "scope_digest": digest(sources(code["scope"])),
+        "made_by": maker(code),
+        "renewed": version.code()["commit"],
+    }
+
+
+def maker(code: Mapping[str, Any]) -> str:
+    """Digest of the scope of the code that made a figure, renewed or not."""
+    return code.get("made_by", code["scope_digest"])
 
 
 def state(code: Mapping[str, Any] | None, scope: str) -> State:

@@ -116,7 +116,7 @@ def folder(runs: pathlib.Path, name: str, row: Mapping[str, Any]) -> pathlib.Pat
       name: Name of the row.
       row: Values of the row, with its `experiment` and `code`.
     """
-    own = digest([row["experiment"], row["code"]["scope_digest"]])
+    own = digest([row["experiment"], freshness.maker(row["code"])])
     return runs / f"{name.replace(', ', '_').replace(' ', '_')}_{own}"
 
 

@@ -44,6 +44,7 @@ def provenance() -> str:
         commits = dict.fromkeys(
             code["commit"][:7] for code in freshness.codes(result).values() if code
         )
-        word = "stale" if note(path.name) else "fresh"
+        again = any((code or {}).get("renewed") for code in freshness.codes(result).values())
+        word = "stale" if note(path.name) else "renewed" if again else "fresh"
         rows.append([f"`{path.name}`", f"`{command}`", ", ".join(commits) or "—", word])
     return table(["file", "command", "commit", "code"], rows)

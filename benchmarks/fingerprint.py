@@ -1,0 +1,140 @@
+"""Fingerprints of trainings: digests of everything that a result is computed from.
+
+A source digest changes with any edit. The programs of a training, lowered to StableHLO, its
+batches and its schedule change only if its numbers may. So a figure of older code is fresh if its
+fingerprint is that of the code at head (`benchmarks.renewal`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from benchmarks import freshness
+from benchmarks.study.rows import folds
+from benchmarks.study.sets import StudyRow
+from sft_jax.config import ExperimentConfig
+from sft_jax.data import pipeline
+from sft_jax.data.dataset import Dataset
+from sft_jax.data.registry import open_dataset
+from sft_jax.modules.budget import with_budget
+from sft_jax.modules.depth import with_depth
+from sft_jax.modules.stride import resize_params, with_stride
+from sft_jax.parallel import sharding
+from sft_jax.structs import Batch
+from sft_jax.training import assembly
+from sft_jax.training.state import make_state
+from sft_jax.training.step import compile_eval_step
+
+_RATES = 64  # Learning rates that are compared, evenly over the steps.
+
+
+def of_training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> dict[str, str]:
+    """Fingerprint of the runs of a row of the study, or of the diagnosis.
+
+    Args:
+      config: Config with its tuned learning rate.
+      row: Row, with the settings that its runs are evaluated with.
+      seeds: Seeds.
+
+    Returns:
+      Digests by part: `programs`, `plan`, `batches`, and `host`, the source of what runs beside
+      the programs.
+
+    Raises:
+      ValueError: If the config weights or balances classes, which no row does.
+    """
+    if config.train.class_weights or config.train.sampling != "shuffled":
+        raise ValueError("fingerprints do not cover train.class_weights and train.sampling")
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    programs, plans, batches = [], [], []
+    for _, data in folds(config, pathlib.Path()):
+        dataset = open_dataset(data)
+        info = dataset.info
+        assembled = assembly.assemble_model(
+            config,
+            info.modalities,
+            len(info.class_names),
+            num_examples=info.num_examples["train"],
+            mesh=mesh,
+        )
+        batches.append(_digest(_batches(dataset, config, assembled.plan.steps_per_epoch)))
+        plans.append(_plan(config, assembled, seeds))
+        programs = programs or [*_programs(config, row, assembled, _first(dataset, config), mesh)]
+    return {
+        "programs": _digest(text.encode() for text in programs),
+        "plan": _digest(json.dumps(plan).encode() for plan in plans),
+        "batches": _digest(own.encode() for own in batches),
+        "host": freshness.digest(freshness.sources("host")),
+    }
+
+
+def _programs(
+    config: ExperimentConfig, row: StudyRow, assembled: assembly.Assembled, batch: Batch, mesh: Mesh
+) -> Iterator[str]:
+    """StableHLO of the initial state, the training steps, and evaluation with each setting."""
+    model, like = assembled.model, assembled.like
+    make = functools.partial(
+        make_state, model, assembled.optimizer, ema=like.ema_params is not None
+    )
+    yield jax.jit(make).lower(np.int32(0)).as_text()
+    batch, seed = sharding.put_batch(batch, mesh), np.int32(0)
+    for step in assembled.steps.values():
+        yield step.lower(like, batch, seed).as_text()
+    positions = np.arange(config.train.batch_size, dtype=np.int32)
+    settings = itertools.product(row.budgets or (None,), row.strides or (1,), row.depths or (None,))
+    for k, stride, depth in settings:
+        clone = with_stride(model, stride)
+        clone = clone if depth is None else with_depth(clone, depth)
+        clone = clone if k is None else with_budget(clone, k)
+        params = jax.eval_shape(functools.partial(resize_params, model, stride=stride), like.params)
+        step = compile_eval_step(clone, mesh, config.train.loss)
+        yield step.lower(params, batch, positions).as_text()
+
+
+def _plan(config: ExperimentConfig, assembled: assembly.Assembled, seeds: Sequence[int]) -> Any:
+    """Numbers that the programs take as arguments, and the rules of choosing a checkpoint."""
+    plan, train = assembled.plan, config.train
+    steps = np.linspace(0, plan.total_steps - 1, _RATES, dtype=int)
+    return {
+        "seeds": [*seeds],
+        "steps": [plan.total_steps, sorted(plan.evaluate_at), plan.mixup_from],
+        "rates": [f"{float(assembled.schedule(int(step))):.6g}" for step in steps],
+        "weight_decay": config.optim.weight_decay,
+        "chosen": [train.best_metric, train.patience],
+    }
+
+
+def _first(dataset: Dataset, config: ExperimentConfig) -> Batch:
+    """A batch, for its shapes and dtypes."""
+    batches = pipeline.eval_batches(dataset.source("valid"), config.train.batch_size)
+    return next(iter(batches))[0]
+
+
+def _batches(dataset: Dataset, config: ExperimentConfig, steps: Fraction) -> Iterator[bytes]:
+    """Bytes of the training batches of an epoch of seed 0, and of the other splits."""
+    size = config.train.batch_size
+    train = pipeline.train_iterator(dataset.source("train"), size, 0)
+    others = (pipeline.eval_batches(dataset.source(split), size) for split in ("valid", "test"))
+    for batch, ids in itertools.chain(itertools.islice(train, math.ceil(steps)), *others):
+        yield "\n".join(map(str, ids)).encode()
+        for leaf in jax.tree.leaves(batch):
+            yield np.ascontiguousarray(leaf).tobytes()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return f"sha256:{found.hexdigest()}"

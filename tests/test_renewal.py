@@ -1,0 +1,118 @@
+"""Renewal: a stale figure is fresh again only if all that it is computed from is the same."""
+
+import pathlib
+
+import pytest
+
+from benchmarks import fingerprint, freshness, renewal
+from benchmarks.renewal import Training
+from benchmarks.study.__main__ import folder
+from benchmarks.study.sets import SETS, StudyRow
+from benchmarks.variant import Variant
+
+SMALL = {
+    "data.events": 1,
+    "data.length": 4,
+    "data.train_examples": 40,
+    "data.valid_examples": 8,
+    "data.test_examples": 8,
+    "model.k": 2,
+    "model.n_post": 1,
+    "model.width": 8,
+    "train.epochs": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def prints(tmp_path_factory):
+    """Returns the function from changed fields to a fingerprint."""
+    folder = str(tmp_path_factory.mktemp("data"))
+
+    def of(changes, row=StudyRow()):
+        own = {**SMALL, "data.data_dir": folder, **changes}
+        return fingerprint.of_training(Variant("matching", "", own).experiment(), row, [0, 1])
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def base(prints):
+    """Returns the fingerprint without changes."""
+    return prints({})
+
+
+def _differing(one, other):
+    return [part for part in one if one[part] != other[part]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, []),
+        ({"optim.lr": 0.004, "data.data_seed": 1}, ["plan", "batches"]),
+        ({"model.dropout": 0.1}, ["programs"]),
+    ],
+)
+def test_a_fingerprint_tells_what_differs(prints, base, changes, parts):
+    assert _differing(base, prints(changes)) == parts
+
+
+def test_settings_that_runs_are_evaluated_with_count(prints, base):
+    assert _differing(base, prints({}, StudyRow(budgets=(0, 1)))) == ["programs"]
+
+
+def test_weights_of_classes_are_refused(prints):
+    with pytest.raises(ValueError, match="class_weights"):
+        prints({"train.class_weights": "balanced"})
+
+
+SCOPE = "accuracy matching"
+
+
+def _training(**row):
+    code = freshness.identity(SCOPE)
+    config = Variant("matching", "", SMALL).experiment()
+    return Training("sft", {"code": code, **row}, SCOPE, config, StudyRow(), [0])
+
+
+def test_a_fresh_row_gets_its_fingerprint_once(monkeypatch):
+    monkeypatch.setattr(renewal.fingerprint, "of_training", lambda *arguments: {"plan": "a"})
+    one = _training()
+    assert renewal.renew(one) == "has a fingerprint now"
+    assert one.row["fingerprint"] == {"plan": "a"}
+    assert renewal.renew(one) == ""
+
+
+def test_a_stale_row_is_renewed_only_by_its_own_fingerprint(monkeypatch):
+    now = {"plan": "a", "programs": "b"}
+    monkeypatch.setattr(renewal.fingerprint, "of_training", lambda *arguments: now)
+    one = _training(fingerprint={"plan": "a", "programs": "c"}, experiment={"base": 1})
+    one.row["code"]["scope_digest"] = "sha256:old"
+    runs = folder(pathlib.Path("runs"), "sft", one.row)
+    assert renewal.renew(one) == "stale: programs differ"
+    assert not freshness.state(one.row["code"], SCOPE).fresh
+    one.row["fingerprint"]["programs"] = "b"
+    assert renewal.renew(one) == "renewed"
+    assert freshness.state(one.row["code"], SCOPE).fresh
+    assert folder(pathlib.Path("runs"), "sft", one.row) == runs  # Its runs are still found.
+
+
+def test_a_stale_row_without_a_fingerprint_stays_stale():
+    one = _training()
+    one.row["code"]["scope_digest"] = "sha256:old"
+    assert "without a fingerprint" in renewal.renew(one)
+    assert not freshness.state(one.row["code"], SCOPE).fresh
+
+
+def test_a_row_of_another_experiment_has_no_training():
+    one = SETS["watch"]
+    rows = {
+        name: {"experiment": one.definition(name), "rate": 2.0, "code": {}}
+        for name in ("sft", "k=0", "logistic regression")
+    }
+    rows["k=0"]["experiment"] = {"base": "another"}
+    result = {"set": "watch", "seeds": [0], "rows": rows}
+    found = {own.name: own.config for own in renewal.trainings("study_watch", result, "")}
+    assert {*found} == {"sft", "k=0"}
+    assert found["sft"].optim.lr == 0.004
+    assert found["k=0"] is None
