@@ -106,10 +106,11 @@ def _programs(
 def _plan(config: ExperimentConfig, assembled: assembly.Assembled, seeds: Sequence[int]) -> Any:
     """Numbers that the programs take as arguments, and the rules of choosing a checkpoint."""
     plan, train = assembled.plan, config.train
+    mixup_from = None if config.mixup.layers == "none" else plan.mixup_from
     steps = np.linspace(0, plan.total_steps - 1, _RATES, dtype=int)
     return {
         "seeds": [*seeds],
-        "steps": [plan.total_steps, sorted(plan.evaluate_at), plan.mixup_from],
+        "steps": [plan.total_steps, sorted(plan.evaluate_at), mixup_from],
         "rates": [f"{float(assembled.schedule(int(step))):.6g}" for step in steps],
         "weight_decay": config.optim.weight_decay,
         "chosen": [train.best_metric, train.patience],
