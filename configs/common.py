@@ -71,7 +71,7 @@ def small_experiment(
         model={"name": args["model"], **chosen, "dropout": 0.1, "embedding_std": 0.02},
         optim={"weight_decay": 0.05},
         train={"ema_decay": 0.99},
-        mixup={"layers": args["mixup"]},
+        mixup={"layers": args["mixup"], "warmup_epochs": 1.0},
     )
 
 

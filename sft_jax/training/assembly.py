@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -22,6 +23,8 @@ from sft_jax.training.programs import Programs, SharedPrograms, make_programs
 from sft_jax.training.state import TrainState
 from sft_jax.training.strides import draw_stride
 from sft_jax.training.values import RunStep, Values, put_numbers, without_values
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +213,13 @@ def _scheduled(
     config: ExperimentConfig, num_examples: int, schedule: optax.Schedule | None
 ) -> tuple[Plan, optax.Schedule]:
     plan = Plan.from_config(config, num_examples)
+    if config.mixup.layers != "none" and plan.mixup_from >= plan.total_steps:
+        _logger.warning(
+            "mixup.layers=%r mixes nothing: mixup.warmup_epochs=%g is not below train.epochs=%d",
+            config.mixup.layers,
+            config.mixup.warmup_epochs,
+            config.train.epochs,
+        )
     if schedule is None:
         schedule = optim.make_schedule(config.optim, plan.steps_per_epoch, plan.total_steps)
     return plan, schedule

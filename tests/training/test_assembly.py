@@ -1,9 +1,12 @@
 import math
 from fractions import Fraction
 
+import jax
 import pytest
 import synthetic
 
+from sft_jax.parallel import sharding
+from sft_jax.training import assembly
 from sft_jax.training.assembly import Plan
 
 
@@ -34,3 +37,17 @@ def test_a_tenth_of_an_epoch_is_a_tenth():
             synthetic.config(train__batch_size=1, mixup__warmup_epochs=epochs), num_examples=30
         )
         assert plan.mixup_from == steps, math.ceil(epochs * 30)
+
+
+@pytest.mark.parametrize(("warmup", "words"), [(2.0, ["mixes nothing"]), (1.0, [])])
+def test_mixup_that_never_begins_is_reported(caplog, warmup, words):
+    config = synthetic.config(
+        train__epochs=2, mixup__layers="any", mixup__warmup_epochs=warmup, train__batch_size=8
+    )
+    info, mesh = synthetic.dataset().info, sharding.make_mesh(devices=jax.devices()[:1])
+    assembly.assemble_model(
+        config, info.modalities, len(info.class_names), num_examples=100, mesh=mesh
+    )
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))
