@@ -14,7 +14,6 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
 from typing import Any
 
 import jax
@@ -59,8 +58,7 @@ def of_training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -
         raise ValueError("fingerprints do not cover train.class_weights and train.sampling")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     programs, plans, batches = [], [], []
-    for _, data in folds(config, pathlib.Path()):
-        dataset = open_dataset(data)
+    for dataset in _datasets(config):
         info = dataset.info
         assembled = assembly.assemble_model(
             config,
@@ -69,7 +67,7 @@ def of_training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -
             num_examples=info.num_examples["train"],
             mesh=mesh,
         )
-        batches.append(_digest(_batches(dataset, config, assembled.plan.steps_per_epoch)))
+        batches.append(_digest(_batches(dataset, config)))
         plans.append(_plan(config, assembled, seeds))
         programs = programs or [*_programs(config, row, assembled, _first(dataset, config), mesh)]
     return {
@@ -78,6 +76,26 @@ def of_training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -
         "batches": _digest(own.encode() for own in batches),
         "host": freshness.digest(freshness.sources("host")),
     }
+
+
+def of_classical(config: ExperimentConfig) -> dict[str, str]:
+    """Fingerprint of a classical model: `batches`, and `host`, its own source and more.
+
+    Args:
+      config: Config of the set.
+    """
+    batches = [_digest(_batches(dataset, config)) for dataset in _datasets(config)]
+    own = "benchmarks/study/classical_rows.py benchmarks/classical*.py"
+    return {
+        "batches": _digest(own.encode() for own in batches),
+        "host": freshness.digest(freshness.sources(f"host {own}")),
+    }
+
+
+def _datasets(config: ExperimentConfig) -> Iterator[Dataset]:
+    """Dataset of each fold."""
+    for _, data in folds(config, pathlib.Path()):
+        yield open_dataset(data)
 
 
 def _programs(
@@ -123,12 +141,13 @@ def _first(dataset: Dataset, config: ExperimentConfig) -> Batch:
     return next(iter(batches))[0]
 
 
-def _batches(dataset: Dataset, config: ExperimentConfig, steps: Fraction) -> Iterator[bytes]:
+def _batches(dataset: Dataset, config: ExperimentConfig) -> Iterator[bytes]:
     """Bytes of the training batches of an epoch of seed 0, and of the other splits."""
     size = config.train.batch_size
+    steps = math.ceil(dataset.info.num_examples["train"] / size)
     train = pipeline.train_iterator(dataset.source("train"), size, 0)
     others = (pipeline.eval_batches(dataset.source(split), size) for split in ("valid", "test"))
-    for batch, ids in itertools.chain(itertools.islice(train, math.ceil(steps)), *others):
+    for batch, ids in itertools.chain(itertools.islice(train, steps), *others):
         yield "\n".join(map(str, ids)).encode()
         for leaf in jax.tree.leaves(batch):
             yield np.ascontiguousarray(leaf).tobytes()

@@ -5,16 +5,17 @@ python -m benchmarks.renewal [--results=FOLDER] [--manual_dir=FOLDER] [--only=FI
 Rows of the study and of the diagnosis carry a fingerprint (`benchmarks.fingerprint`). A fresh row
 gets it, if it has none. A stale row becomes fresh again if its fingerprint is that of the code at
 head, and `code.renewed` names the commit. Other rows stay as they are; the parts of the
-fingerprint that differ are printed. Rows of classical models have none: they take seconds to make.
+fingerprint that differ are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import diagnosis, fingerprint, freshness, harness
@@ -26,28 +27,25 @@ from sft_jax import version
 from sft_jax.config import ExperimentConfig
 
 
-class Training(NamedTuple):
-    """Row of a file of results, with the training at head that would make it.
+class Measured(NamedTuple):
+    """Row of a file of results.
 
     Attributes:
       name: Name of the row.
       row: JSON values of the row.
       scope: Code that can change it.
-      config: Config at head; None if no row at head has the experiment of this one.
-      settings: Settings that its runs are evaluated with.
-      seeds: Seeds.
+      fingerprint: Function that computes its fingerprint at head; None if no row at head has the
+        experiment of this one.
     """
 
     name: str
     row: dict[str, Any]
     scope: str
-    config: ExperimentConfig | None
-    settings: StudyRow
-    seeds: list[int]
+    fingerprint: Callable[[], dict[str, str]] | None
 
 
-def trainings(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[Training]:
-    """Rows of a file that were trained.
+def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[Measured]:
+    """Rows of a file.
 
     Args:
       name: Name of the file in `SUITES`.
@@ -59,21 +57,30 @@ def trainings(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator
         for row_name, row in result["models"].items():
             known = diagnosis.ROWS.get(row_name) == row["changes"]
             config = Variant("matching", "", row["changes"]).experiment() if known else None
-            yield Training(row_name, row, scope, config, StudyRow(), result["seeds"])
+            yield Measured(row_name, row, scope, _trained(config, StudyRow(), result["seeds"]))
         return
     one = SETS[result["set"]]
     for row_name, row in result["rows"].items():
-        if row_name in one.classical:
+        known = row_name in {*one.rows, *one.classical}
+        if not known or row["experiment"] != one.definition(row_name):
+            yield Measured(row_name, row, scope, None)
             continue
-        config, settings = None, one.rows.get(row_name, StudyRow())
-        if row_name in one.rows and row["experiment"] == one.definition(row_name):
-            config = experiment_of(one.base, settings, manual_dir)
+        own = one.rows.get(row_name, StudyRow())
+        config = experiment_of(one.base, own, manual_dir)
+        if row_name in one.classical:
+            found = functools.partial(fingerprint.of_classical, config)
+        else:
             optim = dataclasses.replace(config.optim, lr=config.optim.lr * row["rate"])
-            config = dataclasses.replace(config, optim=optim)
-        yield Training(row_name, row, scope, config, settings, result["seeds"][: settings.seeds])
+            tuned = dataclasses.replace(config, optim=optim)
+            found = _trained(tuned, own, result["seeds"][: own.seeds])
+        yield Measured(row_name, row, scope, found)
 
 
-def renew(one: Training) -> str:
+def _trained(config: ExperimentConfig | None, row: StudyRow, seeds: Sequence[int]) -> Any:
+    return config and functools.partial(fingerprint.of_training, config, row, seeds)
+
+
+def renew(one: Measured) -> str:
     """Gives a row its fingerprint, or renews it.
 
     Args:
@@ -83,13 +90,13 @@ def renew(one: Training) -> str:
       What happened, in words; empty for nothing.
     """
     row, fresh = one.row, freshness.state(one.row["code"], one.scope).fresh
-    if one.config is None:
+    if one.fingerprint is None:
         return "no row at head has its experiment"
     if fresh and "fingerprint" in row:
         return ""
     if not fresh and "fingerprint" not in row:
         return "stale, and without a fingerprint"
-    found = fingerprint.of_training(one.config, one.settings, one.seeds)
+    found = one.fingerprint()
     if fresh:
         row["fingerprint"] = found
         return "has a fingerprint now"
@@ -122,7 +129,7 @@ def main() -> None:
         if not path.exists():
             continue
         result = json.loads(path.read_text())
-        for one in trainings(name, result, options.manual_dir):
+        for one in measured(name, result, options.manual_dir):
             if happened := renew(one):
                 print(f"{name} {one.name}: {happened}", flush=True)
                 harness.write(path, result)

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from benchmarks import fingerprint, freshness, renewal
-from benchmarks.renewal import Training
+from benchmarks.renewal import Measured
 from benchmarks.study.__main__ import folder
 from benchmarks.study.sets import SETS, StudyRow
 from benchmarks.variant import Variant
@@ -28,9 +28,10 @@ def prints(tmp_path_factory):
     """Returns the function from changed fields to a fingerprint."""
     folder = str(tmp_path_factory.mktemp("data"))
 
-    def of(changes, row=StudyRow()):
+    def of(changes, **row):
         own = {**SMALL, "data.data_dir": folder, **changes}
-        return fingerprint.of_training(Variant("matching", "", own).experiment(), row, [0, 1])
+        config = Variant("matching", "", own).experiment()
+        return fingerprint.of_training(config, StudyRow(**row), [0, 1])
 
     return of
 
@@ -58,7 +59,7 @@ def test_a_fingerprint_tells_what_differs(prints, base, changes, parts):
 
 
 def test_settings_that_runs_are_evaluated_with_count(prints, base):
-    assert _differing(base, prints({}, StudyRow(budgets=(0, 1)))) == ["programs"]
+    assert _differing(base, prints({}, budgets=(0, 1))) == ["programs"]
 
 
 def test_weights_of_classes_are_refused(prints):
@@ -69,24 +70,23 @@ def test_weights_of_classes_are_refused(prints):
 SCOPE = "accuracy matching"
 
 
-def _training(**row):
+NOW = {"plan": "a", "programs": "b"}
+
+
+def _measured(**row):
     code = freshness.identity(SCOPE)
-    config = Variant("matching", "", SMALL).experiment()
-    return Training("sft", {"code": code, **row}, SCOPE, config, StudyRow(), [0])
+    return Measured("sft", {"code": code, **row}, SCOPE, lambda: NOW)
 
 
-def test_a_fresh_row_gets_its_fingerprint_once(monkeypatch):
-    monkeypatch.setattr(renewal.fingerprint, "of_training", lambda *arguments: {"plan": "a"})
-    one = _training()
+def test_a_fresh_row_gets_its_fingerprint_once():
+    one = _measured()
     assert renewal.renew(one) == "has a fingerprint now"
-    assert one.row["fingerprint"] == {"plan": "a"}
+    assert one.row["fingerprint"] == NOW
     assert renewal.renew(one) == ""
 
 
-def test_a_stale_row_is_renewed_only_by_its_own_fingerprint(monkeypatch):
-    now = {"plan": "a", "programs": "b"}
-    monkeypatch.setattr(renewal.fingerprint, "of_training", lambda *arguments: now)
-    one = _training(fingerprint={"plan": "a", "programs": "c"}, experiment={"base": 1})
+def test_a_stale_row_is_renewed_only_by_its_own_fingerprint():
+    one = _measured(fingerprint={**NOW, "programs": "c"}, experiment={"base": 1})
     one.row["code"]["scope_digest"] = "sha256:old"
     runs = folder(pathlib.Path("runs"), "sft", one.row)
     assert renewal.renew(one) == "stale: programs differ"
@@ -98,13 +98,13 @@ def test_a_stale_row_is_renewed_only_by_its_own_fingerprint(monkeypatch):
 
 
 def test_a_stale_row_without_a_fingerprint_stays_stale():
-    one = _training()
+    one = _measured()
     one.row["code"]["scope_digest"] = "sha256:old"
     assert "without a fingerprint" in renewal.renew(one)
     assert not freshness.state(one.row["code"], SCOPE).fresh
 
 
-def test_a_row_of_another_experiment_has_no_training():
+def test_rows_have_the_experiments_of_head():
     one = SETS["watch"]
     rows = {
         name: {"experiment": one.definition(name), "rate": 2.0, "code": {}}
@@ -112,7 +112,8 @@ def test_a_row_of_another_experiment_has_no_training():
     }
     rows["k=0"]["experiment"] = {"base": "another"}
     result = {"set": "watch", "seeds": [0], "rows": rows}
-    found = {own.name: own.config for own in renewal.trainings("study_watch", result, "")}
-    assert {*found} == {"sft", "k=0"}
-    assert found["sft"].optim.lr == 0.004
+    found = {own.name: own.fingerprint for own in renewal.measured("study_watch", result, "")}
+    assert {*found} == {*rows}
+    assert found["sft"].args[0].optim.lr == 0.004
+    assert found["logistic regression"].func is fingerprint.of_classical
     assert found["k=0"] is None
