@@ -7,10 +7,12 @@ import re
 import pytest
 
 from benchmarks import freshness, harness
+from benchmarks.study import frontier
 from benchmarks.study.sets import SETS
 from benchmarks.suites import SUITES
 
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+IMAGES = pathlib.Path(__file__).parents[1] / "docs" / "images"
 
 # Made before results named their commit, as benchmarks/README.md says. A file that is made again is
 # taken off this list.
@@ -49,7 +51,18 @@ def test_results_are_of_the_commit_that_they_name(path):
         assert (code["digest"], code["dirty"]) == (digest, False)
         if code.get("scope") == scope:
             then = freshness.sources_at(code["commit"], scope)
+            assert freshness.maker(code) == freshness.digest(then)
+        if "renewed" in code:
+            then = freshness.sources_at(code["renewed"], scope)
             assert code["scope_digest"] == freshness.digest(then)
+
+
+def test_pictures_are_of_the_results():
+    wanted = frontier.pictures(RESULTS)
+    found = {path.stem: path.read_text() for path in IMAGES.glob("frontier*.svg")}
+    assert set(found) == set(wanted), "run make tables"
+    for name, (_, digest) in wanted.items():
+        assert digest in found[name], f"{name}: run make tables"
 
 
 @pytest.mark.parametrize("name", SETS)

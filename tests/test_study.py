@@ -166,6 +166,19 @@ def test_the_picture_names_its_rows_and_carries_the_digest_of_the_result(tmp_pat
     assert frontier.digest(b"{}") in path.read_text()
 
 
+def test_the_overview_is_relative_to_sft(tmp_path):
+    result = _result()
+    difference = {"mean": -0.02, "both": [-0.03, 0.01]}
+    result["rows"]["mbt"]["differences"] = {"sft": difference}
+    sft, mbt = frontier.relative(result)
+    assert (sft.flops, sft.mean) == (1, 0)
+    assert mbt[:3] == ("mbt", "mbt", 4.5)
+    assert mbt[4:] == pytest.approx((-2, 1, 3))
+    path = tmp_path / "overview.svg"
+    frontier.overview([result], path, frontier.digest(b"{}"))
+    assert "smartwatch, 4 s" in path.read_text()
+
+
 def test_kept_tokens_of_every_kind_are_drawn(tmp_path):
     specs = {
         "motion": ModalitySpec(20, 3, patch_size=5),

@@ -1,8 +1,8 @@
-"""Pictures of accuracy against cost, one for each set of the study.
+"""Pictures of accuracy against cost: one for each set of the study, and an overview of all.
 
 python -m benchmarks.study.frontier --results=benchmarks/results --out=docs/images
 
-The digest of the result is written into the picture, so that a test can tell an old one.
+The digest of the results is written into each picture, so that a test can tell an old one.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import argparse
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("svg")
 
-from matplotlib import pyplot
+from adjustText import adjust_text
+from matplotlib import pyplot, ticker
 
 from benchmarks import harness
-from benchmarks.study.sets import SETS
+from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 
 _FAMILIES = {"sft": "C0", "mbt": "C1", "concat": "C2", "late": "C4", "mult": "C5", "unimodal": "C7"}
 """Colour of each model."""
+_OVERVIEW = (CLS_ALONE, "random tokens", "no windows", "concat", "late", "mbt")
+"""Rows of the overview beside that of SFT."""
 
 
 class Point(NamedTuple):
@@ -36,7 +39,8 @@ class Point(NamedTuple):
       flops: Operations of one example.
       seconds: Median time of one example; None if it was not measured.
       mean: Mean of the metric over seeds.
-      std: Sample standard deviation over seeds.
+      below: Length of the bar below it.
+      above: Length of the bar above it.
     """
 
     name: str
@@ -44,22 +48,71 @@ class Point(NamedTuple):
     flops: float
     seconds: float | None
     mean: float
-    std: float
+    below: float
+    above: float
 
 
 def points(result: Mapping[str, Any]) -> Iterator[Point]:
-    """Points of the rows of a result, and of the settings that runs were evaluated with."""
+    """Points of the rows of a result, and of the settings that runs were evaluated with.
+
+    Bars are the sample standard deviation over seeds.
+    """
     metric, cost = result["metric"], result.get("cost", {"rows": {}})["rows"]
     for name, row in result["rows"].items():
         if "flops" not in row:
             continue
-        model = row["changes"].get("model.name", "sft")
-        tested = row["test"][metric]
-        seconds = cost[name]["latency_seconds"]["median"] if name in cost else None
-        yield Point(name, model, row["flops"], seconds, tested["mean"], tested["std"] or 0.0)
+        model, seconds = _model(row), None
+        if name in cost:
+            seconds = cost[name]["latency_seconds"]["median"]
+        yield Point(name, model, row["flops"], seconds, *_spread(row["test"][metric]))
         for line in row.get("settings", ()):
-            own = line["metrics"][metric]
-            yield Point("", model, line["flops"], None, own["mean"], own["std"] or 0.0)
+            yield Point("", model, line["flops"], None, *_spread(line["metrics"][metric]))
+
+
+def _model(row: Mapping[str, Any]) -> str:
+    return row["changes"].get("model.name", "sft")
+
+
+def _spread(tested: Mapping[str, Any]) -> tuple[float, float, float]:
+    deviation = tested["std"] or 0.0
+    return tested["mean"], deviation, deviation
+
+
+def relative(result: Mapping[str, Any]) -> Iterator[Point]:
+    """Points of some rows relative to SFT: multiples of its operations, and differences.
+
+    Differences are in hundredths, and bars their paired 95 % intervals.
+    """
+    first = result["rows"][SFT]
+    yield Point(SFT, _model(first), 1.0, None, 0.0, 0.0, 0.0)
+    for name in _OVERVIEW:
+        row = result["rows"].get(name, {})
+        found = row.get("differences", {}).get(SFT)
+        if found and found["both"]:
+            mean, (low, high) = 100 * found["mean"], (100 * end for end in found["both"])
+            ratio = row["flops"] / first["flops"]
+            yield Point(name, _model(row), ratio, None, mean, mean - low, high - mean)
+
+
+def overview(results: Sequence[Mapping[str, Any]], path: pathlib.Path, digest: str) -> None:
+    """Draws the rows of several sets relative to SFT.
+
+    Args:
+      results: Results of `python -m benchmarks.study`.
+      path: File of the picture.
+      digest: Digest of the results, written into the picture.
+    """
+    matplotlib.rcParams["svg.hashsalt"] = "overview"
+    figure, axes = pyplot.subplots(
+        1, len(results), figsize=(2.9 * len(results) + 0.6, 3.4), sharey=True, squeeze=False
+    )
+    for axis, result in zip(axes[0], results, strict=True):
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        axis.set_title(SETS[result["set"]].title, fontsize=9)
+        _logarithmic(axis, "FLOPs, multiple of SFT")
+        _panel(axis, [(point, point.flops) for point in relative(result)])
+    axes[0][0].set_ylabel("points minus SFT, 95 %")
+    _save(figure, path, digest)
 
 
 def draw(result: Mapping[str, Any], path: pathlib.Path, digest: str) -> None:
@@ -81,24 +134,41 @@ def draw(result: Mapping[str, Any], path: pathlib.Path, digest: str) -> None:
         1, len(panels), figsize=(5.2 * len(panels), 4.2), sharey=True, squeeze=False
     )
     for axis, (label, pairs) in zip(axes[0], panels.items(), strict=True):
-        _panel(axis, pairs)
+        _logarithmic(axis, label)
         _levels(axis, result)
-        axis.set(xlabel=label, xscale="log")
+        _panel(axis, pairs)
     axes[0][0].set_ylabel(result["metric"].replace("_", " "))
+    _save(figure, path, digest)
+
+
+def _save(figure: Any, path: pathlib.Path, digest: str) -> None:
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None, "Description": digest})
     pyplot.close(figure)
 
 
+def _logarithmic(axis: Any, label: str) -> None:
+    axis.set(xlabel=label, xscale="log")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
+    axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+
+
 def _panel(axis: Any, pairs: list[tuple[Point, float]]) -> None:
+    texts = []
     for point, x in pairs:
         colour = _FAMILIES.get(point.model, "C7")
         marker = "o" if point.name else "."
-        axis.errorbar(x, point.mean, point.std, fmt=marker, color=colour, alpha=0.8, capsize=2)
+        bars = [[point.below], [point.above]]
+        axis.errorbar(x, point.mean, bars, fmt=marker, color=colour, alpha=0.6, capsize=2)
         if point.name:
-            axis.annotate(
-                point.name, (x, point.mean), (4, 4), textcoords="offset points", fontsize=7
-            )
+            texts.append(axis.text(x, point.mean, point.name, fontsize=7, color=colour))
+    # Iterations in place of seconds, so that a picture does not depend on the machine.
+    lines = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.5}
+    axis.margins(x=0.15)
+    places = {"x": [x for _, x in pairs], "y": [point.mean for point, _ in pairs]}
+    forces = {"expand": (1.5, 1.6), "force_static": (0.6, 0.6), "max_move": None}
+    adjust_text(texts, **places, ax=axis, iter_lim=300, **forces, arrowprops=lines)
 
 
 def _levels(axis: Any, result: Mapping[str, Any]) -> None:
@@ -107,16 +177,35 @@ def _levels(axis: Any, result: Mapping[str, Any]) -> None:
         if "flops" not in row:
             mean = row["test"][result["metric"]]["mean"]
             axis.axhline(mean, color="0.6", linewidth=0.8, linestyle="--")
-            axis.text(0.01, mean, name, fontsize=7, transform=axis.get_yaxis_transform())
+            right = axis.get_yaxis_transform()
+            axis.text(1.01, mean, name, fontsize=7, color="0.4", va="center", transform=right)
 
 
-def digest(content: bytes) -> str:
-    """Computes the digest of a file of results that its picture carries."""
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+def digest(*contents: bytes) -> str:
+    """Computes the digest of files of results that their picture carries."""
+    return f"sha256:{hashlib.sha256(b''.join(contents)).hexdigest()}"
+
+
+def pictures(results: pathlib.Path) -> dict[str, tuple[list[dict[str, Any]], str]]:
+    """Results and digest of each picture, by its name.
+
+    Args:
+      results: Folder of files of results.
+    """
+    paths = {name: results / f"study_{name}.json" for name in SETS if "cost" in SETS[name].parts}
+    contents = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+    read = {name: json.loads(content) for name, content in contents.items()}
+    # A point alone says nothing.
+    compared = {name: result for name, result in read.items() if len([*relative(result)]) > 1}
+    found = {
+        f"frontier_{name}": ([result], digest(contents[name])) for name, result in compared.items()
+    }
+    every = digest(*(contents[name] for name in compared))
+    return found | {"frontier": ([*compared.values()], every)} if compared else {}
 
 
 def main() -> None:
-    """Draws the picture of each set that has a result."""
+    """Draws the picture of each set whose cost is compared, and the overview."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,13 +213,13 @@ def main() -> None:
     arguments.add_argument("--results", type=pathlib.Path, default=harness.RESULTS)
     arguments.add_argument("--out", type=pathlib.Path, default=images)
     options = arguments.parse_args()
-    for name in SETS:
-        path = options.results / f"study_{name}.json"
-        if path.exists():
-            content = path.read_bytes()
-            target = options.out / f"frontier_{name}.svg"
-            draw(json.loads(content), target, digest(content))
-            print(target)
+    for name, (results, own) in pictures(options.results).items():
+        path = options.out / f"{name}.svg"
+        if name == "frontier":
+            overview(results, path, own)
+        else:
+            draw(results[0], path, own)
+        print(path)
 
 
 if __name__ == "__main__":

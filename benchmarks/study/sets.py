@@ -46,6 +46,7 @@ class StudySet(NamedTuple):
     """Dataset with its rows.
 
     Attributes:
+      title: Name in tables and pictures.
       base: Config that all rows change.
       metric: Metric of the test split that rows are compared by.
       rows: Rows by name; `SFT` is among them.
@@ -54,6 +55,7 @@ class StudySet(NamedTuple):
       parts: Those of `PARTS` that are measured.
     """
 
+    title: str
     base: Variant
     metric: str
     rows: Mapping[str, StudyRow]
@@ -165,11 +167,11 @@ def ablation(k: int = 4) -> dict[str, StudyRow]:
     }
 
 
-def _smartwatch(argument: str, changes: Mapping[str, Any], minutes: int) -> StudySet:
+def _smartwatch(title: str, argument: str, changes: Mapping[str, Any], minutes: int) -> StudySet:
     """SFT on the smartwatch beside classical models; its cost is that of other sets."""
     base, rows = Variant("watch", argument, changes), {SFT: StudyRow({}, _ONE_RATE)}
     classical = ("logistic regression", "random forest")
-    return StudySet(base, "accuracy", rows, minutes, classical, ("rows",))
+    return StudySet(f"smartwatch, {title}", base, "accuracy", rows, minutes, classical, ("rows",))
 
 
 _STAY = ("labs", "static", "statistics", "vitals")
@@ -198,23 +200,30 @@ _LONG_ROWS = {
 
 SETS: Mapping[str, StudySet] = {
     "watch": StudySet(
+        "smartwatch, 4 s",
         Variant("watch"),
         "accuracy",
         controls((*_MOTION, *_SUMMARIES)) | budgets((0, 1, 2, 4, 8, 20)) | patches((2, 4, 8)),
         100,
     ),
-    "watch_series": _smartwatch("summaries=0", {}, 10),
+    "watch_series": _smartwatch("without statistics", "summaries=0", {}, 10),
     # Each of ten people is left out in turn.
-    "watch_people": _smartwatch("", {"data.folds": 10}, 60),
-    "watch_people_series": _smartwatch("summaries=0", {"data.folds": 10}, 50),
-    "watch_long": StudySet(Variant("watch", "", _LONG), "accuracy", _LONG_ROWS, 200),
+    "watch_people": _smartwatch("each person left out", "", {"data.folds": 10}, 60),
+    "watch_people_series": _smartwatch(
+        "each person left out, without statistics", "summaries=0", {"data.folds": 10}, 50
+    ),
+    "watch_long": StudySet(
+        "smartwatch, 10 s", Variant("watch", "", _LONG), "accuracy", _LONG_ROWS, 200
+    ),
     "av_mnist": StudySet(
+        "AV-MNIST, 3/4 blanked",
         Variant("av_mnist", "blanked_share=0.75,train_pairs=4000"),
         "accuracy",
         controls(("image", "sound")) | budgets((0, 1, 4, 16)),
         240,
     ),
     "hapt": StudySet(
+        "HAPT, tags of 30 s",
         Variant("hapt"),
         "macro_average_precision",
         controls(_MOTION) | budgets((0, 1, 4, 16)) | ablation(),
@@ -222,6 +231,7 @@ SETS: Mapping[str, StudySet] = {
         ("logistic regression", "gradient boosting"),
     ),
     "physionet2012": StudySet(
+        "PhysioNet 2012",
         Variant("physionet2012"),
         "roc_auc",
         controls(_STAY, depth=2, other="attn_topk") | budgets((0, 1, 4, 16)),

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.study.sets import CLS_ALONE, SFT
+from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 from benchmarks.tables.results import load, paired, percent, table
 
 _ABSENT = "—"
-_TITLES = {
-    "watch": "smartwatch, 4 s",
-    "watch_people": "smartwatch, each person left out",
-    "watch_long": "smartwatch, 10 s",
-    "av_mnist": "AV-MNIST, 3/4 blanked",
-    "hapt": "HAPT, tags of 30 s",
-    "physionet2012": "PhysioNet 2012",
-}
 _DENSE = ("concat", "late", "mbt", "mult", "mbt, any depth")
 
 
@@ -155,7 +147,7 @@ def summary(*files: str) -> str:
             for name in ("mbt", "concat")
         ]
         rows.append([
-            f"{_TITLES[result['set']]}, {_title(metric)}",
+            f"{SETS[result['set']].title}, {_title(metric)}",
             percent(sft["test"][metric]["values"]),
             f"{percent(other['test'][metric]['values'])} (`{best}`)",
             _difference(other, SFT),
