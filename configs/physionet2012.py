@@ -19,8 +19,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """
     # The settings of the model were chosen in set a, by cross-validation. A smaller share for
     # validation was chosen after a first look at sets b and c, for more deaths to learn from.
-    # Modality dropout was added after a second look, by three folds of set a: AUROC 0.840 against
-    # 0.837 without it and 0.835 at 0.5. Mixup (0.836) and 6 epochs (0.839) were no better.
+    # Label smoothing was chosen after a second look, by five folds of set a. AUROC and loss are 0.844
+    # and 0.306 with it, 0.835 and 0.311 without, 0.840 and 0.310 with a dropout of 0.4, and 0.839
+    # and 0.310 with a weight decay of 0.3. A third look tested modality dropout, chosen by 3 folds.
     data = PhysioNet2012Data(patch_size={"statistics": 185}, valid_share=0.1)
     fields: dict[str, Any] = {"target": "death", "bin_hours": 8.0, "folds": 0, "fold": 0}
     config = small_experiment(arg, data, pool="max", n_post=1, **fields)
@@ -29,5 +30,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.model.task = "regression"
     config.optim.lr = 2e-3
     config.train.epochs = 4
-    config.train.modality_dropout = 0.3
+    config.train.label_smoothing = 0.05
     return config
