@@ -26,9 +26,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     fields: dict[str, Any] = {"target": "death", "bin_hours": 8.0, "folds": 0, "fold": 0}
     config = small_experiment(arg, data, pool="max", n_post=1, **fields)
     config.model.update(width=32, num_heads=4, dropout=0.2)
-    if config.data.target == "stay":
-        config.model.task = "regression"
     config.optim.lr = 2e-3
     config.train.epochs = 4
-    config.train.label_smoothing = 0.05
+    if config.data.target == "stay":
+        config.model.task = "regression"
+    else:
+        config.train.label_smoothing = 0.05
     return config
