@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import configs
-from configs import hapt, watch
+from configs import hapt, physionet2012, watch
 from sft_jax import ModalitySpec, config_io
 from sft_jax.modules.factory import build_model
 
@@ -105,6 +105,12 @@ def test_targets_of_hapt_fit_their_tasks():
         shapes = config.data.outline()
         assert config.model.task == shapes.task
         assert {spec.num_tokens for spec in shapes.modalities.values()} == {tokens}
+
+
+@pytest.mark.parametrize("argument", [None, "target=stay"])
+def test_targets_of_physionet_fit_their_tasks(argument):
+    config = config_io.from_mapping(physionet2012.get_config(argument))
+    assert config.model.task == config.data.outline().task
 
 
 @pytest.mark.parametrize(("person", "next_person"), [(3, 4), (10, 1)])
