@@ -107,10 +107,9 @@ def test_targets_of_hapt_fit_their_tasks():
         assert {spec.num_tokens for spec in shapes.modalities.values()} == {tokens}
 
 
-@pytest.mark.parametrize("argument", [None, "target=stay"])
-def test_targets_of_physionet_fit_their_tasks(argument):
-    config = config_io.from_mapping(physionet2012.get_config(argument))
-    assert config.model.task == config.data.outline().task
+def test_targets_of_physionet_have_their_tasks():
+    for argument, task in ((None, "single_label"), ("target=stay", "regression")):
+        assert config_io.from_mapping(physionet2012.get_config(argument)).model.task == task
 
 
 @pytest.mark.parametrize(("person", "next_person"), [(3, 4), (10, 1)])
