@@ -28,12 +28,12 @@ def prints(tmp_path_factory):
     """Returns the function from changed fields to a fingerprint."""
     folder = str(tmp_path_factory.mktemp("data"))
 
-    def of(changes, **row):
+    def compute(changes, **row):
         own = {**SMALL, "data.data_dir": folder, **changes}
         config = Variant("matching", "", own).experiment()
         return fingerprint.of_training(config, StudyRow(**row), [0, 1])
 
-    return of
+    return compute
 
 
 @pytest.fixture(scope="module")
