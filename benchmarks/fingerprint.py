@@ -39,7 +39,7 @@ from sft_jax.training.step import compile_eval_step
 _RATES = 64  # Learning rates that are compared, evenly over the steps.
 
 
-def of_training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> dict[str, str]:
+def training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> dict[str, str]:
     """Fingerprint of the runs of a row of the study, or of the diagnosis.
 
     Args:
@@ -78,7 +78,7 @@ def of_training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -
     }
 
 
-def of_classical(config: ExperimentConfig) -> dict[str, str]:
+def classical(config: ExperimentConfig) -> dict[str, str]:
     """Fingerprint of a classical model: `batches`, and `host`, its own source and more.
 
     Args:

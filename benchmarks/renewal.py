@@ -68,7 +68,7 @@ def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[
         own = one.rows.get(row_name, StudyRow())
         config = experiment_of(one.base, own, manual_dir)
         if row_name in one.classical:
-            found = functools.partial(fingerprint.of_classical, config)
+            found = functools.partial(fingerprint.classical, config)
         else:
             optim = dataclasses.replace(config.optim, lr=config.optim.lr * row["rate"])
             tuned = dataclasses.replace(config, optim=optim)
@@ -77,7 +77,7 @@ def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[
 
 
 def _trained(config: ExperimentConfig | None, row: StudyRow, seeds: Sequence[int]) -> Any:
-    return config and functools.partial(fingerprint.of_training, config, row, seeds)
+    return config and functools.partial(fingerprint.training, config, row, seeds)
 
 
 def renew(one: Measured) -> str:

@@ -31,7 +31,7 @@ def prints(tmp_path_factory):
     def compute(changes, **row):
         own = {**SMALL, "data.data_dir": folder, **changes}
         config = Variant("matching", "", own).experiment()
-        return fingerprint.of_training(config, StudyRow(**row), [0, 1])
+        return fingerprint.training(config, StudyRow(**row), [0, 1])
 
     return compute
 
@@ -115,5 +115,5 @@ def test_rows_have_the_experiments_of_head():
     found = {own.name: own.fingerprint for own in renewal.measured("study_watch", result, "")}
     assert {*found} == {*rows}
     assert found["sft"].args[0].optim.lr == 0.004
-    assert found["logistic regression"].func is fingerprint.of_classical
+    assert found["logistic regression"].func is fingerprint.classical
     assert found["k=0"] is None
