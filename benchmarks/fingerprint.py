@@ -52,10 +52,16 @@ def training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> d
       the programs.
 
     Raises:
-      ValueError: If the config weights or balances classes, which no row does.
+      ValueError: If the config has what no part covers, as no row does.
     """
-    if config.train.class_weights or config.train.sampling != "shuffled":
-        raise ValueError("fingerprints do not cover train.class_weights and train.sampling")
+    uncovered = {
+        "train.class_weights": config.train.class_weights,
+        "train.sampling": config.train.sampling != "shuffled",
+        "train.init_from": config.train.init_from,
+        "optim.schedule='plateau'": config.optim.schedule == "plateau",
+    }
+    if names := [name for name, given in uncovered.items() if given]:
+        raise ValueError(f"fingerprints do not cover {', '.join(names)}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     programs, plans, batches = [], [], []
     for dataset in _datasets(config):

@@ -62,9 +62,10 @@ def test_settings_that_runs_are_evaluated_with_count(prints, base):
     assert _differing(base, prints({}, budgets=(0, 1))) == ["programs"]
 
 
-def test_weights_of_classes_are_refused(prints):
-    with pytest.raises(ValueError, match="class_weights"):
-        prints({"train.class_weights": "balanced"})
+def test_what_no_part_covers_is_refused(prints):
+    changes = {"train.class_weights": "balanced", "optim.schedule": "plateau"}
+    with pytest.raises(ValueError, match=r"cover train\.class_weights, optim\.schedule='plateau'"):
+        prints(changes)
 
 
 SCOPE = "accuracy matching"
