@@ -92,7 +92,7 @@ SUITES: Mapping[str, Suite] = {
     "imbalance": _own(
         *("imbalance", 10, "physionet", "accuracy physionet2012"), _MANUAL_DIR, data=PHYSIONET
     ),
-    "diagnosis": _own("diagnosis", 60, "study", "accuracy matching"),
+    "diagnosis": _own("diagnosis", 150, "study", "accuracy matching"),
     "elastic_step": _own("elastic_step", 10, "cost", "cost watch av_mnist hapt"),
     "kills": _own("kills", 60, "watch", "runs watch", "--kills=60", data=_WATCH),
     "edge": Suite("benchmarks.edge", (), 5, "cost", "export watch benchmarks/edge/", _EDGE),
