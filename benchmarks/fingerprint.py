@@ -21,16 +21,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks import freshness
+from benchmarks.assembled import assemble
 from benchmarks.study.rows import folds
 from benchmarks.study.sets import StudyRow
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline
 from sft_jax.data.dataset import Dataset
 from sft_jax.data.registry import open_dataset
-from sft_jax.modules.budget import with_budget
-from sft_jax.modules.depth import with_depth
-from sft_jax.modules.stride import resize_params, with_stride
 from sft_jax.parallel import sharding
+from sft_jax.profile.budgets import Setting
 from sft_jax.structs import Batch
 from sft_jax.training import assembly
 from sft_jax.training.state import make_state
@@ -62,17 +61,9 @@ def training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> d
     }
     if names := [name for name, given in uncovered.items() if given]:
         raise ValueError(f"fingerprints do not cover {', '.join(names)}")
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     programs, plans, batches = [], [], []
     for dataset in _datasets(config):
-        info = dataset.info
-        assembled = assembly.assemble_model(
-            config,
-            info.modalities,
-            len(info.class_names),
-            num_examples=info.num_examples["train"],
-            mesh=mesh,
-        )
+        assembled, mesh = assemble(config, dataset.info)
         batches.append(_digest(_batches(dataset, config)))
         plans.append(_plan(config, assembled, seeds))
         programs = programs or [*_programs(config, row, assembled, _first(dataset, config), mesh)]
@@ -118,12 +109,9 @@ def _programs(
         yield step.lower(like, batch, seed).as_text()
     positions = np.arange(config.train.batch_size, dtype=np.int32)
     settings = itertools.product(row.budgets or (None,), row.strides or (1,), row.depths or (None,))
-    for k, stride, depth in settings:
-        clone = with_stride(model, stride)
-        clone = clone if depth is None else with_depth(clone, depth)
-        clone = clone if k is None else with_budget(clone, k)
-        params = jax.eval_shape(functools.partial(resize_params, model, stride=stride), like.params)
-        step = compile_eval_step(clone, mesh, config.train.loss)
+    for setting in itertools.starmap(Setting, settings):
+        params = jax.eval_shape(functools.partial(setting.params, model), like.params)
+        step = compile_eval_step(setting.model(model), mesh, config.train.loss)
         yield step.lower(params, batch, positions).as_text()
 
 

@@ -7,15 +7,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
+from benchmarks.assembled import assemble
 from configs import mosei
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
 from sft_jax.data import pipeline, registry
 from sft_jax.parallel import sharding
-from sft_jax.training import assembly
 
 _STEPS = 5
 
@@ -40,16 +39,8 @@ def _prepare(config: ExperimentConfig) -> dict[str, Any]:
 
 def _train(config: ExperimentConfig) -> dict[str, Any]:
     dataset = registry.open_dataset(config.data)
-    info = dataset.info
     batches = pipeline.train_iterator(dataset.source("train"), config.train.batch_size, 0)
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    assembled = assembly.assemble_model(
-        config,
-        info.modalities,
-        len(info.class_names),
-        num_examples=info.num_examples["train"],
-        mesh=mesh,
-    )
+    assembled, mesh = assemble(config, dataset.info)
     state = assembled.new_state(0)
     for batch, _ in itertools.islice(batches, _STEPS):
         state, metrics = assembled.step(state, sharding.put_batch(batch, mesh), np.int32(0))

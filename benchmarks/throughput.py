@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.assembled import assemble
 from benchmarks.mock_data import sentiment_pickles, vggsound_hdf5
 from benchmarks.suites import SUITES
 from configs import av_mnist, mosei, vggsound, watch
@@ -27,7 +28,6 @@ from sft_jax.config import ExperimentConfig
 from sft_jax.data import dataset as dataset_module
 from sft_jax.data import pipeline, registry
 from sft_jax.parallel import sharding
-from sft_jax.training import assembly
 
 DATA = ("watch", "av_mnist", "mosei", "vggsound")
 _MADE_UP = ("mosei", "vggsound")
@@ -52,15 +52,8 @@ def measure(config: ExperimentConfig, steps: int) -> dict[str, Any]:
         next(alone)
     seconds = time.perf_counter() - start
 
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     info = dataset.info
-    assembled = assembly.assemble_model(
-        config,
-        info.modalities,
-        len(info.class_names),
-        num_examples=info.num_examples["train"],
-        mesh=mesh,
-    )
+    assembled, mesh = assemble(config, info)
     state, seed = assembled.new_state(config.seed), np.int32(config.seed)
     batches = pipeline.train_iterator(source, size, config.seed)
     batch, _ = next(batches)

@@ -34,7 +34,7 @@ _TIMED_RUNS = 20
 _MEANINGS = {"k": "number of kept tokens", "stride": "stride", "depth": "number of blocks"}
 
 
-class _Setting(NamedTuple):
+class Setting(NamedTuple):
     """Number of kept tokens, stride and number of blocks; None for those of the run."""
 
     k: int | None
@@ -104,7 +104,7 @@ def evaluate_budgets(
     folder = RunDirectory(storage.as_path(workdir))
     runs = writable_runs(folder)
     first: Restored | None = None
-    metrics: dict[_Setting, list[dict[str, Any]]] = {setting: [] for setting in settings}
+    metrics: dict[Setting, list[dict[str, Any]]] = {setting: [] for setting in settings}
     steps = []
     for place in runs.values():
         like = first.run if first else None
@@ -173,19 +173,19 @@ def described(
 
 def _settings(
     budgets: Sequence[int], strides: Sequence[int], depths: Sequence[int]
-) -> list[_Setting]:
+) -> list[Setting]:
     if not budgets and not strides and not depths:
         raise ValueError("budgets, strides and depths are empty: give at least one number")
     axes = (numbers or (None,) for numbers in (budgets, strides, depths))
-    return [_Setting(*own) for own in itertools.product(*axes)]
+    return [Setting(*own) for own in itertools.product(*axes)]
 
 
 def _evaluators(
     opened: OpenedRun,
     split: str,
-    settings: Sequence[_Setting],
+    settings: Sequence[Setting],
     modalities: Sequence[str] | None,
-) -> dict[_Setting, Evaluator]:
+) -> dict[Setting, Evaluator]:
     """Makes the evaluators of a split; checks every setting before any compilation."""
     models = {setting: setting.model(opened.model) for setting in settings}
     return {
@@ -194,14 +194,14 @@ def _evaluators(
     }
 
 
-def _row(restored: Restored, setting: _Setting, modalities: Sequence[str]) -> dict[str, float]:
+def _row(restored: Restored, setting: Setting, modalities: Sequence[str]) -> dict[str, float]:
     model = restored.run.model
     params = setting.params(model, restored.params)
     return {**setting.fields, **cost(setting.model(model), params, modalities)}
 
 
 def _metrics(
-    place: RunDirectory, restored: Restored, setting: _Setting, evaluator: Evaluator, which: str
+    place: RunDirectory, restored: Restored, setting: Setting, evaluator: Evaluator, which: str
 ) -> dict[str, Any]:
     params = setting.params(restored.run.model, restored.params)
     predictions, info = evaluator.predict(params), restored.run.dataset.info
