@@ -50,8 +50,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     # What fingerprints of trainings (`benchmarks.fingerprint`) do not cover.
     "host": (
         *(f"sft_jax/training/{n}.py" for n in ("loop", "session", "strides")),
-        *("sft_jax/evaluation/", "sft_jax/data/pipeline.py", "benchmarks/study/rows.py"),
+        *("sft_jax/evaluation/", "sft_jax/data/pipeline.py", "sft_jax/data/metric_families.py"),
         *("sft_jax/experiment.py", "sft_jax/starting.py", "sft_jax/selection.py"),
+        "benchmarks/study/rows.py",
     ),
     "mosei": ("sft_jax/data/sets/sentiment/", "configs/mosei.py"),
 }

@@ -4,13 +4,17 @@ import types
 
 import numpy as np
 import pytest
+import synthetic
 
 from benchmarks import freshness
 from benchmarks.classical import METHODS
 from benchmarks.study import __main__ as study
-from benchmarks.study import corruption, frontier, kept, leave_out, rows, sets, why
+from benchmarks.study import corruption, counts, frontier, kept, leave_out, rows, sets, why
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 from sft_jax.inference.explain import Explanation
+from sft_jax.modules.budget import with_budget
+from sft_jax.modules.factory import build_model
+from sft_jax.profile import flops
 from sft_jax.structs import ModalitySpec
 
 
@@ -95,6 +99,19 @@ def test_a_row_of_another_experiment_or_code_is_measured_again(tmp_path):
     assert len({study.folder(tmp_path, SFT, own) for own in [row, *others]}) == 3
 
 
+def test_products_are_counted_apart_for_a_row_and_each_setting():
+    config, info = synthetic.config(), synthetic.dataset().info
+    row = types.SimpleNamespace(name="sft", config=config, info=info)
+    model = build_model(config.model, info.modalities, len(info.class_names))
+    whole, without = (flops.forward_cost(own) for own in (model, with_budget(model, 0)))
+    values = {"flops": whole.flops, "settings": [{"k": 0, "flops": without.flops}]}
+    counts.add(values, row)
+    assert values["matmul_flops"] == whole.matmul_flops < whole.flops
+    assert values["settings"][0]["matmul_flops"] == without.matmul_flops < whole.matmul_flops
+    with pytest.raises(ValueError, match=r"sft counts \d+ operations, .* counted 1: train"):
+        counts.add({"flops": 1}, row)
+
+
 def test_noise_changes_real_values_of_the_chosen_columns_alone():
     values, mask = np.zeros((50, 3), np.float32), np.arange(50) < 40
     random = np.random.default_rng(0)
@@ -144,9 +161,9 @@ def test_agreement_of_saliency_and_change():
 
 def _result():
     tested = {"accuracy": {"mean": 0.8, "std": 0.02, "values": [0.8]}}
-    sft = {"changes": {"model.k": 4}, "flops": 2e6, "test": tested}
-    sft["settings"] = [{"k": 0, "flops": 1e6, "metrics": {"accuracy": tested["accuracy"]}}]
-    mbt = {"changes": {"model.name": "mbt"}, "flops": 9e6, "test": tested}
+    sft = {"changes": {"model.k": 4}, "matmul_flops": 2e6, "test": tested}
+    sft["settings"] = [{"k": 0, "matmul_flops": 1e6, "metrics": {"accuracy": tested["accuracy"]}}]
+    mbt = {"changes": {"model.name": "mbt"}, "matmul_flops": 9e6, "test": tested}
     times = {"latency_seconds": {"median": 0.001}}
     return {
         "set": "watch",

@@ -17,7 +17,8 @@ def _results(monkeypatch, tmp_path):
     rows = {
         name: {
             "changes": {},
-            "flops": flops,
+            "flops": 2 * flops,
+            "matmul_flops": flops,
             "n_examples": [9, 9],
             "test": {"accuracy": _summary(first, second)},
             "differences": {
@@ -31,7 +32,13 @@ def _results(monkeypatch, tmp_path):
     del rows["sft"]["differences"]["k=0"]
     rows["logistic regression"] = {"n_examples": [9], "test": {"accuracy": _summary(0.85)}}
     lines = [
-        {"k": k, "flops": k * 1e6, "metrics": {"accuracy": _summary(0.7, 0.8)}} for k in (0, 4)
+        {
+            "k": k,
+            "flops": 3e6 * k,
+            "matmul_flops": 1e6 * k,
+            "metrics": {"accuracy": _summary(0.7, 0.8)},
+        }
+        for k in (0, 4)
     ]
     rows["any k"] = {**rows["sft"], "settings": lines}
     times = {"train_step_seconds": 0.1, "latency_seconds": 0.002, "train_peak_rss_bytes": 2**21}
@@ -52,21 +59,21 @@ def _cells(text):
 def test_rows_have_their_differences_and_costs():
     lines = _cells(study.study("study.json"))
     assert lines[0][:2] == ["row, 9 examples", "accuracy, %"]
-    assert lines[2] == ["`sft`", "81.0 ± 1.4", "", "", "2.00", "100.0", "2.00", "2"]
-    assert lines[3][2:5] == ["+2.0 (+1.0 to +3.0)", "+2.0 (+1.0 to +3.0)", "9.00"]
-    assert lines[5][4:] == ["—"] * 4
+    assert lines[2] == ["`sft`", "81.0 ± 1.4", "", "", "2.00", "4.00", "100.0", "2.00", "2"]
+    assert lines[3][2:6] == ["+2.0 (+1.0 to +3.0)", "+2.0 (+1.0 to +3.0)", "9.00", "18.00"]
+    assert lines[5][4:] == ["—"] * 5
     assert len(_cells(study.study("study.json", "mbt"))) == 3
 
 
 def test_the_summary_names_the_best_dense_fusion():
     (line,) = _cells(study.summary("study.json"))[2:]
-    assert line[2:6] == [
+    assert line[2:] == [
         "82.0 ± 1.4 (`mbt`)",
         "+2.0 (+1.0 to +3.0)",
         "85.0 (logistic regression)",
-        "4.5",
+        "4.5, 3.0, 3.0",
+        "6.0, —, —",
     ]
-    assert line[6:] == ["6.0", "3.0", "3.0"]
 
 
 def test_one_model_stands_beside_those_for_one_setting():

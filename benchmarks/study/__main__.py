@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import freshness, harness
-from benchmarks.study import classical_rows, cost, rows, why
+from benchmarks.study import classical_rows, cost, counts, rows, why
 from benchmarks.study.sets import CLS_ALONE, PARTS, SETS, SFT, StudyRow, StudySet
 from sft_jax.compare.differences import difference
 from sft_jax.compare.intervals import RESAMPLES
@@ -121,7 +121,7 @@ def folder(runs: pathlib.Path, name: str, row: Mapping[str, Any]) -> pathlib.Pat
 
 
 def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Adds the paired differences of each row from the row of SFT, and from that of CLS alone."""
+    """Adds to each row its paired differences from SFT and from CLS alone, and its operations."""
     if SFT not in result["rows"]:
         return
     tested: dict[str, Row] = {}
@@ -132,6 +132,7 @@ def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) 
             tested[name] = classical_rows.tested(config, name, result["seeds"], info, place)
         else:
             tested[name] = rows.tested(place, own)
+            counts.add(own, tested[name])
     for name, own in result["rows"].items():
         own["differences"] = {
             base: dataclasses.asdict(found)

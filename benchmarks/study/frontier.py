@@ -22,6 +22,7 @@ from adjustText import adjust_text
 from matplotlib import pyplot, ticker
 
 from benchmarks import harness
+from benchmarks.study import counts
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 
 _FAMILIES = {"sft": "C0", "mbt": "C1", "concat": "C2", "late": "C4", "mult": "C5", "unimodal": "C7"}
@@ -36,7 +37,7 @@ class Point(NamedTuple):
     Attributes:
       name: Name of the row; empty for one of several settings of a run.
       model: Value of `model.name`.
-      flops: Operations of one example.
+      flops: Operations of matrix products of one example.
       seconds: Median time of one example; None if it was not measured.
       mean: Mean of the metric over seeds.
       below: Length of the bar below it.
@@ -59,14 +60,14 @@ def points(result: Mapping[str, Any]) -> Iterator[Point]:
     """
     metric, cost = result["metric"], result.get("cost", {"rows": {}})["rows"]
     for name, row in result["rows"].items():
-        if "flops" not in row:
+        if "changes" not in row:
             continue
         model, seconds = _model(row), None
         if name in cost:
             seconds = cost[name]["latency_seconds"]["median"]
-        yield Point(name, model, row["flops"], seconds, *_spread(row["test"][metric]))
+        yield Point(name, model, row[counts.FIELD], seconds, *_spread(row["test"][metric]))
         for line in row.get("settings", ()):
-            yield Point("", model, line["flops"], None, *_spread(line["metrics"][metric]))
+            yield Point("", model, line[counts.FIELD], None, *_spread(line["metrics"][metric]))
 
 
 def _model(row: Mapping[str, Any]) -> str:
@@ -90,7 +91,7 @@ def relative(result: Mapping[str, Any]) -> Iterator[Point]:
         found = row.get("differences", {}).get(SFT)
         if found and found["both"]:
             mean, (low, high) = 100 * found["mean"], (100 * end for end in found["both"])
-            ratio = row["flops"] / first["flops"]
+            ratio = row[counts.FIELD] / first[counts.FIELD]
             yield Point(name, _model(row), ratio, None, mean, mean - low, high - mean)
 
 
@@ -174,7 +175,7 @@ def _panel(axis: Any, pairs: list[tuple[Point, float]]) -> None:
 def _levels(axis: Any, result: Mapping[str, Any]) -> None:
     """Draws a level for each model that has no operations to count."""
     for name, row in result["rows"].items():
-        if "flops" not in row:
+        if "changes" not in row:
             mean = row["test"][result["metric"]]["mean"]
             axis.axhline(mean, color="0.6", linewidth=0.8, linestyle="--")
             right = axis.get_yaxis_transform()

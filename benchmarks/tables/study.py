@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.study import counts
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 from benchmarks.tables.results import load, paired, percent, table
 
 _ABSENT = "—"
+_MILLIONS = {"MFLOPs": counts.FIELD, "all arithmetic": "flops"}
+"""Columns of operations, and the field of each."""
 _DENSE = ("concat", "late", "mbt", "mult", "mbt, any depth")
 
 
@@ -26,17 +29,22 @@ def study(file: str, *names: str) -> str:
     rows = []
     for name in names or result["rows"]:
         row = result["rows"][name]
-        tested, count = row["test"][metric]["values"], f"{row.get('flops', 0) / 1e6:.2f}"
+        tested = row["test"][metric]["values"]
         rows.append([
             f"`{name}`" if "changes" in row else name,
             percent(tested),
             *(_difference(row, base) for base in bases),
-            count if "flops" in row else _ABSENT,
+            *(_millions(row) if "changes" in row else [_ABSENT] * 2),
             *_measured(cost.get(name)),
         ])  # fmt: skip
     header = [f"row, {sum(_examples(result))} examples", f"{_title(metric)}, %"]
     header += [f"minus `{base}`, 95 %" for base in bases]
-    return table([*header, "MFLOPs", "ms a step", "ms an example", "MiB"], rows)
+    return table([*header, *_MILLIONS, "ms a step", "ms an example", "MiB"], rows)
+
+
+def _millions(line: Mapping[str, Any]) -> list[str]:
+    """Millions of operations of a row or setting, one text for each of `_MILLIONS`."""
+    return [f"{line[field] / 1e6:.2f}" for field in _MILLIONS.values()]
 
 
 def _examples(result: Mapping[str, Any]) -> Sequence[int]:
@@ -89,7 +97,8 @@ def settings(file: str, elastic: str, *others: str) -> str:
         each = [rows[name]["test"][metric]["values"] for name in others]
         lines.append(["trained for the column", *map(percent, each)])
         lines.append(["difference, paired", *map(paired, own, each)])
-    lines.append(["MFLOPs", *(f"{line['flops'] / 1e6:.2f}" for line in found)])
+    operations = zip(*map(_millions, found), strict=True)
+    lines += [[title, *values] for title, values in zip(_MILLIONS, operations, strict=True)]
     return table(["", *(f"{kind} = {line[kind]}" for line in found)], lines)
 
 
@@ -142,21 +151,16 @@ def summary(*files: str) -> str:
         dense = [name for name in _DENSE if name in own]
         best = max(dense, key=lambda name: own[name]["test"][metric]["mean"])
         sft, other, classical = own[SFT], own[best], _best_classical(result)
-        ratios = [
-            f"{own[name]['flops'] / sft['flops']:.1f}" if name in own else _ABSENT
-            for name in ("mbt", "concat")
-        ]
         rows.append([
             f"{SETS[result['set']].title}, {_title(metric)}",
             percent(sft["test"][metric]["values"]),
             f"{percent(other['test'][metric]['values'])} (`{best}`)",
             _difference(other, SFT),
             classical,
-            *ratios,
-            *_ratios(result, "mbt"),
+            *(_ratios(result, name) for name in ("mbt", "concat")),
         ])  # fmt: skip
     header = ["data, metric in %", "SFT", "best dense fusion", "minus SFT, 95 %", "classical"]
-    header += ["MBT / SFT, FLOPs", "concat / SFT, FLOPs", "MBT / SFT, step", "MBT / SFT, example"]
+    header += [f"{name} / SFT: FLOPs, step, example" for name in ("MBT", "concat")]
     return table(header, rows)
 
 
@@ -170,15 +174,16 @@ def _best_classical(result: Mapping[str, Any]) -> str:
     return f"{100 * found[best]['test'][metric]['mean']:.1f} ({best})"
 
 
-def _ratios(result: Mapping[str, Any], name: str) -> list[str]:
-    """Time of a training step and of one example, over those of SFT."""
-    cost = result.get("cost", {"rows": {}})["rows"]
-    if not {name, SFT} <= {*cost}:
-        return [_ABSENT] * 2
-    return [
-        f"{cost[name][key]['median'] / cost[SFT][key]['median']:.1f}"
-        for key in ("train_step_seconds", "latency_seconds")
-    ]
+def _ratios(result: Mapping[str, Any], name: str) -> str:
+    """Operations, time of a training step and time of one example, over those of SFT."""
+    rows, cost = result["rows"], result.get("cost", {"rows": {}})["rows"]
+    if name not in rows:
+        return _ABSENT
+    ratios = [rows[name][counts.FIELD] / rows[SFT][counts.FIELD]]
+    for key in ("train_step_seconds", "latency_seconds") if {name, SFT} <= {*cost} else ():
+        ratios.append(cost[name][key]["median"] / cost[SFT][key]["median"])
+    texts = [f"{ratio:.1f}" for ratio in ratios]
+    return ", ".join(texts + [_ABSENT] * (3 - len(texts)))
 
 
 def diagnosis(file: str, events: str) -> str:
