@@ -9,8 +9,20 @@ import synthetic
 from benchmarks import freshness
 from benchmarks.classical import METHODS
 from benchmarks.study import __main__ as study
-from benchmarks.study import corruption, counts, frontier, kept, leave_out, rows, sets, why
+from benchmarks.study import (
+    corruption,
+    counts,
+    ensemble,
+    frontier,
+    kept,
+    leave_out,
+    rows,
+    sets,
+    why,
+)
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
+from sft_jax.evaluation.evaluator import Predictions
+from sft_jax.evaluation.scores import probabilities
 from sft_jax.inference.explain import Explanation
 from sft_jax.modules.budget import with_budget
 from sft_jax.modules.factory import build_model
@@ -110,6 +122,33 @@ def test_products_are_counted_apart_for_a_row_and_each_setting():
     assert values["settings"][0]["matmul_flops"] == without.matmul_flops < whole.matmul_flops
     with pytest.raises(ValueError, match=r"sft counts \d+ operations, .* counted 1: train"):
         counts.add({"flops": 1}, row)
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label", "regression"])
+def test_an_ensemble_averages_what_outputs_stand_for(task):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 6 if task == "single_label" else (6, 3))
+    members = [
+        Predictions(np.arange(6), labels, random.normal(size=(6, 3)) * 9, np.full(6, loss), task)
+        for loss in (1.0, 3.0)
+    ]
+    averaged = ensemble.average(members)
+    each = [probabilities(task, one.logits) for one in members]
+    np.testing.assert_allclose(probabilities(task, averaged.logits), np.mean(each, 0), rtol=1e-9)
+    assert averaged.loss.tolist() == [2.0] * 6
+
+
+def test_an_ensemble_is_of_the_seeds_of_each_fold():
+    def unit(logits):
+        logits = np.array(logits)
+        own = Predictions(np.arange(2), np.array([0, 1]), logits, np.zeros(2), "single_label")
+        return types.SimpleNamespace(predictions=own)
+
+    info = types.SimpleNamespace(class_names=["a", "b"], metrics=())
+    right, wrong, unsure = [[9.0, 0], [0, 9.0]], [[0, 1.0], [1.0, 0]], [[0, 2.0], [0, 2.0]]
+    units = {("0", 0): unit(right), ("0", 1): unit(wrong), ("1", 0): unit(unsure)}
+    row = types.SimpleNamespace(units=units, info=info)
+    assert ensemble.metric(row, "accuracy") == 0.75
 
 
 def test_noise_changes_real_values_of_the_chosen_columns_alone():

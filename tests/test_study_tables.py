@@ -19,6 +19,7 @@ def _results(monkeypatch, tmp_path):
             "changes": {},
             "flops": 2 * flops,
             "matmul_flops": flops,
+            "ensemble": first + 0.05,
             "n_examples": [9, 9],
             "test": {"accuracy": _summary(first, second)},
             "differences": {
@@ -59,9 +60,9 @@ def _cells(text):
 def test_rows_have_their_differences_and_costs():
     lines = _cells(study.study("study.json"))
     assert lines[0][:2] == ["row, 9 examples", "accuracy, %"]
-    assert lines[2] == ["`sft`", "81.0 ± 1.4", "", "", "2.00", "4.00", "100.0", "2.00", "2"]
-    assert lines[3][2:6] == ["+2.0 (+1.0 to +3.0)", "+2.0 (+1.0 to +3.0)", "9.00", "18.00"]
-    assert lines[5][4:] == ["—"] * 5
+    assert lines[2] == ["`sft`", "81.0 ± 1.4", "85.0", "", "", "2.00", "4.00", "100.0", "2.00", "2"]
+    assert lines[3][2:7] == ["86.0", "+2.0 (+1.0 to +3.0)", "+2.0 (+1.0 to +3.0)", "9.00", "18.00"]
+    assert lines[5][5:] == ["—"] * 5
     assert len(_cells(study.study("study.json", "mbt"))) == 3
 
 

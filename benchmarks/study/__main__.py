@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import freshness, harness
-from benchmarks.study import classical_rows, cost, counts, rows, why
+from benchmarks.study import classical_rows, cost, counts, ensemble, rows, why
 from benchmarks.study.sets import CLS_ALONE, PARTS, SETS, SFT, StudyRow, StudySet
 from sft_jax.compare.differences import difference
 from sft_jax.compare.intervals import RESAMPLES
@@ -121,7 +121,15 @@ def folder(runs: pathlib.Path, name: str, row: Mapping[str, Any]) -> pathlib.Pat
 
 
 def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Adds to each row its paired differences from SFT and from CLS alone, and its operations."""
+    """Adds to each row its paired differences from SFT and from CLS alone.
+
+    A row of trained runs gets its operations, and the metric of its seeds as an ensemble, too.
+
+    Args:
+      one: Set of the rows.
+      options: Parsed arguments.
+      result: Result with all rows.
+    """
     if SFT not in result["rows"]:
         return
     tested: dict[str, Row] = {}
@@ -133,6 +141,7 @@ def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) 
         else:
             tested[name] = rows.tested(place, own)
             counts.add(own, tested[name])
+            own["ensemble"] = ensemble.metric(tested[name], one.metric)
     for name, own in result["rows"].items():
         own["differences"] = {
             base: dataclasses.asdict(found)

@@ -33,11 +33,12 @@ def study(file: str, *names: str) -> str:
         rows.append([
             f"`{name}`" if "changes" in row else name,
             percent(tested),
+            f"{100 * row['ensemble']:.1f}" if "ensemble" in row else _ABSENT,
             *(_difference(row, base) for base in bases),
             *(_millions(row) if "changes" in row else [_ABSENT] * 2),
             *_measured(cost.get(name)),
         ])  # fmt: skip
-    header = [f"row, {sum(_examples(result))} examples", f"{_title(metric)}, %"]
+    header = [f"row, {sum(_examples(result))} examples", f"{_title(metric)}, %", "ensemble, %"]
     header += [f"minus `{base}`, 95 %" for base in bases]
     return table([*header, *_MILLIONS, "ms a step", "ms an example", "MiB"], rows)
 

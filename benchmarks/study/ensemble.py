@@ -1,0 +1,55 @@
+"""Deep ensembles (Lakshminarayanan et al. 2017) of the runs of a row, one for each seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from sft_jax.compare.intervals import scalars
+from sft_jax.compare.rows import Row
+from sft_jax.evaluation.evaluator import Predictions
+from sft_jax.evaluation.metrics import task_metrics
+from sft_jax.evaluation.scores import probabilities
+from sft_jax.structs import CLASS_TASKS
+
+_LEAST = 1e-30
+"""Least probability, so that its logarithm is finite."""
+
+
+def metric(row: Row, name: str) -> float:
+    """Metric of averaged predictions; with folds the mean over them.
+
+    Args:
+      row: Runs of at least one seed, with their predictions.
+      name: Name of the metric.
+    """
+    values = []
+    for fold in dict.fromkeys(fold for fold, _ in row.units):
+        units = [unit for (own, _), unit in row.units.items() if own == fold]
+        averaged = average([unit.predictions for unit in units if unit.predictions is not None])
+        values.append(scalars(task_metrics(averaged, row.info.class_names, row.info.metrics))[name])
+    return statistics.fmean(values)
+
+
+def average(members: Sequence[Predictions]) -> Predictions:
+    """Averages probabilities; for regression the predicted numbers.
+
+    Args:
+      members: Predictions of each model for the same examples.
+
+    Returns:
+      Predictions whose logits give the averaged probabilities. Losses are means over members.
+    """
+    first = members[0]
+    if first.task == "regression":
+        logits = np.mean([one.logits for one in members], 0)
+    else:
+        each = [probabilities(one.task, one.logits.astype(np.float64)) for one in members]
+        own = np.mean(each, 0)
+        logits = np.log(np.maximum(own, _LEAST))
+        if first.task not in CLASS_TASKS:
+            logits -= np.log(np.maximum(1 - own, _LEAST))
+    return dataclasses.replace(first, logits=logits, loss=np.mean([one.loss for one in members], 0))
