@@ -53,7 +53,7 @@ docs: $(VENV)/.docs
 
 # The figures of README and docs, from benchmarks/results.
 tables: $(VENV)/.test
-	$(BIN)/python -m benchmarks.study.frontier
+	$(BIN)/python -m benchmarks.study.pictures
 	$(BIN)/python -m benchmarks.tables
 
 wheels:

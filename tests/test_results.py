@@ -7,7 +7,7 @@ import re
 import pytest
 
 from benchmarks import freshness, harness
-from benchmarks.study import frontier
+from benchmarks.study import pictures
 from benchmarks.study.sets import SETS
 from benchmarks.suites import SUITES
 
@@ -58,11 +58,12 @@ def test_results_are_of_the_commit_that_they_name(path):
 
 
 def test_pictures_are_of_the_results():
-    wanted = frontier.pictures(RESULTS)
-    found = {path.stem: path.read_text() for path in IMAGES.glob("frontier*.svg")}
+    wanted = pictures.pictures(RESULTS)
+    kinds = ("frontier*.svg", "robustness*.svg")
+    found = {path.stem: path.read_text() for kind in kinds for path in IMAGES.glob(kind)}
     assert set(found) == set(wanted), "run make tables"
-    for name, (_, digest) in wanted.items():
-        assert digest in found[name], f"{name}: run make tables"
+    for name, picture in wanted.items():
+        assert picture.digest in found[name], f"{name}: run make tables"
 
 
 @pytest.mark.parametrize("name", SETS)

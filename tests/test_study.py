@@ -16,11 +16,15 @@ from benchmarks.study import (
     frontier,
     kept,
     leave_out,
+    pictures,
+    robustness,
     rows,
     sets,
     why,
 )
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
+from sft_jax.data.dataset import DatasetInfo, padded_inputs
+from sft_jax.data.standardisation import Standardisation
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.scores import probabilities
 from sft_jax.inference.explain import Explanation
@@ -174,6 +178,28 @@ def test_a_share_of_the_steps_is_missing_in_one_stretch():
     assert not corruption.missing(1.0)(values, mask, random, slice(None))[1].any()
 
 
+def test_a_derived_modality_is_computed_from_corrupted_values():
+    random = np.random.default_rng(0)
+    specs = {"motion": ModalitySpec((64,), 2, patch_size=8), "summary": ModalitySpec((1,), 24)}
+    statistics = {
+        name: Standardisation(tuple(random.normal(size=n)), tuple(random.uniform(1, 2, size=n)))
+        for name, n in (("motion", 2), ("summary", 24))
+    }
+    info = DatasetInfo(specs, ["a", "b"], statistics, {}, derived={"summary": "summary:motion"})
+    raw = random.normal(size=(50, 2))
+    inputs, masks = padded_inputs(info, {"id": "0", "inputs": {"motion": raw}})
+    ((values, mask),) = corruption.derived_anew(
+        info, "motion", inputs["motion"], masks["motion"]
+    ).values()
+    np.testing.assert_allclose(values, inputs["summary"], rtol=1e-4, atol=1e-5)
+    assert mask.all()
+    none = np.zeros_like(masks["motion"])
+    ((values, mask),) = corruption.derived_anew(info, "motion", inputs["motion"], none).values()
+    assert not values.any()
+    assert not mask.any()
+    assert corruption.derived_anew(info, "summary", inputs["summary"], mask) == {}
+
+
 def test_runs_of_another_experiment_are_explained_anew(tmp_path):
     folders = {"sft": tmp_path / "sft_a", "late": tmp_path / "late_b", "mult": tmp_path / "mult_c"}
     result = {"why": {"sft": {"runs": "sft_a"}, "late": {"runs": "late_b"}}}
@@ -217,9 +243,9 @@ def test_the_picture_names_its_rows_and_carries_the_digest_of_the_result(tmp_pat
     assert [point.name for point in found] == ["sft", "", "mbt"]
     assert [point.model for point in found] == ["sft", "sft", "mbt"]
     assert [point.seconds for point in found] == [0.001, None, None]
-    path = tmp_path / "frontier.svg"
-    frontier.draw(_result(), path, frontier.digest(b"{}"))
-    assert frontier.digest(b"{}") in path.read_text()
+    text = _drawn(tmp_path, lambda: frontier.draw(_result()))
+    assert pictures.digest(b"{}") in text
+    assert "<!-- mbt -->" in text
 
 
 def test_the_overview_is_relative_to_sft(tmp_path):
@@ -230,9 +256,28 @@ def test_the_overview_is_relative_to_sft(tmp_path):
     assert (sft.flops, sft.mean) == (1, 0)
     assert mbt[:3] == ("mbt", "mbt", 4.5)
     assert mbt[4:] == pytest.approx((-2, 1, 3))
-    path = tmp_path / "overview.svg"
-    frontier.overview([result], path, frontier.digest(b"{}"))
-    assert "smartwatch, 4 s" in path.read_text()
+    assert "smartwatch, 4 s" in _drawn(tmp_path, lambda: frontier.overview([result]))
+
+
+def test_a_panel_for_each_modality_and_corruption(tmp_path):
+    result = _result()
+    tested = result["rows"]["sft"]["test"]["accuracy"]
+    kinds = {"noise": {"1": tested, "2": tested}, "missing": {"0.5": tested}}
+    corrupted = {"motion": kinds, "sound": kinds}
+    result["why"] = {name: {"corrupted": corrupted} for name in ("sft", "mbt")}
+    drawn = robustness.draw(result)
+    assert [axis.get_title() for axis in drawn.axes] == ["motion", "sound"] * 2
+    assert all(len(axis.containers) == 2 for axis in drawn.axes)
+    places = drawn.axes[0].containers[0].lines[0].get_xdata()
+    assert [*places] == [0, 1, 2]
+    assert "<!-- sound -->" in _drawn(tmp_path, lambda: drawn)
+
+
+def _drawn(folder, draw):
+    """Text of a saved picture."""
+    path = folder / "picture.svg"
+    pictures.save(pictures.Picture(draw, pictures.digest(b"{}")), path)
+    return path.read_text()
 
 
 def test_kept_tokens_of_every_kind_are_drawn(tmp_path):

@@ -1,4 +1,7 @@
-"""Accuracy when a modality is corrupted: noise, or a stretch that is missing."""
+"""Accuracy when a modality is corrupted: noise, or a stretch that is missing.
+
+Modalities that are derived from it are computed anew.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import numpy as np
 
 from benchmarks.study import rows
 from sft_jax.compare import intervals
-from sft_jax.data.dataset import Example
+from sft_jax.data import derived
+from sft_jax.data.dataset import DatasetInfo, Example
 from sft_jax.data.view import View
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.evaluation.metrics import task_metrics
@@ -82,24 +86,60 @@ def metric_with(
     run = restored.run
     source, info = run.dataset.source("test"), run.dataset.info
 
+    # Time and type of an event stay.
+    columns = slice(2 if info.modalities[modality].kind == "events" else 0, None)
+
     def corrupted(i: int) -> Example:
-        example = source[i]
-        values, mask = corruption(
-            example["inputs"][modality],
-            example["masks"][modality],
-            np.random.default_rng(i),
-            # Time and type of an event stay.
-            slice(2, None) if info.modalities[modality].kind == "events" else slice(None),
+        example, random = source[i], np.random.default_rng(i)
+        own = example["inputs"][modality], example["masks"][modality]
+        changed = {modality: corruption(*own, random, columns)}
+        changed |= derived_anew(info, modality, *changed[modality])
+        inputs = {name: values for name, (values, _) in changed.items()}
+        masks = {name: mask for name, (_, mask) in changed.items()}
+        return Example(
+            id=example["id"],
+            label=example["label"],
+            inputs={**example["inputs"], **inputs},
+            masks={**example["masks"], **masks},
         )
-        changed = {"inputs": values, "masks": mask}
-        whole: Any = {name: {**example[name], modality: own} for name, own in changed.items()}  # type: ignore[literal-required]
-        return Example(id=example["id"], label=example["label"], **whole)
 
     examples = View(len(source), corrupted)
     size, loss = run.config.train.batch_size, run.config.train.loss
     evaluator = Evaluator(run.model, examples, size, run.mesh, loss=loss, step=step)
     predictions = evaluator.predict(restored.params)
     return intervals.scalars(task_metrics(predictions, info.class_names, info.metrics))[metric]
+
+
+def derived_anew(
+    info: DatasetInfo, modality: str, values: np.ndarray, mask: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Computes the modalities that are derived from another, of which they are missing too.
+
+    Args:
+      info: Description of the dataset.
+      modality: Name of the other.
+      values: Its standardised values, `[steps, features]` for a series.
+      mask: Mask of its steps.
+
+    Returns:
+      Standardised values and mask of each.
+    """
+    rules = {n: r for n, r in info.derived.items() if derived.source_name(r) == modality}
+    if not rules:
+        return {}
+    scale, shapes = info.statistics[modality], {n: s.shape for n, s in info.modalities.items()}
+    raw = values[mask] * np.asarray(scale.std) + np.asarray(scale.mean)
+    example = {"id": modality, "inputs": {modality: raw}}
+    computed = derived.complete(example, rules, shapes)["inputs"] if len(raw) else {}
+    return {
+        name: (
+            info.statistics[name].apply(computed[name])
+            if name in computed
+            else np.zeros(shapes[name], np.float32),
+            np.full(shapes[name][:-1], name in computed),
+        )
+        for name in rules
+    }
 
 
 def curves(runs: Sequence[Restored], metric: str) -> dict[str, Any]:
@@ -111,8 +151,10 @@ def curves(runs: Sequence[Restored], metric: str) -> dict[str, Any]:
 
     Returns:
       JSON values: modality to kind, `noise` or `missing`, to strength, to the summary over seeds.
+      Derived modalities are corrupted with those they are derived from.
     """
     first = runs[0].run
+    measured = {*first.model.mixed_modalities} - {*first.dataset.info.derived}
     step = compile_eval_step(first.model, first.mesh, first.config.train.loss)
     return {
         modality: {
@@ -124,5 +166,5 @@ def curves(runs: Sequence[Restored], metric: str) -> dict[str, Any]:
             }
             for kind, (make, strengths) in KINDS.items()
         }
-        for modality in sorted(first.model.mixed_modalities)
+        for modality in sorted(measured)
     }

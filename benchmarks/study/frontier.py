@@ -1,31 +1,17 @@
-"""Pictures of accuracy against cost: one for each set of the study, and an overview of all.
-
-python -m benchmarks.study.frontier --results=benchmarks/results --out=docs/images
-
-The digest of the results is written into each picture, so that a test can tell an old one.
-"""
+"""Pictures of accuracy against cost: one for each set of the study, and an overview of all."""
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("svg")
-
 from adjustText import adjust_text
-from matplotlib import pyplot, ticker
+from matplotlib import figure, pyplot, ticker
 
-from benchmarks import harness
 from benchmarks.study import counts
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 
-_FAMILIES = {"sft": "C0", "mbt": "C1", "concat": "C2", "late": "C4", "mult": "C5", "unimodal": "C7"}
+FAMILIES = {"sft": "C0", "mbt": "C1", "concat": "C2", "late": "C4", "mult": "C5", "unimodal": "C7"}
 """Colour of each model."""
 _OVERVIEW = (CLS_ALONE, "random tokens", "no windows", "concat", "late", "mbt")
 """Rows of the overview beside that of SFT."""
@@ -95,16 +81,13 @@ def relative(result: Mapping[str, Any]) -> Iterator[Point]:
             yield Point(name, _model(row), ratio, None, mean, mean - low, high - mean)
 
 
-def overview(results: Sequence[Mapping[str, Any]], path: pathlib.Path, digest: str) -> None:
+def overview(results: Sequence[Mapping[str, Any]]) -> figure.Figure:
     """Draws the rows of several sets relative to SFT.
 
     Args:
       results: Results of `python -m benchmarks.study`.
-      path: File of the picture.
-      digest: Digest of the results, written into the picture.
     """
-    matplotlib.rcParams["svg.hashsalt"] = "overview"
-    figure, axes = pyplot.subplots(
+    drawn, axes = pyplot.subplots(
         1, len(results), figsize=(2.9 * len(results) + 0.6, 3.4), sharey=True, squeeze=False
     )
     for axis, result in zip(axes[0], results, strict=True):
@@ -113,16 +96,15 @@ def overview(results: Sequence[Mapping[str, Any]], path: pathlib.Path, digest: s
         _logarithmic(axis, "FLOPs, multiple of SFT")
         _panel(axis, [(point, point.flops) for point in relative(result)])
     axes[0][0].set_ylabel("points minus SFT, 95 %")
-    _save(figure, path, digest)
+    drawn.tight_layout()
+    return drawn
 
 
-def draw(result: Mapping[str, Any], path: pathlib.Path, digest: str) -> None:
+def draw(result: Mapping[str, Any]) -> figure.Figure:
     """Draws the metric against operations, and against time where it was measured.
 
     Args:
       result: Result of `python -m benchmarks.study`.
-      path: File of the picture.
-      digest: Digest of the result, written into the picture.
     """
     found = [*points(result)]
     panels: dict[str, list[tuple[Point, float]]] = {
@@ -130,8 +112,7 @@ def draw(result: Mapping[str, Any], path: pathlib.Path, digest: str) -> None:
         "ms of one example": [(p, 1e3 * p.seconds) for p in found if p.seconds is not None],
     }
     panels = {label: pairs for label, pairs in panels.items() if pairs}
-    matplotlib.rcParams["svg.hashsalt"] = result["set"]
-    figure, axes = pyplot.subplots(
+    drawn, axes = pyplot.subplots(
         1, len(panels), figsize=(5.2 * len(panels), 4.2), sharey=True, squeeze=False
     )
     for axis, (label, pairs) in zip(axes[0], panels.items(), strict=True):
@@ -139,13 +120,8 @@ def draw(result: Mapping[str, Any], path: pathlib.Path, digest: str) -> None:
         _levels(axis, result)
         _panel(axis, pairs)
     axes[0][0].set_ylabel(result["metric"].replace("_", " "))
-    _save(figure, path, digest)
-
-
-def _save(figure: Any, path: pathlib.Path, digest: str) -> None:
-    figure.tight_layout()
-    figure.savefig(path, format="svg", metadata={"Date": None, "Description": digest})
-    pyplot.close(figure)
+    drawn.tight_layout()
+    return drawn
 
 
 def _logarithmic(axis: Any, label: str) -> None:
@@ -158,7 +134,7 @@ def _logarithmic(axis: Any, label: str) -> None:
 def _panel(axis: Any, pairs: list[tuple[Point, float]]) -> None:
     texts = []
     for point, x in pairs:
-        colour = _FAMILIES.get(point.model, "C7")
+        colour = FAMILIES.get(point.model, "C7")
         marker = "o" if point.name else "."
         bars = [[point.below], [point.above]]
         axis.errorbar(x, point.mean, bars, fmt=marker, color=colour, alpha=0.6, capsize=2)
@@ -180,48 +156,3 @@ def _levels(axis: Any, result: Mapping[str, Any]) -> None:
             axis.axhline(mean, color="0.6", linewidth=0.8, linestyle="--")
             right = axis.get_yaxis_transform()
             axis.text(1.01, mean, name, fontsize=7, color="0.4", va="center", transform=right)
-
-
-def digest(*contents: bytes) -> str:
-    """Computes the digest of files of results that their picture carries."""
-    return f"sha256:{hashlib.sha256(b''.join(contents)).hexdigest()}"
-
-
-def pictures(results: pathlib.Path) -> dict[str, tuple[list[dict[str, Any]], str]]:
-    """Results and digest of each picture, by its name.
-
-    Args:
-      results: Folder of files of results.
-    """
-    paths = {name: results / f"study_{name}.json" for name in SETS if "cost" in SETS[name].parts}
-    contents = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
-    read = {name: json.loads(content) for name, content in contents.items()}
-    # A point alone says nothing.
-    compared = {name: result for name, result in read.items() if len([*relative(result)]) > 1}
-    found = {
-        f"frontier_{name}": ([result], digest(contents[name])) for name, result in compared.items()
-    }
-    every = digest(*(contents[name] for name in compared))
-    return found | {"frontier": ([*compared.values()], every)} if compared else {}
-
-
-def main() -> None:
-    """Draws the picture of each set whose cost is compared, and the overview."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    images = harness.ROOT / "docs" / "images"
-    arguments.add_argument("--results", type=pathlib.Path, default=harness.RESULTS)
-    arguments.add_argument("--out", type=pathlib.Path, default=images)
-    options = arguments.parse_args()
-    for name, (results, own) in pictures(options.results).items():
-        path = options.out / f"{name}.svg"
-        if name == "frontier":
-            overview(results, path, own)
-        else:
-            draw(results[0], path, own)
-        print(path)
-
-
-if __name__ == "__main__":
-    main()
