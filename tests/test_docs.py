@@ -307,6 +307,6 @@ def test_pictures_are_drawn(tmp_path):
     drawn = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     names = {path.name for path in (DOCS / "images").iterdir()}
     # tests/test_results.py tests those of the study.
-    study = {name for name in names if name.startswith(("frontier", "robustness"))}
+    study = {name for name in names if name.startswith(("frontier", "robustness", "kept"))}
     assert set(drawn) == names - study
     assert all(size > 10_000 for size in drawn.values())

@@ -59,7 +59,7 @@ def test_results_are_of_the_commit_that_they_name(path):
 
 def test_pictures_are_of_the_results():
     wanted = pictures.pictures(RESULTS)
-    kinds = ("frontier*.svg", "robustness*.svg")
+    kinds = ("frontier*.svg", "robustness*.svg", "kept*.svg")
     found = {path.stem: path.read_text() for kind in kinds for path in IMAGES.glob(kind)}
     assert set(found) == set(wanted), "run make tables"
     for name, picture in wanted.items():

@@ -27,7 +27,6 @@ from sft_jax.data.dataset import DatasetInfo, padded_inputs
 from sft_jax.data.standardisation import Standardisation
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.scores import probabilities
-from sft_jax.inference.explain import Explanation
 from sft_jax.modules.budget import with_budget
 from sft_jax.modules.factory import build_model
 from sft_jax.profile import flops
@@ -281,18 +280,18 @@ def _drawn(folder, draw):
 
 
 def test_kept_tokens_of_every_kind_are_drawn(tmp_path):
-    specs = {
-        "motion": ModalitySpec(20, 3, patch_size=5),
-        "face": ModalitySpec((4, 4), 1, patch_size=2),
-        "stay": ModalitySpec(6, 3, kind="events", vocabulary=4),
+    values = {
+        "motion": ("series", np.zeros((20, 3)), [[[5, 10]]]),
+        "face": ("image", np.zeros((4, 4, 1)), [[[0, 2], [2, 4]]]),
+        "stay": ("events", np.zeros((6, 3)), [[[3, 4]]]),
     }
-    arrays = {name: np.zeros(spec.shape, np.float32) for name, spec in specs.items()}
-    parts = {
-        "motion": (slice(5, 10),),
-        "face": (slice(0, 2), slice(2, 4)),
-        "stay": (slice(3, 4),),
+    modalities = {
+        name: {"kind": kind, "values": own.tolist(), "kept": parts}
+        for name, (kind, own, parts) in values.items()
     }
-    explained = {name: Explanation((part,), np.zeros(1)) for name, part in parts.items()}
-    path = tmp_path / "kept.png"
-    kept.draw(path, [{"inputs": arrays}], [explained], specs, ["a"])
-    assert path.stat().st_size > 1000
+    drawn = kept.draw([{"title": "a", "modalities": modalities}])
+    motion, face, stay = drawn.axes
+    assert motion.patches[0].get_extents().width > 0
+    assert face.patches[0].get_xy() == (1.5, -0.5)
+    assert len(stay.lines) == 2
+    assert "<!-- a, stay -->" in _drawn(tmp_path, lambda: drawn)

@@ -126,7 +126,7 @@ def draw(result: Mapping[str, Any]) -> figure.Figure:
 
 def _logarithmic(axis: Any, label: str) -> None:
     axis.set(xlabel=label, xscale="log")
-    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5)))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
     axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
 

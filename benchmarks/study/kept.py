@@ -13,20 +13,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-
 import numpy as np
-from matplotlib import patches, pyplot
+from matplotlib import figure, patches, pyplot
 
 import sft_jax
 from sft_jax.data.dataset import Dataset
 from sft_jax.evaluation.restored import restore
-from sft_jax.inference.explain import Explanation
 from sft_jax.runs import storage
 from sft_jax.runs.directory import RunDirectory
-from sft_jax.structs import ModalitySpec
 
 _KEPT = "C3"
 
@@ -51,33 +45,60 @@ def chosen(dataset: Dataset, count: int) -> list[Mapping[str, Any]]:
     return [whole[i] for i in np.linspace(0, len(whole) - 1, count).astype(int)]
 
 
-def draw(
-    path: pathlib.Path,
-    examples: Sequence[Mapping[str, Any]],
-    explanations: Sequence[Mapping[str, Explanation]],
-    modalities: Mapping[str, ModalitySpec],
-    titles: Sequence[str],
-) -> None:
+def explained(run: RunDirectory, count: int) -> list[dict[str, Any]]:
+    """Test examples with the parts that a model keeps of them.
+
+    Args:
+      run: Run directory, whose best checkpoint is used.
+      count: Number of examples.
+
+    Returns:
+      JSON values of each example: `title`, its label and a wrong prediction, and `modalities`.
+      Each modality of more than one token has its `kind`, its `values` with four digits, and
+      `kept`, begin and end of each kept part on each axis.
+    """
+    dataset, classifier = restore(run, "best", None).run.dataset, sft_jax.load(run.path)
+    names, found = dataset.info.class_names, []
+    for example in chosen(dataset, count):
+        said, parts = classifier.predict(example["inputs"]), classifier.explain(example["inputs"])
+        label = np.asarray(example["label"])
+        true = names[int(label)] if label.ndim == 0 else "+".join(np.array(names)[label > 0])
+        said = said if isinstance(said, str) else "+".join(said)
+        modalities = {
+            name: {
+                "kind": spec.kind,
+                "values": _digits(np.asarray(example["inputs"][name], np.float64)),
+                "kept": [[[axis.start, axis.stop] for axis in part] for part in parts[name].kept],
+            }
+            for name, spec in classifier.model.modalities.items()
+            if spec.num_tokens > 1
+        }
+        title = true if true == said else f"{true}, predicted {said}"
+        found.append({"title": title, "modalities": modalities})
+    return found
+
+
+def _digits(values: np.ndarray) -> Any:
+    return np.vectorize(lambda value: float(f"{value:.4g}"))(values).tolist()
+
+
+def draw(examples: Sequence[Mapping[str, Any]]) -> figure.Figure:
     """Draws a row for each example and a column for each modality.
 
     Args:
-      path: File of the picture.
-      examples: Records with raw inputs.
-      explanations: Explanation of each modality of each example.
-      modalities: Modalities of the model.
-      titles: Title of each example.
+      examples: Result of `explained`.
     """
+    modalities = examples[0]["modalities"]
     size = (4.5 * len(modalities), 2.2 * len(examples))
-    figure, axes = pyplot.subplots(len(examples), len(modalities), figsize=size, squeeze=False)
-    for line, example, explained, title in zip(axes, examples, explanations, titles, strict=True):
-        for axis, (name, spec) in zip(line, modalities.items(), strict=True):
-            values, kept = np.asarray(example["inputs"][name]), explained[name].kept
-            _DRAW.get(spec.kind, _draw_series)(axis, values, kept)
-            axis.set_title(f"{title}, {name}", fontsize=7)
+    drawn, axes = pyplot.subplots(len(examples), len(modalities), figsize=size, squeeze=False)
+    for line, example in zip(axes, examples, strict=True):
+        for axis, (name, own) in zip(line, example["modalities"].items(), strict=True):
+            kept = [tuple(slice(*ends) for ends in part) for part in own["kept"]]
+            _DRAW.get(own["kind"], _draw_series)(axis, np.asarray(own["values"]), kept)
+            axis.set_title(f"{example['title']}, {name}", fontsize=7)
             axis.tick_params(labelsize=6)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    drawn.tight_layout()
+    return drawn
 
 
 def _draw_series(axis: Any, values: np.ndarray, kept: Sequence[tuple[slice, ...]]) -> None:
@@ -114,20 +135,9 @@ _DRAW = {"image": _draw_image, "events": _draw_events}
 def main() -> None:
     """Draws the examples."""
     options = parser().parse_args()
+    pyplot.switch_backend("agg")
     run = RunDirectory(storage.as_path(options.run))
-    dataset = restore(run, "best", None).run.dataset
-    classifier = sft_jax.load(options.run)
-    examples = chosen(dataset, options.examples)
-    explained = [classifier.explain(example["inputs"]) for example in examples]
-    predicted = [classifier.predict(example["inputs"]) for example in examples]
-    names = dataset.info.class_names
-    titles = []
-    for example, prediction in zip(examples, predicted, strict=True):
-        label = np.asarray(example["label"])
-        true = names[int(label)] if label.ndim == 0 else "+".join(np.array(names)[label > 0])
-        said = prediction if isinstance(prediction, str) else "+".join(prediction)
-        titles.append(true if true == said else f"{true}, predicted {said}")
-    draw(options.out, examples, explained, dict(classifier.model.modalities), titles)
+    draw(explained(run, options.examples)).savefig(options.out, dpi=120)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of the study: accuracy against cost, and against the strength of a corruption.
+"""Pictures of the study: accuracy against cost and strength of a corruption, and kept tokens.
 
 python -m benchmarks.study.pictures --results=benchmarks/results --out=docs/images
 
@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -22,8 +22,8 @@ matplotlib.use("svg")
 from matplotlib import figure, pyplot
 
 from benchmarks import harness
-from benchmarks.study import frontier, robustness
-from benchmarks.study.sets import SETS
+from benchmarks.study import frontier, kept, robustness
+from benchmarks.study.sets import SETS, SFT
 
 
 class Picture(NamedTuple):
@@ -54,6 +54,7 @@ def pictures(results: pathlib.Path) -> dict[str, Picture]:
         kinds: dict[str, Callable[[Any], figure.Figure]] = {
             **({"frontier": frontier.draw} if name in compared else {}),
             **({"robustness": robustness.draw} if "why" in result else {}),
+            **({"kept": _kept} if "kept" in result.get("why", {}).get(SFT, {}) else {}),
         }
         for kind, draw in kinds.items():
             own = functools.partial(draw, result)
@@ -63,6 +64,10 @@ def pictures(results: pathlib.Path) -> dict[str, Picture]:
         draw_all = functools.partial(frontier.overview, [read[name] for name in compared])
         found["frontier"] = Picture(draw_all, every)
     return found
+
+
+def _kept(result: Mapping[str, Any]) -> figure.Figure:
+    return kept.draw(result["why"][SFT]["kept"])
 
 
 def digest(*contents: bytes) -> str:

@@ -53,6 +53,7 @@ class StudySet(NamedTuple):
       minutes: Rough duration on one CPU core.
       classical: Models of `benchmarks.classical.METHODS`, which are rows too.
       parts: Those of `PARTS` that are measured.
+      shown: Whether examples are shown; the licences of other sets restrict passing them on.
     """
 
     title: str
@@ -62,6 +63,7 @@ class StudySet(NamedTuple):
     minutes: int
     classical: Sequence[str] = ("logistic regression", "random forest", "gradient boosting")
     parts: Sequence[str] = PARTS
+    shown: bool = False
 
     @property
     def scope(self) -> str:
@@ -208,6 +210,7 @@ SETS: Mapping[str, StudySet] = {
         "accuracy",
         controls((*_MOTION, *_SUMMARIES)) | budgets((0, 1, 2, 4, 8, 20)) | patches((2, 4, 8)),
         100,
+        shown=True,
     ),
     "watch_series": _smartwatch("without statistics", "summaries=0", {}, 10),
     # Each of ten people is left out in turn.

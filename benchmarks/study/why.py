@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import freshness
-from benchmarks.study import corruption, leave_out
+from benchmarks.study import corruption, kept, leave_out
 from benchmarks.study.sets import CLS_ALONE, SFT, StudySet
 from sft_jax.evaluation.restored import Restored, restore
 from sft_jax.runs import storage
-from sft_jax.runs.directory import SeedsDirectory
+from sft_jax.runs.directory import RunDirectory, SeedsDirectory
 
 ROWS = (SFT, CLS_ALONE, "late", "concat", "mbt")
 """Rows that are evaluated with corrupted modalities."""
 _EXAMPLES = 100  # Tokens are left out of so many.
+_SHOWN = 3  # Examples whose kept tokens are shown.
 
 
 def is_fresh(result: Mapping[str, Any], folders: Mapping[str, pathlib.Path]) -> bool:
@@ -41,11 +42,14 @@ def explain(
 
     Returns:
       JSON values by row: the metric of each seed with a corrupted modality
-      (`corruption.curves`), and for SFT its tokens left out (`leave_out.measure`).
+      (`corruption.curves`), and for SFT its tokens left out (`leave_out.measure`). If the set's
+      licence allows, examples with kept tokens (`kept.explained`) of the first seed, too.
     """
     found = {}
     for name in (name for name in ROWS if name in folders):
-        runs = _restored(folders[name] / f"rate_{result['rows'][name]['rate']:g}")
+        place = folders[name] / f"rate_{result['rows'][name]['rate']:g}"
+        directories = [*SeedsDirectory.existing(storage.as_path(place)).runs.values()]
+        runs = _restored(directories)
         own: dict[str, Any] = {
             "runs": folders[name].name,
             "code": freshness.identity(one.scope),
@@ -53,13 +57,15 @@ def explain(
         }
         if name == SFT:
             own["left_out"] = [leave_out.measure(run, _EXAMPLES) for run in runs]
+            if one.shown:
+                own["kept"] = kept.explained(directories[0], _SHOWN)
         found[name] = own
     return found
 
 
-def _restored(place: pathlib.Path) -> list[Restored]:
-    """Best checkpoints of a row, one for each seed, with one model and dataset."""
+def _restored(directories: Sequence[RunDirectory]) -> list[Restored]:
+    """Best checkpoints of the seeds of a row, with one model and dataset."""
     found: list[Restored] = []
-    for run in SeedsDirectory.existing(storage.as_path(place)).runs.values():
+    for run in directories:
         found.append(restore(run, "best", None, found[0].run if found else None))
     return found
