@@ -113,7 +113,7 @@ def metric_with(
 def derived_anew(
     info: DatasetInfo, modality: str, values: np.ndarray, mask: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Computes the modalities that are derived from another, of which they are missing too.
+    """Computes the modalities that are derived from another; without a step of it they are missing.
 
     Args:
       info: Description of the dataset.

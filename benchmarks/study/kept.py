@@ -54,8 +54,8 @@ def explained(run: RunDirectory, count: int) -> list[dict[str, Any]]:
 
     Returns:
       JSON values of each example: `title`, its label and a wrong prediction, and `modalities`.
-      Each modality of more than one token has its `kind`, its `values` with four digits, and
-      `kept`, begin and end of each kept part on each axis.
+      Each modality of more than one token has its `kind` and its `values`, with four digits.
+      `kept` has begin and end of each kept part, on each axis.
     """
     dataset, classifier = restore(run, "best", None).run.dataset, sft_jax.load(run.path)
     names, found = dataset.info.class_names, []
