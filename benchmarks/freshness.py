@@ -278,19 +278,30 @@ def state(code: Mapping[str, Any] | None, scope: str) -> State:
 def codes(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
     """Code of each row of a result, by name, if rows name theirs; else that of all, named `""`.
 
-    Rows are in `models` or `rows`: a mapping, or a list whose rows may have a `name`.
+    Rows are in `models` or `rows`: a mapping, or a list whose rows may have a `name`. Other parts
+    of the result may have a code with a scope of their own. Theirs are named `part NAME`.
     """
+    own = {name: part.get("code", {}) for name, part in result.items() if isinstance(part, Mapping)}
+    parts = {f"part {name}": code for name, code in own.items() if "scope" in code}
     rows = result.get("models", result.get("rows", {}))
     if isinstance(rows, list):
         rows = {str(row.get("name", number)): row for number, row in enumerate(rows)}
     if any("code" in row for row in rows.values()):
-        return {name: row.get("code") for name, row in rows.items()}
-    return {"": result.get("code")}
+        return {name: row.get("code") for name, row in rows.items()} | parts
+    return {"": result.get("code")} | parts
 
 
 def states(result: Mapping[str, Any], scope: str) -> dict[str, State]:
-    """State of each code of a result, by the names of `codes`."""
-    return {name: state(code, scope) for name, code in codes(result).items()}
+    """State of each code of a result, by the names of `codes`.
+
+    Args:
+      result: The result.
+      scope: Scope of its rows.
+    """
+    return {
+        name: state(code, code["scope"] if code and name.startswith("part ") else scope)
+        for name, code in codes(result).items()
+    }
 
 
 def worst(each: Mapping[str, State]) -> State:

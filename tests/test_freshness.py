@@ -118,6 +118,20 @@ def test_an_older_result_is_compared_with_its_commit(monkeypatch):
     assert freshness.state(None, scope) == (False, "it names no commit", "")
 
 
+def test_parts_of_a_result_have_their_own_scope():
+    scope, own = "accuracy watch", "cost watch"
+    row, part = freshness.identity(scope), freshness.identity(own)
+    result = {"rows": {"k=4": {"code": row}}, "cost": {"rows": {}, "code": part}}
+    states = freshness.states(result, scope)
+    assert {name: state.word for name, state in states.items()} == {
+        "k=4": "fresh",
+        "part cost": "fresh",
+    }
+    result["cost"]["code"] = {**part, "scope_digest": "sha256:other"}
+    assert freshness.worst(freshness.states(result, scope)).word == "stale"
+    assert freshness.states(result, scope)["k=4"].fresh
+
+
 def test_a_result_is_as_fresh_as_its_oldest_row():
     scope = "accuracy watch"
     new, old = freshness.identity(scope), {"scope": scope, "scope_digest": "", "commit": "b"}

@@ -150,8 +150,11 @@ def test_an_ensemble_is_of_the_seeds_of_each_fold():
     info = types.SimpleNamespace(class_names=["a", "b"], metrics=())
     right, wrong, unsure = [[9.0, 0], [0, 9.0]], [[0, 1.0], [1.0, 0]], [[0, 2.0], [0, 2.0]]
     units = {("0", 0): unit(right), ("0", 1): unit(wrong), ("1", 0): unit(unsure)}
-    row = types.SimpleNamespace(units=units, info=info)
+    row = types.SimpleNamespace(name="sft", units=units, info=info)
     assert ensemble.metric(row, "accuracy") == 0.75
+    units["1", 0].predictions = None
+    with pytest.raises(ValueError, match=r"sft: .* has no predictions"):
+        ensemble.metric(row, "accuracy")
 
 
 def test_noise_changes_real_values_of_the_chosen_columns_alone():
@@ -201,10 +204,13 @@ def test_a_derived_modality_is_computed_from_corrupted_values():
 
 def test_runs_of_another_experiment_are_explained_anew(tmp_path):
     folders = {"sft": tmp_path / "sft_a", "late": tmp_path / "late_b", "mult": tmp_path / "mult_c"}
-    result = {"why": {"sft": {"runs": "sft_a"}, "late": {"runs": "late_b"}}}
+    explained = {"sft": {"runs": "sft_a"}, "late": {"runs": "late_b"}}
+    result = {"why": {"rows": explained, "code": freshness.identity(" ".join(why._SCOPE))}}
     assert why.is_fresh(result, folders)
     assert not why.is_fresh(result, {**folders, "late": tmp_path / "late_d"})
     assert not why.is_fresh({}, folders)
+    result["why"]["code"]["scope_digest"] = "sha256:other"
+    assert not why.is_fresh(result, folders)
 
 
 def test_each_real_token_is_left_out_once():
@@ -263,7 +269,7 @@ def test_a_panel_for_each_modality_and_corruption(tmp_path):
     tested = result["rows"]["sft"]["test"]["accuracy"]
     kinds = {"noise": {"1": tested, "2": tested}, "missing": {"0.5": tested}}
     corrupted = {"motion": kinds, "sound": kinds}
-    result["why"] = {name: {"corrupted": corrupted} for name in ("sft", "mbt")}
+    result["why"] = {"rows": {name: {"corrupted": corrupted} for name in ("sft", "mbt")}}
     drawn = robustness.draw(result)
     assert [axis.get_title() for axis in drawn.axes] == ["motion", "sound"] * 2
     assert all(len(axis.containers) == 2 for axis in drawn.axes)

@@ -25,12 +25,19 @@ def metric(row: Row, name: str) -> float:
     Args:
       row: Runs of at least one seed, with their predictions.
       name: Name of the metric.
+
+    Raises:
+      ValueError: If a run lacks its predictions.
     """
-    values = []
+    values, info = [], row.info
     for fold in dict.fromkeys(fold for fold, _ in row.units):
-        units = [unit for (own, _), unit in row.units.items() if own == fold]
-        averaged = average([unit.predictions for unit in units if unit.predictions is not None])
-        values.append(scalars(task_metrics(averaged, row.info.class_names, row.info.metrics))[name])
+        members = []
+        for (own, _), unit in row.units.items():
+            if unit.predictions is None:
+                raise ValueError(f"{row.name}: {unit} has no predictions: evaluate it again")
+            members += [unit.predictions] if own == fold else []
+        scores = task_metrics(average(members), info.class_names, info.metrics)
+        values.append(scalars(scores)[name])
     return statistics.fmean(values)
 
 

@@ -51,10 +51,11 @@ def pictures(results: pathlib.Path) -> dict[str, Picture]:
     compared = [name for name, result in read.items() if len([*frontier.relative(result)]) > 1]
     found: dict[str, Picture] = {}
     for name, result in read.items():
+        explained = result.get("why", {"rows": {}})["rows"]
         kinds: dict[str, Callable[[Any], figure.Figure]] = {
             **({"frontier": frontier.draw} if name in compared else {}),
-            **({"robustness": robustness.draw} if "why" in result else {}),
-            **({"kept": _kept} if "kept" in result.get("why", {}).get(SFT, {}) else {}),
+            **({"robustness": robustness.draw} if explained else {}),
+            **({"kept": _kept} if "kept" in explained.get(SFT, {}) else {}),
         }
         for kind, draw in kinds.items():
             own = functools.partial(draw, result)
@@ -67,7 +68,7 @@ def pictures(results: pathlib.Path) -> dict[str, Picture]:
 
 
 def _kept(result: Mapping[str, Any]) -> figure.Figure:
-    return kept.draw(result["why"][SFT]["kept"])
+    return kept.draw(result["why"]["rows"][SFT]["kept"])
 
 
 def digest(*contents: bytes) -> str:

@@ -24,7 +24,7 @@ def draw(result: Mapping[str, Any]) -> figure.Figure:
     Args:
       result: Result of `python -m benchmarks.study` with the part `why`.
     """
-    metric, explained = result["metric"], result["why"]
+    metric, explained = result["metric"], result["why"]["rows"]
     modalities = [*next(iter(explained.values()))["corrupted"]]
     size = (2.6 * len(modalities) + 0.8, 2.5 * len(_AXES) + 0.4)
     layout = {"figsize": size, "sharey": True, "squeeze": False, "layout": "constrained"}

@@ -17,17 +17,25 @@ ROWS = (SFT, CLS_ALONE, "late", "concat", "mbt")
 """Rows that are evaluated with corrupted modalities."""
 _EXAMPLES = 100  # Tokens are left out of so many.
 _SHOWN = 3  # Examples whose kept tokens are shown.
+_SCOPE = (
+    *(f"benchmarks/study/{name}.py" for name in ("why", "corruption", "leave_out", "kept")),
+    *("sft_jax/data/derived.py", "sft_jax/evaluation/", "sft_jax/inference/explain.py"),
+)
+"""Code that can change this part for given runs. The runs have the freshness of their rows."""
 
 
 def is_fresh(result: Mapping[str, Any], folders: Mapping[str, pathlib.Path]) -> bool:
-    """Returns whether a result has this part, of the runs that its rows have now.
+    """Returns whether a result has this part, of the runs that its rows have now and code at head.
 
     Args:
       result: Result with the rows.
       folders: Folder of the run directories of each row, named by experiment and code.
     """
+    known = result.get("why", {"rows": {}, "code": {}})
     wanted = {name: folders[name].name for name in ROWS if name in folders}
-    return {name: row["runs"] for name, row in result.get("why", {}).items()} == wanted
+    return {name: row["runs"] for name, row in known["rows"].items()} == wanted and bool(
+        freshness.state(known["code"], " ".join(_SCOPE)).fresh
+    )
 
 
 def explain(
@@ -41,9 +49,9 @@ def explain(
       folders: See `is_fresh`.
 
     Returns:
-      JSON values by row: the metric of each seed with a corrupted modality
-      (`corruption.curves`), and for SFT its tokens left out (`leave_out.measure`). If the set's
-      licence allows, examples with kept tokens (`kept.explained`) of the first seed, too.
+      JSON values: `code`, and `rows` by name. A row has the metric of each seed with a corrupted
+      modality (`corruption.curves`). SFT has its tokens left out (`leave_out.measure`), and if the
+      set's licence allows, examples with kept tokens (`kept.explained`) of the first seed.
     """
     found = {}
     for name in (name for name in ROWS if name in folders):
@@ -52,7 +60,6 @@ def explain(
         runs = _restored(directories)
         own: dict[str, Any] = {
             "runs": folders[name].name,
-            "code": freshness.identity(one.scope),
             "corrupted": corruption.curves(runs, one.metric),
         }
         if name == SFT:
@@ -60,7 +67,7 @@ def explain(
             if one.shown:
                 own["kept"] = kept.explained(directories[0], _SHOWN)
         found[name] = own
-    return found
+    return {"rows": found, "code": freshness.identity(" ".join(_SCOPE))}
 
 
 def _restored(directories: Sequence[RunDirectory]) -> list[Restored]:

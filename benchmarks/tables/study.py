@@ -111,7 +111,7 @@ def corrupted(file: str, kind: str) -> str:
       kind: noise, or missing.
     """
     result = load(file)
-    first = next(iter(result["why"].values()))["corrupted"]
+    first = next(iter(result["why"]["rows"].values()))["corrupted"]
     columns = [(name, strength) for name, kinds in first.items() for strength in kinds[kind]]
     rows = [
         [
@@ -121,14 +121,14 @@ def corrupted(file: str, kind: str) -> str:
                 for one, strength in columns
             ),
         ]
-        for name, row in result["why"].items()
+        for name, row in result["why"]["rows"].items()
     ]
     return table([kind, *(f"{name}, {strength}" for name, strength in columns)], rows)
 
 
 def left_out(file: str) -> str:
     """Agreement of saliency with the effect of leaving a token out, of each seed."""
-    seeds = load(file)["why"][SFT]["left_out"]
+    seeds = load(file)["why"]["rows"][SFT]["left_out"]
     rows = []
     for modality in seeds[0]:
         for number, seed in enumerate(seeds):
