@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sft_jax.compare.intervals import scalars
+from sft_jax.compare.intervals import by_fold, scalars
 from sft_jax.compare.rows import Row
 from sft_jax.evaluation.evaluator import Predictions
 from sft_jax.evaluation.metrics import task_metrics
@@ -29,15 +29,12 @@ def metric(row: Row, name: str) -> float:
     Raises:
       ValueError: If a run lacks its predictions.
     """
-    values, info = [], row.info
-    for fold in dict.fromkeys(fold for fold, _ in row.units):
-        members = []
-        for (own, _), unit in row.units.items():
-            if unit.predictions is None:
-                raise ValueError(f"{row.name}: {unit} has no predictions: evaluate it again")
-            members += [unit.predictions] if own == fold else []
-        scores = task_metrics(average(members), info.class_names, info.metrics)
-        values.append(scalars(scores)[name])
+    if lacking := [unit for unit in row.units.values() if unit.predictions is None]:
+        raise ValueError(f"{row.name}: {lacking[0]} has no predictions: evaluate it again")
+    info, values = row.info, []
+    for units in by_fold(row.units).values():
+        averaged = average([unit.predictions for unit in units])
+        values.append(scalars(task_metrics(averaged, info.class_names, info.metrics))[name])
     return statistics.fmean(values)
 
 

@@ -48,7 +48,7 @@ def points(result: Mapping[str, Any]) -> Iterator[Point]:
     for name, row in result["rows"].items():
         if "changes" not in row:
             continue
-        model, seconds = _model(row), None
+        model, seconds = model_name(row), None
         if name in cost:
             seconds = cost[name]["latency_seconds"]["median"]
         yield Point(name, model, row[counts.FIELD], seconds, *_spread(row["test"][metric]))
@@ -56,7 +56,8 @@ def points(result: Mapping[str, Any]) -> Iterator[Point]:
             yield Point("", model, line[counts.FIELD], None, *_spread(line["metrics"][metric]))
 
 
-def _model(row: Mapping[str, Any]) -> str:
+def model_name(row: Mapping[str, Any]) -> str:
+    """Value of `model.name` of a row of trained runs."""
     return row["changes"].get("model.name", "sft")
 
 
@@ -71,14 +72,14 @@ def relative(result: Mapping[str, Any]) -> Iterator[Point]:
     Differences are in hundredths, and bars their paired 95 % intervals.
     """
     first = result["rows"][SFT]
-    yield Point(SFT, _model(first), 1.0, None, 0.0, 0.0, 0.0)
+    yield Point(SFT, model_name(first), 1.0, None, 0.0, 0.0, 0.0)
     for name in _OVERVIEW:
         row = result["rows"].get(name, {})
         found = row.get("differences", {}).get(SFT)
         if found and found["both"]:
             mean, (low, high) = 100 * found["mean"], (100 * end for end in found["both"])
             ratio = row[counts.FIELD] / first[counts.FIELD]
-            yield Point(name, _model(row), ratio, None, mean, mean - low, high - mean)
+            yield Point(name, model_name(row), ratio, None, mean, mean - low, high - mean)
 
 
 def overview(results: Sequence[Mapping[str, Any]]) -> figure.Figure:

@@ -52,14 +52,15 @@ def pictures(results: pathlib.Path) -> dict[str, Picture]:
     found: dict[str, Picture] = {}
     for name, result in read.items():
         explained = result.get("why", {"rows": {}})["rows"]
-        kinds: dict[str, Callable[[Any], figure.Figure]] = {
-            **({"frontier": frontier.draw} if name in compared else {}),
-            **({"robustness": robustness.draw} if explained else {}),
-            **({"kept": _kept} if "kept" in explained.get(SFT, {}) else {}),
+        kinds = {
+            "frontier": (frontier.draw, name in compared),
+            "robustness": (robustness.draw, bool(explained)),
+            "kept": (_kept, "kept" in explained.get(SFT, {})),
         }
-        for kind, draw in kinds.items():
-            own = functools.partial(draw, result)
-            found[f"{kind}_{name}"] = Picture(own, digest(contents[name]))
+        for kind, (draw, present) in kinds.items():
+            if present:
+                own = functools.partial(draw, result)
+                found[f"{kind}_{name}"] = Picture(own, digest(contents[name]))
     if compared:
         every = digest(*(contents[name] for name in compared))
         draw_all = functools.partial(frontier.overview, [read[name] for name in compared])

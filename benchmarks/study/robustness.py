@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib import figure, pyplot
 
-from benchmarks.study.frontier import FAMILIES
+from benchmarks.study.frontier import FAMILIES, model_name
 from benchmarks.study.sets import CLS_ALONE
 
 _AXES = {
@@ -41,7 +41,7 @@ def draw(result: Mapping[str, Any]) -> figure.Figure:
                 deviations = [own["std"] or 0 for own in found.values()]
                 places = [float(strength) for strength in found]
                 style = "--" if name == CLS_ALONE else "-"
-                model = result["rows"][name]["changes"].get("model.name", "sft")
+                model = model_name(result["rows"][name])
                 axis.errorbar(
                     places, means, deviations, label=name, color=FAMILIES[model], linestyle=style,
                     capsize=2, alpha=0.7, linewidth=1,
