@@ -77,6 +77,18 @@ def environment(scope: str) -> dict[str, Any]:
     }
 
 
+def elsewhere(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Machine and versions of this process, as far as they differ from those of a result's start.
+
+    A file that is continued on another machine names it in each row that was measured there.
+
+    Args:
+      result: Result with the values of `environment`.
+    """
+    own = environment(result["code"]["scope"])
+    return {key: own[key] for key in ("machine", "versions") if own[key] != result[key]}
+
+
 def command() -> str:
     """The command of this process, from the root of the repository on."""
     path = pathlib.Path(sys.argv[0]).absolute()

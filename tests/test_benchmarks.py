@@ -124,3 +124,12 @@ def test_results_of_other_seeds_are_not_continued(tmp_path):
         message = re.escape(f"{field}={begun[field]}, not {value}: remove it")
         with pytest.raises(ValueError, match=message):
             harness.read_or_begin(path, "accuracy", {**begun, field: value}, "rows")
+
+
+def test_a_row_of_another_machine_names_it(tmp_path):
+    result = harness.read_or_begin(tmp_path / "result.json", "accuracy", {}, "rows")
+    assert harness.elsewhere(result) == {}
+    older = {**result["versions"], "jax": "0.1"}
+    assert harness.elsewhere({**result, "versions": older}) == {"versions": result["versions"]}
+    found = harness.elsewhere({**result, "machine": "riscv64, 1 cores, tpu"})
+    assert found == {"machine": result["machine"]}

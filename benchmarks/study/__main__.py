@@ -76,6 +76,7 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
             seeds = result["seeds"][: one.rows[name].seeds]
             values = rows.train_row(config, one.rows[name], seeds, place)
         own = {**values, "cpu_seconds": time.process_time() - begin, **identity}
+        own |= harness.elsewhere(result)
         found = {**result["rows"], name: own}
         result["rows"] = {name: found[name] for name in every if name in found}
         harness.write(options.json, result)
