@@ -132,23 +132,20 @@ def mosei_memory(file: str) -> str:
     return table([f"a file of {result['file_gib']:.1f} GiB", "GiB of memory", "s"], rows)
 
 
-def accelerator(*files: str) -> str:
-    """Training step and inference on an accelerator, by batch, dtype and kernel."""
+def accelerator(file: str) -> str:
+    """Training step and inference on an accelerator, by config, batch, dtype and kernel."""
     rows = []
-    for file in files:
-        for row in load(file)["sections"]["step_cost"].values():
-            if (
-                row.get("config", "").startswith("configs/vggsound.py")
-                and "train_step_seconds" in row
-            ):
-                setting = f"{row['batch_size']:,}, {row['dtype']}, `{row['attention_kernel']}`"
-                times = [
-                    spread({k: 1e3 * v for k, v in row[key].items()}, 1)
-                    for key in ("train_step_seconds", "inference_seconds")
-                ]
-                memory = f"{row['memory_analysis']['temp_bytes'] / 2**20:,.0f}"
-                rows.append([setting, *times, memory])
-    header = ["batch, dtype, `attention_kernel`", "training step, ms", "inference, ms"]
+    for row in load(file)["sections"]["step_cost"].values():
+        if "train_step_seconds" in row:
+            config = row["config"].removeprefix("configs/").removesuffix(".py:")
+            setting = f"{row['batch_size']:,}, {row['dtype']}, `{row['attention_kernel']}`"
+            times = [
+                spread({k: 1e3 * v for k, v in row[key].items()}, 1)
+                for key in ("train_step_seconds", "inference_seconds")
+            ]
+            memory = f"{row['memory_analysis']['temp_bytes'] / 2**20:,.0f}"
+            rows.append([f"`{config}`", setting, *times, memory])
+    header = ["config", "batch, dtype, `attention_kernel`", "training step, ms", "inference, ms"]
     return table([*header, "planned memory, MiB"], rows)
 
 
