@@ -6,16 +6,15 @@ Each row has the same budget of tuning: three learning rates, chosen on the vali
 the first seed. Checkpoints are those of best validation, and the test split is evaluated once.
 
 The result is written after each row. Rows of the file are repeated if their code or experiment has
-changed. `--runs` keeps the run directories of each, with the predictions that paired intervals
-need. A killed start goes on with the row that it was in. The part `why` corrupts modalities and
-leaves tokens out. The part `cost` times the rows in turns, so that nothing else should run beside
-it.
+changed. `--runs` keeps the run directories of each. The predictions that rows are compared with lie
+beside the result, so that it can be continued on another machine. A killed start goes on with the
+row that it was in. The part `why` corrupts modalities and leaves tokens out. The part `cost` times
+the rows in turns, so that nothing else should run beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import pathlib
 import shutil
 import time
@@ -23,15 +22,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import freshness, harness
-from benchmarks.study import classical_rows, cost, counts, ensemble, rows, why
-from benchmarks.study.sets import CLS_ALONE, PARTS, SETS, SFT, StudyRow, StudySet
-from sft_jax.compare.differences import difference
-from sft_jax.compare.intervals import RESAMPLES
-from sft_jax.compare.rows import Row
+from benchmarks.study import classical_rows, compared, cost, rows, why
+from benchmarks.study.sets import PARTS, SETS, StudyRow, StudySet
 from sft_jax.data.sets.base import digest
 from sft_jax.runs.directory import FOLD
-
-CONFIDENCE = 0.95
 
 
 def parser() -> argparse.ArgumentParser:
@@ -121,37 +115,6 @@ def folder(runs: pathlib.Path, name: str, row: Mapping[str, Any]) -> pathlib.Pat
     return runs / f"{name.replace(', ', '_').replace(' ', '_')}_{own}"
 
 
-def compare(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Adds to each row its paired differences from SFT and from CLS alone.
-
-    A row of trained runs gets its operations, and the metric of its seeds as an ensemble, too.
-
-    Args:
-      one: Set of the rows.
-      options: Parsed arguments.
-      result: Result with all rows.
-    """
-    if SFT not in result["rows"]:
-        return
-    tested: dict[str, Row] = {}
-    for name, own in result["rows"].items():
-        place = folder(options.runs, name, own)
-        if name in one.classical:
-            config, info = tested[SFT].config, tested[SFT].info
-            tested[name] = classical_rows.tested(config, name, result["seeds"], info, place)
-        else:
-            tested[name] = rows.tested(place, own)
-            counts.add(own, tested[name])
-            own["ensemble"] = ensemble.metric(tested[name], one.metric)
-    for name, own in result["rows"].items():
-        own["differences"] = {
-            base: dataclasses.asdict(found)
-            for base in (SFT, CLS_ALONE)
-            if base in tested and base != name
-            if (found := difference(tested[name], tested[base], one.metric, CONFIDENCE, RESAMPLES))
-        }
-
-
 def main() -> None:
     """Measures the rows that the file lacks, and compares all."""
     options = parser().parse_args()
@@ -166,9 +129,11 @@ def main() -> None:
         parser().error(f"--parts: no part {unknown} in {options.set}; it has {[*one.parts]}")
     if "rows" in parts:
         train(one, options, result)
-        compare(one, options, result)
-        harness.write(options.json, result)
     folders = {name: folder(options.runs, name, row) for name, row in result["rows"].items()}
+    if "rows" in parts:
+        file = options.json.with_suffix(".npz")
+        compared.compare(one, result, folders, file, options.manual_dir)
+        harness.write(options.json, result)
     if "why" in parts and not why.is_fresh(result, folders):
         result["why"] = why.explain(one, result, folders)
         harness.write(options.json, result)
