@@ -272,7 +272,9 @@ def test_a_panel_for_each_modality_and_corruption(tmp_path):
     tested = result["rows"]["sft"]["test"]["accuracy"]
     kinds = {"noise": {"1": tested, "2": tested}, "missing": {"0.5": tested}}
     corrupted = {"motion": kinds, "sound": kinds}
-    result["why"] = {"rows": {name: {"corrupted": corrupted} for name in ("sft", "mbt")}}
+    result["why"] = {
+        "rows": {name: {"intact": tested, "corrupted": corrupted} for name in ("sft", "mbt")}
+    }
     drawn = robustness.draw(result)
     assert [axis.get_title() for axis in drawn.axes] == ["motion", "sound"] * 2
     assert all(len(axis.containers) == 2 for axis in drawn.axes)

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.study import rows
 from sft_jax.compare import intervals
 from sft_jax.data import derived
-from sft_jax.data.dataset import DatasetInfo, Example
+from sft_jax.data.dataset import DatasetInfo, Example, padded_inputs
 from sft_jax.data.view import View
 from sft_jax.evaluation.evaluator import Evaluator
 from sft_jax.evaluation.metrics import task_metrics
@@ -24,6 +24,8 @@ NOISE = (0.5, 1.0, 2.0, 4.0)
 """Standard deviations of the noise, in those of the training split."""
 MISSING = (0.25, 0.5, 0.75, 1.0)
 """Shares of the first axis that are missing, in one stretch."""
+MOST_EXAMPLES = 2000
+"""Number of examples that are corrupted of a larger test split."""
 
 Corruption = Callable[
     [np.ndarray, np.ndarray, np.random.Generator, slice], tuple[np.ndarray, np.ndarray]
@@ -70,44 +72,54 @@ KINDS = {"noise": (noisy, NOISE), "missing": (missing, MISSING)}
 
 
 def metric_with(
-    restored: Restored, modality: str, corruption: Corruption, metric: str, step: Any
+    restored: Restored, change: Callable[[int, Example], Example], metric: str, step: Any
 ) -> float | None:
-    """Metric of the test split with one modality corrupted.
-
-    The corruption of an example depends on its position alone, so that all models get the same.
+    """Metric of the test split, or of `MOST_EXAMPLES` spread over it, with changed examples.
 
     Args:
       restored: Checkpoint.
-      modality: Name of the modality.
-      corruption: Function of its values and mask.
+      change: Function from the position of an example and the example to another.
       metric: Name of the metric.
       step: Evaluation step of the model.
     """
     run = restored.run
     source, info = run.dataset.source("test"), run.dataset.info
-
-    # Time and type of an event stay.
-    columns = slice(2 if info.modalities[modality].kind == "events" else 0, None)
-
-    def corrupted(i: int) -> Example:
-        example, random = source[i], np.random.default_rng(i)
-        own = example["inputs"][modality], example["masks"][modality]
-        changed = {modality: corruption(*own, random, columns)}
-        changed |= derived_anew(info, modality, *changed[modality])
-        inputs = {name: values for name, (values, _) in changed.items()}
-        masks = {name: mask for name, (_, mask) in changed.items()}
-        return Example(
-            id=example["id"],
-            label=example["label"],
-            inputs={**example["inputs"], **inputs},
-            masks={**example["masks"], **masks},
-        )
-
-    examples = View(len(source), corrupted)
+    count = min(len(source), MOST_EXAMPLES)
+    places = [i * len(source) // count for i in range(count)]
+    examples = View(count, lambda i: change(places[i], source[places[i]]))
     size, loss = run.config.train.batch_size, run.config.train.loss
     evaluator = Evaluator(run.model, examples, size, run.mesh, loss=loss, step=step)
     predictions = evaluator.predict(restored.params)
     return intervals.scalars(task_metrics(predictions, info.class_names, info.metrics))[metric]
+
+
+def corrupted(
+    info: DatasetInfo, modality: str, corruption: Corruption
+) -> Callable[[int, Example], Example]:
+    """Makes the function that corrupts a modality of an example.
+
+    The corruption depends on the position of the example alone, so that all models get the same.
+
+    Args:
+      info: Description of the dataset.
+      modality: Name of the modality.
+      corruption: Function of its values and mask.
+    """
+    # Time and type of an event stay.
+    columns = slice(2 if info.modalities[modality].kind == "events" else 0, None)
+
+    def change(i: int, example: Example) -> Example:
+        own = example["inputs"][modality], example["masks"][modality]
+        changed = {modality: corruption(*own, np.random.default_rng(i), columns)}
+        changed |= derived_anew(info, modality, *changed[modality])
+        return Example(
+            id=example["id"],
+            label=example["label"],
+            inputs={**example["inputs"], **{name: own[0] for name, own in changed.items()}},
+            masks={**example["masks"], **{name: own[1] for name, own in changed.items()}},
+        )
+
+    return change
 
 
 def derived_anew(
@@ -127,22 +139,14 @@ def derived_anew(
     rules = {n: r for n, r in info.derived.items() if derived.source_name(r) == modality}
     if not rules:
         return {}
-    scale, shapes = info.statistics[modality], {n: s.shape for n, s in info.modalities.items()}
+    scale = info.statistics[modality]
     raw = values[mask] * np.asarray(scale.std) + np.asarray(scale.mean)
-    example = {"id": modality, "inputs": {modality: raw}}
-    computed = derived.complete(example, rules, shapes)["inputs"] if len(raw) else {}
-    return {
-        name: (
-            info.statistics[name].apply(computed[name])
-            if name in computed
-            else np.zeros(shapes[name], np.float32),
-            np.full(shapes[name][:-1], name in computed),
-        )
-        for name in rules
-    }
+    record = {"id": modality, "inputs": {modality: raw} if len(raw) else {}}
+    inputs, masks = padded_inputs(info, record)
+    return {name: (inputs[name], masks[name]) for name in rules}
 
 
-def curves(runs: Sequence[Restored], metric: str) -> dict[str, Any]:
+def measure(runs: Sequence[Restored], metric: str) -> dict[str, Any]:
     """Metric of several seeds by modality, kind of corruption and its strength.
 
     Args:
@@ -150,21 +154,24 @@ def curves(runs: Sequence[Restored], metric: str) -> dict[str, Any]:
       metric: Name of the metric.
 
     Returns:
-      JSON values: modality to kind, `noise` or `missing`, to strength, to the summary over seeds.
-      Derived modalities are corrupted with those they are derived from.
+      JSON values: `intact`, the summary over seeds of the same examples without corruption; and
+      `corrupted`, modality to kind, `noise` or `missing`, to strength, to the summary. Derived
+      modalities are corrupted with those they are derived from.
     """
     first = runs[0].run
-    measured = {*first.model.mixed_modalities} - {*first.dataset.info.derived}
+    info = first.dataset.info
     step = compile_eval_step(first.model, first.mesh, first.config.train.loss)
+
+    def summary(change: Callable[[int, Example], Example]) -> dict[str, Any]:
+        return rows.summary([metric_with(one, change, metric, step) for one in runs])
+
     return {
-        modality: {
-            kind: {
-                f"{strength:g}": rows.summary(
-                    [metric_with(one, modality, make(strength), metric, step) for one in runs]
-                )
-                for strength in strengths
+        "intact": summary(lambda _, example: example),
+        "corrupted": {
+            modality: {
+                kind: {f"{x:g}": summary(corrupted(info, modality, make(x))) for x in strengths}
+                for kind, (make, strengths) in KINDS.items()
             }
-            for kind, (make, strengths) in KINDS.items()
-        }
-        for modality in sorted(measured)
+            for modality in sorted({*first.model.mixed_modalities} - {*info.derived})
+        },
     }

@@ -35,8 +35,7 @@ def draw(result: Mapping[str, Any]) -> figure.Figure:
             axis.set_title(modality, fontsize=9)
             axis.set_xlabel(label, fontsize=8)
             for name, row in explained.items():
-                found = {"0": result["rows"][name]["test"][metric]}
-                found |= row["corrupted"][modality][kind]
+                found = {"0": row["intact"]} | row["corrupted"][modality][kind]
                 means = [own["mean"] for own in found.values()]
                 deviations = [own["std"] or 0 for own in found.values()]
                 places = [float(strength) for strength in found]

@@ -50,7 +50,7 @@ def explain(
 
     Returns:
       JSON values: `code`, and `rows` by name. A row has the metric of each seed with a corrupted
-      modality (`corruption.curves`). SFT has its tokens left out (`leave_out.measure`), and if the
+      modality (`corruption.measure`). SFT has its tokens left out (`leave_out.measure`), and if the
       set's licence allows, examples with kept tokens (`kept.explained`) of the first seed.
     """
     found = {}
@@ -60,7 +60,7 @@ def explain(
         runs = _restored(directories)
         own: dict[str, Any] = {
             "runs": folders[name].name,
-            "corrupted": corruption.curves(runs, one.metric),
+            **corruption.measure(runs, one.metric),
         }
         if name == SFT:
             own["left_out"] = [leave_out.measure(run, _EXAMPLES) for run in runs]
