@@ -67,8 +67,7 @@ def train(one: StudySet, options: argparse.Namespace, result: dict[str, Any]) ->
         else:
             config = rows.experiment_of(one.base, one.rows[name], options.manual_dir)
             forget(place, one.rows[name], result["seeds"][0])
-            seeds = result["seeds"][: one.rows[name].seeds]
-            values = rows.train_row(config, one.rows[name], seeds, place)
+            values = rows.train_row(config, one.rows[name], result["seeds"], place)
         own = {**values, "cpu_seconds": time.process_time() - begin, **identity}
         own |= harness.elsewhere(result)
         found = {**result["rows"], name: own}

@@ -1,4 +1,7 @@
-"""Table of the study: the datasets, and the rows of each."""
+"""Table of the study: the datasets, and the rows of each.
+
+Pools, saliencies, depths and readouts are compared in `benchmarks.diagnosis`, where tokens matter.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,6 @@ class StudyRow(NamedTuple):
       budgets: Numbers of kept tokens that the runs are evaluated with as well.
       strides: Strides that they are evaluated with as well.
       depths: Numbers of blocks that they are evaluated with as well.
-      seeds: Number of seeds, the first of those of the set; None for all.
     """
 
     changes: Mapping[str, Any] = {}
@@ -39,7 +41,6 @@ class StudyRow(NamedTuple):
     budgets: Sequence[int] = ()
     strides: Sequence[int] = ()
     depths: Sequence[int] = ()
-    seeds: int | None = None
 
 
 class StudySet(NamedTuple):
@@ -74,8 +75,7 @@ class StudySet(NamedTuple):
     def definition(self, name: str) -> Any:
         """Experiment of a row, as JSON values; of a classical model the data alone."""
         row = self.rows[name]._asdict() if name in self.rows else {}
-        given = {field: value for field, value in row.items() if value is not None}
-        values = {"base": self.base._asdict(), "metric": self.metric, **given}
+        values = {"base": self.base._asdict(), "metric": self.metric, **row}
         return json.loads(json.dumps(values, default=list))
 
 
@@ -134,39 +134,6 @@ def patches(sizes: Sequence[int]) -> dict[str, StudyRow]:
     rows = {f"patch={n}": StudyRow({"data.patch_size": n}, _ONE_RATE) for n in sizes}
     elastic = {"data.patch_size": sizes[0], "train.elastic_patch": strides}
     return rows | {"any patch": StudyRow(elastic, _ONE_RATE, strides=strides)}
-
-
-def ablation(k: int = 4) -> dict[str, StudyRow]:
-    """Rows of one change each, with 3 seeds: saliency, attention, depth and mixup.
-
-    `benchmarks.diagnosis` compares pools and readouts, where kept tokens matter.
-
-    Args:
-      k: Number of kept tokens of each modality.
-    """
-    changes: dict[str, dict[str, Any]] = {
-        **{f"saliency={name}": {"model.saliency": name} for name in ("from_cls", "learned")},
-        "windows": _WINDOWED,
-        **{
-            f"no attention before pooling, {name}": {"model.pre_pooling_attention": "none", **own}
-            for name, own in (
-                ("max", {"model.pool": "max"}),
-                ("random", {"model.pool": "random"}),
-                ("learned", {"model.pool": "attn_topk", "model.saliency": "learned"}),
-            )
-        },
-        **{
-            f"blocks={before}+{after}": {"model.n_pre": before, "model.n_post": after}
-            for before, after in ((0, 3), (2, 2), (1, 6))
-        },
-        **{
-            f"mixup={name}": {"mixup.layers": name, "mixup.warmup_epochs": 1.0}
-            for name in ("within", "any")
-        },
-    }
-    return {
-        name: StudyRow({"model.k": k, **own}, _ONE_RATE, seeds=3) for name, own in changes.items()
-    }
 
 
 def _smartwatch(title: str, argument: str, changes: Mapping[str, Any], minutes: int) -> StudySet:
@@ -232,8 +199,8 @@ SETS: Mapping[str, StudySet] = {
         "HAPT, tags of 30 s",
         Variant("hapt"),
         "macro_average_precision",
-        controls(_MOTION) | budgets((0, 1, 4, 16)) | ablation(),
-        300,
+        controls(_MOTION) | budgets((0, 1, 4, 16)),
+        240,
         ("logistic regression", "gradient boosting"),
     ),
     "physionet2012": StudySet(
