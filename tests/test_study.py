@@ -358,6 +358,10 @@ def test_rows_of_another_machine_are_compared_with_kept_predictions(monkeypatch,
     assert again["mbt"] == {CLS_ALONE: both["mbt"][CLS_ALONE]}
     assert again["late"].keys() == {SFT, CLS_ALONE}
     assert again["late"][SFT] != both["late"][SFT]
+    left_behind = trained["late"].units.pop(("", 1))
+    with pytest.raises(ValueError, match="holds other runs than those of the row 'late': remove"):
+        compare(SFT, CLS_ALONE, "late", here=("late",))
+    trained["late"].units["", 1] = left_behind
     file.unlink()
     with pytest.raises(ValueError, match="lacks the predictions of the row 'sft': bring the file"):
         compare(SFT, CLS_ALONE, here=())

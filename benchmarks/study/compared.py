@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.study import classical_rows, counts, ensemble, rows
 from benchmarks.study.sets import CLS_ALONE, SFT, StudyRow, StudySet
 from sft_jax.compare.differences import difference
-from sft_jax.compare.intervals import RESAMPLES
+from sft_jax.compare.intervals import RESAMPLES, scalars
 from sft_jax.compare.rows import Row, Unit
 from sft_jax.config import ExperimentConfig
 from sft_jax.data.dataset import DatasetInfo
@@ -53,7 +53,8 @@ def compare(
       manual_dir: Folder of the raw files.
 
     Raises:
-      ValueError: If a base's runs are elsewhere, and the file lacks its predictions.
+      ValueError: If a base's runs are elsewhere, and the file lacks its predictions. Also if the
+        runs of a row are not those of its figures.
     """
     if SFT not in result["rows"]:
         return
@@ -65,6 +66,12 @@ def compare(
         if name not in one.classical
     }
     for name, row in trained.items():
+        found = [scalars(unit.result)[one.metric] for unit in row.units.values()]
+        if found != here[name]["test"][one.metric]["values"]:
+            raise ValueError(
+                f"{folders[name]} holds other runs than those of the row {name!r}: remove the row"
+                " to train it again"
+            )
         counts.add(here[name], row)
         here[name]["ensemble"] = ensemble.metric(row, one.metric)
     keep(file, {base: trained[base] for base in BASES if base in trained}, result)
