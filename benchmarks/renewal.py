@@ -72,7 +72,7 @@ def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[
         else:
             optim = dataclasses.replace(config.optim, lr=config.optim.lr * row["rate"])
             tuned = dataclasses.replace(config, optim=optim)
-            found = _trained(tuned, own, result["seeds"][: own.seeds])
+            found = _trained(tuned, own, result["seeds"])
         yield Measured(row_name, row, scope, found)
 
 
