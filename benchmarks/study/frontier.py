@@ -13,7 +13,8 @@ from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 
 FAMILIES = {"sft": "C0", "mbt": "C1", "concat": "C2", "late": "C4", "mult": "C5", "unimodal": "C7"}
 """Colour of each model."""
-_OVERVIEW = (CLS_ALONE, "random tokens", "no windows", "concat", "late", "mbt")
+_OVERVIEW = (CLS_ALONE, "random tokens", "all tokens", "no windows", "concat", "late", "mbt")
+_WIDE = 30  # Ratio of an axis from which its ticks are fewer.
 """Rows of the overview beside that of SFT."""
 
 
@@ -94,8 +95,9 @@ def overview(results: Sequence[Mapping[str, Any]]) -> figure.Figure:
     for axis, result in zip(axes[0], results, strict=True):
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_title(SETS[result["set"]].title, fontsize=9)
-        _logarithmic(axis, "FLOPs, multiple of SFT")
-        _panel(axis, [(point, point.flops) for point in relative(result)])
+        pairs = [(point, point.flops) for point in relative(result)]
+        _logarithmic(axis, "FLOPs, multiple of SFT", [x for _, x in pairs])
+        _panel(axis, pairs)
     axes[0][0].set_ylabel("points minus SFT, 95 %")
     drawn.tight_layout()
     return drawn
@@ -114,10 +116,10 @@ def draw(result: Mapping[str, Any]) -> figure.Figure:
     }
     panels = {label: pairs for label, pairs in panels.items() if pairs}
     drawn, axes = pyplot.subplots(
-        1, len(panels), figsize=(5.2 * len(panels), 4.2), sharey=True, squeeze=False
+        1, len(panels), figsize=(6.2 * len(panels), 4.6), sharey=True, squeeze=False
     )
     for axis, (label, pairs) in zip(axes[0], panels.items(), strict=True):
-        _logarithmic(axis, label)
+        _logarithmic(axis, label, [x for _, x in pairs])
         _levels(axis, result)
         _panel(axis, pairs)
     axes[0][0].set_ylabel(result["metric"].replace("_", " "))
@@ -125,9 +127,10 @@ def draw(result: Mapping[str, Any]) -> figure.Figure:
     return drawn
 
 
-def _logarithmic(axis: Any, label: str) -> None:
+def _logarithmic(axis: Any, label: str, values: Sequence[float]) -> None:
     axis.set(xlabel=label, xscale="log")
-    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5)))
+    narrow = max(values) < _WIDE * min(values)
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5) if narrow else (1, 3)))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
     axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
 
