@@ -1,6 +1,5 @@
-"""The study: rows are tuned by validation alone, and corruptions and pictures are as stated."""
+"""The study: rows are tuned by validation alone, and corruptions are as stated."""
 
-import dataclasses
 import types
 
 import numpy as np
@@ -11,21 +10,15 @@ from benchmarks import freshness
 from benchmarks.classical import METHODS
 from benchmarks.study import __main__ as study
 from benchmarks.study import (
-    compared,
     corruption,
     counts,
     ensemble,
-    frontier,
-    kept,
     leave_out,
-    pictures,
-    robustness,
     rows,
     sets,
     why,
 )
 from benchmarks.study.sets import CLS_ALONE, SETS, SFT
-from sft_jax.compare.differences import difference
 from sft_jax.data.dataset import DatasetInfo, padded_inputs
 from sft_jax.data.standardisation import Standardisation
 from sft_jax.evaluation.evaluator import Predictions
@@ -230,138 +223,3 @@ def test_agreement_of_saliency_and_change():
     change = np.array([0.1, 0.4, 0.3, 0.2])
     agreement = leave_out._agreement(change * 2, change, np.array([1, 0]), np.arange(4))
     assert agreement == {"spearman": pytest.approx(1), "kept": 0.5, "by_chance": 0.5}
-
-
-def _result():
-    tested = {"accuracy": {"mean": 0.8, "std": 0.02, "values": [0.8]}}
-    sft = {"changes": {"model.k": 4}, "matmul_flops": 2e6, "test": tested}
-    sft["settings"] = [{"k": 0, "matmul_flops": 1e6, "metrics": {"accuracy": tested["accuracy"]}}]
-    mbt = {"changes": {"model.name": "mbt"}, "matmul_flops": 9e6, "test": tested}
-    times = {"latency_seconds": {"median": 0.001}}
-    return {
-        "set": "watch",
-        "metric": "accuracy",
-        "rows": {"sft": sft, "mbt": mbt, "logistic regression": {"test": tested}},
-        "cost": {"rows": {"sft": times}},
-    }
-
-
-def test_the_picture_names_its_rows_and_carries_the_digest_of_the_result(tmp_path):
-    found = [*frontier.points(_result())]
-    assert [point.name for point in found] == ["sft", "", "mbt"]
-    assert [point.model for point in found] == ["sft", "sft", "mbt"]
-    assert [point.seconds for point in found] == [0.001, None, None]
-    text = _drawn(tmp_path, lambda: frontier.draw(_result()))
-    assert pictures.digest(b"{}") in text
-    assert "<!-- mbt -->" in text
-
-
-def test_the_overview_is_relative_to_sft(tmp_path):
-    result = _result()
-    difference = {"mean": -0.02, "both": [-0.03, 0.01]}
-    result["rows"]["mbt"]["differences"] = {"sft": difference}
-    sft, mbt = frontier.relative(result)
-    assert (sft.flops, sft.mean) == (1, 0)
-    assert mbt[:3] == ("mbt", "mbt", 4.5)
-    assert mbt[4:] == pytest.approx((-2, 1, 3))
-    assert "smartwatch, 4 s" in _drawn(tmp_path, lambda: frontier.overview([result]))
-
-
-def test_a_panel_for_each_modality_and_corruption(tmp_path):
-    result = _result()
-    tested = result["rows"]["sft"]["test"]["accuracy"]
-    kinds = {"noise": {"1": tested, "2": tested}, "missing": {"0.5": tested}}
-    corrupted = {"motion": kinds, "sound": kinds}
-    result["why"] = {
-        "rows": {name: {"intact": tested, "corrupted": corrupted} for name in ("sft", "mbt")}
-    }
-    drawn = robustness.draw(result)
-    assert [axis.get_title() for axis in drawn.axes] == ["motion", "sound"] * 2
-    assert all(len(axis.containers) == 2 for axis in drawn.axes)
-    places = drawn.axes[0].containers[0].lines[0].get_xdata()
-    assert [*places] == [0, 1, 2]
-    assert "<!-- sound -->" in _drawn(tmp_path, lambda: drawn)
-
-
-def _drawn(folder, draw):
-    """Text of a saved picture."""
-    path = folder / "picture.svg"
-    pictures.save(pictures.Picture(draw, pictures.digest(b"{}")), path)
-    return path.read_text()
-
-
-def test_kept_tokens_of_every_kind_are_drawn(tmp_path):
-    values = {
-        "motion": ("series", np.zeros((20, 3)), [[[5, 10]]]),
-        "face": ("image", np.zeros((4, 4, 1)), [[[0, 2], [2, 4]]]),
-        "stay": ("events", np.zeros((6, 3)), [[[3, 4]]]),
-    }
-    modalities = {
-        name: {"kind": kind, "values": own.tolist(), "kept": parts}
-        for name, (kind, own, parts) in values.items()
-    }
-    drawn = kept.draw([{"title": "a", "modalities": modalities}])
-    motion, face, stay = drawn.axes
-    assert motion.patches[0].get_extents().width > 0
-    assert face.patches[0].get_xy() == (1.5, -0.5)
-    assert len(stay.lines) == 2
-    assert "<!-- a, stay -->" in _drawn(tmp_path, lambda: drawn)
-
-
-def _units(seeds, random, examples=40):
-    """Runs of a row, and JSON values with their accuracies."""
-    labels, units = np.arange(examples) % 3, {}
-    for seed in seeds:
-        logits = random.normal(size=(examples, 3)).astype(np.float32)
-        own = Predictions(np.arange(examples), labels, logits, np.zeros(examples))
-        found = {"accuracy": float((logits.argmax(1) == labels).mean()), "n_examples": examples}
-        units["", seed] = types.SimpleNamespace(result=found, predictions=own)
-    return units, {
-        "test": {"accuracy": {"values": [unit.result["accuracy"] for unit in units.values()]}},
-        "n_examples": [examples] * len(units),
-    }
-
-
-def test_rows_of_another_machine_are_compared_with_kept_predictions(monkeypatch, tmp_path):
-    random, info = np.random.default_rng(0), synthetic.dataset().info
-    info = dataclasses.replace(info, class_names=("a", "b", "c"), metrics=())
-    made = {name: _units((0, 1), random) for name in (SFT, CLS_ALONE, "mbt", "late")}
-    trained = {
-        name: types.SimpleNamespace(name=name, units=units, info=info)
-        for name, (units, _) in made.items()
-    }
-    monkeypatch.setattr(compared.rows, "tested", lambda folder, own: trained[folder.name])
-    monkeypatch.setattr(compared.counts, "add", lambda own, row: None)
-    result = {"metric": "accuracy", "seeds": [0, 1], "rows": {}}
-    one, file = SETS["watch"], tmp_path / "study_watch.npz"
-    folders = {name: tmp_path / name for name in made}
-
-    def compare(*names, here):
-        result["rows"] = {name: result["rows"].get(name, made[name][1]) for name in names}
-        for name, folder in folders.items():
-            if name in here:
-                folder.mkdir(exist_ok=True)
-            elif folder.exists():
-                folder.rmdir()
-        compared.compare(one, result, folders, file)
-        return {name: dict(row["differences"]) for name, row in result["rows"].items()}
-
-    both = compare(SFT, CLS_ALONE, "mbt", "late", here=made)
-    later = compare(SFT, CLS_ALONE, "mbt", "late", here=("late",))
-    assert later == both
-    assert later["mbt"].keys() == {SFT, CLS_ALONE}
-    exact = difference(trained["mbt"], trained[SFT], "accuracy", 0.95, 10)
-    assert later["mbt"][SFT]["mean"] == exact.mean
-    made[SFT] = _units((0, 1), random)
-    trained[SFT].units, result["rows"][SFT] = made[SFT]
-    again = compare(SFT, CLS_ALONE, "mbt", "late", here=(SFT, "late"))
-    assert again["mbt"] == {CLS_ALONE: both["mbt"][CLS_ALONE]}
-    assert again["late"].keys() == {SFT, CLS_ALONE}
-    assert again["late"][SFT] != both["late"][SFT]
-    left_behind = trained["late"].units.pop(("", 1))
-    with pytest.raises(ValueError, match="holds other runs than those of the row 'late': remove"):
-        compare(SFT, CLS_ALONE, "late", here=("late",))
-    trained["late"].units["", 1] = left_behind
-    file.unlink()
-    with pytest.raises(ValueError, match="lacks the predictions of the row 'sft': bring the file"):
-        compare(SFT, CLS_ALONE, here=())

@@ -75,18 +75,17 @@ def compare(
         counts.add(here[name], row)
         here[name]["ensemble"] = ensemble.metric(row, one.metric)
     keep(file, {base: trained[base] for base in BASES if base in trained}, result)
-    bases = read(file, result)
+    bases, seeds = read(file, result), result["seeds"]
+    tested = trained | {
+        name: classical_rows.tested(config, name, seeds, bases[SFT].info, folders[name])
+        for name in here.keys() - trained.keys()
+    }
     for name, own in result["rows"].items():
-        if name in trained:
-            row = trained[name]
-        elif name in here:
-            seeds, info = result["seeds"], bases[SFT].info
-            row = classical_rows.tested(config, name, seeds, info, folders[name])
         known, own["differences"] = own.get("differences", {}), {}
         for base in (base for base in bases if base != name):
             digest = result["rows"][base][FIELD]
-            if name in here:
-                found = difference(row, bases[base], one.metric, CONFIDENCE, RESAMPLES)
+            if name in tested:
+                found = difference(tested[name], bases[base], one.metric, CONFIDENCE, RESAMPLES)
                 if found:
                     own["differences"][base] = {**dataclasses.asdict(found), FIELD: digest}
             elif known.get(base, {}).get(FIELD) == digest:
@@ -98,7 +97,7 @@ def keep(file: pathlib.Path, trained: Mapping[str, Row], result: dict[str, Any])
 
     Args:
       file: The file.
-      trained: Runs of bases, each with its predictions.
+      trained: Runs of bases, each with its predictions, without which they are no ensemble.
       result: Result with the rows; the bases get the digest of their predictions.
     """
     arrays = _arrays(file)
@@ -106,8 +105,6 @@ def keep(file: pathlib.Path, trained: Mapping[str, Row], result: dict[str, Any])
         arrays = {name: own for name, own in arrays.items() if not name.startswith(f"{base}/")}
         arrays[f"{base}/info"] = np.array(json.dumps(row.info.to_json()))
         for (fold, seed), unit in row.units.items():
-            if unit.predictions is None:
-                raise ValueError(f"{row.name}: {unit} has no predictions: evaluate it again")
             # Half the bytes; their rounding changes intervals by less than what is shown.
             arrays[f"{base}/{fold}/{seed}/logits"] = unit.predictions.logits.astype(np.float16)
             arrays[f"{base}/{fold}/{seed}/labels"] = unit.predictions.labels
