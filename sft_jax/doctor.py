@@ -3,7 +3,8 @@
 python -m sft_jax.doctor --workdir=gs://bucket/run [--config=configs/vggsound.py] [--timeout=60]
 
 With several processes, start it in each of them, like train.py. The exit status is 1 if training
-would fail, or would run without an accelerator that seems to exist.
+would fail, or would run without an accelerator that seems to exist. `--topology=v5e-16` also
+compiles the steps of the config for a slice that need not be there; see `sft_jax.compile`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_jax import command_line, config_io
-from sft_jax.parallel import multihost, preflight
+from sft_jax.compile.steps import compile_steps
+from sft_jax.compile.topology import Topology
+from sft_jax.config import ExperimentConfig
+from sft_jax.data.outline import outline
+from sft_jax.parallel import multihost, preflight, sharding
 from sft_jax.parallel.preflight import Finding
 
 
@@ -30,6 +35,8 @@ def define_flags(values: flags.FlagValues) -> None:
     own: dict[str, Any] = {"flag_values": values}
     command_line.define_config(values, "Config, the same in all processes.")
     flags.DEFINE_string("workdir", None, "Run directory; made unless it exists.", **own)
+    text = "Slice or GPUs that the config's steps are compiled for, such as v5e-16 or h100-1."
+    flags.DEFINE_string("topology", None, text, **own)
     flags.DEFINE_float("timeout", 60.0, "Seconds for each check.", lower_bound=0.001, **own)
     text = "Free space below which to warn, in GB."
     flags.DEFINE_float("min_free_gb", preflight.MIN_FREE_GB, text, lower_bound=0.0, **own)
@@ -39,12 +46,14 @@ def define_flags(values: flags.FlagValues) -> None:
 def main() -> None:
     """Runs all checks; one process prints the findings of all processes."""
     values = flags.FLAGS
+    config = values.config and config_io.from_mapping(values.config)
+    if values.topology and not config:
+        raise ValueError(f"--topology={values.topology} needs --config, whose steps are compiled")
     findings, together = preflight.thorough(
-        values.workdir,
-        values.config and config_io.from_mapping(values.config),
-        timeout=values.timeout,
-        min_free_gb=values.min_free_gb,
+        values.workdir, config, timeout=values.timeout, min_free_gb=values.min_free_gb
     )
+    if values.topology:
+        findings.append(check_topology(values.topology, config))
     rows = gather(findings) if together else findings
     if not together or jax.process_index() == 0:
         print_findings(Console(), rows)
@@ -52,6 +61,30 @@ def main() -> None:
         # A check that has not answered would keep this process from ending.
         multihost.leave("error: not all checks could be done")
     sys.exit(int(any(row.problem and row.stops for row in rows)))
+
+
+def check_topology(name: str, config: ExperimentConfig) -> Finding:
+    """Compiles the steps of a config for a slice; reports a problem if they do not fit it.
+
+    Args:
+      name: Name of the slice.
+      config: Experiment.
+
+    Raises:
+      ModuleNotFoundError: If the compiler for the slice is not installed.
+    """
+    check = f"fits {name}"
+    try:
+        topology = Topology.named(name)
+        mesh = sharding.make_mesh(config.mesh, topology.devices())
+        reports = compile_steps(topology, config, outline(config.data), mesh)
+    except ValueError as error:
+        return Finding(check, "no", str(error))
+    training = reports["training"]
+    found = f"{training.peak_bytes / 2**20:,.0f} of {topology.chip.memory_bytes / 2**20:,.0f} MiB"
+    return Finding(
+        check, f"{found}; a step takes {1e3 * training.seconds['step']:.3g} ms (estimate)"
+    )
 
 
 def gather(findings: Sequence[Finding]) -> list[Finding]:

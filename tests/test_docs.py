@@ -146,7 +146,7 @@ COMMANDS = {
 OURS = {
     *COMMANDS,
     *("sft_jax.compare", "sft_jax.data", "sft_jax.launch", "sft_jax.doctor", "sft_jax.profile"),
-    *("sft_jax.lr_range", "sft_jax.sweep"),
+    *("sft_jax.compile", "sft_jax.lr_range", "sft_jax.sweep"),
 }
 """Programs that the pages must show."""
 OTHERS = ("git", "set", "source", "tensorboard", "venv")

@@ -40,6 +40,7 @@ ROOMS = {
     "profile": {
         "ops", "modules", "data", "runs", "parallel", "training", "evaluation", "command_line"
     },
+    "compile": {"data", "runs", "parallel", "training", "profile", "command_line"},
     "compare": {
         "ops", "modules", "data", "runs", "evaluation", "profile", "command_line"
     },
@@ -58,6 +59,7 @@ ONLY_IN = {
     "absl": {
         "sft_jax/commands/",
         "sft_jax/compare/__main__.py",
+        "sft_jax/compile/__main__.py",
         "sft_jax/profile/__main__.py",
         "sft_jax/sweep/",
         "sft_jax/doctor.py",
@@ -106,11 +108,13 @@ ONLY_IN = {
     "sft_jax.command_line": {
         "sft_jax/commands/",
         "sft_jax/compare/__main__.py",
+        "sft_jax/compile/__main__.py",
         "sft_jax/profile/__main__.py",
         "sft_jax/sweep/",
         "sft_jax/doctor.py",
         "sft_jax/lr_range.py",
     },
+    "sft_jax.compile": {"sft_jax/compile/", "sft_jax/doctor.py"},
     "sft_jax.doctor": set(),
     "sft_jax.commands": {"train.py", "eval.py", "predict.py", "export.py"},
     "sft_jax.experiment": {"sft_jax/commands/train.py", "sft_jax/sweep/runs.py"},
@@ -120,6 +124,7 @@ ONLY_IN = {
     "sft_jax.nnx": set(),
     "sft_jax.profile": {
         "sft_jax/compare/",
+        "sft_jax/compile/",
         "sft_jax/page/",
         "sft_jax/profile/",
         "sft_jax/commands/evaluate.py",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sft_jax import Batch, ModalitySpec
+from sft_jax.compile import hlo
 from sft_jax.config import (
     ExperimentConfig,
     MeshConfig,
@@ -20,33 +21,6 @@ from sft_jax.training import assembly
 
 SPECS = {"acc": ModalitySpec(20, 3), "gyr": ModalitySpec(20, 3)}
 BATCH = 24
-CALLED = r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
-KINDS = r" (all-(?:reduce|gather|to-all)|reduce-scatter|collective-permute)(?:-start)?\("
-
-
-def collectives(text):
-    """Shapes of the collectives of a program, those of a loop as often as it turns."""
-    bodies, entry, name = {}, "", ""
-    for line in text.splitlines():
-        if head := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
-            name = head[2]
-            entry = name if head[1] else entry
-        bodies.setdefault(name, []).append(line)
-
-    def shapes_in(name):
-        shapes = []
-        for line in bodies[name][1:]:
-            if re.search(KINDS, line):
-                shapes.append(line.split(" = ")[1])
-            turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-            called = re.findall(CALLED, line)
-            if branches := re.search(r"branch_computations=\{([^}]*)\}", line):
-                called += branches[1].replace("%", "").split(", ")
-            for inner in called:
-                shapes += shapes_in(inner) * (int(turns[1]) if turns else 1)
-        return shapes
-
-    return shapes_in(entry)
 
 
 def step(mesh, layers, n_post):
@@ -81,7 +55,8 @@ def step(mesh, layers, n_post):
     ],
 )
 def test_examples_stay_where_they_are(mesh, layers, most):
-    shapes = collectives(step(mesh, layers, n_post=6))
+    exchanges = hlo.count(step(mesh, layers, n_post=6)).collectives.values()
+    shapes = [one.shape for one in exchanges for _ in range(int(one.times))]
     assert 0 < len(shapes) <= most, shapes
     # Except the scores of `top_k`, nothing holds the examples of all devices.
     assert not [shape for shape in shapes if re.match(rf"\S*\[{BATCH},(?!20\])", shape)]

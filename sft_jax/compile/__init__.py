@@ -1,0 +1,1 @@
+"""Compilation of a config for devices that this machine does not have."""

@@ -1,0 +1,119 @@
+"""Steps of a config, lowered and compiled from shapes for the devices of a mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from sft_jax.compile.report import Report, compile_step
+from sft_jax.compile.topology import Topology
+from sft_jax.config import ExperimentConfig
+from sft_jax.data.outline import Outline
+from sft_jax.parallel import sharding
+from sft_jax.profile import flops
+from sft_jax.structs import CLASS_TASKS, Batch
+from sft_jax.training import assembly
+from sft_jax.training.programs import Programs, make_programs
+from sft_jax.training.values import Values, without_values
+
+_logger = logging.getLogger(__name__)
+
+
+def compile_steps(
+    topology: Topology, config: ExperimentConfig, outline: Outline, mesh: Mesh
+) -> dict[str, Report]:
+    """Compiles the `training` and the `evaluation` step.
+
+    Args:
+      topology: Slice.
+      config: Experiment.
+      outline: Shapes of the data.
+      mesh: Devices of the slice.
+
+    Raises:
+      ValueError: If the mesh does not fit the batch or the heads, or the model not the data.
+      OutOfMemoryError: If a device can't hold a step.
+    """
+    made = programs(config, outline, mesh)
+    forward = flops.forward_cost(made.model).matmul_flops * config.train.batch_size / mesh.size
+    # Gradients by inputs and by parameters take twice the products of the forward pass.
+    shapes = config, outline, mesh
+    parts = {
+        "training": (made.steps[1], train_shapes(made, *shapes), 3),
+        "evaluation": (made.evaluate, eval_shapes(made, *shapes), 1),
+    }
+    reports = {}
+    for name, (step, arguments, passes) in parts.items():
+        _logger.info("compiling the %s step for %s", name, topology.name)
+        reports[name] = compile_step(step.lower(*arguments), topology, passes * forward)
+    return reports
+
+
+def programs(config: ExperimentConfig, outline: Outline, mesh: Mesh) -> Programs:
+    """Makes the programs of training, whose devices need not be there.
+
+    Args:
+      config: Experiment. Weights of classes need the data and cost nothing, so there are none.
+      outline: Shapes of the data.
+      mesh: Devices.
+
+    Raises:
+      ValueError: If the mesh does not fit the batch or the heads, or the model not the data.
+    """
+    sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+    train = dataclasses.replace(config.train, class_weights="")
+    general = without_values(dataclasses.replace(config, train=train), fixed_rate=False)
+    model = assembly.build(config, outline.modalities, outline.num_outputs, mesh)
+    return make_programs(general, model, mesh)
+
+
+def train_shapes(
+    made: Programs, config: ExperimentConfig, outline: Outline, mesh: Mesh
+) -> tuple[Any, ...]:
+    """Returns the arguments of the training step as shapes: state, batch, seed, rate, values."""
+    place = sharding.replicated(mesh)
+    batch = batch_shapes(outline, config.train.batch_size, mesh)
+    seed, rate = _shape((), jnp.int32, place), _shape((), jnp.float32, place)
+    values: Any = Values(weight_decay=rate, mixup_from=seed)
+    return made.like, batch, seed, rate, values
+
+
+def eval_shapes(
+    made: Programs, config: ExperimentConfig, outline: Outline, mesh: Mesh
+) -> tuple[Any, ...]:
+    """Returns those of the evaluation step: parameters, a batch of that size, positions."""
+    size = config.train.batch_size
+    positions = _shape((size,), jnp.int32, sharding.split_by_example(mesh))
+    return made.like.params, batch_shapes(outline, size, mesh), positions
+
+
+def batch_shapes(outline: Outline, size: int, mesh: Mesh) -> Batch:
+    """Shapes, dtypes and shardings of a batch of full-length examples.
+
+    Args:
+      outline: Shapes of the data.
+      size: Number of examples.
+      mesh: Devices that the examples are divided over.
+    """
+    place = sharding.split_by_example(mesh)
+    specs = outline.modalities.items()
+    labels = (
+        _shape((size,), jnp.int32, place)
+        if outline.task in CLASS_TASKS
+        else _shape((size, outline.num_outputs), jnp.float32, place)
+    )
+    return Batch(
+        inputs={name: _shape((size, *spec.shape), jnp.float32, place) for name, spec in specs},
+        masks={name: _shape((size, *spec.lengths), jnp.bool_, place) for name, spec in specs},
+        labels=labels,
+        weights=_shape((size,), jnp.float32, place),
+    )
+
+
+def _shape(shape: tuple[int, ...], dtype: Any, place: NamedSharding) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
