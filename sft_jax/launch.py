@@ -44,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--spot", action="store_true", help="cheaper machines that may be taken away"
     )
+    flags.add_argument(
+        "--queued",
+        action="store_true",
+        help="wait in a queue for a slice, rather than fail at once",
+    )
     flags.add_argument("--compilation_cache", help="folder or gs://; default each machine's own")
     flags.add_argument("train_flags", nargs="*", metavar="-- FLAG", help="flags of train.py")
     return flags
@@ -76,9 +81,6 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Returns the purpose and text of each command, in the order of execution."""
     where = [f"--zone={args.zone}", *([f"--project={args.project}"] if args.project else [])]
     tpu = ["gcloud", "compute", "tpus", "tpu-vm"]
-    runtime = args.runtime or RUNTIMES[args.accelerator.partition("-")[0]]
-    create = [f"--accelerator-type={args.accelerator}", f"--version={runtime}"]
-    create += ["--spot"] if args.spot else []
 
     def everywhere(command: str, workers: str = "all") -> str:
         return shlex.join(
@@ -100,8 +102,9 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
     cache = [f"--compilation_cache={args.compilation_cache}"] if args.compilation_cache else []
     doctor = shlex.join([_PYTHON, "-m", "sft_jax.doctor", *run, *overrides])
     train = shlex.join([_PYTHON, "train.py", *run, *cache, *args.train_flags])
+    create, delete = _queued(args, where) if args.queued else _at_once(args, where)
     return [
-        ("create", shlex.join([*tpu, "create", args.name, *where, *create])),
+        *create,
         ("pack what is committed", f"git archive --format=tar.gz --output={_ARCHIVE} HEAD"),
         (
             "copy",
@@ -114,8 +117,35 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
             everywhere(f"cd {_FOLDER} && {{ nohup {train} >> train.log 2>&1 < /dev/null & }}"),
         ),
         ("watch", everywhere(f"tail -n 100 -F {_FOLDER}/train.log", workers="0")),
-        ("delete", shlex.join([*tpu, "delete", args.name, *where, "--quiet"])),
+        ("delete", delete),
     ]
+
+
+def _at_once(args: argparse.Namespace, where: list[str]) -> tuple[list[tuple[str, str]], str]:
+    """Returns the commands that create a slice, which fail without capacity, and delete it."""
+    tpu = ["gcloud", "compute", "tpus", "tpu-vm"]
+    create = [*tpu, "create", args.name, *where, *_kind(args, "version")]
+    return [("create", shlex.join(create))], shlex.join(
+        [*tpu, "delete", args.name, *where, "--quiet"]
+    )
+
+
+def _queued(args: argparse.Namespace, where: list[str]) -> tuple[list[tuple[str, str]], str]:
+    """Returns the commands that request a slice, show the state of the request, and delete both."""
+    queue = ["gcloud", "compute", "tpus", "queued-resources"]
+    request = [f"--node-id={args.name}", *where, *_kind(args, "runtime-version")]
+    state = [*where, "--format=value(state.state)"]
+    delete = shlex.join([*queue, "delete", args.name, *where, "--force", "--quiet"])
+    return [
+        ("request", shlex.join([*queue, "create", args.name, *request])),
+        ("go on once this prints ACTIVE", shlex.join([*queue, "describe", args.name, *state])),
+    ], delete
+
+
+def _kind(args: argparse.Namespace, version: str) -> list[str]:
+    runtime = args.runtime or RUNTIMES[args.accelerator.partition("-")[0]]
+    spot = ["--spot"] if args.spot else []
+    return [f"--accelerator-type={args.accelerator}", f"--{version}={runtime}", *spot]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).parents[1]
 MODULE = "documented"
 """Name of the module that examples run in."""
-LANGUAGES = ("python", "bash", "console", "bibtex", "toml", "text", "")
+LANGUAGES = ("python", "bash", "console", "bibtex", "toml", "yaml", "text", "")
 """Languages of the blocks in the pages; one without a language is text."""
 
 _BLOCK = re.compile(

@@ -5,6 +5,7 @@ import configparser
 import dataclasses
 import functools
 import importlib.util
+import math
 import pathlib
 import re
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pages
 import pytest
 import reference
+import yaml
 from absl import flags
 
 import sft_jax
@@ -149,7 +151,7 @@ OURS = {
     *("sft_jax.compile", "sft_jax.lr_range", "sft_jax.sweep"),
 }
 """Programs that the pages must show."""
-OTHERS = ("git", "set", "source", "tensorboard", "venv")
+OTHERS = ("docker", "git", "set", "source", "tensorboard", "uv", "venv")
 """Programs that are not ours."""
 
 
@@ -195,6 +197,24 @@ def test_commands_are_understood(monkeypatch):
             checked |= set(words)
     assert not problems, "\n".join(problems)
     assert checked >= OURS
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_manifests_train_on_every_machine_of_a_slice(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    texts = [b.code for page in pages.pages() for b in pages.blocks(page) if b.language == "yaml"]
+    documents = [document for text in texts for document in yaml.safe_load_all(text)]
+    jobs = [document["spec"] for document in documents if document.get("kind") == "Job"]
+    assert jobs
+    for job in jobs:
+        pod = job["template"]["spec"]
+        (container,) = pod["containers"]
+        chips = math.prod(
+            map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+        )
+        machines = chips // container["resources"]["limits"]["google.com/tpu"]
+        assert job["completions"] == job["parallelism"] == machines
+        _check(["python", "train.py", *container["args"]], monkeypatch)
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -1,5 +1,6 @@
-"""Printed commands, and those of docs/scaling.md, are ones that our programs understand."""
+"""Printed commands, and those of the pages on machines, are ones that our programs understand."""
 
+import configparser
 import pathlib
 import re
 import shlex
@@ -8,12 +9,14 @@ import sys
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from packaging.requirements import Requirement
 
 from sft_jax import command_line, config_io, doctor, launch
 from sft_jax.parallel import multihost
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCUMENT = (ROOT / "docs" / "scaling.md").read_text().replace("\\\n", " ")
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("scaling.md", "launching.md")]
+DOCUMENT = "\n".join(PAGES).replace("\\\n", " ")
 BLOCKS = [block.removeprefix("bash").removeprefix("\n") for block in DOCUMENT.split("```")[1::2]]
 SLICE = ["--accelerator=v5litepod-16", "--zone=us-west4-a", "--config=configs/watch.py"]
 
@@ -55,6 +58,32 @@ def test_the_flags_of_a_slice_reach_gcloud():
             }
 
 
+def test_a_slice_may_be_queued():
+    commands = _commands(*SLICE, "--workdir=/nfs/run", "--queued", "--spot")
+    queue = ["gcloud", "compute", "tpus", "queued-resources"]
+    assert shlex.split(commands["request"]) == [
+        *(*queue, "create", "sft", "--node-id=sft", "--zone=us-west4-a"),
+        *("--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--spot"),
+    ]
+    assert shlex.split(commands["delete"]) == [
+        *(*queue, "delete", "sft", "--zone=us-west4-a", "--force", "--quiet"),
+    ]
+    assert "create" not in commands
+
+
+def test_locked_versions_are_those_that_the_package_accepts():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    extras = parser["options.extras_require"]
+    texts = [parser["options"]["install_requires"]]
+    texts += [extras[name] for name in ("train", "watch", "gcs", "vggsound", "cuda", "tpu")]
+    lines = [line for text in texts for line in text.splitlines() if line and line[0] != "#"]
+    locked = dict(line.split("==") for line in (ROOT / "locked.txt").read_text().splitlines())
+    for requirement in map(Requirement, lines):
+        name = requirement.name.lower().replace("_", "-")
+        assert locked[name] in requirement.specifier, name
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -73,7 +102,7 @@ def test_values_that_google_refuses_are_named(capsys, wrong, message):
 
 
 def _arguments(*program):
-    """Arguments of a program in the commands of docs/scaling.md, up to a redirection."""
+    """Arguments of a program in the commands of the pages, up to a redirection."""
     arguments = []
     for words in (words for line in "".join(BLOCKS).splitlines() for words in _split(line)):
         for place in range(len(words)):
