@@ -100,9 +100,9 @@ def print_reports(console: Console, reports: dict[str, report.Report], topology:
     row("products of the model, GFLOP", [f"{one.model_flops / 1e9:,.2f}" for one in columns])
     row("to and from memory, MB", [f"{one.moved_bytes / 1e6:,.1f}" for one in columns])
     row("kernels", [f"{one.kernels:,.0f}" for one in columns])
-    kinds = collections.Counter(kind for one in columns for kind in one.exchanges)
+    kinds = collections.Counter(kind for one in columns for kind in one.collectives)
     for kind in sorted(kinds):
-        pairs = [one.exchanges.get(kind, (0, 0)) for one in columns]
+        pairs = [one.collectives.get(kind, (0, 0)) for one in columns]
         row(f"{kind}: number, MB", [f"{times:,.0f}, {size / 1e6:,.2f}" for times, size in pairs])
     table.add_section()
     for name in columns[0].seconds:

@@ -35,14 +35,14 @@ _FREE = (
 
 
 class Collective(NamedTuple):
-    """Exchange between devices.
+    """Communication between devices.
 
     Attributes:
       kind: One of `COLLECTIVES`.
       times: Number of runs in one run of the program.
       bytes: Size of the result on one device.
       shape: Its dtype and shape, as the program writes them.
-      devices: Number of devices that exchange with each other; 0 if the program does not say.
+      devices: Number of devices that communicate with each other; 0 if the program does not say.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class Counts:
       bytes: Bytes of their operands and results in the device's main memory, with the padding of
         their layouts. An operand counts in full, also if only a part is read.
       cycles: Sum of the cycles that the compiler for TPUs estimates; 0 from other compilers.
-      collectives: Exchanges, by channel.
+      collectives: Collectives, by channel.
     """
 
     kernels: float = 0
@@ -70,7 +70,7 @@ class Counts:
     collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
-        """Adds the work of another part; the halves of an asynchronous exchange count once."""
+        """Adds the work of another part; the halves of an asynchronous collective count once."""
         merged = dict(self.collectives)
         for channel, new in other.collectives.items():
             old = merged.get(channel, new)
@@ -162,11 +162,11 @@ class _Program:
             kernels=1,
             bytes=sum(map(_main_memory_bytes, moved)),
             cycles=int(cycles[1]) if cycles else 0,
-            collectives=dict(self._exchanges(one)),
+            collectives=dict(self._collectives(one)),
         )
 
-    def _exchanges(self, one: _Instruction) -> Iterator[tuple[str, Collective]]:
-        """Exchanges of an instruction, and of those that are fused into it."""
+    def _collectives(self, one: _Instruction) -> Iterator[tuple[str, Collective]]:
+        """Collectives of an instruction, and of those that are fused into it."""
         kind = one.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
             channel = re.search(r"channel_id=(\d+)", one.text)
@@ -177,7 +177,7 @@ class _Program:
             yield name, Collective(kind, 1, size, one.type, _group(one.text))
         for name in one.called():
             for inner in self._computations.get(name, []):
-                yield from self._exchanges(inner)
+                yield from self._collectives(inner)
 
     def _turns(self, one: _Instruction, condition: str) -> int:
         """Number of turns of a loop; 1 if the program does not say."""
@@ -220,7 +220,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _group(text: str) -> int:
-    """Number of devices in a group of an exchange."""
+    """Number of devices in a group of a collective."""
     # One of {{0,1},{2,3}}, [groups,devices]<=[...] and mesh['a'=2,'b'=4], ... {'a'}.
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
         return listed[1].count(",") + 1

@@ -1,4 +1,4 @@
-"""Memory, exchanges and estimated time of a compiled step."""
+"""Memory, collectives and estimated time of a compiled step."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Report:
       kernels: Number of kernels.
       model_flops: Matrix products of the model, as the literature counts them.
       moved_bytes: Bytes to and from main memory.
-      exchanges: Kind of collective to the number of runs and bytes of results.
+      collectives: Kind of collective to the number of runs and bytes of results.
       seconds: Bounds and estimates; see `estimate`.
     """
 
@@ -63,7 +63,7 @@ class Report:
     kernels: float
     model_flops: float
     moved_bytes: float
-    exchanges: Mapping[str, tuple[float, float]]
+    collectives: Mapping[str, tuple[float, float]]
     seconds: Mapping[str, float]
 
     @property
@@ -74,7 +74,7 @@ class Report:
         return longest if 2 * parts[longest] >= self.seconds["step"] else "vector work"
 
 
-_PARTS = ("products", "memory", "exchange", "launches")
+_PARTS = ("products", "memory", "collectives", "launches")
 
 
 def compile_step(lowered: jax.stages.Lowered, topology: Topology, model_flops: float) -> Report:
@@ -103,10 +103,10 @@ def compile_step(lowered: jax.stages.Lowered, topology: Topology, model_flops: f
     if peak > topology.chip.memory_bytes:
         raise OutOfMemoryError(peak, topology.chip)
     counts = hlo.count(compiled.as_text() or "")
-    exchanges: dict[str, tuple[float, float]] = {}
+    collectives: dict[str, tuple[float, float]] = {}
     for one in counts.collectives.values():
-        times, size = exchanges.get(one.kind, (0.0, 0.0))
-        exchanges[one.kind] = (times + one.times, size + one.times * one.bytes)
+        times, size = collectives.get(one.kind, (0.0, 0.0))
+        collectives[one.kind] = (times + one.times, size + one.times * one.bytes)
     return Report(
         compile_seconds=seconds,
         memory=memory,
@@ -114,7 +114,7 @@ def compile_step(lowered: jax.stages.Lowered, topology: Topology, model_flops: f
         kernels=counts.kernels,
         model_flops=model_flops,
         moved_bytes=counts.bytes,
-        exchanges=exchanges,
+        collectives=collectives,
         seconds=estimate(counts, model_flops, topology.chip),
     )
 
@@ -130,17 +130,18 @@ def estimate(counts: hlo.Counts, model_flops: float, chip: Chip) -> dict[str, fl
     Returns:
       Seconds:
 
-      - `products`, `memory` and `exchange`, the times at the chip's peak and bandwidths. A ring of
-        devices exchanges;
+      - `products`, `memory` and `collectives`, the times at the chip's peak and bandwidths, where
+        devices form a ring;
       - `launches` of kernels, on a GPU;
       - `compiler`, the sum of the cycles that the compiler for TPUs estimates;
-      - `step`, the estimate: that of the compiler, or of memory, products and launches, whichever
-        is longest, and the exchanges.
+      - `step`, the estimate: that of the compiler, or launches and the longer of memory and
+        products; and the collectives.
     """
     seconds = {
         "products": model_flops / chip.flops,
         "memory": counts.bytes / chip.bytes_per_second,
-        "exchange": sum(map(_ring_bytes, counts.collectives.values())) / chip.exchanged_per_second,
+        "collectives": sum(map(_ring_bytes, counts.collectives.values()))
+        / chip.interconnect_bytes_per_second,
     }
     if chip.hertz:
         seconds["compiler"] = counts.cycles / chip.hertz
@@ -148,11 +149,11 @@ def estimate(counts: hlo.Counts, model_flops: float, chip: Chip) -> dict[str, fl
     else:
         seconds["launches"] = counts.kernels * LAUNCH_SECONDS
         work = seconds["launches"] + max(seconds["memory"], seconds["products"])
-    return {**seconds, "step": work + seconds["exchange"]}
+    return {**seconds, "step": work + seconds["collectives"]}
 
 
 def _ring_bytes(one: hlo.Collective) -> float:
-    """Bytes that each device of a ring sends in all runs of an exchange."""
+    """Bytes that each device of a ring sends in all runs of a collective."""
     share = (one.devices - 1) / one.devices if one.devices else 1.0
     rounds = 2 if one.kind == "all-reduce" else 1
     # A device holds only its part of the result of a scatter.

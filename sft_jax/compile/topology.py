@@ -23,21 +23,21 @@ class Chip:
       memory_bytes: Part of its main memory that a program may take.
       flops: Matrix products a second in bfloat16, a multiply-add counted as two.
       bytes_per_second: To and from main memory.
-      exchanged_per_second: Bytes to other devices of a slice.
+      interconnect_bytes_per_second: Bytes to other devices of a slice.
       hertz: Clock, for the cycles that the compiler estimates; 0 if it estimates none.
     """
 
     memory_bytes: int
     flops: float
     bytes_per_second: float
-    exchanged_per_second: float
+    interconnect_bytes_per_second: float
     hertz: float = 0.0
 
 
-# Figures of TPUs are those of docs.cloud.google.com/tpu/docs/v5e, v5p and v6e. The exchange is half
-# of the interconnect, which they count in both directions. Peak, and number and size of the matrix
-# units, give the clock. Those of GPUs are of XLA's files h100_sxm.txtpb and h200.txtpb. JAX takes
-# three quarters of a GPU's memory (docs.jax.dev/en/latest/gpu_memory_allocation.html).
+# Figures of TPUs are those of docs.cloud.google.com/tpu/docs/v5e, v5p and v6e. They count the
+# interconnect in both directions, here it is one. Peak, and number and size of the matrix units,
+# give the clock. Those of GPUs are of XLA's files h100_sxm.txtpb and h200.txtpb. JAX takes three
+# quarters of a GPU's memory (docs.jax.dev/en/latest/gpu_memory_allocation.html).
 CHIPS: Mapping[str, Chip] = {
     "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, 1.5e9),
     "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, 1.75e9),

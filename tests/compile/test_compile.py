@@ -70,16 +70,16 @@ def test_the_step_is_that_of_training(config):
 
 
 @pytest.mark.process
-def test_a_report_has_memory_exchanges_and_an_estimate(reports):
+def test_a_report_has_memory_collectives_and_an_estimate(reports):
     training, evaluation = reports["training"], reports["evaluation"]
     for one in reports.values():
         assert tuple(one.memory) == report.MEMORY
         assert 0 < one.peak_bytes == sum(one.memory.values())
         assert one.kernels > 0
-        assert one.seconds["step"] == one.seconds["compiler"] + one.seconds["exchange"]
+        assert one.seconds["step"] == one.seconds["compiler"] + one.seconds["collectives"]
     assert training.model_flops == 3 * evaluation.model_flops
     assert training.memory["temporaries"] > evaluation.memory["temporaries"]
-    assert training.exchanges["all-reduce"][1] > 0
+    assert training.collectives["all-reduce"][1] > 0
 
 
 @pytest.mark.process
@@ -115,23 +115,25 @@ def test_memory_that_the_compiler_reports_is_read():
 
 
 def test_what_bounds_a_step_is_named():
-    exchange = hlo.Collective("all-reduce", 3, 1000, "f32[250]", 4)
-    counts = hlo.Counts(10, 8.19e9, 3e9, {"1": exchange})
+    reduction = hlo.Collective("all-reduce", 3, 1000, "f32[250]", 4)
+    counts = hlo.Counts(10, 8.19e9, 3e9, {"1": reduction})
     seconds = report.estimate(counts, 1.97e12, CHIP)
     assert seconds["memory"] == seconds["products"] == pytest.approx(0.01)
     # A ring sends twice three quarters of the array.
-    assert seconds["exchange"] == pytest.approx(3 * 2 * 0.75 * 1000 / CHIP.exchanged_per_second)
-    assert seconds["step"] == pytest.approx(2 + seconds["exchange"])
+    assert seconds["collectives"] == pytest.approx(
+        3 * 2 * 0.75 * 1000 / CHIP.interconnect_bytes_per_second
+    )
+    assert seconds["step"] == pytest.approx(2 + seconds["collectives"])
     one = report.Report(1.0, {}, 0, 10, 1.97e12, 8.19e9, {}, seconds)
     assert one.bound == "vector work"
     on_gpu = report.estimate(counts, 1.97e12, CHIPS["h100"])
     assert on_gpu["launches"] == 10 * report.LAUNCH_SECONDS
     assert dataclasses.replace(one, seconds=on_gpu).bound == "memory"
     # The result of a scatter is a quarter of what the ring sends.
-    scatter = exchange._replace(kind="reduce-scatter", times=1)
+    scatter = reduction._replace(kind="reduce-scatter", times=1)
     counts = dataclasses.replace(counts, collectives={"1": scatter})
     seconds = report.estimate(counts, 0.0, CHIP)
-    assert seconds["exchange"] == pytest.approx(3000 / CHIP.exchanged_per_second)
+    assert seconds["collectives"] == pytest.approx(3000 / CHIP.interconnect_bytes_per_second)
 
 
 def test_advice_names_flags_that_exist(config):

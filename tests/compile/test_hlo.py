@@ -1,4 +1,4 @@
-"""Counts of programs: loops, conditionals, exchanges and layouts, read from their text."""
+"""Counts of programs: loops, conditionals, collectives and layouts, read from their text."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def counts():
 
 def test_a_loop_counts_once_for_each_turn_and_a_conditional_as_its_dearest_branch(counts):
     assert counts.cycles == 5 * 30 + 1000
-    # Addition, fusion and comparison in each turn, one sine, one start of an exchange.
+    # Addition, fusion and comparison in each turn, one sine, one start of a collective.
     assert counts.kernels == 5 * 3 + 1 + 1
 
 
@@ -72,7 +72,7 @@ def test_bytes_are_those_of_main_memory_with_padding(counts):
     assert counts.bytes == 5 * turn + 2 * vector + (16 + 32) * 4 + vector
 
 
-def test_exchanges_are_found_in_fusions_and_halves_count_once(counts):
+def test_collectives_are_found_in_fusions_and_halves_count_once(counts):
     assert {one[:3] + one[4:] for one in counts.collectives.values()} == {
         ("all-gather", 5, 80 * 3 * 40 * 4, 4),
         ("all-reduce", 1, 32 * 4, 2),
