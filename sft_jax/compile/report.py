@@ -17,8 +17,8 @@ from sft_jax.compile.topology import Chip, Topology
 LAUNCH_SECONDS = 4.5e-6
 """Time to launch a kernel of a GPU.
 
-Training steps of VGGSound at batch 24 on an H200 took 4.1 us a kernel in float32, beside the time of
-memory, and 4.6 us in bfloat16 (`benchmarks/results/accelerator_h200.json`).
+Training steps of VGGSound at batch 24 on an H200 took 4.1 us a kernel in float32, beside the time
+of memory, and 4.6 us in bfloat16 (`benchmarks/results/accelerator_h200.json`).
 """
 
 MEMORY = ("arguments", "outputs", "temporaries", "program")
