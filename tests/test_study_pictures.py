@@ -21,13 +21,21 @@ def _result():
 
 
 def test_the_picture_names_its_rows_and_carries_the_digest_of_the_result(tmp_path):
-    found = [*frontier.points(_result())]
+    result = _result()
+    result["rows"]["sight alone"] = result["rows"]["mbt"] | {"changes": {"model.name": "unimodal"}}
+    near = {"test": {"accuracy": {"mean": 0.8001, "std": 0.0}}}
+    result["rows"]["random forest"] = near
+    found = [*frontier.points(result)]
     assert [point.name for point in found] == ["sft", "", "mbt"]
     assert [point.model for point in found] == ["sft", "sft", "mbt"]
     assert [point.seconds for point in found] == [0.001, None, None]
-    text = _drawn(tmp_path, lambda: frontier.draw(_result()))
+    text = _drawn(tmp_path, lambda: frontier.draw(result))
     assert pictures.digest(b"{}") in text
     assert "<!-- mbt -->" in text
+    assert "<!-- sight alone -->" not in text
+    # Levels that are near each other share a label.
+    labels = [label.get_text() for label in frontier.draw(result).axes[0].texts]
+    assert "random forest\nlogistic regression" in labels
 
 
 def test_the_overview_is_relative_to_sft(tmp_path):

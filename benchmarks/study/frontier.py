@@ -14,8 +14,9 @@ from benchmarks.study.sets import CLS_ALONE, SETS, SFT
 FAMILIES = {"sft": "C0", "mbt": "C1", "concat": "C2", "late": "C4", "mult": "C5", "unimodal": "C7"}
 """Colour of each model."""
 _OVERVIEW = (CLS_ALONE, "random tokens", "all tokens", "no windows", "concat", "late", "mbt")
-_WIDE = 30  # Ratio of an axis from which its ticks are fewer.
 """Rows of the overview beside that of SFT."""
+_WIDE = 30  # Ratio of an axis from which its ticks are fewer.
+_NEAR = 0.04  # Share of an axis within which levels share a label.
 
 
 class Point(NamedTuple):
@@ -43,11 +44,12 @@ class Point(NamedTuple):
 def points(result: Mapping[str, Any]) -> Iterator[Point]:
     """Points of the rows of a result, and of the settings that runs were evaluated with.
 
-    Bars are the sample standard deviation over seeds.
+    Bars are the sample standard deviation over seeds. Models of one modality are left out: they
+    lie so far below that the others could not be told apart.
     """
     metric, cost = result["metric"], result.get("cost", {"rows": {}})["rows"]
     for name, row in result["rows"].items():
-        if "changes" not in row:
+        if "changes" not in row or model_name(row) == "unimodal":
             continue
         model, seconds = model_name(row), None
         if name in cost:
@@ -120,8 +122,9 @@ def draw(result: Mapping[str, Any]) -> figure.Figure:
     )
     for axis, (label, pairs) in zip(axes[0], panels.items(), strict=True):
         _logarithmic(axis, label, [x for _, x in pairs])
-        _levels(axis, result)
+        levels = _levels(axis, result)
         _panel(axis, pairs)
+        _label(axis, levels)
     axes[0][0].set_ylabel(result["metric"].replace("_", " "))
     drawn.tight_layout()
     return drawn
@@ -152,11 +155,29 @@ def _panel(axis: Any, pairs: list[tuple[Point, float]]) -> None:
     adjust_text(texts, **places, ax=axis, iter_lim=300, **forces, arrowprops=lines)
 
 
-def _levels(axis: Any, result: Mapping[str, Any]) -> None:
-    """Draws a level for each model that has no operations to count."""
-    for name, row in result["rows"].items():
-        if "changes" not in row:
-            mean = row["test"][result["metric"]]["mean"]
-            axis.axhline(mean, color="0.6", linewidth=0.8, linestyle="--")
-            right = axis.get_yaxis_transform()
-            axis.text(1.01, mean, name, fontsize=7, color="0.4", va="center", transform=right)
+def _levels(axis: Any, result: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """Draws a level for each model that has no operations to count; returns them from below."""
+    levels = sorted(
+        (row["test"][result["metric"]]["mean"], name)
+        for name, row in result["rows"].items()
+        if "changes" not in row
+    )
+    for mean, _ in levels:
+        axis.axhline(mean, color="0.6", linewidth=0.8, linestyle="--")
+    return levels
+
+
+def _label(axis: Any, levels: Sequence[tuple[float, str]]) -> None:
+    """Names levels beside the axis; names of levels that are near each other form one label."""
+    low, high = axis.get_ylim()
+    groups: list[list[tuple[float, str]]] = []
+    for level in levels:
+        if groups and level[0] - groups[-1][-1][0] < _NEAR * (high - low):
+            groups[-1].append(level)
+        else:
+            groups.append([level])
+    for group in groups:
+        middle = sum(mean for mean, _ in group) / len(group)
+        names = "\n".join(name for _, name in reversed(group))
+        style = {"fontsize": 7, "color": "0.4", "va": "center"}
+        axis.text(1.01, middle, names, transform=axis.get_yaxis_transform(), **style)
