@@ -26,6 +26,8 @@ RUNTIMES: Mapping[str, str] = {
 _FOLDER = "sft_jax"
 _ARCHIVE = "/tmp/sft_jax.tar.gz"
 _PYTHON = ".venv/bin/python"
+_SLICES = ("gcloud", "compute", "tpus", "tpu-vm")
+_QUEUE = ("gcloud", "compute", "tpus", "queued-resources")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,11 +82,10 @@ def _named(text: str) -> str:
 def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Returns the purpose and text of each command, in the order of execution."""
     where = [f"--zone={args.zone}", *([f"--project={args.project}"] if args.project else [])]
-    tpu = ["gcloud", "compute", "tpus", "tpu-vm"]
 
     def everywhere(command: str, workers: str = "all") -> str:
         return shlex.join(
-            [*tpu, "ssh", args.name, *where, f"--worker={workers}", f"--command={command}"]
+            [*_SLICES, "ssh", args.name, *where, f"--worker={workers}", f"--command={command}"]
         )
 
     extras = args.extras + (",gcs" if "gs://" in args.workdir else "")
@@ -108,7 +109,9 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
         ("pack what is committed", f"git archive --format=tar.gz --output={_ARCHIVE} HEAD"),
         (
             "copy",
-            shlex.join([*tpu, "scp", _ARCHIVE, f"{args.name}:{_ARCHIVE}", *where, "--worker=all"]),
+            shlex.join(
+                [*_SLICES, "scp", _ARCHIVE, f"{args.name}:{_ARCHIVE}", *where, "--worker=all"]
+            ),
         ),
         ("install", everywhere(" && ".join(install))),
         ("check", everywhere(f"cd {_FOLDER} && {doctor}")),
@@ -123,22 +126,19 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def _at_once(args: argparse.Namespace, where: list[str]) -> tuple[list[tuple[str, str]], str]:
     """Returns the commands that create a slice, which fail without capacity, and delete it."""
-    tpu = ["gcloud", "compute", "tpus", "tpu-vm"]
-    create = [*tpu, "create", args.name, *where, *_kind(args, "version")]
-    return [("create", shlex.join(create))], shlex.join(
-        [*tpu, "delete", args.name, *where, "--quiet"]
-    )
+    create = shlex.join([*_SLICES, "create", args.name, *where, *_kind(args, "version")])
+    delete = shlex.join([*_SLICES, "delete", args.name, *where, "--quiet"])
+    return [("create", create)], delete
 
 
 def _queued(args: argparse.Namespace, where: list[str]) -> tuple[list[tuple[str, str]], str]:
     """Returns the commands that request a slice, show the state of the request, and delete both."""
-    queue = ["gcloud", "compute", "tpus", "queued-resources"]
     request = [f"--node-id={args.name}", *where, *_kind(args, "runtime-version")]
     state = [*where, "--format=value(state.state)"]
-    delete = shlex.join([*queue, "delete", args.name, *where, "--force", "--quiet"])
+    delete = shlex.join([*_QUEUE, "delete", args.name, *where, "--force", "--quiet"])
     return [
-        ("request", shlex.join([*queue, "create", args.name, *request])),
-        ("go on once this prints ACTIVE", shlex.join([*queue, "describe", args.name, *state])),
+        ("request", shlex.join([*_QUEUE, "create", args.name, *request])),
+        ("go on once this prints ACTIVE", shlex.join([*_QUEUE, "describe", args.name, *state])),
     ], delete
 
 

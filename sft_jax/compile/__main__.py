@@ -3,9 +3,9 @@
 python -m sft_jax.compile --config=configs/vggsound.py --topology=v5e-16 [--config.mesh.fsdp=4]
     [--json=FILE]
 
-Needs the extra [tpu-aot] or [cuda-aot], and no accelerator. All figures are computed. The time of
+Needs the extra [tpu] or [cuda], and no accelerator. All figures are computed. The time of
 a step is an estimate. Topologies are the accelerator types of Cloud TPU, such as v5e-8, v5p-8 and
-v6e-256, and h100-1 to h100-8. The exit status is 1 if the steps do not fit.
+v6e-256, and 1 to 8 GPUs, such as h100-1 and h200-8. The exit status is 1 if the steps do not fit.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     print_reports(Console(), reports, topology)
     if path:
         figures = {name: dataclasses.asdict(one) for name, one in reports.items()}
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+        storage.write_whole(path, json.dumps(figures, indent=2) + "\n")
         print(f"wrote {path}")
 
 

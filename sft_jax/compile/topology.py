@@ -34,6 +34,12 @@ class Chip:
     hertz: float = 0.0
 
 
+_GPUS = {
+    "h100": ("NVIDIA H100 80GB HBM3", 3_352_320_000_000, 84_942_979_072),
+    "h200": ("NVIDIA H200 141GB HBM3e", 4_800_000_000_000, 151_397_597_184),
+}
+"""Name, bytes of memory bandwidth a second and bytes of memory of a GPU."""
+
 # Figures of TPUs are those of docs.cloud.google.com/tpu/docs/v5e, v5p and v6e. They count the
 # interconnect in both directions, here it is one. Peak, and number and size of the matrix units,
 # give the clock. Those of GPUs are of XLA's files h100_sxm.txtpb and h200.txtpb. JAX takes three
@@ -42,8 +48,10 @@ CHIPS: Mapping[str, Chip] = {
     "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, 1.5e9),
     "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, 1.75e9),
     "v6e": Chip(32 * 2**30, 918e12, 1640e9, 400e9, 1.75e9),
-    "h100": Chip(int(0.75 * 84_942_979_072), 989e12, 3352e9, 450e9),
-    "h200": Chip(int(0.75 * 151_397_597_184), 989e12, 4800e9, 450e9),
+    **{
+        gpu: Chip(int(0.75 * memory), 989e12, bandwidth, 450e9)
+        for gpu, (_, bandwidth, memory) in _GPUS.items()
+    },
 }
 """Generations whose programs can be compiled."""
 
@@ -53,7 +61,7 @@ _SHAPES: Mapping[str, Mapping[int, str]] = {
     "v5e": _FLAT,
     "v6e": _FLAT,
     "v5p": _CUBES,
-    **{gpu: {number: f"1x1x{number}" for number in (1, 2, 4, 8)} for gpu in ("h100", "h200")},
+    **{gpu: {number: f"1x1x{number}" for number in (1, 2, 4, 8)} for gpu in _GPUS},
 }
 """Shape of a slice by the number in its name: chips, and for v5p their cores, two of each."""
 
@@ -92,10 +100,6 @@ dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
 runtime_version {{ major: 13 minor: 0 patch: 0 }}
 device_description_str: "{name}"
 """
-_GPUS = {
-    "h100": ("NVIDIA H100 80GB HBM3", 3_352_320_000_000, 84_942_979_072),
-    "h200": ("NVIDIA H200 141GB HBM3e", 4_800_000_000_000, 151_397_597_184),
-}
 
 
 @dataclasses.dataclass(frozen=True)
