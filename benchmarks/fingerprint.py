@@ -89,6 +89,24 @@ def classical(config: ExperimentConfig) -> dict[str, str]:
     }
 
 
+def cost(configs: Iterable[ExperimentConfig]) -> dict[str, str]:
+    """Fingerprint of the time and memory of models: `programs` of all, and `host`, what measures.
+
+    Args:
+      configs: Configs of the models.
+    """
+    programs: list[str] = []
+    for config in configs:
+        dataset = next(_datasets(config))
+        assembled, mesh = assemble(config, dataset.info)
+        batch = _first(dataset, config)
+        programs += _programs(config, StudyRow(), assembled, batch, mesh)
+    return {
+        "programs": _digest(text.encode() for text in programs),
+        "host": freshness.digest(freshness.sources("sft_jax/profile/ benchmarks/study/cost.py")),
+    }
+
+
 def _datasets(config: ExperimentConfig) -> Iterator[Dataset]:
     """Dataset of each fold."""
     for _, data in folds(config, pathlib.Path()):

@@ -2,10 +2,10 @@
 
 python -m benchmarks.renewal [--results=FOLDER] [--manual_dir=FOLDER] [--only=FILE]
 
-Rows of the study and of the diagnosis carry a fingerprint (`benchmarks.fingerprint`). A fresh row
-gets it, if it has none. A stale row becomes fresh again if its fingerprint is that of the code at
-head, and `code.renewed` names the commit. Other rows stay as they are; the parts of the
-fingerprint that differ are printed.
+Rows of the study and of the diagnosis carry a fingerprint (`benchmarks.fingerprint`), and so do the
+costs of a set. A fresh row gets it, if it has none. A stale row becomes fresh again if its
+fingerprint is that of the code at head, and `code.renewed` names the commit. Other rows stay as
+they are; the parts of the fingerprint that differ are printed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import diagnosis, fingerprint, freshness, harness
+from benchmarks.study import cost
 from benchmarks.study.rows import experiment_of
-from benchmarks.study.sets import SETS, StudyRow
+from benchmarks.study.sets import SETS, StudyRow, StudySet
 from benchmarks.suites import SUITES
 from benchmarks.variant import Variant
 from sft_jax import version
@@ -74,6 +75,14 @@ def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[
             tuned = dataclasses.replace(config, optim=optim)
             found = _trained(tuned, own, result["seeds"])
         yield Measured(row_name, row, scope, found)
+    if "cost" in result:
+        known = {*result["cost"]["rows"]} == {*cost.configs(one, manual_dir)}
+        found = functools.partial(_cost, one, manual_dir) if known else None
+        yield Measured("cost", result["cost"], cost.scope(one), found)
+
+
+def _cost(one: StudySet, manual_dir: str) -> dict[str, str]:
+    return fingerprint.cost(cost.configs(one, manual_dir).values())
 
 
 def _trained(config: ExperimentConfig | None, row: StudyRow, seeds: Sequence[int]) -> Any:

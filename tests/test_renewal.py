@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import fingerprint, freshness, renewal
 from benchmarks.renewal import Measured
+from benchmarks.study import cost
 from benchmarks.study.__main__ import folder
 from benchmarks.study.sets import SETS, StudyRow
 from benchmarks.variant import Variant
@@ -28,11 +29,14 @@ def prints(tmp_path_factory):
     """Returns the function from changed fields to a fingerprint."""
     folder = str(tmp_path_factory.mktemp("data"))
 
-    def compute(changes, **row):
+    def config(changes):
         own = {**SMALL, "data.data_dir": folder, **changes}
-        config = Variant("matching", "", own).experiment()
-        return fingerprint.training(config, StudyRow(**row), [0, 1])
+        return Variant("matching", "", own).experiment()
 
+    def compute(changes, **row):
+        return fingerprint.training(config(changes), StudyRow(**row), [0, 1])
+
+    compute.config = config
     return compute
 
 
@@ -105,6 +109,18 @@ def test_a_stale_row_without_a_fingerprint_stays_stale():
     assert not freshness.state(one.row["code"], SCOPE).fresh
 
 
+def test_costs_have_the_fingerprint_of_all_their_models(prints, monkeypatch):
+    # The programs themselves are those of the rows.
+    programs = lambda config, *_: [str(config.model)]  # noqa: E731
+    monkeypatch.setattr(fingerprint, "_programs", programs)
+    configs = [prints.config({}), prints.config({"model.dropout": 0.1})]
+    both = fingerprint.cost(configs)
+    assert both.keys() == {"programs", "host"}
+    assert _differing(both, fingerprint.cost(configs[::-1])) == ["programs"]
+    configs[0] = prints.config({"data.data_seed": 1})
+    assert both == fingerprint.cost(configs)
+
+
 def test_rows_have_the_experiments_of_head():
     one = SETS["watch"]
     rows = {
@@ -112,9 +128,11 @@ def test_rows_have_the_experiments_of_head():
         for name in ("sft", "k=0", "logistic regression")
     }
     rows["k=0"]["experiment"] = {"base": "another"}
-    result = {"set": "watch", "seeds": [0], "rows": rows}
+    costs = {"rows": dict.fromkeys(cost.configs(one, "")), "code": {}}
+    result = {"set": "watch", "seeds": [0], "rows": rows, "cost": costs}
     found = {own.name: own.fingerprint for own in renewal.measured("study_watch", result, "")}
-    assert {*found} == {*rows}
+    assert {*found} == {*rows, "cost"}
+    assert found["cost"].args == (one, "")
     assert found["sft"].args[0].optim.lr == 0.004
     assert found["logistic regression"].func is fingerprint.classical
     assert found["k=0"] is None

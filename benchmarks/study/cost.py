@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import freshness, harness
 from benchmarks.study.rows import experiment_of
 from benchmarks.study.sets import CLS_ALONE, SFT, StudySet
+from sft_jax.config import ExperimentConfig
 from sft_jax.data.outline import outline
 from sft_jax.profile.measure import measure
 
@@ -36,6 +37,16 @@ def _measured(one: StudySet) -> list[str]:
     return [name for name in ROWS if name in one.rows]
 
 
+def configs(one: StudySet, manual_dir: str) -> dict[str, ExperimentConfig]:
+    """Configs of the rows of a set that are measured, by name.
+
+    Args:
+      one: Set of the rows.
+      manual_dir: Folder with raw files.
+    """
+    return {name: experiment_of(one.base, one.rows[name], manual_dir) for name in _measured(one)}
+
+
 def measure_rows(one: StudySet, manual_dir: str) -> dict[str, Any]:
     """Measures each of `ROWS` several times, in turns, each in a process of its own.
 
@@ -49,20 +60,20 @@ def measure_rows(one: StudySet, manual_dir: str) -> dict[str, Any]:
       JSON values: `rows` by name, and `code`. A row has medians and ranges: seconds of a
       training step, seconds of one example, and bytes that training adds to the process.
     """
-    configs = {name: experiment_of(one.base, one.rows[name], manual_dir) for name in _measured(one)}
-    shapes = outline(next(iter(configs.values())).data)
+    each = configs(one, manual_dir)
+    shapes = outline(next(iter(each.values())).data)
     with tempfile.TemporaryDirectory() as cache:
         _, *turns = (
             {
                 name: measure(own, shapes, batch_sizes=[], steps=_STEPS, cache=cache)
-                for name, own in configs.items()
+                for name, own in each.items()
             }
             for _ in range(1 + TURNS)
         )
     return {
         "rows": {
             name: {key: harness.spread([turn[name][key] for turn in turns]) for key in _MEASURED}
-            for name in configs
+            for name in each
         },
         "code": freshness.identity(scope(one)),
     }
