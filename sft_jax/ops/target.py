@@ -59,20 +59,19 @@ CPU = Target(sequential=True)
 ACCELERATOR = Target(sequential=False)
 
 
-def for_target(kernel: Callable[..., T], *arrays: Any, tpu: Callable[..., T] | None = None) -> T:
+def for_target(kernel: Callable[..., T], *arrays: Any, **platforms: Callable[..., T]) -> T:
     """Computes `kernel(target, *arrays)` for the target that the program is lowered for.
 
     Args:
       kernel: Function of a target and arrays.
       *arrays: PyTrees of arrays.
-      tpu: Function of the arrays alone, which computes the same on a TPU; None for `kernel`.
+      **platforms: Functions of the arrays alone, which take its place on a platform of that name.
     """
-    others = {} if tpu is None else {"tpu": tpu}
     return jax.lax.platform_dependent(
         *arrays,
         cpu=functools.partial(kernel, CPU),
         default=functools.partial(kernel, ACCELERATOR),
-        **others,
+        **platforms,
     )
 
 

@@ -5,7 +5,7 @@
 | `auto` | `plain` for short sequences; for longer ones `cudnn` where it can, else `tiled` |
 | `plain` | with the weights of all queries and keys in memory |
 | `tiled` | one tile of queries at a time (`sft_jax.ops.attention.tiled`) |
-| `flash` | as `tiled`; on a TPU each tile stays on the chip (`sft_jax.ops.attention.mosaic`) |
+| `flash` | as `tiled`; accelerators keep a tile on the chip (`sft_jax.ops.attention.on_chip`) |
 | `cudnn` | NVIDIA's library on its GPUs, in 16 bits; otherwise, and with saliency, as `tiled` |
 
 A kernel is called as `kernel(query, key, value, mask, sizes, with_saliency=...)`:
@@ -80,10 +80,10 @@ def flash(
     *,
     with_saliency: bool,
 ) -> tuple[Array, Array | None]:
-    """Computes attention for one tile of queries at a time, on a TPU within its vector memory."""
+    """Computes attention for one tile of queries at a time, on the chip of an accelerator."""
     if with_saliency:
-        return tiled_self_attention(query, key, value, mask, sizes, on_chip=True)
-    return tiled_attention(query, key, value, mask, sizes, on_chip=True), None
+        return tiled_self_attention(query, key, value, mask, sizes, chip=True)
+    return tiled_attention(query, key, value, mask, sizes, chip=True), None
 
 
 def cudnn(

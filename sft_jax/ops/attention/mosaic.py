@@ -8,7 +8,6 @@ lanes of a register and features on its 8 sublanes, so that small heads need no 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,13 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float
-
-from sft_jax.ops.attention.tiles import Inputs, base_2
-from sft_jax.ops.platform_program import platform_program
-
-MASKED = -1e30
-"""Term added to the logits of a masked key: it is finite, and its exponential is 0."""
+from jaxtyping import Array
 
 _LANES, _SUBLANES = 128, 8
 _TILE = 256
@@ -32,119 +25,17 @@ _MOST_WEIGHTS = 2**19
 """Largest number of weights of a tile; the backward kernel takes about 16 bytes for each."""
 
 
-def fits(query: Float[Array, "b q h e"], key: Float[Array, "b n h e"]) -> bool:
-    """Returns whether the kernels take these types and sizes, and a tile fits in vector memory."""
-    sizes = (*query.shape, *key.shape)
-    return (
-        query.dtype in (jnp.bfloat16, jnp.float32)
-        and all(isinstance(size, int) for size in sizes)
-        and _padded(key.shape[1]) * _LANES <= _MOST_WEIGHTS
-    )
+def takes(size: int, num_keys: int) -> bool:
+    """Returns whether the kernels take heads of a size, and this number of keys."""
+    return size <= _LANES and _padded(num_keys) * _LANES <= _MOST_WEIGHTS
 
 
-def forward(num_heads: int, heads: Inputs) -> tuple[Array, Array, Array | None]:
-    """Computes what `sft_jax.ops.attention.tiles.forward` does.
-
-    Args:
-      num_heads: Number of heads of an example.
-      heads: Input arrays, whose first axis is that of the heads of all examples.
-    """
-    arrays = _arrays(num_heads, heads)
-    *examples, num_queries, size = _split(heads.query, num_heads).shape
-    num_keys = heads.key.shape[1]
-    outputs = [
-        jax.ShapeDtypeStruct((*examples, size, num_queries), heads.value.dtype),
-        jax.ShapeDtypeStruct((*examples, num_queries), np.float32),
-    ]
-    axes = "b h e q, b h e n, b h e n, b n"
-    if heads.query_weight is None:
-        axes += " -> b h e q, b h q"
-    else:
-        outputs.append(jax.ShapeDtypeStruct((*examples, num_keys), np.float32))
-        axes += ", b q -> b h e q, b h q, b h n"
-    out, lse, *received = platform_program(_forward_kernel, "tpu", arrays, outputs, axes)
-    any_real = heads.real.any(axis=1)
-    return (
-        jnp.where(any_real[:, None, None], _rows(out), 0),
-        _merge(lse),
-        _merge(received[0]) * heads.real if received else None,
-    )
-
-
-def backward(num_heads: int, heads: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Computes what `sft_jax.ops.attention.tiles.backward` does.
-
-    Args:
-      num_heads: Number of heads of an example.
-      heads: See there.
-    """
-    inputs, out, lse, d_out, d_received = heads
-    inner = (out.astype(np.float32) * d_out.astype(np.float32)).sum(axis=-1)
-    arrays = _arrays(num_heads, inputs)
+def forward(*arrays: Array) -> list[Array]:
+    """Computes the forward pass of `sft_jax.ops.attention.on_chip.Kernels`."""
     query, key, value, addend, *query_weight = arrays
-    arrays = [
-        *(query, key, value, addend),
-        *(_split(array, num_heads) for array in (lse, inner)),
-        _columns(d_out, num_heads),
-        *query_weight,
-    ]
-    axes = "b h e q, b h e n, b h e n, b n, b h q, b h q, b h e q"
-    if d_received is not None:
-        arrays.append(_split(d_received * inputs.real, num_heads)[:, 0])
-        axes += ", b q, b n"
-    outputs = [*(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (query, key, value))]
-    axes += " -> b h e q, b h e n, b h e n"
-    kernel = _backward_kernel
-    if inputs.bias is not None:
-        outputs.append(jax.ShapeDtypeStruct((*key.shape[:2], key.shape[3]), np.float32))
-        axes += ", b h n"
-        kernel = _backward_kernel_with_addend
-    by_head = platform_program(kernel, "tpu", arrays, outputs, axes)
-    d_query, d_key, d_value = (_rows(array) for array in by_head[:3])
-    scale = jnp.asarray(inputs.query.shape[-1] ** -0.5, d_query.dtype)
-    real = inputs.real[..., None].astype(d_key.dtype)
-    # The kernel scales queries for logits to base 2.
-    log_2 = jnp.asarray(math.log(2), d_key.dtype)
-    d_bias = None if inputs.bias is None else _merge(by_head[3]) * inputs.real * math.log(2)
-    return d_query * scale, d_key * (real * log_2), d_value * real, d_bias
-
-
-def _arrays(num_heads: int, heads: Inputs) -> list[Array]:
-    """Returns queries, keys, values, terms added to the logits and weights of queries, if any."""
-    bias = 0.0 if heads.bias is None else heads.bias
-    addend = jnp.where(heads.real > 0, bias, MASKED)
-    arrays = [base_2(heads.query), heads.key, heads.value]
-    per_example = [addend] if heads.query_weight is None else [addend, heads.query_weight]
-    return [
-        *(_columns(array, num_heads) for array in arrays),
-        *(_split(array, num_heads)[:, 0] for array in per_example),
-    ]
-
-
-def _split(array: Float[Array, "g ..."], num_heads: int) -> Float[Array, "b h ..."]:
-    return array.reshape(-1, num_heads, *array.shape[1:])
-
-
-def _merge(array: Float[Array, "b h ..."]) -> Float[Array, "g ..."]:
-    return array.reshape(-1, *array.shape[2:])
-
-
-def _columns(array: Float[Array, "g n e"], num_heads: int) -> Float[Array, "b h e n"]:
-    return _split(array, num_heads).swapaxes(2, 3)
-
-
-def _rows(array: Float[Array, "b h e n"]) -> Float[Array, "g n e"]:
-    return _merge(array.swapaxes(2, 3))
-
-
-def _forward_kernel(*arrays: Array) -> list[Array]:
-    """Computes sums, log-sum-exp and received weights of any number of examples and heads.
-
-    In an example without a real key, and for a masked key, they are finite and have no meaning.
-    """
-    query, key, value, addend, *query_weight = arrays
+    query, key, value = (array.swapaxes(2, 3) for array in (query, key, value))
     grid = _Grid(query, key)
-    inputs = [*map(grid.of_queries, [query]), *map(grid.of_keys, [key, value, addend[:, None]])]
+    inputs = [grid.of_queries(query), *map(grid.of_keys, [key, value, addend[:, None]])]
     inputs += [grid.of_queries(row[:, None]) for row in query_weight]
     outputs = [
         grid.of_queries(jax.ShapeDtypeStruct(query.shape, value.dtype)),
@@ -152,29 +43,26 @@ def _forward_kernel(*arrays: Array) -> list[Array]:
         *(grid.of_keys(grid.rows(_SUBLANES, key)) for _ in query_weight),
     ]
     out, lse, *received = grid.call(_forward_tile, inputs, outputs)
-    return [out, lse[:, :, 0], *(array[:, :, 0] for array in received)]
+    return [out.swapaxes(2, 3), lse[:, :, 0], *(array[:, :, 0] for array in received)]
 
 
-def _backward_kernel(*arrays: Array, with_addend: bool = False) -> list[Array]:
-    """Computes the gradients of scaled query, key, value and of the terms added to the logits.
-
-    Those by the logits are to base 2: a factor of `log(2)` is missing.
-    """
+def backward(*arrays: Array, with_terms: bool) -> list[Array]:
+    """Computes the backward pass of `sft_jax.ops.attention.on_chip.Kernels`."""
     query, key, value, addend, lse, inner, d_out, *salient = arrays
+    query, key, value, d_out = (array.swapaxes(2, 3) for array in (query, key, value, d_out))
     grid = _Grid(query, key)
-    inputs = [*map(grid.of_queries, [query]), *map(grid.of_keys, [key, value, addend[:, None]])]
+    inputs = [grid.of_queries(query), *map(grid.of_keys, [key, value, addend[:, None]])]
     inputs += map(grid.of_queries, [lse[:, :, None], inner[:, :, None], d_out])
     if salient:
         query_weight, d_received = (array[:, None] for array in salient)
         inputs += [grid.of_queries(query_weight), grid.of_keys(d_received)]
-    sums = [grid.rows(grid.size, key)] * 2 + [grid.rows(_SUBLANES, key)] * with_addend
+    rows = (grid.size, grid.size, *[_SUBLANES] * with_terms)
+    sums = [grid.rows(number, key) for number in rows]
     outputs = [grid.of_queries(query), *map(grid.of_keys, sums)]
-    d_query, d_key, d_value, *d_addend = grid.call(_backward_tile, inputs, outputs)
-    gradients = [d_query, d_key.astype(key.dtype), d_value.astype(value.dtype)]
-    return gradients + [array[:, :, 0] for array in d_addend]
-
-
-_backward_kernel_with_addend = functools.partial(_backward_kernel, with_addend=True)
+    d_query, d_key, d_value, *d_terms = grid.call(_backward_tile, inputs, outputs)
+    gradients = (d_query, d_key.astype(key.dtype), d_value.astype(value.dtype))
+    gradients = [array.swapaxes(2, 3) for array in gradients]
+    return gradients + [array[:, :, 0] for array in d_terms]
 
 
 class _Block(NamedTuple):

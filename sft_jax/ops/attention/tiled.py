@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.ops.attention import mosaic, tiles
+from sft_jax.ops.attention import on_chip, tiles
 from sft_jax.ops.attention.tiles import Inputs
 from sft_jax.ops.refusal import reverse_only
 from sft_jax.ops.target import for_target, varying_alike
@@ -36,7 +36,7 @@ def tiled_attention(
     key_mask: Bool[Array, "b n"],
     key_sizes: Float[Array, "b n"] | None = None,
     *,
-    on_chip: bool = False,
+    chip: bool = False,
 ) -> Float[Array, "b q h e"]:
     """Scaled dot-product attention, in memory linear in the number of queries and of keys.
 
@@ -51,15 +51,15 @@ def tiled_attention(
         effect, even if it is NaN.
       key_sizes: Number of equal keys that each real key counts as, above 0; None for 1
         everywhere.
-      on_chip: Whether a TPU keeps each tile in its vector memory (`sft_jax.ops.attention.mosaic`),
-        if it fits.
+      chip: Whether accelerators keep each tile on the chip, if it fits, by kernels of their own
+        (`sft_jax.ops.attention.on_chip`).
 
     Returns:
       The weighted sums of the values, in their type; 0 where an example has no real key.
     """
     key, value = (jnp.where(key_mask[..., None, None], array, 0) for array in (key, value))
     terms = _key_terms(key_mask, key_sizes, query)
-    attended, _ = _attend(Inputs(query, key, value, *terms, None), on_chip)
+    attended, _ = _attend(Inputs(query, key, value, *terms, None), chip)
     return attended
 
 
@@ -70,7 +70,7 @@ def tiled_self_attention(
     mask: Bool[Array, "b n"],
     sizes: Float[Array, "b n"] | None = None,
     *,
-    on_chip: bool = False,
+    chip: bool = False,
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n-1"]]:
     """Computes `tiled_attention` of a sequence over itself, CLS first, and the saliency.
 
@@ -80,7 +80,7 @@ def tiled_self_attention(
       value: Values.
       mask: False marks padding.
       sizes: See `tiled_attention`.
-      on_chip: See `tiled_attention`.
+      chip: See `tiled_attention`.
 
     Returns:
       The weighted sums of the values, and the saliency of the tokens after CLS
@@ -94,7 +94,7 @@ def tiled_self_attention(
     queries = mask.at[:, 0].set(False).astype(real.dtype)
     count = jnp.maximum(queries.sum(axis=-1, keepdims=True), 1) * query.shape[2]
     inputs = Inputs(query, key, value, real, bias, queries / count)
-    attended, received = _attend(inputs, on_chip)
+    attended, received = _attend(inputs, chip)
     assert received is not None  # For mypy: it is None only if `query_weight` is.
     return attended, received[:, 1:]
 
@@ -110,26 +110,29 @@ def _key_terms(
     return mask.astype(dtype), bias
 
 
-def _attend(inputs: Inputs, on_chip: bool) -> tuple[Array, Array | None]:
+def _attend(inputs: Inputs, chip: bool) -> tuple[Array, Array | None]:
     """Computes the weighted sums and, if queries have weights, the weight each key receives.
 
     A key receives `sum_i query_weight_i w_ij`, where `w_ij` are the attention weights summed over
     the heads.
     """
-    on_chip = on_chip and mosaic.fits(inputs.query, inputs.key)
+    platforms = on_chip.platforms(inputs.query, inputs.key) if chip else ()
     query, key, value = (reverse_only(array, _NO_FORWARD_MODE) for array in inputs[:3])
     inputs = varying_alike(inputs._replace(query=query, key=key, value=value))
-    return _attend_in_reverse(on_chip, inputs)
+    return _attend_in_reverse(platforms, inputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend_in_reverse(on_chip: bool, inputs: Inputs) -> tuple[Array, Array | None]:
-    return _forward(on_chip, inputs)[0]
+def _attend_in_reverse(platforms: tuple[str, ...], inputs: Inputs) -> tuple[Array, Array | None]:
+    return _forward(platforms, inputs)[0]
 
 
-def _forward(on_chip: bool, inputs: Inputs) -> tuple[tuple[Array, Array | None], Any]:
-    tpu = functools.partial(mosaic.forward, inputs.query.shape[2]) if on_chip else None
-    out, lse, received = for_target(tiles.forward, _by_head(inputs), tpu=tpu)
+def _forward(platforms: tuple[str, ...], inputs: Inputs) -> tuple[tuple[Array, Array | None], Any]:
+    heads = _by_head(inputs)
+    own = {
+        name: functools.partial(on_chip.forward, name, inputs.query.shape[2]) for name in platforms
+    }
+    out, lse, received = for_target(tiles.forward, heads, **own)
     out, lse = (checkpoint_name(array, SAVED) for array in (out, lse))
     if received is not None:
         received = checkpoint_name(_sum_over_heads(received, inputs.query), SAVED)
@@ -137,15 +140,17 @@ def _forward(on_chip: bool, inputs: Inputs) -> tuple[tuple[Array, Array | None],
 
 
 def _backward(
-    on_chip: bool, residuals: Any, cotangents: tuple[Array, Array | None]
+    platforms: tuple[str, ...], residuals: Any, cotangents: tuple[Array, Array | None]
 ) -> tuple[Inputs]:
     inputs, out, lse = residuals
     d_out, d_received = cotangents
     if d_received is not None:
         d_received = jnp.repeat(d_received, inputs.query.shape[2], axis=0)
     arrays = (_by_head(inputs), out, lse, _to_heads(d_out), d_received)
-    tpu = functools.partial(mosaic.backward, inputs.query.shape[2]) if on_chip else None
-    by_head = for_target(tiles.backward, arrays, tpu=tpu)
+    own = {
+        name: functools.partial(on_chip.backward, name, inputs.query.shape[2]) for name in platforms
+    }
+    by_head = for_target(tiles.backward, arrays, **own)
     d_query, d_key, d_value = (_from_heads(array, inputs.query) for array in by_head[:3])
     d_bias = None if by_head[3] is None else _sum_over_heads(by_head[3], inputs.query)
     none: Any = None

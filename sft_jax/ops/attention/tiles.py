@@ -18,6 +18,9 @@ from jaxtyping import Array, Bool, Float
 
 from sft_jax.ops.target import Target
 
+MASKED = -1e30
+"""Term that may be added to the logits of a masked key: it is finite, and its exponential 0."""
+
 
 class Inputs(NamedTuple):
     """Input arrays of attention: for a batch, for all of its heads, or for one head.

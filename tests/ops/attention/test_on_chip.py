@@ -10,7 +10,7 @@ import pytest
 from jax.experimental import pallas
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sft_jax.ops.attention import mosaic, tiled
+from sft_jax.ops.attention import mosaic, on_chip, tiled, triton
 from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
 from sft_jax.ops.attention.tiled import tiled_attention, tiled_self_attention
 
@@ -50,8 +50,8 @@ def _plain(query, key, value, mask, sizes, *, salient):
 
 def _on_chip(*arrays, salient):
     if salient:
-        return tiled_self_attention(*arrays, on_chip=True)
-    return (tiled_attention(*arrays, on_chip=True),)
+        return tiled_self_attention(*arrays, chip=True)
+    return (tiled_attention(*arrays, chip=True),)
 
 
 def _graded(attention, name, inputs, dtype):
@@ -71,15 +71,15 @@ def _graded(attention, name, inputs, dtype):
     return jax.device_get(jax.jit(function)(*arrays))
 
 
-@pytest.fixture
-def _interpreted(monkeypatch):
-    """Runs the kernels on this CPU."""
+@pytest.fixture(params=["tpu", "cuda"])
+def _interpreted(request, monkeypatch):
+    """Runs the kernels of a platform on this CPU."""
     call = functools.partial(pallas.pallas_call, interpret=True)
-    monkeypatch.setattr(mosaic.pl, "pallas_call", call)
-    monkeypatch.setattr(
-        mosaic, "platform_program", lambda function, _, arrays, *__: function(*arrays)
-    )
-    monkeypatch.setattr(tiled, "for_target", lambda _, *arrays, tpu: tpu(*arrays))
+    monkeypatch.setattr(pallas, "pallas_call", call)
+    program = lambda function, _, arrays, *__: function(*arrays)  # noqa: E731
+    monkeypatch.setattr(on_chip, "platform_program", program)
+    target = lambda _, *arrays, **platforms: platforms[request.param](*arrays)  # noqa: E731
+    monkeypatch.setattr(tiled, "for_target", target)
 
 
 @pytest.mark.usefixtures("_interpreted")
@@ -95,6 +95,7 @@ def _interpreted(monkeypatch):
 )
 def test_kernels_equal_stored_weights_in_float64(name, scale, dtype, tolerance, monkeypatch):
     monkeypatch.setattr(mosaic, "_TILE", CASES[name][2])
+    monkeypatch.setattr(triton, "_BLOCK", CASES[name][2])
     (query, key, value), mask, sizes = _inputs(name)
     # Both start from what the type can hold.
     arrays = [
@@ -115,7 +116,7 @@ def test_kernels_equal_stored_weights_in_float64(name, scale, dtype, tolerance, 
 
 def _loss(query, key, value, mask):
     return sum(
-        jnp.square(a).sum() for a in tiled_self_attention(query, key, value, mask, on_chip=True)
+        jnp.square(a).sum() for a in tiled_self_attention(query, key, value, mask, chip=True)
     )
 
 
@@ -131,13 +132,19 @@ def _shapes(batch, length, heads, dtype=np.float32, place=lambda *_: None):
     return query, query, query, jax.ShapeDtypeStruct((batch, length), bool, sharding=place("data"))
 
 
-def test_a_program_for_a_tpu_has_the_kernels_and_no_array_of_queries_times_keys():
-    arrays = _shapes(2, 301, 2)
-    program = _lowered("tpu", *arrays)
-    assert program.count("tpu_custom_call") == 2
+@pytest.mark.parametrize(
+    ("platform", "target", "kernels"),
+    # On a GPU, what the keys receive and their gradients take a pass of their own.
+    [("tpu", "tpu_custom_call", 2), ("cuda", "xla.gpu.triton", 4)],
+)
+def test_a_program_has_the_kernels_and_no_array_of_queries_times_keys(platform, target, kernels):
+    program = _lowered(platform, *_shapes(2, 301, 2))
+    assert program.count(f"custom_call @{target}") == kernels
     assert "301x301" not in program
-    for platform in ("cpu", "cuda"):
-        assert "tpu_custom_call" not in _lowered(platform, *arrays)
+
+
+def test_a_program_for_a_cpu_has_tiles():
+    assert _lowered("cpu", *_shapes(2, 301, 2)).count("custom_call @") == 0
 
 
 @pytest.mark.parametrize(("length", "dtype"), [(20_000, np.float32), (301, np.float16)])
@@ -150,7 +157,7 @@ def test_devices_divide_examples_and_heads():
     place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))  # noqa: E731
     program = _lowered("tpu", *_shapes(4, 301, 2, place=place))
     of_a_device = re.findall(r"manual_axes=\{[^}]*\} \(%\w+: tensor<([\dx]+)xf32>", program)
-    assert of_a_device == ["1x1x8x301"] * 2
+    assert of_a_device == ["1x1x301x8"] * 2
     # Three examples and one head can't be divided: each device computes all of them.
     uneven = _lowered("tpu", *_shapes(3, 301, 1, place=lambda *_: place()))
-    assert "tensor<3x1x8x301xf32>" in uneven
+    assert "tensor<3x1x301x8xf32>" in uneven
