@@ -49,8 +49,10 @@ def platform_program(
       NotImplementedError: If it is lowered for another platform alone.
     """
     like = tuple((output.shape[1:], output.dtype) for output in outputs)
+    # The function is traced when it is lowered, in what may be another context.
+    precision = jax.config.jax_default_matmul_precision
     parameters: Any = {"function": function, "platform": platform, "like": like, "axes": axes}
-    return _program.bind(*arrays, **parameters)
+    return _program.bind(*arrays, **parameters, precision=precision)
 
 
 @_program.def_abstract_eval
@@ -70,7 +72,8 @@ def _lower(lowered_for: str | None, context: Any, *arrays: Any, **parameters: An
         run = lambda *_: [jnp.zeros(aval.shape, aval.dtype) for aval in context.avals_out]  # noqa: E731
     else:
         raise NotImplementedError(f"this program is for {platform} alone")
-    return mlir.lower_fun(run, multiple_results=True)(context, *arrays)
+    with jax.default_matmul_precision(parameters["precision"]):
+        return mlir.lower_fun(run, multiple_results=True)(context, *arrays)
 
 
 def _divided(
