@@ -61,16 +61,16 @@ class Counts:
       bytes: Bytes of their operands and results in the device's main memory, with the padding of
         their layouts. An operand counts in full, also if only a part is read.
       cycles: Sum of the cycles that the compiler for TPUs estimates; 0 from other compilers.
+      collectives: Collectives, by channel.
       unscheduled: Number of runs of kernels that a compiler for TPUs is given, and whose cycles
         are not known.
-      collectives: Collectives, by channel.
     """
 
     kernels: float = 0
     bytes: float = 0
     cycles: float = 0
-    unscheduled: float = 0
     collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
+    unscheduled: float = 0
 
     def __add__(self, other: Counts) -> Counts:
         """Adds the work of another part; the halves of an asynchronous collective count once."""
@@ -82,8 +82,8 @@ class Counts:
             self.kernels + other.kernels,
             self.bytes + other.bytes,
             self.cycles + other.cycles,
-            self.unscheduled + other.unscheduled,
             merged,
+            self.unscheduled + other.unscheduled,
         )
 
     def repeated(self, times: float) -> Counts:
@@ -96,8 +96,8 @@ class Counts:
             self.kernels * times,
             self.bytes * times,
             self.cycles * times,
-            self.unscheduled * times,
             collectives,
+            self.unscheduled * times,
         )
 
 

@@ -32,9 +32,9 @@ def platform_program(
 ) -> list[Array]:
     """Computes a function that is lowered for one platform alone.
 
-    It belongs in a branch of `jax.lax.platform_dependent`. In a program for several platforms,
-    JAX lowers every branch for each of them: on the others the results are zeros, which they do
-    not use. It has no derivative. `jax.vmap` merges its axis with the first one of the arrays.
+    It belongs in a branch of `jax.lax.platform_dependent`. JAX lowers every branch for each of
+    several platforms: on the others the results are zeros, which they do not use. It has no
+    derivative. `jax.vmap` merges its axis with the first one of the arrays.
 
     Args:
       function: Function of the arrays, or of any part of the examples and heads. JAX caches
@@ -50,7 +50,8 @@ def platform_program(
     """
     like = tuple((output.shape[1:], output.dtype) for output in outputs)
     # The function is traced when it is lowered, in what may be another context.
-    precision = jax.config.jax_default_matmul_precision
+    settings: Any = jax.config
+    precision = settings.jax_default_matmul_precision
     parameters: Any = {"function": function, "platform": platform, "like": like, "axes": axes}
     return _program.bind(*arrays, **parameters, precision=precision)
 

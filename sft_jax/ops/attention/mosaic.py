@@ -35,12 +35,12 @@ def forward(*arrays: Array) -> list[Array]:
     query, key, value, addend, *query_weight = arrays
     query, key, value = (array.swapaxes(2, 3) for array in (query, key, value))
     grid = _Grid(query, key)
-    inputs = [grid.of_queries(query), *map(grid.of_keys, [key, value, addend[:, None]])]
-    inputs += [grid.of_queries(row[:, None]) for row in query_weight]
+    inputs = [grid.query_block(query), *map(grid.key_block, [key, value, addend[:, None]])]
+    inputs += [grid.query_block(row[:, None]) for row in query_weight]
     outputs = [
-        grid.of_queries(jax.ShapeDtypeStruct(query.shape, value.dtype)),
-        grid.of_queries(grid.rows(1, query)),
-        *(grid.of_keys(grid.rows(_SUBLANES, key)) for _ in query_weight),
+        grid.query_block(jax.ShapeDtypeStruct(query.shape, value.dtype)),
+        grid.query_block(grid.rows(1, query)),
+        *(grid.key_block(grid.rows(_SUBLANES, key)) for _ in query_weight),
     ]
     out, lse, *received = grid.call(_forward_tile, inputs, outputs)
     return [out.swapaxes(2, 3), lse[:, :, 0], *(array[:, :, 0] for array in received)]
@@ -51,18 +51,20 @@ def backward(*arrays: Array, with_terms: bool) -> list[Array]:
     query, key, value, addend, lse, inner, d_out, *salient = arrays
     query, key, value, d_out = (array.swapaxes(2, 3) for array in (query, key, value, d_out))
     grid = _Grid(query, key)
-    inputs = [grid.of_queries(query), *map(grid.of_keys, [key, value, addend[:, None]])]
-    inputs += map(grid.of_queries, [lse[:, :, None], inner[:, :, None], d_out])
+    inputs = [grid.query_block(query), *map(grid.key_block, [key, value, addend[:, None]])]
+    inputs += map(grid.query_block, [lse[:, :, None], inner[:, :, None], d_out])
     if salient:
         query_weight, d_received = (array[:, None] for array in salient)
-        inputs += [grid.of_queries(query_weight), grid.of_keys(d_received)]
+        inputs += [grid.query_block(query_weight), grid.key_block(d_received)]
     rows = (grid.size, grid.size, *[_SUBLANES] * with_terms)
     sums = [grid.rows(number, key) for number in rows]
-    outputs = [grid.of_queries(query), *map(grid.of_keys, sums)]
+    outputs = [grid.query_block(query), *map(grid.key_block, sums)]
     d_query, d_key, d_value, *d_terms = grid.call(_backward_tile, inputs, outputs)
     gradients = (d_query, d_key.astype(key.dtype), d_value.astype(value.dtype))
-    gradients = [array.swapaxes(2, 3) for array in gradients]
-    return gradients + [array[:, :, 0] for array in d_terms]
+    return [
+        *(array.swapaxes(2, 3) for array in gradients),
+        *(array[:, :, 0] for array in d_terms),
+    ]
 
 
 class _Block(NamedTuple):
@@ -80,11 +82,11 @@ class _Grid:
         most = _MOST_WEIGHTS // _padded(key.shape[-1])
         self.tile = min(*(_TILE, most // _LANES * _LANES, _padded(self.num_queries)))
 
-    def of_queries(self, array: Any) -> _Block:
+    def query_block(self, array: Any) -> _Block:
         """Array `[b, h, rows, q]` or `[b, rows, q]`, by tiles."""
         return self._block(array, self.tile, by_tile=True)
 
-    def of_keys(self, array: Any) -> _Block:
+    def key_block(self, array: Any) -> _Block:
         """Array `[b, h, rows, n]` or `[b, rows, n]`, with all keys of a head or an example."""
         return self._block(array, array.shape[-1], by_tile=False)
 

@@ -104,12 +104,12 @@ class _Argument(NamedTuple):
 
 
 def _part(array: Any) -> _Argument:
-    """Array `[b, h, n, ...]` or `[b, n]`, of which a program gets the tokens of its block."""
+    """Argument `[b, h, n, ...]` or `[b, n]`; a program gets the tokens of its block."""
     return _argument(array, _BLOCK, divided=True)
 
 
 def _whole(array: Any) -> _Argument:
-    """Array `[b, h, n, ...]` or `[b, n]`, of which a program gets all tokens."""
+    """Argument `[b, h, n, ...]` or `[b, n]`; a program gets all tokens."""
     return _argument(array, array.shape[min(array.ndim - 1, 2)], divided=False)
 
 

@@ -135,7 +135,7 @@ def _shapes(batch, length, heads, dtype=np.float32, place=lambda *_: None):
 @pytest.mark.parametrize(
     ("platform", "target", "kernels"),
     # On a GPU, what the keys receive and their gradients take a pass of their own.
-    [("tpu", "tpu_custom_call", 2), ("cuda", "xla.gpu.triton", 4)],
+    [("tpu", "tpu_custom_call", 2), ("cuda", "__gpu$xla.gpu.triton", 4)],
 )
 def test_a_program_has_the_kernels_and_no_array_of_queries_times_keys(platform, target, kernels):
     program = _lowered(platform, *_shapes(2, 301, 2))
@@ -156,8 +156,8 @@ def test_devices_divide_examples_and_heads():
     mesh = jax.make_mesh((4, 2), ("data", "model"), (AxisType.Auto,) * 2)
     place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))  # noqa: E731
     program = _lowered("tpu", *_shapes(4, 301, 2, place=place))
-    of_a_device = re.findall(r"manual_axes=\{[^}]*\} \(%\w+: tensor<([\dx]+)xf32>", program)
-    assert of_a_device == ["1x1x301x8"] * 2
+    on_a_device = re.findall(r"manual_axes=\{[^}]*\} \(%\w+: tensor<([\dx]+)xf32>", program)
+    assert on_a_device == ["1x1x301x8"] * 2
     # Three examples and one head can't be divided: each device computes all of them.
     uneven = _lowered("tpu", *_shapes(3, 301, 1, place=lambda *_: place()))
     assert "tensor<3x1x301x8xf32>" in uneven
