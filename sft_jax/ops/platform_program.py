@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax._src import dispatch
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import PartitionSpec
@@ -73,8 +74,11 @@ def _lower(lowered_for: str | None, context: Any, *arrays: Any, **parameters: An
         run = lambda *_: [jnp.zeros(aval.shape, aval.dtype) for aval in context.avals_out]  # noqa: E731
     else:
         raise NotImplementedError(f"this program is for {platform} alone")
+    # Within `jax.shard_map` types say on which devices arrays differ. A kernel needs none of that.
+    types = [ShapedArray(aval.shape, aval.dtype) for aval in context.avals_in]
     with jax.default_matmul_precision(parameters["precision"]):
-        return mlir.lower_fun(run, multiple_results=True)(context, *arrays)
+        lower = mlir.lower_fun(run, multiple_results=True)
+        return lower(context.replace(avals_in=types), *arrays)
 
 
 def _divided(

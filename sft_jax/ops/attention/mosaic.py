@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
@@ -116,7 +117,8 @@ class _Grid:
             grid=(self.batch, self.heads, tiles),
             in_specs=[block.spec for block in inputs],
             out_specs=[block.spec for block in outputs],
-            out_shape=[jax.ShapeDtypeStruct(b.array.shape, b.array.dtype) for b in outputs],
+            # Within `jax.shard_map` a `ShapeDtypeStruct` would need the type of a manual axis.
+            out_shape=[ShapedArray(block.array.shape, block.array.dtype) for block in outputs],
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary")
             ),

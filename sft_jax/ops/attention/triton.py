@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
@@ -134,9 +135,8 @@ def _call(
         grid=(batch, heads, tokens // _BLOCK),
         in_specs=[argument.spec for argument in inputs],
         out_specs=[argument.spec for argument in outputs],
-        out_shape=[
-            jax.ShapeDtypeStruct(argument.array.shape, argument.array.dtype) for argument in outputs
-        ],
+        # Within `jax.shard_map` a `ShapeDtypeStruct` would need the type of a manual axis.
+        out_shape=[ShapedArray(one.array.shape, one.array.dtype) for one in outputs],
         compiler_params=plt.CompilerParams(num_warps=4, num_stages=2),
     )(*(argument.array for argument in inputs))
 

@@ -158,6 +158,17 @@ def test_devices_divide_examples_and_heads():
     program = _lowered("tpu", *_shapes(4, 301, 2, place=place))
     on_a_device = re.findall(r"manual_axes=\{[^}]*\} \(%\w+: tensor<([\dx]+)xf32>", program)
     assert on_a_device == ["1x1x301x8"] * 2
+    alone = functools.partial(place, "data")
+    own = jax.shard_map(
+        lambda query, mask: tiled_attention(query, query, query, mask, chip=True),
+        mesh=mesh,
+        in_specs=alone().spec,
+        out_specs=alone().spec,
+    )
+    query, *_, mask = _shapes(4, 301, 2)
+    for platform in ("tpu", "cuda"):
+        lowered = jax.jit(own).trace(query, mask).lower(lowering_platforms=(platform,))
+        assert "tensor<1x2x301x8xf32>" in lowered.as_text()
     # Three examples and one head can't be divided: each device computes all of them.
     uneven = _lowered("tpu", *_shapes(3, 301, 1, place=lambda *_: place()))
     assert "tensor<3x1x301x8xf32>" in uneven
