@@ -213,9 +213,23 @@ def test_steps_are_compiled_for_devices_that_are_not_there(name, config):
     mesh = sharding.make_mesh(MeshConfig(), topology.devices())
     reports = steps.compile_steps(topology, config, outline(), mesh)
     assert all(one.seconds["step"] > 0 for one in reports.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        *((name, {"tpu_custom_call": 2}) for name in ("v5e-4", "v6e-8", "v5p-8")),
+        *((name, {"__gpu$xla.gpu.triton": 4}) for name in ("h100-1", "h200-8")),
+    ],
+)
+def test_kernels_on_the_chip_are_compiled_and_divided(name, kernels):
+    topology = Topology.named(name)
+    pytest.importorskip("jax_cuda13_plugin" if name.startswith("h") else "libtpu")
+    place = sharding.split_by_example(sharding.make_mesh(MeshConfig(), topology.devices()))
     shape = (8, 301, 4, 16)
-    heads = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding.split_by_example(mesh))] * 3
-    mask = jax.ShapeDtypeStruct(shape[:2], bool, sharding=sharding.split_by_example(mesh))
+    heads = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)] * 3
+    mask = jax.ShapeDtypeStruct(shape[:2], bool, sharding=place)
 
     def loss(query, key, value, mask):
         attended, salient = tiled_self_attention(query, key, value, mask, chip=True)
@@ -223,7 +237,5 @@ def test_steps_are_compiled_for_devices_that_are_not_there(name, config):
 
     lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*heads, mask)
     program = lowered.compile(compiler_options=topology.compiler_options).as_text()
-    on_tpu = {"tpu_custom_call": 2}
-    calls = {"__gpu$xla.gpu.triton": 4} if name.startswith("h100") else on_tpu
-    assert collections.Counter(re.findall(r'custom_call_target="([^"]*)"', program)) == calls
+    assert collections.Counter(re.findall(r'custom_call_target="([^"]*)"', program)) == kernels
     assert not hlo.count(program).collectives
