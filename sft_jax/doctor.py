@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_jax import command_line, config_io
-from sft_jax.compile.steps import compile_steps
+from sft_jax.compile.steps import compile_steps, make_mesh
 from sft_jax.compile.topology import Topology
 from sft_jax.config import ExperimentConfig
 from sft_jax.data.outline import outline
-from sft_jax.parallel import multihost, preflight, sharding
+from sft_jax.parallel import multihost, preflight
 from sft_jax.parallel.preflight import Finding
 
 
@@ -76,7 +76,7 @@ def check_topology(name: str, config: ExperimentConfig) -> Finding:
     check = f"fits {name}"
     try:
         topology = Topology.named(name)
-        mesh = sharding.make_mesh(config.mesh, topology.devices())
+        mesh = make_mesh(topology, config)
         reports = compile_steps(topology, config, outline(config.data), mesh)
     except ValueError as error:
         return Finding(check, "no", str(error))

@@ -250,8 +250,8 @@ def _problems(mapping):
         ),
         ({"model": {"name": "bert"}}, "model.name: 'bert' is not one of sft, late, concat,"),
         (
-            {"model": {"attention_kernel": "flash"}},
-            "attention_kernel='flash' is not one of auto, plain, tiled, cudnn, nor an import path",
+            {"model": {"attention_kernel": "fast"}},
+            "attention_kernel='fast' is not one of auto, plain, tiled, flash, cudnn, nor an import",
         ),
         (
             {"model": {"tokenizers": {"sound": "mel"}}},

@@ -82,9 +82,13 @@ def _kernels(mask: jax.Array) -> dict[str, Callable[..., Any]]:
     return {
         "plain": attend_plainly,
         "tiled": lambda q, k, v: tiled.tiled_attention(q, k, v, mask),
+        "flash": lambda q, k, v: tiled.tiled_attention(q, k, v, mask, chip=True),
         "cudnn": lambda q, k, v: cudnn.cudnn_attention(q, k, v, mask),
         "plain, with saliency": with_saliency,
         "tiled, with saliency": lambda q, k, v: tiled.tiled_self_attention(q, k, v, mask),
+        "flash, with saliency": lambda q, k, v: tiled.tiled_self_attention(
+            q, k, v, mask, chip=True
+        ),
         "jax.nn, xla": by_jax_nn,
         "jax.nn, cudnn": by_jax_nn_cudnn,
     }

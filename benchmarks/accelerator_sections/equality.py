@@ -45,6 +45,7 @@ def cases() -> dict[str, dict[str, Any]]:
     models: dict[str, dict[str, Any]] = {
         "sft, plain": {"attention_kernel": "plain"},
         "sft, tiled": {"attention_kernel": "tiled"},
+        "sft, flash": {"attention_kernel": "flash"},
         "sft, windowed": {"unimodal_attention": "windowed", "pre_pooling_attention": "windowed"},
         "sft, block_sparse": {"unimodal_attention": "block_sparse"},
     }

@@ -6,6 +6,7 @@ merged tokens. The inputs are rounded to 16 bits on both sides.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,11 @@ def compare(request: dict[str, Any]) -> None:
     Args:
       request: `batch` size; `shapes`, pairs of numbers of queries and keys; names of `kernels`.
     """
-    kernels = {"tiled": tiled.tiled_attention, "cudnn": cudnn.cudnn_attention}
+    kernels = {
+        "tiled": tiled.tiled_attention,
+        "flash": functools.partial(tiled.tiled_attention, chip=True),
+        "cudnn": cudnn.cudnn_attention,
+    }
     for kernel in request["kernels"]:
         for dtype, tolerance in TOLERANCE.items():
             for shape in request["shapes"]:

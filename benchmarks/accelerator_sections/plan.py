@@ -16,7 +16,10 @@ _QUICK = {**_SHARED, "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
 _DETERMINISTIC = {**_SHARED, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 
 _LANES = 3
-_KERNELS = (("bfloat16", "cudnn"), ("bfloat16", "tiled"), ("float32", "auto"))
+_KERNELS = (
+    *(("bfloat16", "cudnn"), ("bfloat16", "flash"), ("bfloat16", "tiled")),
+    *(("float32", "auto"), ("float32", "flash")),
+)
 
 
 class Child(NamedTuple):
@@ -72,12 +75,12 @@ def make(folder: pathlib.Path, *, smallest: bool) -> list[list[Lane]]:
     per_lane = -(-len(equality.cases()) // _LANES)
     correct = [[_equality(i * per_lane, (i + 1) * per_lane, i)] for i in range(_LANES)]
     shapes = [[150, 150], [21, 21], [1, 21], [1201, 1201]]
-    correct.append([_kernels(4, shapes, ["cudnn", "tiled"])])
+    correct.append([_kernels(4, shapes, ["cudnn", "flash", "tiled"])])
     correct += [_resume(folder, dtype, dropout, steps=10) for dtype in ("float32", "bfloat16")]
     timed = [_step_cost("vggsound", 24, *kernel) for kernel in _KERNELS]
     timed += [_step_cost("vggsound", 1024, *kernel) for kernel in _KERNELS]
     timed += [_step_cost("mosei", 24, *kernel) for kernel in _KERNELS]
-    timed.append(_step_cost("vggsound", 24, *_KERNELS[0], {"model": {"name": "mbt"}}))
+    timed.append(_step_cost("vggsound", 24, "bfloat16", "cudnn", {"model": {"name": "mbt"}}))
     timed += [_step_cost("mosei", 1024, *kernel) for kernel in _KERNELS]
     timed.append(_roofline(smallest=False))
     return [correct, [timed]]

@@ -30,7 +30,6 @@ from sft_jax.compile.topology import Topology
 from sft_jax.config import ExperimentConfig
 from sft_jax.data.dataset import check_task
 from sft_jax.data.outline import outline
-from sft_jax.parallel import sharding
 from sft_jax.runs import storage
 
 
@@ -55,7 +54,7 @@ def main() -> None:
     path = pathlib.Path(values.json) if values.json else None
     if path:
         storage.prepare_file(path)
-    mesh = sharding.make_mesh(config.mesh, topology.devices())
+    mesh = steps.make_mesh(topology, config)
     try:
         reports = steps.compile_steps(topology, config, data, mesh)
     except report.OutOfMemoryError as error:
@@ -108,6 +107,8 @@ def print_reports(console: Console, reports: dict[str, report.Report], topology:
     for name in columns[0].seconds:
         label = "estimate of the step" if name == "step" else f"  {name}"
         row(f"{label}, ms", [f"{1e3 * one.seconds[name]:,.3f}" for one in columns])
+    if any(one.unscheduled for one in columns):
+        row("kernels that it leaves out", [f"{one.unscheduled:,.0f}" for one in columns])
     shares = [one.model_flops / topology.chip.flops / one.seconds["step"] for one in columns]
     row("share of the peak in bfloat16", [f"{share:.1%}" for share in shares])
     row("bound by", [one.bound for one in columns])

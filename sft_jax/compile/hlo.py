@@ -62,12 +62,15 @@ class Counts:
         their layouts. An operand counts in full, also if only a part is read.
       cycles: Sum of the cycles that the compiler for TPUs estimates; 0 from other compilers.
       collectives: Collectives, by channel.
+      unscheduled: Number of runs of kernels that a compiler for TPUs is given, and whose cycles
+        are not known.
     """
 
     kernels: float = 0
     bytes: float = 0
     cycles: float = 0
     collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
+    unscheduled: float = 0
 
     def __add__(self, other: Counts) -> Counts:
         """Adds the work of another part; the halves of an asynchronous collective count once."""
@@ -80,6 +83,7 @@ class Counts:
             self.bytes + other.bytes,
             self.cycles + other.cycles,
             merged,
+            self.unscheduled + other.unscheduled,
         )
 
     def repeated(self, times: float) -> Counts:
@@ -88,12 +92,23 @@ class Counts:
             channel: one._replace(times=one.times * times)
             for channel, one in self.collectives.items()
         }
-        return Counts(self.kernels * times, self.bytes * times, self.cycles * times, collectives)
+        return Counts(
+            self.kernels * times,
+            self.bytes * times,
+            self.cycles * times,
+            collectives,
+            self.unscheduled * times,
+        )
 
 
-def count(text: str) -> Counts:
-    """Counts the work of a program from its text, as of `Compiled.as_text()`."""
-    return _Program(text).counts()
+def count(text: str, cycles: Mapping[str, int] | None = None) -> Counts:
+    """Counts the work of a program.
+
+    Args:
+      text: Its text, as of `Compiled.as_text()`.
+      cycles: Cycles of instructions by their name, where the text has none.
+    """
+    return _Program(text, cycles or {}).counts()
 
 
 class _Instruction(NamedTuple):
@@ -116,7 +131,8 @@ class _Instruction(NamedTuple):
 
 
 class _Program:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, cycles: Mapping[str, int]) -> None:
+        self._cycles = cycles
         self._computations: dict[str, list[_Instruction]] = {}
         self._entry = ""
         body: list[_Instruction] = []
@@ -154,14 +170,16 @@ class _Program:
                 return max(map(self._counts_of, branches), key=lambda c: (c.cycles, c.kernels))
             case "call" | "async-start":
                 return sum(map(self._counts_of, one.called()), Counts())
-        cycles = re.search(r'"estimated_cycles":"(\d+)"', one.text)
+        estimated = re.search(r'"estimated_cycles":"(\d+)"', one.text)
+        cycles = int(estimated[1]) if estimated else self._cycles.get(one.name, 0)
         # The space that a library is given to work in is not read and written as a whole.
         own = re.sub(r"\bs8\[\d+\]", "", one.type) if one.opcode == "custom-call" else one.type
         moved = [own, *(types.get(operand, "") for operand in one.operands)]
         return Counts(
             kernels=1,
             bytes=sum(map(_main_memory_bytes, moved)),
-            cycles=int(cycles[1]) if cycles else 0,
+            cycles=cycles,
+            unscheduled=not cycles and "tpu_custom_call" in one.text,
             collectives=dict(self._collectives(one)),
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from sft_jax.compile import hlo
+from sft_jax.compile import hlo, schedules
 from sft_jax.compile.topology import Chip, Topology
 
 LAUNCH_SECONDS = 4.5e-6
@@ -55,6 +55,7 @@ class Report:
       moved_bytes: Bytes to and from main memory.
       collectives: Kind of collective to the number of runs and bytes of results.
       seconds: Bounds and estimates; see `estimate`.
+      unscheduled: Number of kernels on a TPU that the estimate leaves out.
     """
 
     compile_seconds: float
@@ -65,6 +66,7 @@ class Report:
     moved_bytes: float
     collectives: Mapping[str, tuple[float, float]]
     seconds: Mapping[str, float]
+    unscheduled: float = 0
 
     @property
     def bound(self) -> str:
@@ -89,6 +91,7 @@ def compile_step(lowered: jax.stages.Lowered, topology: Topology, model_flops: f
       OutOfMemoryError: If a device can't hold it.
     """
     begin = time.perf_counter()
+    schedules.clear()
     try:
         compiled = lowered.compile(compiler_options=topology.compiler_options)
     except jax.errors.JaxRuntimeError as error:
@@ -102,7 +105,7 @@ def compile_step(lowered: jax.stages.Lowered, topology: Topology, model_flops: f
     peak = sum(memory.values())
     if peak > topology.chip.memory_bytes:
         raise OutOfMemoryError(peak, topology.chip)
-    counts = hlo.count(compiled.as_text() or "")
+    counts = hlo.count(compiled.as_text() or "", schedules.cycles())
     collectives: dict[str, tuple[float, float]] = {}
     for one in counts.collectives.values():
         times, size = collectives.get(one.kind, (0.0, 0.0))
@@ -116,6 +119,7 @@ def compile_step(lowered: jax.stages.Lowered, topology: Topology, model_flops: f
         moved_bytes=counts.bytes,
         collectives=collectives,
         seconds=estimate(counts, model_flops, topology.chip),
+        unscheduled=counts.unscheduled,
     )
 
 
@@ -133,7 +137,7 @@ def estimate(counts: hlo.Counts, model_flops: float, chip: Chip) -> dict[str, fl
       - `products`, `memory` and `collectives`, the times at the chip's peak and bandwidths, where
         devices form a ring;
       - `launches` of kernels, on a GPU;
-      - `compiler`, the sum of the cycles that the compiler for TPUs estimates;
+      - `compiler`, the sum of the cycles that the compiler for TPUs estimates or schedules;
       - `step`, the estimate: that of the compiler, or launches and the longer of memory and
         products; and the collectives.
     """

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from sft_jax.compile import schedules
 from sft_jax.compile.report import Report, compile_step
 from sft_jax.compile.topology import Topology
 from sft_jax.config import ExperimentConfig
@@ -52,6 +53,23 @@ def compile_steps(
         _logger.info("compiling the %s step for %s", name, topology.name)
         reports[name] = compile_step(step.lower(*arguments), topology, passes * forward)
     return reports
+
+
+def make_mesh(topology: Topology, config: ExperimentConfig) -> Mesh:
+    """Makes the mesh of a config, of devices that are not there.
+
+    Args:
+      topology: Slice.
+      config: Experiment.
+
+    Raises:
+      ValueError: If the slice does not have the devices of the mesh.
+      ModuleNotFoundError: If the compiler for it is not installed.
+    """
+    # Compiling takes twice as long with schedules, which only kernels of Mosaic need.
+    if config.model.attention_kernel == "flash":
+        schedules.request()
+    return sharding.make_mesh(config.mesh, topology.devices())
 
 
 def programs(config: ExperimentConfig, outline: Outline, mesh: Mesh) -> Programs:

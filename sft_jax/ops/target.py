@@ -59,12 +59,19 @@ CPU = Target(sequential=True)
 ACCELERATOR = Target(sequential=False)
 
 
-def for_target(kernel: Callable[..., T], *arrays: Any) -> T:
-    """Computes `kernel(target, *arrays)` for the target that the program is lowered for."""
+def for_target(kernel: Callable[..., T], *arrays: Any, **platforms: Callable[..., T]) -> T:
+    """Computes `kernel(target, *arrays)` for the target that the program is lowered for.
+
+    Args:
+      kernel: Function of a target and arrays.
+      *arrays: PyTrees of arrays.
+      **platforms: Functions of the arrays alone, which take its place on a platform of that name.
+    """
     return jax.lax.platform_dependent(
         *arrays,
         cpu=functools.partial(kernel, CPU),
         default=functools.partial(kernel, ACCELERATOR),
+        **platforms,
     )
 
 

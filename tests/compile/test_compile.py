@@ -1,5 +1,6 @@
 """Steps compiled from shapes are those of training; their reports, estimates and advice."""
 
+import collections
 import dataclasses
 import io
 import re
@@ -16,6 +17,7 @@ from sft_jax.compile import hlo, report, steps
 from sft_jax.compile.topology import CHIPS, Topology
 from sft_jax.config import MeshConfig
 from sft_jax.data.outline import Outline
+from sft_jax.ops.attention.tiled import tiled_self_attention
 from sft_jax.parallel import sharding
 from sft_jax.profile.measure import random_batch
 from sft_jax.training import assembly
@@ -211,3 +213,29 @@ def test_steps_are_compiled_for_devices_that_are_not_there(name, config):
     mesh = sharding.make_mesh(MeshConfig(), topology.devices())
     reports = steps.compile_steps(topology, config, outline(), mesh)
     assert all(one.seconds["step"] > 0 for one in reports.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        *((name, {"tpu_custom_call": 2}) for name in ("v5e-4", "v6e-8", "v5p-8")),
+        *((name, {"__gpu$xla.gpu.triton": 4}) for name in ("h100-1", "h200-8")),
+    ],
+)
+def test_kernels_on_the_chip_are_compiled_and_divided(name, kernels):
+    topology = Topology.named(name)
+    pytest.importorskip("jax_cuda13_plugin" if name.startswith("h") else "libtpu")
+    place = sharding.split_by_example(sharding.make_mesh(MeshConfig(), topology.devices()))
+    shape = (8, 301, 4, 16)
+    heads = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)] * 3
+    mask = jax.ShapeDtypeStruct(shape[:2], bool, sharding=place)
+
+    def loss(query, key, value, mask):
+        attended, salient = tiled_self_attention(query, key, value, mask, chip=True)
+        return jnp.square(attended).sum() + jnp.square(salient).sum()
+
+    lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*heads, mask)
+    program = lowered.compile(compiler_options=topology.compiler_options).as_text()
+    assert collections.Counter(re.findall(r'custom_call_target="([^"]*)"', program)) == kernels
+    assert not hlo.count(program).collectives

@@ -1,10 +1,13 @@
-"""Counts of programs: loops, conditionals, collectives and layouts, read from their text."""
+"""Counts of programs, read from their text: loops, conditionals, collectives and layouts."""
+
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from sft_jax.compile import hlo
+from sft_jax.compile import hlo, schedules
 
 TPU = """
 HloModule jit_step, is_scheduled=true
@@ -52,6 +55,42 @@ ENTRY %main (a: f32[8,100], b: f32[8], p: s32[]) -> f32[8,100] {
   ROOT %o = f32[8,100]{1,0:T(8,128)} get-tuple-element(%w), index=1
 }
 """
+
+
+GIVEN = """
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %one = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call"
+  ROOT %two = f32[8]{0} custom-call(%one), custom_call_target="tpu_custom_call"
+}
+"""
+
+SCHEDULE = """
+       0x2   :  { %1 = sphi 0 }
+       0x1b LB: > { %2 = vld [vmem:[%3]] }
+       0x1c   : > { %4 = vadd %2, %2 }
+       0x1e   : > { %p5 = scmp.ge.s32.totalorder %2, 602 /* loop exit test */ }
+       0x20   :  { %6 = vst }
+"""
+
+
+def test_kernels_that_the_compiler_is_given_have_the_cycles_of_their_schedules(monkeypatch):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--own=1")
+    schedules.request()
+    own, to, *_ = os.environ["LIBTPU_INIT_ARGS"].split()
+    folder = pathlib.Path(to.removeprefix("--xla_jf_dump_to="))
+    (folder / "17-one-01-final_bundles.txt").write_text(SCHEDULE)
+    (folder / "17-two-01-final_bundles.txt").write_text(SCHEDULE.replace(" LB:", "   :"))
+    (folder / "17-one-00-schedule-analysis_final_bundles.txt").write_text("bundles: 7")
+    assert own == "--own=1"
+    # From the body of the loop to its exit, 602 times.
+    cycles = schedules.cycles()
+    assert cycles == {"one": (0x1E - 0x1B + 1) * 602}
+    counts = hlo.count(GIVEN, cycles)
+    assert (counts.cycles, counts.unscheduled) == (cycles["one"], 1)
+    assert hlo.count(GIVEN).repeated(3).unscheduled == 6
+    schedules.clear()
+    assert not schedules.cycles()
 
 
 @pytest.fixture(scope="module")

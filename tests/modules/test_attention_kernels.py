@@ -20,7 +20,7 @@ import tiny_sft
 from sparing import slow_but
 
 from sft_jax.modules import sft
-from sft_jax.ops.attention import kernels, tiled
+from sft_jax.ops.attention import kernels, tiles
 
 MODELS = slow_but(("sft", *tiny_baselines.RIGHT), "sft")
 POOLS = {"poolk": "attn_topk", "ks": "attn", "kspad": "max"}
@@ -36,7 +36,7 @@ MORE = [
 @pytest.fixture
 def _small_blocks(monkeypatch):
     """Several blocks for few queries, the last of them smaller."""
-    monkeypatch.setattr(tiled, "_tile_size", lambda target, num_keys: 3)
+    monkeypatch.setattr(tiles, "_tile_size", lambda target, num_keys: 3)
 
 
 def _tiny(name, kernel):

@@ -30,8 +30,8 @@ SOUND = np.zeros((2, 7, 2), np.float32)
         ({"dropout": 1.5}, "dropout=1.5 must be at least 0 and below 1"),
         ({"parts": -1}, "parts=-1 must be at least 1"),
         (
-            {"attention_kernel": "flash"},
-            "attention_kernel='flash' is not one of auto, plain, tiled, cudnn",
+            {"attention_kernel": "fast"},
+            "attention_kernel='fast' is not one of auto, plain, tiled, flash, cudnn",
         ),
         ({"modalities": {}}, "at least one modality"),
         ({"modalities": {"a b": ModalitySpec(3, 1)}}, "modality 'a b': a name is made of"),

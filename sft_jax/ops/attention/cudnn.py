@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import dispatch
 from jax._src.cudnn import fused_attention_stablehlo as fused
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
 from jaxtyping import Array, Bool, Float
 
+from sft_jax.ops.platform_program import platform_program
 from sft_jax.ops.refusal import refuse, reverse_only
 
 _DTYPES = ("bfloat16", "float16")
@@ -126,20 +124,35 @@ def _wide(heads: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _attend(query: Array, key: Array, value: Array, scale: float) -> Array:
-    return _cuda_program.bind(query, key, value, function=_infer, scale=scale)[0]
+    arrays = (query, key, value)
+    return platform_program(_program(_infer, scale), "cuda", arrays, [_like(query)])[0]
 
 
 def _forward(query: Array, key: Array, value: Array, scale: float) -> tuple[Array, Any]:
     arrays = (query, key, value)
-    out, log_sum_exp = _cuda_program.bind(*arrays, function=_infer_to_train, scale=scale)
+    per_query = jax.ShapeDtypeStruct((*query.shape[:-1], 1), np.float32)
+    program = _program(_infer_to_train, scale)
+    out, log_sum_exp = platform_program(program, "cuda", arrays, [_like(query), per_query])
     return out, (*arrays, log_sum_exp, out)
 
 
 def _backward(scale: float, residuals: Any, d_out: Array) -> tuple[Array, ...]:
-    return tuple(_cuda_program.bind(*residuals, d_out, function=_gradients, scale=scale))
+    arrays = (*residuals, d_out)
+    program = _program(_gradients, scale)
+    return tuple(platform_program(program, "cuda", arrays, [*map(_like, residuals[:3])]))
 
 
 _attend.defvjp(_forward, _backward)
+
+
+@functools.cache
+def _program(function: Callable[..., list[Array]], scale: float) -> Callable[..., list[Array]]:
+    """Function of arrays alone, the same object for the same arguments."""
+    return functools.partial(function, scale=scale)
+
+
+def _like(array: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 # `jax.nn.dot_product_attention(..., implementation="cudnn")` calls the functions below, but first
@@ -172,57 +185,3 @@ def _gradients(*arrays: Array, scale: float) -> list[Array]:
     residuals = (*inputs, *_nothing(out), log_sum_exp[..., 0].swapaxes(1, 2), out)
     arguments: Any = (*_settings(scale), residuals, d_out)
     return list(fused._dot_product_attention_bwd_rule(*arguments))[:3]
-
-
-_cuda_program = Primitive("cuda_program")
-"""Primitive for `function(*arrays, scale=scale)`, lowered for cuda alone; the batch comes first.
-
-In a program for several platforms, JAX lowers every branch of `platform_dependent` for each of
-them. On platforms other than cuda this primitive gives zeros, in a branch that they do not take.
-"""
-_cuda_program.multiple_results = True
-
-
-@_cuda_program.def_abstract_eval
-def _(*avals: Any, function: Callable[..., list[Array]], scale: float) -> list[Any]:
-    query, *_ = avals
-    if function is _gradients:
-        return list(avals[:3])
-    per_query = query.update(shape=(*query.shape[:-1], 1), dtype=np.dtype(np.float32))
-    return [query, per_query] if function is _infer_to_train else [query]
-
-
-def _lower_for_cuda(*arrays: Array, function: Callable[..., Any], scale: float) -> list[Array]:
-    return function(*arrays, scale=scale)
-
-
-def _lower_elsewhere(context: Any, *arrays: Any, **parameters: Any) -> Any:
-    if len(context.module_context.platforms) == 1:
-        raise NotImplementedError(_ELSEWHERE)
-
-    def zeros(*_: Array, **__: Any) -> list[Array]:
-        return [jnp.zeros(aval.shape, aval.dtype) for aval in context.avals_out]
-
-    return mlir.lower_fun(zeros, multiple_results=True)(context, *arrays, **parameters)
-
-
-def _batch(
-    arrays: Sequence[Array], axes: Sequence[int | None], **parameters: Any
-) -> tuple[list[Array], list[int]]:
-    """Merges the batch axis of `jax.vmap` with the batch of the arrays."""
-    size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
-    every = (
-        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-        for a, axis in zip(arrays, axes, strict=True)
-    )
-    results = _cuda_program.bind(*(a.reshape(-1, *a.shape[2:]) for a in every), **parameters)
-    return [a.reshape(size, -1, *a.shape[1:]) for a in results], [0] * len(results)
-
-
-mlir.register_lowering(
-    _cuda_program, mlir.lower_fun(_lower_for_cuda, multiple_results=True), platform="cuda"
-)
-mlir.register_lowering(_cuda_program, _lower_elsewhere)
-batching.primitive_batchers[_cuda_program] = _batch
-# JAX partitions the call to cuDNN over the devices, so lowering must know the devices.
-dispatch.prim_requires_devices_during_lowering.add(_cuda_program)

@@ -5,6 +5,7 @@
 | `auto` | `plain` for short sequences; for longer ones `cudnn` where it can, else `tiled` |
 | `plain` | with the weights of all queries and keys in memory |
 | `tiled` | one tile of queries at a time (`sft_jax.ops.attention.tiled`) |
+| `flash` | as `tiled`; accelerators keep a tile on the chip (`sft_jax.ops.attention.on_chip`) |
 | `cudnn` | NVIDIA's library on its GPUs, in 16 bits; otherwise, and with saliency, as `tiled` |
 
 A kernel is called as `kernel(query, key, value, mask, sizes, with_saliency=...)`:
@@ -70,6 +71,21 @@ def tiled(
     return tiled_attention(query, key, value, mask, sizes), None
 
 
+def flash(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array,
+    sizes: Array | None,
+    *,
+    with_saliency: bool,
+) -> tuple[Array, Array | None]:
+    """Computes attention for one tile of queries at a time, on the chip of an accelerator."""
+    if with_saliency:
+        return tiled_self_attention(query, key, value, mask, sizes, chip=True)
+    return tiled_attention(query, key, value, mask, sizes, chip=True), None
+
+
 def cudnn(
     query: Array,
     key: Array,
@@ -85,7 +101,7 @@ def cudnn(
     return cudnn_attention(query, key, value, mask, sizes, elsewhere=tiled_attention), None
 
 
-KERNELS: Mapping[str, Kernel] = {"plain": plain, "tiled": tiled, "cudnn": cudnn}
+KERNELS: Mapping[str, Kernel] = {"plain": plain, "tiled": tiled, "flash": flash, "cudnn": cudnn}
 """Built-in kernels by their name in a config; `auto` chooses among them."""
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from sft_jax.ops.attention.tiled import SAVED, are_small, base_2
+from sft_jax.ops.attention.tiled import SAVED
+from sft_jax.ops.attention.tiles import are_small, base_2
 from sft_jax.ops.integers import divided_product
 from sft_jax.ops.target import Target, for_target
 

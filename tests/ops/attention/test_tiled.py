@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from sft_jax.ops.attention import tiled as ops
+from sft_jax.ops.attention import tiles
 from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
 from sft_jax.ops.attention.tiled import SAVED, tiled_attention, tiled_self_attention
 from sft_jax.ops.target import ACCELERATOR, CPU
@@ -98,7 +99,7 @@ def _aim(patch, on_cpu):
 
 def _run(name, attention, inputs, on_cpu=True):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "_tile_size", lambda target, num_keys: CASES[name][2])
+        patch.setattr(tiles, "_tile_size", lambda target, num_keys: CASES[name][2])
         _aim(patch, on_cpu)
         return jax.device_get(_compiled(name, attention, on_cpu)(*inputs))
 
