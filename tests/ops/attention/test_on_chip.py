@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stored_weights
 from jax.experimental import pallas
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sft_jax.ops.attention import mosaic, on_chip, tiled, triton
-from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
 from sft_jax.ops.attention.tiled import tiled_attention, tiled_self_attention
 
 HEADS, SIZE = 2, 3
@@ -36,15 +36,6 @@ def _inputs(name):
         query = np.where(mask[..., None, None], query, np.nan)
     sizes = np.where(mask, random.integers(1, 5, mask.shape), 0).astype(float) if sized else None
     return (query, key, value), mask, sizes
-
-
-def _plain(query, key, value, mask, sizes, *, salient):
-    key, value = (jnp.where(mask[..., None, None], array, 0) for array in (key, value))
-    if salient:
-        query = jnp.where(mask[..., None, None], query, 0)
-    weights = attention_weights(query, key, mask, sizes)
-    attended = apply_weights(weights, value)
-    return (attended, saliency(weights, mask)) if salient else (attended,)
 
 
 def _on_chip(*arrays, salient):
@@ -104,7 +95,7 @@ def test_kernels_equal_stored_weights_in_float64(name, scale, dtype, tolerance, 
     inputs = arrays, mask, sizes
     actual = _graded(_on_chip, name, inputs, dtype)
     with jax.enable_x64(True):
-        expected = _graded(_plain, name, inputs, np.float64)
+        expected = _graded(stored_weights.attend, name, inputs, np.float64)
     for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
         limit = tolerance * max(1, np.abs(other).max())
         np.testing.assert_allclose(one.astype(np.float64), other, rtol=0, atol=limit)

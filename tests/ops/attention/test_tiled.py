@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stored_weights
 from jax.sharding import AxisType, PartitionSpec
 
 from sft_jax.ops.attention import tiled as ops
 from sft_jax.ops.attention import tiles
-from sft_jax.ops.attention.plain import apply_weights, attention_weights, saliency
 from sft_jax.ops.attention.tiled import SAVED, tiled_attention, tiled_self_attention
 from sft_jax.ops.target import ACCELERATOR, CPU
 from sft_jax.profile.flops import count
@@ -48,15 +48,6 @@ def _inputs(name, dtype=np.float64):
     arrays = tuple(jnp.asarray(array, dtype) for array in (query, key, value))
     kind = jnp.promote_types(dtype, np.float32)
     return arrays, jnp.asarray(mask), None if sizes is None else jnp.asarray(sizes, kind)
-
-
-def _plain(query, key, value, mask, sizes, *, salient):
-    key, value = (jnp.where(mask[..., None, None], array, 0) for array in (key, value))
-    if salient:
-        query = jnp.where(mask[..., None, None], query, 0)
-    weights = attention_weights(query, key, mask, sizes)
-    attended = apply_weights(weights, value)
-    return (attended, saliency(weights, mask)) if salient else (attended,)
 
 
 def _blocked(query, key, value, mask, sizes, *, salient):
@@ -105,7 +96,7 @@ def _run(name, attention, inputs, on_cpu=True):
 
 
 def _both(name, inputs, on_cpu=True):
-    return _run(name, _blocked, inputs, on_cpu), _run(name, _plain, inputs)
+    return _run(name, _blocked, inputs, on_cpu), _run(name, stored_weights.attend, inputs)
 
 
 def _scaled(inputs, scale):
@@ -168,7 +159,7 @@ def test_low_precision_is_kept_and_close(dtype, tolerance):
     query, key = jnp.full_like(query, 5), jnp.where(key > 0, 2, -2).astype(key.dtype)
     actual = _run(name, _blocked, ((query, key, value), mask, sizes))
     exact = tuple(array.astype(np.float32) for array in (query, key, value))
-    expected = _run(name, _plain, (exact, mask, sizes))
+    expected = _run(name, stored_weights.attend, (exact, mask, sizes))
     assert actual["saliency"].dtype == np.float32
     assert {actual[part].dtype for part in ("attended", *"qkv")} == {jnp.dtype(dtype)}
     _assert_close(jax.tree.map(np.float32, actual), expected, tolerance)
