@@ -83,6 +83,10 @@ SUITES: Mapping[str, Suite] = {
     "profile_mosei": _profile("mosei"),
     "growth": _own("growth", 15, "cost", "cost"),
     "compilation": _own("compilation", 15, "cost", "cost vggsound", "--rounds=2"),
+    "topologies": _own(
+        *("topologies", 150, "cost", "cost sft_jax/compile/ sft_jax/parallel/ configs/"),
+        data="none; extras [tpu] and [cuda]",
+    ),
     "throughput": _own(
         *("throughput", 10, "cost", "data cost watch av_mnist mosei vggsound"),
         *("--steps=10", _MANUAL_DIR),

@@ -12,6 +12,18 @@ from sft_jax.config_io import from_mapping, to_config_dict
 from sft_jax.data.sets.base import DatasetEntry
 from sft_jax.plugins import suggest
 
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    size: {
+        "width": width,
+        "num_heads": width // 128,
+        "mlp_ratio": 4,
+        "remat": True,
+        "dtype": "bfloat16",
+    }
+    for size, width in {"base": 256, "large": 512}.items()
+}
+"""Fields of a model in shapes that fill the matrix units of accelerators, by the size's name."""
+
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
     """Reads the part of `--config=FILE:ARG` after the colon, `key=value,key=value`.
@@ -53,22 +65,33 @@ def small_experiment(
     """Makes an experiment with a small model and short training, for minutes on a laptop.
 
     Args:
-      arg: Text after the colon of `--config=FILE:ARG`. Its keys are `model`, `modality`, `pool`,
-        `k`, `saliency`, `readout`, `n_pre`, `n_post`, `mixup` and those of `data_fields`.
+      arg: Text after the colon of `--config=FILE:ARG`. Its keys are `size`, `model`, `modality`,
+        `pool`, `k`, `saliency`, `readout`, `n_pre`, `n_post`, `mixup` and those of `data_fields`.
+        `size` is small, or one of `SIZES`.
       data: Config of the data.
       pool: Default of the argument `pool`.
       n_pre: Default of the argument `n_pre`.
       n_post: Default of the argument `n_post`.
       **data_fields: Fields of `data` that are arguments too, and their defaults.
+
+    Raises:
+      ValueError: For an unknown argument or an unknown `size`.
     """
     pooling = {"pool": pool, "k": 4, "saliency": "received"}
     model = {**pooling, "readout": "sum_cls", "n_pre": n_pre, "n_post": n_post}
-    args = parse_arg(arg, model="sft", modality="", **model, mixup="none", **data_fields)
+    own = {"size": "small", "model": "sft", "modality": ""}
+    args = parse_arg(arg, **own, **model, mixup="none", **data_fields)
     chosen = {name: args[name] for name in ("modality", *model)}
     return _config_dict(
         data,
         {name: args[name] for name in data_fields},
-        model={"name": args["model"], **chosen, "dropout": 0.1, "embedding_std": 0.02},
+        model={
+            "name": args["model"],
+            **chosen,
+            "dropout": 0.1,
+            "embedding_std": 0.02,
+            **_sized(args, "small"),
+        },
         optim={"weight_decay": 0.05},
         train={"ema_decay": 0.99},
         mixup={"layers": args["mixup"], "warmup_epochs": 1.0},
@@ -82,8 +105,9 @@ def paper_experiment(
 
     Args:
       arg: Text after the colon of `--config=FILE:ARG`. Its keys are `size`, `model`, `modality`,
-        `pool`, `readout`, `mixup` and those of `data_fields`. `size` is paper or laptop; laptop
-        has 2 blocks instead of 11 from fusion on, and 3 epochs.
+        `pool`, `readout`, `mixup` and those of `data_fields`. `size` is paper, laptop or one of
+        `SIZES`. Laptop has 2 blocks instead of 11 from fusion on, and 3 epochs. Those of `SIZES`
+        have batches of 1,024; their learning rate is the paper's, and not tuned.
       data: Config of the data.
       k: Number of tokens kept of each modality.
       lr: Learning rate.
@@ -94,9 +118,8 @@ def paper_experiment(
     """
     model = {"modality": "", "pool": "max", "readout": "sum_cls"}
     args = parse_arg(arg, size="paper", model="sft", **model, mixup="any", **data_fields)
-    if args["size"] not in ("paper", "laptop"):
-        raise ValueError(f"size={args['size']!r} is not one of paper, laptop")
-    paper = args["size"] == "paper"
+    sized = _sized(args, "paper", "laptop")
+    laptop = args["size"] == "laptop"
     return _config_dict(
         data,
         {name: args[name] for name in data_fields},
@@ -105,13 +128,25 @@ def paper_experiment(
             **{name: args[name] for name in model},
             "k": dict(k),
             "n_pre": 1,
-            "n_post": 11 if paper else 2,
-            "embedding_std": 1.0 if paper else 0.02,
+            "n_post": 2 if laptop else 11,
+            "embedding_std": 1.0 if args["size"] == "paper" else 0.02,
+            **sized,
         },
         optim={"lr": lr, "schedule": "plateau", "warmup_epochs": 0.0},
-        train={"batch_size": 24, "epochs": 20 if paper else 3},
-        mixup={"layers": args["mixup"], "warmup_epochs": 5.0 if paper else 1.0},
+        train={"batch_size": 1024 if sized else 24, "epochs": 3 if laptop else 20},
+        mixup={"layers": args["mixup"], "warmup_epochs": 1.0 if laptop else 5.0},
     )
+
+
+def _sized(args: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """Returns the fields of a model by the argument `size`; none for one of `others`."""
+    size = args["size"]
+    if size not in SIZES and size not in others:
+        raise ValueError(f"size={size!r} is not one of {', '.join([*others, *SIZES])}")
+    fields = dict(SIZES.get(size, {}))
+    if args["model"] == "mult":
+        fields.pop("mlp_ratio", None)  # Its layers have this ratio themselves.
+    return fields
 
 
 def _config_dict(

@@ -30,7 +30,7 @@ from sft_jax.data_config import MAY_CHANGE, STRICT, Count, CountOrNone, Positive
 from sft_jax.modules import MODELS, TOKENIZERS
 from sft_jax.objective import check_objective
 from sft_jax.ops.pool import POOLS, attention_problem, saliency_problem
-from sft_jax.structs import DEFAULT_K, Readout, Saliency, Task
+from sft_jax.structs import DEFAULT_K, MatmulPrecision, Readout, Saliency, Task
 
 AnyDataset = Annotated[
     DatasetEntry,
@@ -92,6 +92,12 @@ class ModelConfig:
       layer_drop: Rate of blocks that training drops, to evaluate with fewer; only for mbt.
       embedding_std: Standard deviation of the initial CLS and positions.
       dtype: Type that the activations are computed in; parameters stay float32.
+      mlp_ratio: Width of the hidden layer of a block's MLP, in widths of a token; 1 in the paper's
+        code. Not for mult, which always has 4.
+      remat: Whether the gradient computes each block once more, so that training stores less.
+      matmul_precision: Precision of products of float32: default, high or highest, as in
+        `jax.lax.Precision`. By default TPUs round the factors to bfloat16 and GPUs to TF32;
+        highest is as exact as float32. A CPU always computes in float32.
       tokenizers: Tokenizer by modality, in place of patches: conv, a small strided stem for raw
         waveforms and images (`sft_jax.modules.conv_stem`). Or the import path of a
         `flax.linen.Module`, or a class of one that needs no arguments
@@ -119,6 +125,9 @@ class ModelConfig:
     layer_drop: Fraction = 0.0
     embedding_std: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    mlp_ratio: Count = 1
+    remat: bool = field(default=False, metadata=MAY_CHANGE)
+    matmul_precision: MatmulPrecision = field(default="default", metadata=MAY_CHANGE)
     tokenizers: dict[str, Annotated[str, named(TOKENIZERS)]] = field(default_factory=dict)
     tokenizer_stride: CountOrNone = 0
 

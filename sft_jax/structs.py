@@ -14,6 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 AnyArray = jax.Array | np.ndarray
 
+MatmulPrecision = Literal["default", "high", "highest"]
+"""Precision of products of float32, as in `jax.lax.Precision`."""
+
 Readout = Literal["sum_cls", "fresh_cls", "modality_cls", "mean", "attention"]
 """Token that the logits are read from; see `sft_jax.modules.sft.SparseFusionTransformer`."""
 

@@ -56,6 +56,9 @@ OTHER = ExperimentConfig(
         dropout=0.1,
         layer_drop=0.1,
         embedding_std=0.5,
+        mlp_ratio=2,
+        remat=True,
+        matmul_precision="highest",
         modality="gyroscope",
         dtype="bfloat16",
         tokenizers={"gyroscope": "my_package.my_module:MyTokenizer"},
@@ -363,7 +366,9 @@ def test_fields_without_effect_on_results_are_marked():
     assert {key for key in ignored if key.split(".")[0] not in ("mesh", "system")} == {
         "data.data_dir",
         "model.attention_kernel",
+        "model.matmul_precision",
         "model.parts",
+        "model.remat",
         "train.keep_latest",
         "train.log_every_steps",
     }

@@ -99,6 +99,20 @@ def test_arguments_change_the_model():
     ]
 
 
+@pytest.mark.parametrize("name", ["vggsound", "mosei", "av_mnist"])
+def test_sizes_for_accelerators_have_wide_heads_and_mlps(name):
+    for size, width in (("base", 256), ("large", 512)):
+        model = _model(name, f"size={size}")
+        assert (model.width, model.width // model.num_heads, model.mlp_ratio) == (width, 128, 4)
+        assert (model.dtype, model.remat) == ("bfloat16", True)
+    with pytest.raises(ValueError, match=r"size='huge' is not one of .*, base, large"):
+        _model(name, "size=huge")
+
+
+def test_a_size_leaves_mult_its_own_mlps():
+    assert _model("mosei", "size=base,model=mult").mlp_ratio == 1
+
+
 def test_targets_of_hapt_fit_their_tasks():
     for argument, tokens in ((None, 100), ("target=activity", 16)):
         config = config_io.from_mapping(hapt.get_config(argument))

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from benchmarks import freshness
-from benchmarks.tables import cost, study, values
+from benchmarks.tables import cost, study, topologies, values
 from benchmarks.tables.provenance import note, provenance
 
 ROOT = freshness.ROOT
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "corrupted": study.corrupted,
     "costs": cost.costs,
     "diagnosis": study.diagnosis,
+    "divided": topologies.divided,
     "edge": cost.edge,
     "elastic_step": cost.elastic_step,
     "equality": cost.equality,
@@ -39,8 +40,10 @@ PARTS: dict[str, Callable[..., str]] = {
     "settings": study.settings,
     "study": study.study,
     "summary": study.summary,
+    "sizes": topologies.sizes,
     "source": values.source,
     "throughput": cost.throughput,
+    "topologies": topologies.topologies,
     "value": values.value,
 }
 """Function of each part, called with the arguments of the marker; files of results end in .json."""

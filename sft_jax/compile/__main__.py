@@ -96,6 +96,7 @@ def print_reports(console: Console, reports: dict[str, report.Report], topology:
         row(f"{kind}, MiB", [f"{one.memory[kind] / 2**20:,.0f}" for one in columns])
     row(f"all, of {limit:,.0f} MiB", [f"{one.peak_bytes / 2**20:,.0f}" for one in columns])
     table.add_section()
+    row("parameters, MB", [f"{one.parameter_bytes / 1e6:,.2f}" for one in columns])
     row("products of the model, GFLOP", [f"{one.model_flops / 1e9:,.2f}" for one in columns])
     row("to and from memory, MB", [f"{one.moved_bytes / 1e6:,.1f}" for one in columns])
     row("kernels", [f"{one.kernels:,.0f}" for one in columns])

@@ -55,6 +55,7 @@ class Report:
       moved_bytes: Bytes to and from main memory.
       collectives: Kind of collective to the number of runs and bytes of results.
       seconds: Bounds and estimates; see `estimate`.
+      parameter_bytes: Bytes of all parameters of the model.
       unscheduled: Number of kernels on a TPU that the estimate leaves out.
     """
 
@@ -66,6 +67,7 @@ class Report:
     moved_bytes: float
     collectives: Mapping[str, tuple[float, float]]
     seconds: Mapping[str, float]
+    parameter_bytes: int
     unscheduled: float = 0
 
     @property
@@ -79,13 +81,16 @@ class Report:
 _PARTS = ("products", "memory", "collectives", "launches")
 
 
-def compile_step(lowered: jax.stages.Lowered, topology: Topology, model_flops: float) -> Report:
+def compile_step(
+    lowered: jax.stages.Lowered, topology: Topology, model_flops: float, parameter_bytes: int
+) -> Report:
     """Compiles a lowered step and counts what it takes.
 
     Args:
       lowered: Step, for devices of the topology.
       topology: Slice.
       model_flops: Matrix products of the step on one device.
+      parameter_bytes: Bytes of all parameters.
 
     Raises:
       OutOfMemoryError: If a device can't hold it.
@@ -119,6 +124,7 @@ def compile_step(lowered: jax.stages.Lowered, topology: Topology, model_flops: f
         moved_bytes=counts.bytes,
         collectives=collectives,
         seconds=estimate(counts, model_flops, topology.chip),
+        parameter_bytes=parameter_bytes,
         unscheduled=counts.unscheduled,
     )
 
@@ -191,6 +197,8 @@ def advice(needed: float, chip: Chip, config: Any, mesh: Any) -> list[str]:
         parts = min(factor, 2 ** int(math.log2(mine)))
         smaller = config.train.accumulate * parts
         found.append(f"--config.train.accumulate={smaller}: {parts} times fewer examples at once")
+    if not config.model.remat:
+        found.append("--config.model.remat=True: blocks computed once more for the gradient")
     if config.model.dtype == "float32":
         found.append("--config.model.dtype=bfloat16: activations of half the size")
     if mesh.size > mesh.shape["fsdp"] * mesh.shape["model"]:

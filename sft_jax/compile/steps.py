@@ -48,10 +48,12 @@ def compile_steps(
         "training": (made.steps[1], train_shapes(made, *shapes), 3),
         "evaluation": (made.evaluate, eval_shapes(made, *shapes), 1),
     }
+    parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made.like.params))
     reports = {}
     for name, (step, arguments, passes) in parts.items():
         _logger.info("compiling the %s step for %s", name, topology.name)
-        reports[name] = compile_step(step.lower(*arguments), topology, passes * forward)
+        lowered = step.lower(*arguments)
+        reports[name] = compile_step(lowered, topology, passes * forward, parameters)
     return reports
 
 

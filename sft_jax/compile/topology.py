@@ -146,6 +146,16 @@ class Topology:
         """Options that compiling without the device needs."""
         return {**_UNTUNED} if self.generation in _GPUS else None
 
+    def require_compiler(self) -> None:
+        """Raises ModuleNotFoundError unless the compiler for the devices is installed."""
+        module = "jax_cuda13_plugin" if self.generation in _GPUS else "libtpu"
+        if importlib.util.find_spec(module) is None:
+            extra = _EXTRAS[module]
+            raise ModuleNotFoundError(
+                f"the compiler {module!r} is not installed: pip install '.[train,{extra}]'",
+                name=module,
+            )
+
     def devices(self) -> list[Any]:
         """Describes the devices, as `jax.devices()` would on a machine that has them.
 
@@ -153,13 +163,12 @@ class Topology:
           ModuleNotFoundError: If the compiler for them is not installed.
           ValueError: If the compiler knows no such slice.
         """
+        self.require_compiler()
         if self.generation in _GPUS:
-            _require("jax_cuda13_plugin")
             name, bandwidth, memory = _GPUS[self.generation]
             target = _HOPPER.format(name=name, bandwidth=bandwidth, memory=memory)
             options = {"target_config": target, "topology": self.shape}
             return [*topologies.get_topology_desc(platform="cuda", **options).devices]
-        _require("libtpu")
         # libtpu asks Google's servers, for minutes, on which machine it is. Its lock lets one
         # process at a time use a TPU; compiling uses none.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -173,14 +182,6 @@ class Topology:
                 chips_per_host_bounds=(*on_a_machine, 1),
             )
         return [*found.devices]
-
-
-def _require(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        extra = _EXTRAS[module]
-        raise ModuleNotFoundError(
-            f"the compiler {module!r} is not installed: pip install '.[train,{extra}]'", name=module
-        )
 
 
 @contextlib.contextmanager

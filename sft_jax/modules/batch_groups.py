@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from sft_jax.ops.attention.tiled import SAVED
+from sft_jax.modules.remat import rematerialize
 from sft_jax.ops.noise import example_keys
 from sft_jax.structs import Tokens
 
@@ -55,11 +55,7 @@ def apply_in_groups(
         return carry, module(tokens, train=train, keys=keys or None)
 
     scan = nn.scan(
-        nn.remat(
-            one_group,
-            policy=jax.checkpoint_policies.save_only_these_names(SAVED),
-            prevent_cse=False,
-        ),
+        rematerialize(one_group, prevent_cse=False),
         variable_broadcast="params",
         split_rngs={"dropout": False, "pool": False},
     )

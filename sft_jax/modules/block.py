@@ -11,6 +11,7 @@ from flax.typing import Dtype
 from sft_jax.modules.attention import AttentionPattern, SelfAttention
 from sft_jax.modules.dropout import Dropout, numbered
 from sft_jax.modules.linear import layer_norm, linear
+from sft_jax.modules.remat import rematerialize
 from sft_jax.ops.attention import kernels
 from sft_jax.ops.attention.kernels import Kernel
 from sft_jax.ops.noise import Keys
@@ -18,10 +19,10 @@ from sft_jax.structs import Tokens
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: self-attention, then an MLP as wide as the tokens.
+    """A pre-norm transformer block: self-attention, then an MLP.
 
-    As in the authors' code, the norm before the attention has no parameters, the MLP does
-    not expand, and dropout comes before its ReLU.
+    As in the authors' code, the norm before the attention has no parameters, and dropout comes
+    before the ReLU of the MLP.
 
     Attributes:
       num_heads: Number of attention heads.
@@ -29,6 +30,9 @@ class Block(nn.Module):
       dtype: Type of the computation; None for the type of inputs and parameters.
       kernel: Attention kernel; see `SelfAttention`.
       pattern: Keys that each query sees; None for all.
+      mlp_ratio: Width of the hidden layer of the MLP, in widths of a token; 1 in the authors' code.
+      remat: Whether the gradient computes the block once more, so that training stores less
+        (`sft_jax.modules.remat`).
     """
 
     num_heads: int
@@ -36,6 +40,8 @@ class Block(nn.Module):
     dtype: Dtype | None = None
     kernel: str | Kernel = kernels.AUTO
     pattern: AttentionPattern | None = None
+    mlp_ratio: int = 1
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -54,6 +60,21 @@ class Block(nn.Module):
           train: Whether to apply dropout.
           keys: Key of each example by stream; by default from the stream "dropout".
         """
+
+        def compute(block: Block, tokens: Tokens, keys: Mapping[str, Keys] | None) -> Tokens:
+            return block._compute(tokens, first, train=train, keys=keys)
+
+        mapped: Tokens = (rematerialize(compute) if self.remat else compute)(self, tokens, keys)
+        return mapped
+
+    def _compute(
+        self,
+        tokens: Tokens,
+        first: int | None,
+        *,
+        train: bool,
+        keys: Mapping[str, Keys] | None,
+    ) -> Tokens:
         drop = Dropout(self.dropout, deterministic=not train)
         width = tokens.values.shape[-1]
         normed = layer_norm(self.dtype, "attention_norm", affine=False)(tokens.values)
@@ -68,7 +89,7 @@ class Block(nn.Module):
             tokens = jax.tree.map(lambda array: array[:, :first], tokens)
         values = tokens.values + drop(attended, numbered(keys, 0))
         hidden = layer_norm(self.dtype, "mlp_norm")(values)
-        hidden = linear(width, width, self.dtype, "mlp_in")(hidden)
+        hidden = linear(width, self.mlp_ratio * width, self.dtype, "mlp_in")(hidden)
         hidden = nn.relu(drop(hidden, numbered(keys, 1)))
-        hidden = linear(width, width, self.dtype, "mlp_out")(hidden)
+        hidden = linear(self.mlp_ratio * width, width, self.dtype, "mlp_out")(hidden)
         return tokens.replace(values=values + drop(hidden, numbered(keys, 2)))

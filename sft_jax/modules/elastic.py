@@ -48,8 +48,9 @@ class Trunk(SparseFusionTransformer):
           train: Whether to apply dropout.
           mixup: Mixup.
         """
-        streams = self._make_streams(inputs, masks)
-        entering, pooled = self._pool_streams(streams, train=train, mixup=mixup)
+        with self._products():
+            streams = self._make_streams(inputs, masks)
+            entering, pooled = self._pool_streams(streams, train=train, mixup=mixup)
         return entering, {
             k: {name: kept[i] for name, kept in pooled.items()} for i, k in enumerate(self.budgets)
         }
@@ -78,7 +79,8 @@ class Fusion(SparseFusionTransformer):
           train: Whether to apply dropout.
           mixup: Mixup.
         """
-        return self._classify(entering, pooled, train=train, mixup=mixup)
+        with self._products():
+            return self._classify(entering, pooled, train=train, mixup=mixup)
 
 
 def part(kind: type[Part], model: SparseFusionTransformer, **attributes: Any) -> Part:

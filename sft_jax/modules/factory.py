@@ -26,6 +26,9 @@ _PATTERNS = {
     "none": NoAttention(),
 }
 
+_NEVER_IGNORED = ("tokenizers", "layer_drop", "mlp_ratio", "remat", "matmul_precision")
+"""Fields of the config that a model without such an attribute refuses, unless at the default."""
+
 _INTERFACE = (
     "num_classes",
     "modalities",
@@ -78,13 +81,14 @@ def build_model(
     }
     del attributes["name"]  # Flax uses a field of this name itself.
     accepted = {field.name for field in dataclasses.fields(kind)}
-    if config.tokenizers and "tokenizers" not in accepted:
-        raise ValueError(f"model.tokenizers is set, and model.name={config.name!r} takes none")
-    if config.layer_drop and "layer_drop" not in accepted:
-        raise ValueError(
-            f"model.layer_drop={config.layer_drop} is set, and model.name={config.name!r} drops no"
-            " blocks; mbt does"
-        )
+    plain = ModelConfig()
+    for name in _NEVER_IGNORED:
+        value = getattr(config, name)
+        if value != getattr(plain, name) and name not in accepted:
+            raise ValueError(
+                f"model.{name}={value!r} is set, and model.name={config.name!r} has no such"
+                " attribute"
+            )
     return kind(**{name: value for name, value in attributes.items() if name in accepted})
 
 

@@ -14,6 +14,7 @@ from sft_jax.modules.attention import cross_attention
 from sft_jax.modules.dropout import Dropout
 from sft_jax.modules.linear import dense, layer_norm, linear
 from sft_jax.modules.multimodal import MultimodalClassifier
+from sft_jax.modules.remat import rematerialize
 from sft_jax.ops.attention import kernels
 from sft_jax.ops.attention.kernels import Kernel
 from sft_jax.ops.mixup import Mixup
@@ -32,12 +33,14 @@ class CrossmodalLayer(nn.Module):
       dropout: Rate of dropout.
       dtype: Type of the computation; None for the type of inputs and parameters.
       kernel: Attention kernel; see `SelfAttention`.
+      remat: See `sft_jax.modules.block.Block`.
     """
 
     num_heads: int
     dropout: float = 0.0
     dtype: Dtype | None = None
     kernel: str | Kernel = kernels.AUTO
+    remat: bool = False
 
     @nn.compact
     def __call__(self, tokens: Tokens, source: Tokens, *, train: bool = False) -> Tokens:
@@ -45,6 +48,14 @@ class CrossmodalLayer(nn.Module):
 
         In an example whose source is fully masked, attention adds only its output bias.
         """
+
+        def compute(layer: CrossmodalLayer, tokens: Tokens, source: Tokens) -> Tokens:
+            return layer._compute(tokens, source, train=train)
+
+        mapped: Tokens = (rematerialize(compute) if self.remat else compute)(self, tokens, source)
+        return mapped
+
+    def _compute(self, tokens: Tokens, source: Tokens, *, train: bool) -> Tokens:
         width = tokens.values.shape[-1]
         drop = Dropout(self.dropout, deterministic=not train)
         norm = layer_norm(self.dtype, "attention_norm")
@@ -87,6 +98,8 @@ class CrossmodalTransformer(MultimodalClassifier):
         problems = super()._problems()
         if len(self.modalities) < 2:
             problems.append(f"needs at least 2 modalities, got {sorted(self.modalities)}")
+        if self.mlp_ratio != 1:
+            problems.append(f"mlp_ratio={self.mlp_ratio}: the MLPs have a ratio of 4 in any case")
         if self.n_pre == 0:
             problems.append("n_pre=0 must be at least 1: no modality would attend to another")
         return problems
@@ -159,5 +172,10 @@ class CrossmodalTransformer(MultimodalClassifier):
 
     def _layer(self, name: str) -> CrossmodalLayer:
         return CrossmodalLayer(
-            self.num_heads, self.dropout, self.dtype, self.attention_kernel, name=name
+            self.num_heads,
+            self.dropout,
+            self.dtype,
+            self.attention_kernel,
+            self.remat,
+            name=name,
         )

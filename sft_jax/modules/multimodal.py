@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args
 
 import flax.core
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
@@ -20,12 +22,13 @@ from sft_jax.modules.tokenizer import Tokenizer
 from sft_jax.ops.attention import kernels
 from sft_jax.ops.attention.kernels import Kernel
 from sft_jax.ops.mixup import Mixup
-from sft_jax.structs import AnyArray, ModalitySpec, Task, Tokens
+from sft_jax.structs import AnyArray, MatmulPrecision, ModalitySpec, Task, Tokens
 
 _LEAST = {
     "num_classes": 1,
     "width": 1,
     "num_heads": 1,
+    "mlp_ratio": 1,
     "n_pre": 0,
     "n_post": 0,
     "parts": 1,
@@ -63,6 +66,13 @@ class MultimodalClassifier(nn.Module):
         float32, and the logits are never less than float32.
       attention_kernel: Name of a kernel of `sft_jax.ops.attention.kernels`, or a kernel. It
         changes only the cost.
+      mlp_ratio: Width of the hidden layer of a block's MLP, in widths of a token. MulT has always
+        4, and takes no other.
+      remat: Whether the gradient computes each block once more, so that training stores less
+        (`sft_jax.modules.remat`). It changes only the cost.
+      matmul_precision: Precision of products of float32: default, high or highest, as in
+        `jax.lax.Precision`. By default TPUs round the factors to bfloat16 and GPUs to TF32.
+        `highest` is as exact as float32 everywhere.
       parts: Number of groups that a batch is cut into if sequences have more than 128 tokens. The
         groups pass through each block before fusion in turn, which trades time for memory and
         does not change the results (`sft_jax.modules.batch_groups`).
@@ -94,6 +104,9 @@ class MultimodalClassifier(nn.Module):
     task: Task = "single_label"
     tokenizers: Mapping[str, nn.Module] | None = None
     tokenizer_stride: int = 1
+    mlp_ratio: int = 1
+    remat: bool = False
+    matmul_precision: MatmulPrecision = "default"
 
     def __post_init__(self) -> None:
         # A static argument of jax.jit must be hashable, and a model with a dict is not.
@@ -133,11 +146,12 @@ class MultimodalClassifier(nn.Module):
           `mutable=["intermediates"]` and `capture_intermediates=True`, `apply` also returns every
           intermediate tensor.
         """
-        streams = self._make_streams(inputs, masks)
-        if not streams:
-            batch = next(iter(inputs.values())).shape[0]
-            return jnp.zeros((batch, self.num_classes), jnp.float32)
-        return self.compute_logits(streams, train=train, mixup=mixup)
+        with self._products():
+            streams = self._make_streams(inputs, masks)
+            if not streams:
+                batch = next(iter(inputs.values())).shape[0]
+                return jnp.zeros((batch, self.num_classes), jnp.float32)
+            return self.compute_logits(streams, train=train, mixup=mixup)
 
     def compute_logits(
         self, streams: dict[str, Tokens], *, train: bool, mixup: Mixup | None
@@ -174,6 +188,13 @@ class MultimodalClassifier(nn.Module):
         """Makes zeros of the right shapes, for initialisation."""
         return {name: jnp.zeros((1, *spec.shape)) for name, spec in self.modalities.items()}
 
+    def _products(self) -> contextlib.AbstractContextManager[object]:
+        """Context in which products have the precision of the model."""
+        if self.matmul_precision in ("high", "highest"):
+            return jax.default_matmul_precision(self.matmul_precision)
+        # The caller may have set another default.
+        return contextlib.nullcontext()
+
     def _problems(self) -> list[str]:
         """Lists all problems of the attributes; subclasses add their own."""
         problems = [
@@ -185,6 +206,11 @@ class MultimodalClassifier(nn.Module):
             problems.append(f"task={self.task!r} is not one of {', '.join(get_args(Task))}")
         if self.task == "ordinal" and self.num_classes == 1:
             problems.append("num_classes=1 must be at least 2 for task='ordinal'")
+        if self.matmul_precision not in get_args(MatmulPrecision):
+            problems.append(
+                f"matmul_precision={self.matmul_precision!r} is not one of"
+                f" {', '.join(get_args(MatmulPrecision))}"
+            )
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout={self.dropout} must be at least 0 and below 1")
         if isinstance(self.attention_kernel, str):
@@ -287,6 +313,8 @@ class MultimodalClassifier(nn.Module):
             self.dropout,
             self.dtype,
             self.attention_kernel,
+            mlp_ratio=self.mlp_ratio,
+            remat=self.remat,
             name=name,
             **attributes,
         )

@@ -98,7 +98,7 @@ def test_a_step_that_does_not_fit_is_refused_with_its_size(monkeypatch):
     monkeypatch.setitem(CHIPS, "v5e", dataclasses.replace(CHIP, memory_bytes=2**10))
     lowered = jax.jit(jnp.sum).lower(jax.ShapeDtypeStruct((2**28,), jnp.float32))
     with pytest.raises(report.OutOfMemoryError, match=r"1\.00 GiB on each device, which has 0\.00"):
-        report.compile_step(lowered, SLICE, 1.0)
+        report.compile_step(lowered, SLICE, 1.0, 4)
 
 
 def test_memory_that_the_compiler_reports_is_read():
@@ -112,7 +112,7 @@ def test_memory_that_the_compiler_reports_is_read():
             raise jax.errors.JaxRuntimeError(message)
 
     with pytest.raises(report.OutOfMemoryError) as caught:
-        report.compile_step(Lowered(), SLICE, 1.0)
+        report.compile_step(Lowered(), SLICE, 1.0, 4)
     assert caught.value.needed_bytes == 375.93 * 2**30
 
 
@@ -126,7 +126,7 @@ def test_what_bounds_a_step_is_named():
         3 * 2 * 0.75 * 1000 / CHIP.interconnect_bytes_per_second
     )
     assert seconds["step"] == pytest.approx(2 + seconds["collectives"])
-    one = report.Report(1.0, {}, 0, 10, 1.97e12, 8.19e9, {}, seconds)
+    one = report.Report(1.0, {}, 0, 10, 1.97e12, 8.19e9, {}, seconds, 4)
     assert one.bound == "vector work"
     on_gpu = report.estimate(counts, 1.97e12, CHIPS["h100"])
     assert on_gpu["launches"] == 10 * report.LAUNCH_SECONDS
@@ -143,6 +143,7 @@ def test_advice_names_flags_that_exist(config):
     hints = report.advice(3 * CHIP.memory_bytes, CHIP, config, mesh)
     assert [hint.split("=")[0] for hint in hints[:-1]] == [
         "--config.train.accumulate",
+        "--config.model.remat",
         "--config.model.dtype",
         "--config.mesh.fsdp",
         "--config.train.batch_size",
@@ -184,7 +185,7 @@ def test_unknown_slices_are_named(name, message):
 
 
 def test_the_doctor_reports_whether_the_steps_fit(config, monkeypatch):
-    one = report.Report(1.0, {}, 2**20, 10, 1.0, 1.0, {}, {"step": 0.002})
+    one = report.Report(1.0, {}, 2**20, 10, 1.0, 1.0, {}, {"step": 0.002}, 4)
     monkeypatch.setattr(Topology, "devices", lambda _: jax.devices()[:4])
     monkeypatch.setattr(doctor, "compile_steps", lambda *_: {"training": one})
     finding = doctor.check_topology("v5e-4", config)

@@ -63,7 +63,7 @@ def test_every_head_is_that_of_the_model(task, tmp_path):
 
 
 def test_blocks_are_applied_in_their_order(tmp_path):
-    classifier = tiny_exports.classifier(n_pre=2, n_post=4)
+    classifier = tiny_exports.classifier(n_pre=2, n_post=4, mlp_ratio=2)
     assert_same(classifier, write(classifier, tmp_path))
 
 

@@ -17,6 +17,7 @@ class Sizes:
 
     Attributes:
       width: Number of features of a token.
+      hidden: Number of features of the hidden layer of an MLP.
       heads: Number of attention heads.
       axes: Largest number of axes of a modality.
       blocks: Number of blocks of each modality.
@@ -32,6 +33,7 @@ class Sizes:
     """
 
     width: int
+    hidden: int
     heads: int
     axes: int
     blocks: int
@@ -60,6 +62,7 @@ class Sizes:
         pool = find_pool(model.pool)
         return cls(
             width=model.width,
+            hidden=model.mlp_ratio * model.width,
             heads=model.num_heads,
             axes=max(len(spec.lengths) for spec in specs),
             blocks=model.n_pre,
@@ -87,12 +90,14 @@ class Sizes:
         streams = (self.tokens + 1 + self.fused + 2 * self.sequence) * self.width
         by_token = self.sequence + self.tokens * (1 + self.by_token)
         summary = self.steps + self.statistics
-        return 4 * (streams + by_token + self.patch + 3 * self.width + summary)
+        vectors = 2 * self.width + self.hidden
+        return 4 * (streams + by_token + self.patch + vectors + summary)
 
     def defines(self) -> str:
         """Sizes as C macros."""
         values = {
             "WIDTH": self.width,
+            "HIDDEN": self.hidden,
             "HEADS": self.heads,
             "HEAD": "(WIDTH / HEADS)",
             "AXES": self.axes,
@@ -123,13 +128,14 @@ def multiply_accumulates(model: SparseFusionTransformer, kept: Mapping[str, int]
     for name, spec in model.modalities.items():
         count = spec.num_tokens
         total += count * math.prod(spec.patch_sizes) * spec.features * width
-        total += model.n_pre * _block(count + 1, count + 1, width)
+        total += model.n_pre * _block(count + 1, count + 1, width, model.mlp_ratio)
         total += _attention(count + 1, count + 1, width)
         fused += count if model.pool == "none" else min(count, kept[name])
     read = {"modality_cls": _entering(model), "mean": fused, "attention": fused}
     for i in range(model.n_post):
         last = i == model.n_post - 1
-        total += _block(fused, read.get(model.readout, 1) if last else fused, width)
+        queries = read.get(model.readout, 1) if last else fused
+        total += _block(fused, queries, width, model.mlp_ratio)
     if model.readout == "attention":
         total += 2 * fused * model.num_heads * width + 2 * width * width
     return total + width * (1 if model.task == "ordinal" else model.num_classes)
@@ -145,5 +151,5 @@ def _attention(count: int, queries: int, width: int) -> int:
     return 2 * count * width**2 + queries * (2 * width**2 + 2 * count * width)
 
 
-def _block(count: int, queries: int, width: int) -> int:
-    return _attention(count, queries, width) + 2 * queries * width**2
+def _block(count: int, queries: int, width: int, mlp_ratio: int) -> int:
+    return _attention(count, queries, width) + 2 * queries * mlp_ratio * width**2

@@ -13,7 +13,7 @@ static float keys_values[MOST_SEQUENCE * 2 * WIDTH];
 static float weights[MOST_SEQUENCE];
 static int places[MOST_TOKENS]; /* of the tokens of one modality, padding left out */
 static float patch[MOST_PATCH];
-static float normed[WIDTH], hidden[WIDTH], change[WIDTH];
+static float normed[WIDTH], hidden[HIDDEN], change[WIDTH];
 
 typedef union {
     float number;
@@ -165,10 +165,10 @@ static void apply(const block *b, float *x, int n, int count)
     attend(&b->mixing, x, n, count, 0);
     for (i = 0; i < count; i++) {
         normalise(x + i * WIDTH, normed);
-        linear(&b->mlp_in, normed, WIDTH, hidden, WIDTH);
-        for (d = 0; d < WIDTH; d++)
+        linear(&b->mlp_in, normed, WIDTH, hidden, HIDDEN);
+        for (d = 0; d < HIDDEN; d++)
             hidden[d] = hidden[d] > 0.0f ? hidden[d] : 0.0f;
-        linear(&b->mlp_out, hidden, WIDTH, change, WIDTH);
+        linear(&b->mlp_out, hidden, HIDDEN, change, WIDTH);
         add(x + i * WIDTH, change);
     }
 }
