@@ -21,6 +21,7 @@ CLS, `[b, n - 1]`. The saliency is None unless it is requested.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,26 +65,15 @@ def tiled(
     sizes: Array | None,
     *,
     with_saliency: bool,
+    chip: bool = False,
 ) -> tuple[Array, Array | None]:
-    """Computes attention for one tile of queries at a time."""
+    """Computes attention for one tile of queries at a time, if asked on the accelerator's chip."""
     if with_saliency:
-        return tiled_self_attention(query, key, value, mask, sizes)
-    return tiled_attention(query, key, value, mask, sizes), None
+        return tiled_self_attention(query, key, value, mask, sizes, chip=chip)
+    return tiled_attention(query, key, value, mask, sizes, chip=chip), None
 
 
-def flash(
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array,
-    sizes: Array | None,
-    *,
-    with_saliency: bool,
-) -> tuple[Array, Array | None]:
-    """Computes attention for one tile of queries at a time, on the chip of an accelerator."""
-    if with_saliency:
-        return tiled_self_attention(query, key, value, mask, sizes, chip=True)
-    return tiled_attention(query, key, value, mask, sizes, chip=True), None
+flash = functools.partial(tiled, chip=True)
 
 
 def cudnn(
@@ -97,7 +87,7 @@ def cudnn(
 ) -> tuple[Array, Array | None]:
     """Computes attention by cuDNN, or by tiles where the saliency, which cuDNN lacks, is needed."""
     if with_saliency:
-        return tiled_self_attention(query, key, value, mask, sizes)
+        return tiled(query, key, value, mask, sizes, with_saliency=True)
     return cudnn_attention(query, key, value, mask, sizes, elsewhere=tiled_attention), None
 
 

@@ -71,15 +71,15 @@ def backward(*arrays: Array, with_terms: bool) -> list[Array]:
     )
     own = [_part(d_received), _whole(weight)] if salient else []
     per_key = jax.ShapeDtypeStruct(key.shape[:3], np.float32)
-    d_key, d_value, d_terms = _call(
+    d_key, d_value, *d_terms = _call(
         _key_block,
         [*map(_part, (key, value, addend)), *map(_whole, (query, lse, inner, d_out)), *own],
-        [_part(key), _part(value), _part(per_key)],
+        [_part(key), _part(value), *[_part(per_key)] * with_terms],
     )
     return [
         d_query[:, :, :num_queries, :size],
         *(array[:, :, :num_keys, :size] for array in (d_key, d_value)),
-        *[d_terms[:, :, :num_keys]] * with_terms,
+        *(array[:, :, :num_keys] for array in d_terms),
     ]
 
 
@@ -217,7 +217,7 @@ def _query_block(num_inputs: int, *refs: Any) -> None:
 def _key_block(num_inputs: int, *refs: Any) -> None:
     """Computes the gradients of a block of keys, in one pass over the queries."""
     key, value, addend, query, lse, inner, d_out, *salient = refs[:num_inputs]
-    d_key, d_value, d_addend = refs[num_inputs:]
+    outputs = refs[num_inputs:]
     own, values, term = key[...], value[...], addend[...][:, None]
 
     def step(i: Any, sums: Any) -> Any:
@@ -228,16 +228,16 @@ def _key_block(num_inputs: int, *refs: Any) -> None:
         if salient:
             d_weights += salient[0][...][:, None] * salient[1][queries][None]
         d_logits = weights * (d_weights - inner[queries][None])
-        return (
-            sums[0] + _dot(d_logits.astype(rows.dtype), rows),
-            sums[1] + _dot(weights.astype(d_sums.dtype), d_sums),
-            sums[2] + d_logits.sum(axis=1),
+        added = (
+            _dot(d_logits.astype(rows.dtype), rows),
+            _dot(weights.astype(d_sums.dtype), d_sums),
+            d_logits.sum(axis=1),
         )
+        return [total + part for total, part in zip(sums, added, strict=False)]
 
-    zeros = jnp.zeros(own.shape, np.float32)
-    start = (zeros, zeros, jnp.zeros(own.shape[:1], np.float32))
+    start = [jnp.zeros(output.shape, np.float32) for output in outputs]
     sums = jax.lax.fori_loop(0, query.shape[0] // _BLOCK, step, start)
-    for gradient, total in zip((d_key, d_value, d_addend), sums, strict=True):
+    for gradient, total in zip(outputs, sums, strict=True):
         gradient[...] = total.astype(gradient.dtype)
 
 
