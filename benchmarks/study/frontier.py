@@ -151,8 +151,9 @@ def _panel(axis: Any, pairs: list[tuple[Point, float]]) -> None:
     lines = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.5}
     axis.margins(x=0.15)
     places = {"x": [x for _, x in pairs], "y": [point.mean for point, _ in pairs]}
-    forces = {"expand": (1.5, 1.6), "force_static": (0.6, 0.6), "force_text": (0.4, 0.8), "max_move": None}
-    adjust_text(texts, **places, ax=axis, iter_lim=1000, **forces, arrowprops=lines)
+    forces = {"force_static": (0.6, 0.6), "force_text": (0.4, 0.8), "max_move": None}
+    how = {"expand": (1.5, 1.6), "iter_lim": 1000, **forces}
+    adjust_text(texts, **places, ax=axis, **how, arrowprops=lines)
 
 
 def _levels(axis: Any, result: Mapping[str, Any]) -> list[tuple[float, str]]:
