@@ -15,7 +15,7 @@ import pytest
 import sft_jax
 from sft_jax import config_io, experiment
 
-ARCHIVES = sorted((pathlib.Path(__file__).parents[1] / "golden").glob("run_*.tar.xz"))
+ARCHIVES = sorted(pathlib.Path(__file__).parent.glob("run_*.tar.xz"))
 
 
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name)
