@@ -1,8 +1,9 @@
 """Fingerprints of trainings: digests of everything that a result is computed from.
 
 A source digest changes with any edit. The programs of a training, lowered to StableHLO, its
-batches and its schedule change only if its numbers may. So a figure of older code is fresh if its
-fingerprint is that of the code at head (`benchmarks.renewal`).
+batches and its schedule change only if its numbers may. What runs beside the programs is trained
+with, on small data (`benchmarks.behaviour`). So a figure of older code is fresh if its fingerprint
+is that of the code at head (`benchmarks.renewal`).
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks import freshness
+from benchmarks import behaviour, freshness
 from benchmarks.assembled import assemble
 from benchmarks.study.rows import folds
 from benchmarks.study.sets import StudyRow
@@ -35,10 +36,19 @@ from sft_jax.training import assembly
 from sft_jax.training.state import make_state
 from sft_jax.training.step import compile_eval_step
 
+Parts = Mapping[str, Callable[[], str]]
+"""Parts of a fingerprint: functions that compute their digests."""
+
 _RATES = 64  # Learning rates that are compared, evenly over the steps.
+_CONFIG_PARTS = ("programs", "plan", "batches")
+_CLASSICAL = (
+    "sft_jax/evaluation/ sft_jax/data/metric_families.py sft_jax/selection.py"
+    " sft_jax/ops/losses.py benchmarks/study/classical_rows.py benchmarks/classical*.py"
+)
+_COST = "sft_jax/profile/ benchmarks/study/cost.py"
 
 
-def training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> dict[str, str]:
+def training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> Parts:
     """Fingerprint of the runs of a row of the study, or of the diagnosis.
 
     Args:
@@ -47,12 +57,22 @@ def training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> d
       seeds: Seeds.
 
     Returns:
-      Digests by part: `programs`, `plan`, `batches`, and `host`, the source of what runs beside
-      the programs.
-
-    Raises:
-      ValueError: If the config has what no part covers, as no row does.
+      The parts `programs`, `plan`, `batches` and `behaviour`. They raise ValueError if the config
+      has what none covers, as no row does.
     """
+
+    @functools.cache
+    def own() -> Mapping[str, str]:
+        return _config_digests(config, row, seeds)
+
+    parts = {name: functools.partial(lambda part: own()[part], name) for name in _CONFIG_PARTS}
+    return {**parts, "behaviour": behaviour.behaviour}
+
+
+def _config_digests(
+    config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]
+) -> Mapping[str, str]:
+    """Digests of what a config alone decides: programs, plan and batches."""
     uncovered = {
         "train.class_weights": config.train.class_weights,
         "train.sampling": config.train.sampling != "shuffled",
@@ -71,40 +91,44 @@ def training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> d
         "programs": _digest(text.encode() for text in programs),
         "plan": _digest(json.dumps(plan).encode() for plan in plans),
         "batches": _digest(own.encode() for own in batches),
-        "host": freshness.digest(freshness.sources("host")),
     }
 
 
-def classical(config: ExperimentConfig) -> dict[str, str]:
-    """Fingerprint of a classical model: `batches`, and `host`, its own source and more.
+def classical(config: ExperimentConfig) -> Parts:
+    """Fingerprint of a classical model: `batches`, and `source`, the code that it is fitted by.
 
     Args:
       config: Config of the set.
     """
-    batches = [_digest(_batches(dataset, config)) for dataset in _datasets(config)]
-    own = "benchmarks/study/classical_rows.py benchmarks/classical*.py"
-    return {
-        "batches": _digest(own.encode() for own in batches),
-        "host": freshness.digest(freshness.sources(f"host {own}")),
-    }
+
+    def batches() -> str:
+        each = [_digest(_batches(dataset, config)) for dataset in _datasets(config)]
+        return _digest(own.encode() for own in each)
+
+    return {"batches": batches, "source": functools.partial(_source, _CLASSICAL)}
 
 
-def cost(configs: Iterable[ExperimentConfig]) -> dict[str, str]:
-    """Fingerprint of the time and memory of models: `programs` of all, and `host`, what measures.
+def cost(configs: Iterable[ExperimentConfig]) -> Parts:
+    """Fingerprint of time and memory: `programs` of all models, and `source`, what measures.
 
     Args:
       configs: Configs of the models.
     """
-    programs: list[str] = []
-    for config in configs:
-        dataset = next(_datasets(config))
-        assembled, mesh = assemble(config, dataset.info)
-        batch = _first(dataset, config)
-        programs += _programs(config, StudyRow(), assembled, batch, mesh)
-    return {
-        "programs": _digest(text.encode() for text in programs),
-        "host": freshness.digest(freshness.sources("sft_jax/profile/ benchmarks/study/cost.py")),
-    }
+
+    def programs() -> str:
+        texts: list[str] = []
+        for config in configs:
+            dataset = next(_datasets(config))
+            assembled, mesh = assemble(config, dataset.info)
+            batch = _first(dataset, config)
+            texts += _programs(config, StudyRow(), assembled, batch, mesh)
+        return _digest(text.encode() for text in texts)
+
+    return {"programs": programs, "source": functools.partial(_source, _COST)}
+
+
+def _source(scope: str) -> str:
+    return freshness.digest(freshness.sources(scope))
 
 
 def _datasets(config: ExperimentConfig) -> Iterator[Dataset]:

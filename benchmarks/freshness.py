@@ -47,13 +47,6 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "data": _DATA,
     "export": (*_ACCURACY, "sft_jax/export/", "sft_jax/inference/"),
     "runs": (*_ACCURACY, "sft_jax/runs/", "sft_jax/parallel/"),
-    # What fingerprints of trainings (`benchmarks.fingerprint`) do not cover.
-    "host": (
-        *(f"sft_jax/training/{n}.py" for n in ("loop", "session", "strides")),
-        *("sft_jax/evaluation/", "sft_jax/data/pipeline.py", "sft_jax/data/metric_families.py"),
-        *("sft_jax/experiment.py", "sft_jax/starting.py", "sft_jax/selection.py"),
-        "benchmarks/study/rows.py",
-    ),
     "mosei": ("sft_jax/data/sets/sentiment/", "configs/mosei.py"),
 }
 """Files of each part of a scope: paths, patterns, and folders with all below them.

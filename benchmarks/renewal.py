@@ -3,8 +3,8 @@
 python -m benchmarks.renewal [--results=FOLDER] [--manual_dir=FOLDER] [--only=FILE]
 
 Rows of the study and of the diagnosis carry a fingerprint (`benchmarks.fingerprint`), and so do the
-costs of a set. A fresh row gets it, if it has none. A stale row becomes fresh again if its
-fingerprint is that of the code at head, and `code.renewed` names the commit. Other rows stay as
+costs of a set. A fresh row gets the parts of it that it lacks. A stale row becomes fresh again if
+its fingerprint is that of the code at head, and `code.renewed` names the commit. Other rows stay as
 they are; the parts of the fingerprint that differ are printed.
 """
 
@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks import diagnosis, fingerprint, freshness, harness
 from benchmarks.study import cost
 from benchmarks.study.rows import experiment_of
-from benchmarks.study.sets import SETS, StudyRow, StudySet
+from benchmarks.study.sets import SETS, StudyRow
 from benchmarks.suites import SUITES
 from benchmarks.variant import Variant
 from sft_jax import version
-from sft_jax.config import ExperimentConfig
 
 
 class Measured(NamedTuple):
@@ -35,14 +33,13 @@ class Measured(NamedTuple):
       name: Name of the row.
       row: JSON values of the row.
       scope: Code that can change it.
-      fingerprint: Function that computes its fingerprint at head; None if no row at head has the
-        experiment of this one.
+      fingerprint: Its fingerprint at head; None if no row at head has the experiment of this one.
     """
 
     name: str
     row: dict[str, Any]
     scope: str
-    fingerprint: Callable[[], dict[str, str]] | None
+    fingerprint: fingerprint.Parts | None
 
 
 def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[Measured]:
@@ -58,7 +55,8 @@ def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[
         for row_name, row in result["models"].items():
             known = diagnosis.ROWS.get(row_name) == row["changes"]
             config = Variant("matching", "", row["changes"]).experiment() if known else None
-            yield Measured(row_name, row, scope, _trained(config, StudyRow(), result["seeds"]))
+            found = config and fingerprint.training(config, StudyRow(), result["seeds"])
+            yield Measured(row_name, row, scope, found)
         return
     one = SETS[result["set"]]
     for row_name, row in result["rows"].items():
@@ -69,24 +67,17 @@ def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[
         own = one.rows.get(row_name, StudyRow())
         config = experiment_of(one.base, own, manual_dir)
         if row_name in one.classical:
-            found = functools.partial(fingerprint.classical, config)
+            found = fingerprint.classical(config)
         else:
             optim = dataclasses.replace(config.optim, lr=config.optim.lr * row["rate"])
             tuned = dataclasses.replace(config, optim=optim)
-            found = _trained(tuned, own, result["seeds"])
+            found = fingerprint.training(tuned, own, result["seeds"])
         yield Measured(row_name, row, scope, found)
     if "cost" in result:
-        known = {*result["cost"]["rows"]} == {*cost.configs(one, manual_dir)}
-        found = functools.partial(_cost, one, manual_dir) if known else None
+        configs = cost.configs(one, manual_dir)
+        known = {*result["cost"]["rows"]} == {*configs}
+        found = fingerprint.cost(configs.values()) if known else None
         yield Measured("cost", result["cost"], cost.scope(one), found)
-
-
-def _cost(one: StudySet, manual_dir: str) -> dict[str, str]:
-    return fingerprint.cost(cost.configs(one, manual_dir).values())
-
-
-def _trained(config: ExperimentConfig | None, row: StudyRow, seeds: Sequence[int]) -> Any:
-    return config and functools.partial(fingerprint.training, config, row, seeds)
 
 
 def renew(one: Measured) -> str:
@@ -98,18 +89,18 @@ def renew(one: Measured) -> str:
     Returns:
       What happened, in words; empty for nothing.
     """
-    row, fresh = one.row, freshness.state(one.row["code"], one.scope).fresh
-    if one.fingerprint is None:
+    row, parts = one.row, one.fingerprint
+    fresh, had = freshness.state(row["code"], one.scope).fresh, row.get("fingerprint", {})
+    if parts is None:
         return "no row at head has its experiment"
-    if fresh and "fingerprint" in row:
-        return ""
-    if not fresh and "fingerprint" not in row:
-        return "stale, and without a fingerprint"
-    found = one.fingerprint()
     if fresh:
-        row["fingerprint"] = found
+        if had.keys() == parts.keys():
+            return ""
+        row["fingerprint"] = {part: had.get(part) or own() for part, own in parts.items()}
         return "has a fingerprint now"
-    if differing := [part for part, own in found.items() if row["fingerprint"].get(part) != own]:
+    if missing := [part for part in parts if part not in had]:
+        return f"stale, and without {', '.join(missing)} in its fingerprint"
+    if differing := [part for part, own in parts.items() if had[part] != own()]:
         return f"stale: {', '.join(differing)} differ"
     row["code"] = freshness.renewed(row["code"])
     return "renewed"

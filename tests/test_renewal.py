@@ -1,10 +1,11 @@
 """Renewal: a stale figure is fresh again only if all that it is computed from is the same."""
 
+import functools
 import pathlib
 
 import pytest
 
-from benchmarks import fingerprint, freshness, renewal
+from benchmarks import behaviour, fingerprint, freshness, renewal
 from benchmarks.renewal import Measured
 from benchmarks.study import cost
 from benchmarks.study.__main__ import folder
@@ -34,7 +35,8 @@ def prints(tmp_path_factory):
         return Variant("matching", "", own).experiment()
 
     def compute(changes, **row):
-        return fingerprint.training(config(changes), StudyRow(**row), [0, 1])
+        parts = fingerprint.training(config(changes), StudyRow(**row), [0, 1])
+        return {name: own() for name, own in parts.items() if name != "behaviour"}
 
     compute.config = config
     return compute
@@ -79,8 +81,11 @@ NOW = {"plan": "a", "programs": "b"}
 
 
 def _measured(**row):
-    code = freshness.identity(SCOPE)
-    return Measured("sft", {"code": code, **row}, SCOPE, lambda: NOW)
+    code, parts = (
+        freshness.identity(SCOPE),
+        {name: functools.partial(str, own) for name, own in NOW.items()},
+    )
+    return Measured("sft", {"code": code, **row}, SCOPE, parts)
 
 
 def test_a_fresh_row_gets_its_fingerprint_once():
@@ -88,6 +93,23 @@ def test_a_fresh_row_gets_its_fingerprint_once():
     assert renewal.renew(one) == "has a fingerprint now"
     assert one.row["fingerprint"] == NOW
     assert renewal.renew(one) == ""
+
+
+def test_a_fresh_row_gets_a_new_part_and_loses_one_that_is_no_more():
+    one = _measured(fingerprint={"plan": "known", "host": "d"})
+    assert renewal.renew(one) == "has a fingerprint now"
+    assert one.row["fingerprint"] == {"plan": "known", "programs": "b"}
+
+
+@pytest.mark.parametrize(
+    ("row", "missing"),
+    [({"fingerprint": {"plan": "a", "host": "d"}}, "programs"), ({}, "plan, programs")],
+)
+def test_a_stale_row_without_a_part_stays_stale(row, missing):
+    one = _measured(**row)
+    one.row["code"]["scope_digest"] = "sha256:old"
+    assert renewal.renew(one) == f"stale, and without {missing} in its fingerprint"
+    assert not freshness.state(one.row["code"], SCOPE).fresh
 
 
 def test_a_stale_row_is_renewed_only_by_its_own_fingerprint():
@@ -102,26 +124,22 @@ def test_a_stale_row_is_renewed_only_by_its_own_fingerprint():
     assert folder(pathlib.Path("runs"), "sft", one.row) == runs  # Its runs are still found.
 
 
-def test_a_stale_row_without_a_fingerprint_stays_stale():
-    one = _measured()
-    one.row["code"]["scope_digest"] = "sha256:old"
-    assert "without a fingerprint" in renewal.renew(one)
-    assert not freshness.state(one.row["code"], SCOPE).fresh
-
-
 def test_costs_have_the_fingerprint_of_all_their_models(prints, monkeypatch):
     # The programs themselves are those of the rows.
     programs = lambda config, *_: [str(config.model)]  # noqa: E731
     monkeypatch.setattr(fingerprint, "_programs", programs)
     configs = [prints.config({}), prints.config({"model.dropout": 0.1})]
-    both = fingerprint.cost(configs)
-    assert both.keys() == {"programs", "host"}
-    assert _differing(both, fingerprint.cost(configs[::-1])) == ["programs"]
+    compute = lambda own: {name: part() for name, part in fingerprint.cost(own).items()}  # noqa: E731
+    both = compute(configs)
+    assert both.keys() == {"programs", "source"}
+    assert _differing(both, compute(configs[::-1])) == ["programs"]
     configs[0] = prints.config({"data.data_seed": 1})
-    assert both == fingerprint.cost(configs)
+    assert both == compute(configs)
 
 
-def test_rows_have_the_experiments_of_head():
+def test_rows_have_the_experiments_of_head(monkeypatch):
+    for name in ("training", "classical", "cost"):
+        monkeypatch.setattr(fingerprint, name, lambda *args, kind=name: (kind, *args))
     one = SETS["watch"]
     rows = {
         name: {"experiment": one.definition(name), "rate": 2.0, "code": {}}
@@ -132,7 +150,28 @@ def test_rows_have_the_experiments_of_head():
     result = {"set": "watch", "seeds": [0], "rows": rows, "cost": costs}
     found = {own.name: own.fingerprint for own in renewal.measured("study_watch", result, "")}
     assert {*found} == {*rows, "cost"}
-    assert found["cost"].args == (one, "")
-    assert found["sft"].args[0].optim.lr == 0.004
-    assert found["logistic regression"].func is fingerprint.classical
+    assert found["cost"][0] == "cost"
+    assert found["sft"][0] == "training"
+    assert found["sft"][1].optim.lr == 0.004
+    assert found["logistic regression"][0] == "classical"
     assert found["k=0"] is None
+
+
+def test_behaviour_is_of_the_results_of_small_rows(monkeypatch):
+    trained, last = [], {"value": 0.12345}
+
+    def train(config, row, seeds, folder):
+        trained.append(config.data.name)
+        loss = {"values": [last["value"]], "std": None}
+        return {"valid": loss, "flops": 7.5, "settings": [{"k": 1, "flops": 3}], "steps": [4]}
+
+    monkeypatch.setattr(behaviour, "train_row", train)
+    own = {"valid": {"values": [0.123], "std": None}, "settings": [{"k": 1}], "steps": [4]}
+    assert behaviour.results() == dict.fromkeys(trained, own)
+    assert trained == ["matching", "physionet2012", "hapt"]
+    digest = behaviour.behaviour.__wrapped__
+    first = digest()
+    last["value"] += 1e-6  # Another machine.
+    assert digest() == first
+    last["value"] += 1e-3
+    assert digest() != first
