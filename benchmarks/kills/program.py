@@ -1,7 +1,7 @@
-"""Runs train.py for `kills.py`, and keeps notes of its activity and its batches.
+"""Runs train.py, and keeps notes of its activity and its batches.
 
-Nothing else differs from train.py. The notes go to the folder KILLS_NOTES: `activity` is
-overwritten, and `batches.jsonl` gets the ids of each step's examples.
+Nothing else differs from train.py. The file KILLS_ACTIVITY is overwritten. KILLS_BATCHES gets the
+ids of each step's examples.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-_FOLDER = pathlib.Path(os.environ["KILLS_NOTES"])
+_ACTIVITY = pathlib.Path(os.environ["KILLS_ACTIVITY"])
+_BATCHES = pathlib.Path(os.environ["KILLS_BATCHES"])
 
 
 def note(activity: str) -> None:
     """Overwrites the note of the current activity."""
-    (_FOLDER / "activity").write_text(activity)
+    _ACTIVITY.write_text(activity)
 
 
 class NotedBatches:
@@ -27,7 +28,8 @@ class NotedBatches:
 
     def __init__(self, batches: Any) -> None:
         self._batches, self._step = batches, 0
-        self._file = (_FOLDER / "batches.jsonl").open("a")
+        self._file = _BATCHES.open("a")
+        self._file.write("\n")  # The last line may have been cut.
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position, with the number of the step."""

@@ -1,0 +1,1 @@
+"""Interruptions of training runs, and what is lost by them."""
