@@ -81,16 +81,19 @@ def _config_digests(
     }
     if names := [name for name, given in uncovered.items() if given]:
         raise ValueError(f"fingerprints do not cover {', '.join(names)}")
-    programs, plans, batches = [], [], []
+    programs: list[str] = []
+    plans, batches = [], []
     for dataset in _datasets(config):
         assembled, mesh = assemble(config, dataset.info)
-        batches.append(_digest(_batches(dataset, config)))
+        batches.append(digest(_batches(dataset, config)))
         plans.append(_plan(config, assembled, seeds))
-        programs = programs or [*_programs(config, row, assembled, _first(dataset, config), mesh)]
+        programs = programs or [
+            *lowered_programs(config, row, assembled, _first(dataset, config), mesh)
+        ]
     return {
-        "programs": _digest(text.encode() for text in programs),
-        "plan": _digest(json.dumps(plan).encode() for plan in plans),
-        "batches": _digest(own.encode() for own in batches),
+        "programs": digest(text.encode() for text in programs),
+        "plan": digest(json.dumps(plan).encode() for plan in plans),
+        "batches": digest(own.encode() for own in batches),
     }
 
 
@@ -102,10 +105,10 @@ def classical(config: ExperimentConfig) -> Parts:
     """
 
     def batches() -> str:
-        each = [_digest(_batches(dataset, config)) for dataset in _datasets(config)]
-        return _digest(own.encode() for own in each)
+        each = [digest(_batches(dataset, config)) for dataset in _datasets(config)]
+        return digest(own.encode() for own in each)
 
-    return {"batches": batches, "source": functools.partial(_source, _CLASSICAL)}
+    return {"batches": batches, "source": functools.partial(source, _CLASSICAL)}
 
 
 def cost(configs: Iterable[ExperimentConfig]) -> Parts:
@@ -121,13 +124,14 @@ def cost(configs: Iterable[ExperimentConfig]) -> Parts:
             dataset = next(_datasets(config))
             assembled, mesh = assemble(config, dataset.info)
             batch = _first(dataset, config)
-            texts += _programs(config, StudyRow(), assembled, batch, mesh)
-        return _digest(text.encode() for text in texts)
+            texts += lowered_programs(config, StudyRow(), assembled, batch, mesh)
+        return digest(text.encode() for text in texts)
 
-    return {"programs": programs, "source": functools.partial(_source, _COST)}
+    return {"programs": programs, "source": functools.partial(source, _COST)}
 
 
-def _source(scope: str) -> str:
+def source(scope: str) -> str:
+    """Digest of the source of a scope (`benchmarks.freshness.sources`)."""
     return freshness.digest(freshness.sources(scope))
 
 
@@ -137,10 +141,18 @@ def _datasets(config: ExperimentConfig) -> Iterator[Dataset]:
         yield open_dataset(data)
 
 
-def _programs(
+def lowered_programs(
     config: ExperimentConfig, row: StudyRow, assembled: assembly.Assembled, batch: Batch, mesh: Mesh
 ) -> Iterator[str]:
-    """StableHLO of the initial state, the training steps, and evaluation with each setting."""
+    """StableHLO of the initial state, the training steps, and evaluation with each setting.
+
+    Args:
+      config: Experiment.
+      row: Row, with the settings of evaluation.
+      assembled: Its model and optimiser.
+      batch: A batch, for its shapes and dtypes.
+      mesh: Devices.
+    """
     model, like = assembled.model, assembled.like
     make = functools.partial(
         make_state, model, assembled.optimizer, ema=like.ema_params is not None
@@ -189,7 +201,8 @@ def _batches(dataset: Dataset, config: ExperimentConfig) -> Iterator[bytes]:
             yield np.ascontiguousarray(leaf).tobytes()
 
 
-def _digest(parts: Iterable[bytes]) -> str:
+def digest(parts: Iterable[bytes]) -> str:
+    """The sha256 of bytes that follow one another."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part)

@@ -223,11 +223,12 @@ def identity(scope: str) -> dict[str, Any]:
     return {**version.code(), "scope": scope, "scope_digest": digest(sources(scope))}
 
 
-def renewed(code: Mapping[str, Any]) -> dict[str, Any]:
+def renewed(code: Mapping[str, Any], scope: str) -> dict[str, Any]:
     """Identity of a figure that the running code would make again.
 
     Args:
-      code: Value of `identity` of a figure.
+      code: Value of `identity` or `version.code` when the figure was made.
+      scope: Scope of the figure.
 
     Returns:
       The same with the digest that its scope has now. `made_by` keeps the first one, and
@@ -235,15 +236,16 @@ def renewed(code: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         **code,
-        "scope_digest": digest(sources(code["scope"])),
+        "scope": scope,
+        "scope_digest": digest(sources(scope)),
         "made_by": maker(code),
         "renewed": version.code()["commit"],
     }
 
 
 def maker(code: Mapping[str, Any]) -> str:
-    """Digest of the scope of the code that made a figure, renewed or not."""
-    return code.get("made_by", code["scope_digest"])
+    """Digest of the code that made a figure, renewed or not: of its scope, or of the package."""
+    return code.get("made_by") or code.get("scope_digest") or code["digest"]
 
 
 def state(code: Mapping[str, Any] | None, scope: str) -> State:

@@ -73,15 +73,14 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def measure(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Compiles a training step of one layer, and measures it in this process, on one core.
+def lower(kind: str, length: int) -> tuple[jax.stages.Lowered, tuple[Any, ...]]:
+    """Lowers a training step of one layer; also its arguments.
 
     Args:
-      request: `kind`, one of `KINDS`; `length` in tokens; `seconds` to repeat the step for.
+      kind: One of `KINDS`.
+      length: Number of tokens.
     """
-    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-    length = request["length"]
-    layer = SelfAttention(_HEADS, **KINDS[request["kind"]])
+    layer = SelfAttention(_HEADS, **KINDS[kind])
     shape = (2, 1, length, _WIDTH)
     values, cotangent = jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
     tokens = Tokens(values, jnp.ones((1, length), bool))
@@ -92,7 +91,18 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         return (layer.apply(params, Tokens(values, mask))[0] * cotangent).sum()
 
     arguments = (params, values, tokens.mask, cotangent)
-    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arguments).compile()
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arguments), arguments
+
+
+def measure(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Compiles a training step of one layer, and measures it in this process, on one core.
+
+    Args:
+      request: `kind`, one of `KINDS`; `length` in tokens; `seconds` to repeat the step for.
+    """
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    lowered, arguments = lower(request["kind"], request["length"])
+    compiled = lowered.compile()
     jax.block_until_ready(arguments)
     with process_memory.growth() as memory:
         jax.block_until_ready(compiled(*arguments))

@@ -3,9 +3,10 @@
 python -m benchmarks.renewal [--results=FOLDER] [--manual_dir=FOLDER] [--only=FILE]
 
 Rows of the study and of the diagnosis carry a fingerprint (`benchmarks.fingerprint`), and so do the
-costs of a set. A fresh row gets the parts of it that it lacks. A stale row becomes fresh again if
-its fingerprint is that of the code at head, and `code.renewed` names the commit. Other rows stay as
-they are; the parts of the fingerprint that differ are printed.
+costs of a set. Files that measure time and memory have one too (`benchmarks.suite_programs`). A
+fresh row gets the parts of it that it lacks. A stale row becomes fresh again if its fingerprint is
+that of the code at head, and `code.renewed` names the commit. Other rows stay as they are; the
+parts of the fingerprint that differ are printed.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import argparse
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from benchmarks import diagnosis, fingerprint, freshness, harness
+from benchmarks import diagnosis, fingerprint, freshness, harness, suite_programs
 from benchmarks.study import cost
 from benchmarks.study.rows import experiment_of
 from benchmarks.study.sets import SETS, StudyRow
@@ -30,7 +31,7 @@ class Measured(NamedTuple):
     """Row of a file of results.
 
     Attributes:
-      name: Name of the row.
+      name: Name of the row; empty for a file that is measured as a whole.
       row: JSON values of the row.
       scope: Code that can change it.
       fingerprint: Its fingerprint at head; None if no row at head has the experiment of this one.
@@ -42,7 +43,7 @@ class Measured(NamedTuple):
     fingerprint: fingerprint.Parts | None
 
 
-def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[Measured]:
+def measured(name: str, result: dict[str, Any], manual_dir: str) -> Iterator[Measured]:
     """Rows of a file.
 
     Args:
@@ -51,6 +52,9 @@ def measured(name: str, result: Mapping[str, Any], manual_dir: str) -> Iterator[
       manual_dir: Folder with raw files.
     """
     scope = SUITES[name].scope
+    if name in suite_programs.PROGRAMS:
+        yield Measured("", result, scope, suite_programs.fingerprint_of(name, manual_dir))
+        return
     if name == "diagnosis":
         for row_name, row in result["models"].items():
             known = diagnosis.ROWS.get(row_name) == row["changes"]
@@ -90,7 +94,7 @@ def renew(one: Measured) -> str:
       What happened, in words; empty for nothing.
     """
     row, parts = one.row, one.fingerprint
-    fresh, had = freshness.state(row["code"], one.scope).fresh, row.get("fingerprint", {})
+    fresh, had = freshness.state(row.get("code"), one.scope).fresh, row.get("fingerprint", {})
     if parts is None:
         return "no row at head has its experiment"
     if fresh:
@@ -102,7 +106,7 @@ def renew(one: Measured) -> str:
         return f"stale, and without {', '.join(missing)} in its fingerprint"
     if differing := [part for part, own in parts.items() if had[part] != own()]:
         return f"stale: {', '.join(differing)} differ"
-    row["code"] = freshness.renewed(row["code"])
+    row["code"] = freshness.renewed(row["code"], one.scope)
     return "renewed"
 
 
@@ -111,7 +115,8 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [name for name in SUITES if name == "diagnosis" or name.startswith("study_")]
+    rows = [name for name in SUITES if name == "diagnosis" or name.startswith("study_")]
+    names = [*rows, *suite_programs.PROGRAMS]
     arguments.add_argument("--results", type=pathlib.Path, default=harness.RESULTS)
     arguments.add_argument("--manual_dir", default="", help="folder with raw files")
     arguments.add_argument("--only", choices=names, action="append", help="file, without .json")

@@ -17,7 +17,10 @@ _WATCH = "none: the package seglearn holds it"
 _RAW = {"av_mnist": AV_MNIST, "physionet2012": PHYSIONET, "hapt": HAPT}
 _GPU = "none; needs a GPU"
 _MANUAL_DIR = "--manual_dir={manual_dir}"
-_PROFILE = ("--models=sft,mbt,late", "--steps=2", "--batch_sizes=1,8")
+PROFILED = ("sft", "mbt", "late")
+"""Models that are profiled beside each other."""
+
+_PROFILE = (f"--models={','.join(PROFILED)}", "--steps=2", "--batch_sizes=1,8")
 
 
 class Suite(NamedTuple):

@@ -2,15 +2,17 @@
 
 import functools
 import pathlib
+from unittest import mock
 
 import pytest
 
-from benchmarks import behaviour, fingerprint, freshness, renewal
+from benchmarks import behaviour, fingerprint, freshness, growth, renewal, suite_programs
 from benchmarks.renewal import Measured
 from benchmarks.study import cost
 from benchmarks.study.__main__ import folder
 from benchmarks.study.sets import SETS, StudyRow
 from benchmarks.variant import Variant
+from sft_jax import version
 
 SMALL = {
     "data.events": 1,
@@ -127,7 +129,7 @@ def test_a_stale_row_is_renewed_only_by_its_own_fingerprint():
 def test_costs_have_the_fingerprint_of_all_their_models(prints, monkeypatch):
     # The programs themselves are those of the rows.
     programs = lambda config, *_: [str(config.model)]  # noqa: E731
-    monkeypatch.setattr(fingerprint, "_programs", programs)
+    monkeypatch.setattr(fingerprint, "lowered_programs", programs)
     configs = [prints.config({}), prints.config({"model.dropout": 0.1})]
     compute = lambda own: {name: part() for name, part in fingerprint.cost(own).items()}  # noqa: E731
     both = compute(configs)
@@ -155,6 +157,37 @@ def test_rows_have_the_experiments_of_head(monkeypatch):
     assert found["sft"][1].optim.lr == 0.004
     assert found["logistic regression"][0] == "classical"
     assert found["k=0"] is None
+
+
+def test_a_file_that_names_its_commit_alone_is_renewed(monkeypatch):
+    monkeypatch.setattr(freshness, "sources_at", lambda commit, scope: {})
+    code = {**version.code(), "dirty": False}
+    one = Measured("", {"code": code, "fingerprint": dict(NOW)}, SCOPE, _measured().fingerprint)
+    assert renewal.renew(one) == "renewed"
+    assert one.row["code"]["made_by"] == code["digest"]
+    assert freshness.state(one.row["code"], SCOPE).fresh
+
+
+@pytest.mark.parametrize("name", suite_programs.PROGRAMS)
+def test_a_suite_that_measures_has_a_fingerprint(monkeypatch, name):
+    lowered = []
+    monkeypatch.setattr(suite_programs, "_lowered", lambda config: lowered.append(config) or ["a"])
+    monkeypatch.setattr(
+        growth, "lower", lambda *args: lowered.append(args) or (mock.Mock(as_text=str), ())
+    )
+    (one,) = renewal.measured(name, {"code": {}}, "raw")
+    assert one.fingerprint.keys() == {"programs", "source"}
+    assert one.fingerprint["programs"]().startswith("sha256:")
+    assert one.fingerprint["source"]().startswith("sha256:")
+    assert lowered
+
+
+def test_programs_of_a_suite_are_those_of_its_experiments(prints):
+    small, other = (prints.config({"model.dropout": share}) for share in (0.0, 0.1))
+    first, again, changed = ([*suite_programs._lowered(one)] for one in (small, small, other))
+    assert first == again
+    assert len(first) == 3  # State, training and evaluation.
+    assert first[1] != changed[1]
 
 
 def test_behaviour_is_of_the_results_of_small_rows(monkeypatch):
