@@ -124,6 +124,18 @@ def budgets(numbers: Sequence[int], k: int = 4) -> dict[str, StudyRow]:
     return rows | {"any k": StudyRow(elastic, _ONE_RATE, budgets=numbers)}
 
 
+def saliencies(k: int = 4, pool: str = "attn_topk") -> dict[str, StudyRow]:
+    """Rows of a pool that selects by another saliency than the paper's.
+
+    Args:
+      k: Number of kept tokens.
+      pool: Pool that selects by saliency.
+    """
+    names = ("from_cls", "learned")
+    fields = {"model.k": k, "model.pool": pool}
+    return {f"saliency={name}": StudyRow({**fields, "model.saliency": name}) for name in names}
+
+
 def patches(sizes: Sequence[int]) -> dict[str, StudyRow]:
     """Rows of other patch sizes, and of one model for all of them.
 
@@ -175,8 +187,11 @@ SETS: Mapping[str, StudySet] = {
         "smartwatch, 4 s",
         Variant("watch"),
         "accuracy",
-        controls((*_MOTION, *_SUMMARIES)) | budgets((0, 1, 2, 4, 8, 20)) | patches((2, 4, 8)),
-        100,
+        controls((*_MOTION, *_SUMMARIES))
+        | saliencies()
+        | budgets((0, 1, 2, 4, 8, 20))
+        | patches((2, 4, 8)),
+        120,
         shown=True,
     ),
     "watch_series": _smartwatch("without statistics", "summaries=0", {}, 10),
@@ -192,23 +207,23 @@ SETS: Mapping[str, StudySet] = {
         "AV-MNIST, 3/4 blanked",
         Variant("av_mnist", "blanked_share=0.75,train_pairs=4000", _BLANKED),
         "accuracy",
-        controls(("image", "sound")) | budgets((0, 1, 4, 16)),
-        240,
+        controls(("image", "sound")) | saliencies() | budgets((0, 1, 4, 16)),
+        260,
     ),
     "hapt": StudySet(
         "HAPT, tags of 30 s",
         Variant("hapt"),
         "macro_average_precision",
-        controls(_MOTION) | budgets((0, 1, 4, 16)),
-        240,
+        controls(_MOTION) | saliencies() | budgets((0, 1, 4, 16)),
+        270,
         ("logistic regression", "gradient boosting"),
     ),
     "physionet2012": StudySet(
         "PhysioNet 2012",
         Variant("physionet2012"),
         "roc_auc",
-        controls(_STAY, depth=2, other="attn_topk") | budgets((0, 1, 4, 16)),
-        300,
+        controls(_STAY, depth=2, other="attn_topk") | saliencies() | budgets((0, 1, 4, 16)),
+        330,
         ("logistic regression", "gradient boosting"),
     ),
 }
