@@ -105,6 +105,7 @@ SUITES: Mapping[str, Suite] = {
         *("benchmarks.kills", ("--kills=50",), 200, "watch", "runs watch benchmarks/kills/"),
         data=f"{_WATCH}; the right to mount a disk",
     ),
+    "soak": _own("soak", 125, "watch", "runs watch", "--hours=2", data=_WATCH),
     "edge": Suite("benchmarks.edge", (), 5, "cost", "export watch benchmarks/edge/", _EDGE),
     "exported": _own(
         "exported", 3, "cost", "export watch", data=f"{_WATCH}; gcc, clang, lld, Node"
