@@ -8,9 +8,6 @@ same checkpoints and computes the same metrics.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import pathlib
 import tempfile
 from collections.abc import Mapping
@@ -43,14 +40,8 @@ _EXPERIMENTS: Mapping[str, tuple[Mapping[str, Any], StudyRow]] = {
 }
 
 
-@functools.cache
-def behaviour() -> str:
-    """Digest of the results of the small experiments, which takes a minute."""
-    return f"sha256:{hashlib.sha256(json.dumps(results(), sort_keys=True).encode()).hexdigest()}"
-
-
 def results() -> dict[str, Any]:
-    """Results of the small experiments by name, with rounded numbers."""
+    """Results of the small experiments by name, with rounded numbers; takes four minutes."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         hapt_texts.write(folder / "raw" / "hapt", samples=1200)

@@ -66,7 +66,13 @@ def training(config: ExperimentConfig, row: StudyRow, seeds: Sequence[int]) -> P
         return _config_digests(config, row, seeds)
 
     parts = {name: functools.partial(lambda part: own()[part], name) for name in _CONFIG_PARTS}
-    return {**parts, "behaviour": behaviour.behaviour}
+    return {**parts, "behaviour": behaves}
+
+
+@functools.cache
+def behaves() -> str:
+    """Digest of what runs beside the programs, by its results (`benchmarks.behaviour`)."""
+    return digest([json.dumps(behaviour.results(), sort_keys=True).encode()])
 
 
 def _config_digests(

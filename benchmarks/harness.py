@@ -130,6 +130,20 @@ def in_turns(
     return taken[1:]
 
 
+def process_status(process: int) -> dict[str, str]:
+    """Fields of the status of a process, such as `RssAnon` in KiB (proc_pid_status(5)).
+
+    Args:
+      process: Number of the process.
+
+    Raises:
+      OSError: If it has ended.
+    """
+    lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
+    fields = (line.split() for line in lines)
+    return {words[0].rstrip(":"): words[1] for words in fields if len(words) > 1}
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median and range of values."""
     return {"median": statistics.median(values), "range": [min(values), max(values)]}

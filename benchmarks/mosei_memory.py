@@ -16,7 +16,6 @@ import pathlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import harness
@@ -43,15 +42,18 @@ class _Watch:
     """Watches the peak memory of a process."""
 
     def __init__(self, process: int) -> None:
-        self._status = pathlib.Path(f"/proc/{process}/status")
+        self._process = process
         self._peak = {"RssAnon": 0, "VmRSS": 0}
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        while self._status.exists():
-            for name, kib in _fields(self._status):
-                if name in self._peak:
-                    self._peak[name] = max(self._peak[name], kib)
+        while True:
+            try:
+                status = harness.process_status(self._process)
+            except OSError:  # The process has ended.
+                return
+            for name, peak in self._peak.items():  # A process that ends has no memory.
+                self._peak[name] = max(peak, int(status.get(name, 0)))
             time.sleep(0.02)
 
     def take(self) -> dict[str, float]:
@@ -61,17 +63,6 @@ class _Watch:
             "anonymous_gib": peak["RssAnon"] / 2**20,
             "resident_gib": peak["VmRSS"] / 2**20,
         }
-
-
-def _fields(status: pathlib.Path) -> Iterator[tuple[str, int]]:
-    try:
-        text = status.read_text()
-    except OSError:  # The process has ended.
-        return
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if value.strip().endswith("kB"):
-            yield name, int(value.split()[0])
 
 
 def main() -> None:

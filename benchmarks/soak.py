@@ -46,13 +46,11 @@ def sample(process: int, workdir: pathlib.Path) -> dict[str, float]:
       process: Number of the process.
       workdir: Run directory.
     """
-    folder = pathlib.Path("/proc") / str(process)
-    lines = (line.split() for line in (folder / "status").read_text().splitlines())
-    status = {words[0].rstrip(":"): words[1] for words in lines if len(words) > 1}
+    status = harness.process_status(process)
     return {
         "anonymous_mib": int(status["RssAnon"]) / 2**10,
         "threads": int(status["Threads"]),
-        "open_files": len([*(folder / "fd").iterdir()]),
+        "open_files": len([*pathlib.Path(f"/proc/{process}/fd").iterdir()]),
         "disk_mib": _bytes(workdir) / 2**20,
     }
 

@@ -202,7 +202,7 @@ def test_behaviour_is_of_the_results_of_small_rows(monkeypatch):
     own = {"valid": {"values": [0.123], "std": None}, "settings": [{"k": 1}], "steps": [4]}
     assert behaviour.results() == dict.fromkeys(trained, own)
     assert trained == ["matching", "physionet2012", "hapt"]
-    digest = behaviour.behaviour.__wrapped__
+    digest = fingerprint.behaves.__wrapped__
     first = digest()
     last["value"] += 1e-6  # Another machine.
     assert digest() == first
