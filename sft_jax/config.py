@@ -305,9 +305,13 @@ class MeshConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SystemConfig:
-    """Tracing and caching, which do not affect results.
+    """Input, tracing and caching, which do not affect results.
 
     Attributes:
+      batches_ahead: Number of training batches that are put on the devices before the step that
+        takes them, at most. Each takes as much of their memory as the inputs of a step.
+      read_threads: Number of threads that read the examples of a training batch; 0 for one for
+        each core, up to 16, or a single one if the examples are in memory.
       trace_from: First step, counted from 1, that `jax.profiler` records, into `trace/` of the
         run directory. The first step of a start is slow, since it compiles.
       trace_steps: Number of recorded steps; 0 for none.
@@ -315,6 +319,8 @@ class SystemConfig:
         empty for the default of that flag.
     """
 
+    batches_ahead: CountOrNone = 2
+    read_threads: CountOrNone = 0
     trace_from: Count = 10
     trace_steps: CountOrNone = 0
     compilation_cache: str = folder_field()
@@ -335,7 +341,7 @@ class ExperimentConfig:
       mixup: Mixing of examples.
       mesh: Use of the devices. Like all fields marked `MAY_CHANGE`, it may change when a run
         resumes.
-      system: Tracing and caching.
+      system: Input, tracing and caching.
     """
 
     seed: Seed = 0

@@ -177,6 +177,7 @@ class _Experiment:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             balance=self.balance,
+            threads=config.system.read_threads,
         )
         return loop.fit(
             config,

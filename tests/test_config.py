@@ -99,7 +99,9 @@ OTHER = ExperimentConfig(
         layers="fused", alpha=0.4, shares="static", warmup_epochs=2.0, consistent=False
     ),
     mesh=MeshConfig(data=4, fsdp=2, model=3),
-    system=SystemConfig(trace_from=3, trace_steps=2, compilation_cache="cache"),
+    system=SystemConfig(
+        batches_ahead=0, read_threads=3, trace_from=3, trace_steps=2, compilation_cache="cache"
+    ),
 )
 
 

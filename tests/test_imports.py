@@ -78,7 +78,7 @@ ONLY_IN = {
     "flax.nnx": {"sft_jax/nnx.py"},
     "fsspec": {"sft_jax/runs/storage.py"},
     "gcsfs": set(),
-    "grain": {"sft_jax/data/"},
+    "grain": {"sft_jax/data/", "sft_jax/training/ahead.py"},
     "h5py": {"sft_jax/data/"},
     "matplotlib": {"sft_jax/evaluation/", "sft_jax/profile/tables.py"},
     "huggingface_hub": {"sft_jax/export/hub.py"},

@@ -19,11 +19,12 @@ def test_examples_are_lost_by_epoch():
     assert runs.lost([["a", "b"], ["c", "c"], ["b", "a"], ["d"]], 4) == (1, 1)
 
 
-def test_batches_are_those_that_were_taken_last_by_all_processes(tmp_path):
+def test_batches_are_those_that_were_read_last_by_all_processes(tmp_path):
     run = runs.Run(tmp_path / "run", tmp_path, tmp_path, 1, processes=2)
     lines = ['[1, ["a"]]', '[2, ["x"]]', '[3, ["c', "", '[2, ["b"]]', '[3, ["c"]]']
     (tmp_path / "run" / "batches_0.jsonl").write_text("\n".join(lines))
-    other = "".join(json.dumps([step, [f"{step}"]]) + "\n" for step in (1, 2, 3))
+    other = "".join(json.dumps([step, [f"{step}"]]) + "\n" for step in (1, 2, 3, 4))  # One ahead.
+    (run.workdir / "checkpoints" / "latest" / "3").mkdir(parents=True)
     (tmp_path / "run" / "batches_1.jsonl").write_text(other)
     assert run.batches() == [["a", "1"], ["b", "2"], ["c", "3"]]
 

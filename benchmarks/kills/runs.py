@@ -51,6 +51,7 @@ class Run:
         """
         self._folder, self.disk = folder, folder / "disk"
         self.workdir = self.disk / "run"
+        self._checkpoints = self.workdir / "checkpoints" / "latest"
         self._data, self._cache, self._epochs, self._processes = data, cache, epochs, processes
         self.disk.mkdir(parents=True)
 
@@ -121,21 +122,29 @@ class Run:
             raise RuntimeError(f"train.py ended with {codes}: {self.errors()}")
         return time.monotonic() - begin
 
+    def last_step(self) -> int:
+        """Step of the last checkpoint."""
+        steps = (path.name for path in self._checkpoints.iterdir())
+        return max(int(name) for name in steps if name.isdecimal())
+
     def state(self) -> dict[str, np.ndarray]:
         """Arrays of the model and the optimiser in the last checkpoint, by name."""
-        steps = (self.workdir / "checkpoints" / "latest").iterdir()
-        last = max(int(path.name) for path in steps if path.name.isdecimal())
-        folder = self.workdir.absolute() / "checkpoints" / "latest" / str(last) / "state"
+        folder = self._checkpoints.absolute() / str(self.last_step()) / "state"
         with ocp.PyTreeCheckpointer() as reader:
             restored = reader.restore(folder)
         leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
         return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
     def batches(self) -> list[list[str]]:
-        """Ids of each step's examples, as the step was last taken, of all processes."""
+        """Ids of each step's examples, as they were last read, of all processes.
+
+        Batches that were read ahead of a step that was not taken do not count.
+        """
         shares = [_last_batches(self._ids(number)) for number in range(self._processes)]
-        steps = sorted(set().union(*shares))
-        return [[*itertools.chain.from_iterable(share[step] for share in shares)] for step in steps]
+        return [
+            [*itertools.chain.from_iterable(share[step] for share in shares)]
+            for step in range(1, self.last_step() + 1)
+        ]
 
     def starts(self) -> int:
         """Number of starts that came to the run directory."""
@@ -227,7 +236,7 @@ def compare(whole: Run, interrupted: Run) -> dict[str, Any]:
 
 
 def _last_batches(path: pathlib.Path) -> dict[int, list[str]]:
-    """Ids by step, as it was last taken."""
+    """Ids by step, as they were last read."""
     last: dict[int, list[str]] = {}
     for line in path.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # Empty, or cut by a kill.

@@ -115,11 +115,13 @@ def throughput(file: str) -> str:
     rows = []
     for name, row in load(file)["data"].items():
         made, trained = row["pipeline_batches_per_second"], row["train_steps_per_second"]
-        share = 100 * row["share_waiting_for_input"]
-        rows.append(
-            [f"`configs/{name}.py`", f"{made:.0f}", f"{made / trained:.0f}", f"{share:.2f}"]
-        )
-    return table(["", "batches a second", "over training", "% of training spent waiting"], rows)
+        share, asleep = row["share_waiting_for_input"], row.get("share_waiting_beside_sleep")
+        figures = [f"{made:.0f}", f"{made / trained:.0f}", f"{100 * share:.2f}"]
+        beside = f"{100 * asleep:.0f}" if asleep is not None else "—"
+        rows.append([f"`configs/{name}.py`", *figures, beside])
+        beside_step = f"% beside a step of {row.get('sleep_ms', 0):g} ms"
+    waiting = ["% of training spent waiting", beside_step]
+    return table(["", "batches a second", "over training", *waiting], rows)
 
 
 def mosei_memory(file: str) -> str:

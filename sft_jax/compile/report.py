@@ -21,9 +21,9 @@ Training steps of VGGSound at batch 24 on an H200 took 4.1 us a kernel in float3
 of memory, and 4.6 us in bfloat16 (`benchmarks/results/accelerator_h200.json`).
 """
 
-MEMORY = ("arguments", "outputs", "temporaries", "program")
+MEMORY = ("arguments", "outputs", "temporaries", "program", "batches ahead")
 """Kinds of memory: the state and the batch; results that take the place of no argument;
-intermediate results; and the instructions."""
+intermediate results; the instructions; and batches that wait for later steps."""
 
 
 class OutOfMemoryError(ValueError):
@@ -82,7 +82,11 @@ _PARTS = ("products", "memory", "collectives", "launches")
 
 
 def compile_step(
-    lowered: jax.stages.Lowered, topology: Topology, model_flops: float, parameter_bytes: int
+    lowered: jax.stages.Lowered,
+    topology: Topology,
+    model_flops: float,
+    parameter_bytes: int,
+    ahead_bytes: int = 0,
 ) -> Report:
     """Compiles a lowered step and counts what it takes.
 
@@ -91,6 +95,7 @@ def compile_step(
       topology: Slice.
       model_flops: Matrix products of the step on one device.
       parameter_bytes: Bytes of all parameters.
+      ahead_bytes: Bytes of the batches that wait on a device for later steps.
 
     Raises:
       OutOfMemoryError: If a device can't hold it.
@@ -106,7 +111,7 @@ def compile_step(
         scale = {"K": 2**10, "M": 2**20, "G": 2**30}[needed[2]]
         raise OutOfMemoryError(float(needed[1]) * scale, topology.chip) from error
     seconds = time.perf_counter() - begin
-    memory = _memory(compiled.memory_analysis())
+    memory = {**_memory(compiled.memory_analysis()), "batches ahead": ahead_bytes}
     peak = sum(memory.values())
     if peak > topology.chip.memory_bytes:
         raise OutOfMemoryError(peak, topology.chip)
@@ -193,6 +198,8 @@ def advice(needed: float, chip: Chip, config: Any, mesh: Any) -> list[str]:
     mine = config.train.batch_size // (share * config.train.accumulate)
     factor = 2 ** math.ceil(math.log2(needed / chip.memory_bytes))
     found = []
+    if config.system.batches_ahead:
+        found.append("--config.system.batches_ahead=0: no batches wait on the devices")
     if mine > 1:
         parts = min(factor, 2 ** int(math.log2(mine)))
         smaller = config.train.accumulate * parts

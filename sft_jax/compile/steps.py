@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from typing import Any
 
 import jax
@@ -44,16 +45,18 @@ def compile_steps(
     forward = flops.forward_cost(made.model).matmul_flops * config.train.batch_size / mesh.size
     # Gradients by inputs and by parameters take twice the products of the forward pass.
     shapes = config, outline, mesh
+    train = train_shapes(made, *shapes)
+    ahead = config.system.batches_ahead * sum(map(_device_bytes, jax.tree.leaves(train[1])))
     parts = {
-        "training": (made.steps[1], train_shapes(made, *shapes), 3),
-        "evaluation": (made.evaluate, eval_shapes(made, *shapes), 1),
+        "training": (made.steps[1], train, 3, ahead),
+        "evaluation": (made.evaluate, eval_shapes(made, *shapes), 1, 0),
     }
     parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made.like.params))
     reports = {}
-    for name, (step, arguments, passes) in parts.items():
+    for name, (step, arguments, passes, waiting) in parts.items():
         _logger.info("compiling the %s step for %s", name, topology.name)
         lowered = step.lower(*arguments)
-        reports[name] = compile_step(lowered, topology, passes * forward, parameters)
+        reports[name] = compile_step(lowered, topology, passes * forward, parameters, waiting)
     return reports
 
 
@@ -133,6 +136,12 @@ def batch_shapes(outline: Outline, size: int, mesh: Mesh) -> Batch:
         labels=labels,
         weights=_shape((size,), jnp.float32, place),
     )
+
+
+def _device_bytes(array: jax.ShapeDtypeStruct) -> int:
+    """Bytes of the part of an array that each device holds."""
+    assert array.sharding  # For mypy: `_shape` gives one.
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
 
 
 def _shape(shape: tuple[int, ...], dtype: Any, place: NamedSharding) -> Any:

@@ -1,6 +1,7 @@
 """Batches of examples, by Grain: shuffled without end for training, in order for evaluation.
 
-Grain shuffles, shares out and batches positions; the examples themselves are in memory.
+Grain shuffles, shares out and batches positions. Several threads read examples that are not in
+memory.
 
 Several processes share each batch. All follow the same order of examples, and process `i` of `n`
 takes every n-th example, starting with the i-th. The shares are disjoint and together equal the
@@ -11,7 +12,9 @@ into `n` fixed shares first would give epochs of unequal length.)
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import grain
 import numpy as np
@@ -22,9 +25,10 @@ from sft_jax.structs import Batch
 
 BatchAndIds = tuple[Batch, np.ndarray]
 
-# One thread makes the next batches while a training step runs. More threads would only compete,
-# since the examples are already in memory.
+# One thread makes the next batches while a training step runs.
 _READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+
+_MOST_THREADS = 16
 
 
 def train_iterator(
@@ -35,6 +39,7 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     balance: Sequence[int] | None = None,
+    threads: int = 0,
 ) -> grain.DatasetIterator[BatchAndIds]:
     """Makes an endless stream of batches, with every example once per epoch in a new order.
 
@@ -52,6 +57,8 @@ def train_iterator(
       process_index: Index of this process.
       process_count: Number of processes that share a batch.
       balance: Class of each example, to draw every class equally often.
+      threads: Number of threads that read the examples of a batch; 0 for one for each core, up
+        to 16, or a single one if the examples are in memory.
 
     Returns:
       An iterator of `(batch, ids)`: `batch` holds numpy arrays for
@@ -68,7 +75,7 @@ def train_iterator(
         positions = positions.map_with_index(BalancedDraws(balance, seed))
     return iter(
         positions[process_index::process_count]
-        .batch(share, drop_remainder=True, batch_fn=functools.partial(_collate, source))
+        .batch(share, drop_remainder=True, batch_fn=_collate(source, threads))
         .to_iter_dataset(_READ_AHEAD)
     )
 
@@ -102,7 +109,7 @@ def eval_batches(
     padded = -(-len(source) // batch_size) * batch_size
     return (
         grain.MapDataset.range(padded)[process_index::process_count]
-        .batch(share, batch_fn=functools.partial(_collate, source))
+        .batch(share, batch_fn=_collate(source, 0))
         .to_iter_dataset(_READ_AHEAD)
     )
 
@@ -129,10 +136,21 @@ def _share(
     return batch_size // process_count
 
 
-def _collate(source: Sequence[Example], positions: Sequence[int]) -> BatchAndIds:
+def _collate(source: Sequence[Example], threads: int) -> Callable[[Sequence[int]], BatchAndIds]:
+    """Makes the function from positions to a batch; see `train_iterator` for `threads`."""
+    if not threads and not isinstance(source, tuple):
+        threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    pool = ThreadPoolExecutor(threads, "read") if threads > 1 else None
+    return functools.partial(_stack, source, pool)
+
+
+def _stack(
+    source: Sequence[Example], pool: Executor | None, positions: Sequence[int]
+) -> BatchAndIds:
     """Stacks the examples at `positions`; a position beyond the end gives a copy of weight 0."""
     real = np.asarray(positions) < len(source)
-    examples = [source[i] if i < len(source) else source[0] for i in positions]
+    chosen = np.where(real, positions, 0).tolist()
+    examples = [*(pool.map if pool else map)(source.__getitem__, chosen)]
     first = examples[0]
     batch = Batch(
         inputs={name: np.stack([e["inputs"][name] for e in examples]) for name in first["inputs"]},

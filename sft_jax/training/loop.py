@@ -16,9 +16,10 @@ from sft_jax.ops.losses import SCORE_NAMES
 from sft_jax.parallel import preemption, sharding
 from sft_jax.runs.directory import RunDirectory
 from sft_jax.training import optim
+from sft_jax.training.ahead import BatchIterator, placed_ahead
 from sft_jax.training.assembly import Assembled
 from sft_jax.training.reporting import Reporter
-from sft_jax.training.session import BatchIterator, Session, Validate
+from sft_jax.training.session import Session, Validate
 from sft_jax.training.state import TrainState
 from sft_jax.training.step import StepMetrics
 from sft_jax.training.tracing import Trace
@@ -85,13 +86,14 @@ def fit(
     """
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     seed = jax.device_put(np.int32(config.seed), sharding.replicated(mesh))
-    session = Session(config, assembled, batches, validate, run=run, description=description)
-    plan, state, reporter = assembled.plan, session.state, session.reporter
-    progress = session.progress
     pending: _Pending | None = None
     notice: preemption.Notice | None = None
     with contextlib.ExitStack() as stack:
+        ready = stack.enter_context(placed_ahead(batches, mesh, config.system.batches_ahead))
+        session = Session(config, assembled, ready, validate, run=run, description=description)
         stack.callback(session.close)
+        plan, state, reporter = assembled.plan, session.state, session.reporter
+        progress = session.progress
         trace = stack.enter_context(contextlib.closing(Trace(config.system, run)))
         if session.unevaluated:
             compile_validation(state.eval_params)
@@ -99,11 +101,10 @@ def fit(
         progress.restart()
         for step in session.steps():
             trace.before(step)
-            with progress.waiting():
-                batch, ids = next(batches)
+            batch, ids = progress.wait_for(ready)
             take_step = assembled.step_at(config.seed, step)
             with progress.compiling(not take_step._cache_size(), reporter.say):
-                state, metrics = take_step(state, sharding.put_batch(batch, mesh), seed)
+                state, metrics = take_step(state, batch, seed)
                 if notice is None:
                     # Compilation can't be interrupted, but so far there is nothing to save.
                     compile_validation(state.eval_params)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from sft_jax.training.ahead import BatchAndIds, BatchIterator
 from sft_jax.training.step import StepMetrics
 
 
@@ -31,12 +32,12 @@ class Progress:
         self._values: list[tuple[float, float]] = []
         self._last: StepMetrics | None = None
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time inside the context as waiting for input."""
+    def wait_for(self, batches: BatchIterator) -> BatchAndIds:
+        """Takes the next batch, and counts the time as waiting for input."""
         begin = time.perf_counter()
-        yield
+        taken = next(batches)
         self._waited += time.perf_counter() - begin
+        return taken
 
     @contextlib.contextmanager
     def compiling(self, compiles: bool, say: Callable[[str], None]) -> Iterator[None]:

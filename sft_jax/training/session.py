@@ -6,10 +6,9 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
-import numpy as np
 
 from sft_jax import config_io
 from sft_jax.config import ExperimentConfig
@@ -19,8 +18,8 @@ from sft_jax.parallel.preemption import PreemptedError
 from sft_jax.runs.checkpoint import Checkpoints
 from sft_jax.runs.directory import RunDirectory
 from sft_jax.selection import Selection, find_metric
-from sft_jax.structs import Batch
 from sft_jax.training import optim
+from sft_jax.training.ahead import BatchIterator
 from sft_jax.training.assembly import Assembled
 from sft_jax.training.progress import Progress
 from sft_jax.training.reporting import Reporter, Silent
@@ -33,19 +32,6 @@ _MUCH = 0.05
 
 Validate = Callable[[Any], Mapping[str, float]]
 """Function from parameters to metrics by name, including `loss`."""
-
-
-class BatchIterator(Protocol):
-    """Endless iterator of batches and the ids of their examples, whose state can be saved."""
-
-    def __next__(self) -> tuple[Batch, np.ndarray]:
-        """Returns the next batch."""
-
-    def get_state(self) -> Any:
-        """Returns the position in the batches, as JSON values."""
-
-    def set_state(self, state: Any) -> None:
-        """Moves to a position from `get_state`."""
 
 
 class Session:

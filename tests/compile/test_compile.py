@@ -72,7 +72,7 @@ def test_the_step_is_that_of_training(config):
 
 
 @pytest.mark.process
-def test_a_report_has_memory_collectives_and_an_estimate(reports):
+def test_a_report_has_memory_collectives_and_an_estimate(config, reports):
     training, evaluation = reports["training"], reports["evaluation"]
     for one in reports.values():
         assert tuple(one.memory) == report.MEMORY
@@ -81,6 +81,10 @@ def test_a_report_has_memory_collectives_and_an_estimate(reports):
         assert one.seconds["step"] == one.seconds["compiler"] + one.seconds["collectives"]
     assert training.model_flops == 3 * evaluation.model_flops
     assert training.memory["temporaries"] > evaluation.memory["temporaries"]
+    batch = random_batch(outline(), config.train.batch_size, mesh_of(config, 4))
+    inputs = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(batch))
+    assert training.memory["batches ahead"] == config.system.batches_ahead * inputs > 0
+    assert evaluation.memory["batches ahead"] == 0
     assert training.collectives["all-reduce"][1] > 0
 
 
@@ -142,6 +146,7 @@ def test_advice_names_flags_that_exist(config):
     mesh = mesh_of(dataclasses.replace(config, mesh=MeshConfig()), 2)
     hints = report.advice(3 * CHIP.memory_bytes, CHIP, config, mesh)
     assert [hint.split("=")[0] for hint in hints[:-1]] == [
+        "--config.system.batches_ahead",
         "--config.train.accumulate",
         "--config.model.remat",
         "--config.model.dtype",
@@ -152,7 +157,7 @@ def test_advice_names_flags_that_exist(config):
     for hint in hints[:-1]:
         section, field = hint.split("=")[0].removeprefix("--config.").split(".")
         assert field in mapping[section]
-    assert hints[0].startswith("--config.train.accumulate=4:")
+    assert hints[1].startswith("--config.train.accumulate=4:")
 
 
 @pytest.mark.parametrize(

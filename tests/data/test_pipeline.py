@@ -1,11 +1,14 @@
 import itertools
+import threading
 
 import grain
+import jax
 import numpy as np
 import pytest
 from etils import epath
 
 from sft_jax.data.pipeline import eval_batches, train_iterator
+from sft_jax.data.view import View
 
 
 def _source(count):
@@ -99,6 +102,17 @@ def test_a_restored_iterator_goes_on_exactly(tmp_path, taken):
     restored = handler.restore(epath.Path(tmp_path), item=train_iterator(source, 6, seed=5))
 
     assert _ids(restored, 10) == expected
+
+
+def test_several_threads_make_the_batches_of_one():
+    source, names = View(18, _source(18).__getitem__), set()
+    seen = View(18, lambda i: names.add(threading.current_thread().name) or source[i])
+    one, several = train_iterator(source, 6, 2, threads=1), train_iterator(seen, 6, 2, threads=3)
+    for (batch, ids), (other, other_ids) in itertools.islice(zip(one, several, strict=True), 6):
+        np.testing.assert_array_equal(ids, other_ids)
+        jax.tree.map(np.testing.assert_array_equal, batch, other)
+    assert names
+    assert all(name.startswith("read") for name in names)
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 3])

@@ -20,8 +20,12 @@ def _step(loss, score):
 
 def test_compilation_is_told_and_does_not_count(clock):
     lines, measured = [], progress.Progress(first_step=20, total_steps=60)
-    with measured.waiting():
+
+    def slow():
         clock.seconds += 1
+        yield "batch"
+
+    assert measured.wait_for(slow()) == "batch"
     with measured.compiling(True, lines.append):
         clock.seconds += 500
     with measured.compiling(False, lines.append):
