@@ -55,9 +55,12 @@ def cycles() -> Mapping[str, int]:
 
 
 def _cycles(schedule: str) -> int:
-    """Bundles of a loop times its turns; 0 unless the schedule is one loop."""
+    """Bundles of a loop times its turns; 0 unless the schedule has one loop of known turns.
+
+    Short loops within it, which copy the rows of a part of a tile, count once.
+    """
     bodies, exits = _BODY.findall(schedule), _EXIT.findall(schedule)
-    if len(bodies) != 1 or len(exits) != 1:
+    if not bodies or len(exits) != 1:
         return 0
-    (end, turns), (begin,) = exits[0], bodies
+    (end, turns), begin = exits[0], bodies[0]
     return (int(end, 16) - int(begin, 16) + 1) * int(turns)

@@ -14,23 +14,26 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sft_jax.ops.attention import mosaic, on_chip, tiled, triton
 from sft_jax.ops.attention.tiled import tiled_attention, tiled_self_attention
 
-HEADS, SIZE = 2, 3
-# Queries (None for those of the keys' tokens), keys, queries of a tile, whether keys have sizes.
+HEADS = 2
+# Queries (None for those of the keys' tokens), keys, queries of a tile, whether keys have sizes,
+# and features of a head, which may fill the lanes of a register.
 CASES = {
-    "a_smaller_last_tile": (None, 10, 4, True),
-    "one_tile": (None, 7, 16, False),
-    "fewer_queries_than_keys": (5, 9, 2, False),
+    "a_smaller_last_tile": (None, 10, 4, True, 3),
+    "one_tile": (None, 7, 16, False, 3),
+    "fewer_queries_than_keys": (5, 9, 2, False, 3),
+    "full_lanes": (None, 10, 4, True, 128),
+    "fewer_queries_with_full_lanes": (5, 9, 2, False, 128),
 }
 
 
 def _inputs(name):
     """Query, key, value, mask, sizes: scattered padding, none, throughout; NaN at it."""
-    queries, keys, _, sized = CASES[name]
+    queries, keys, _, sized, size = CASES[name]
     random = np.random.default_rng(keys)
     mask = random.random((3, keys)) < 0.6
     mask[0, 0], mask[1], mask[2] = True, True, False
-    query = random.normal(size=(3, queries or keys, HEADS, SIZE))
-    key, value = random.normal(size=(2, 3, keys, HEADS, SIZE))
+    query = random.normal(size=(3, queries or keys, HEADS, size))
+    key, value = random.normal(size=(2, 3, keys, HEADS, size))
     key, value = (np.where(mask[..., None, None], array, np.nan) for array in (key, value))
     if queries is None:
         query = np.where(mask[..., None, None], query, np.nan)
@@ -81,6 +84,9 @@ def _interpreted(request, monkeypatch):
         ("a_smaller_last_tile", 30, "float32", 1e-4),
         ("one_tile", 1, "bfloat16", 0.02),
         ("fewer_queries_than_keys", 1, "float32", 1e-6),
+        ("full_lanes", 1, "float32", 1e-6),
+        ("full_lanes", 1, "bfloat16", 0.02),
+        ("fewer_queries_with_full_lanes", 1, "float32", 1e-6),
     ],
 )
 def test_kernels_equal_stored_weights_in_float64(name, scale, dtype, tolerance, monkeypatch):
