@@ -65,6 +65,9 @@ IDS: tuple[Kind, ...] = ("tokens", "text")
 COUNTED: tuple[Kind, ...] = (*IDS, "events")
 """The kinds that have ids, of a known number."""
 
+EXAMPLE_AXES = ("data", "fsdp")
+"""Axes of a mesh that the examples of a batch are divided over."""
+
 MOST_IDS = 2**24
 """Largest number of ids, up to which float32 tells whole numbers apart."""
 

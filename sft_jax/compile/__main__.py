@@ -110,8 +110,7 @@ def print_reports(console: Console, reports: dict[str, report.Report], topology:
         row(f"{label}, ms", [f"{1e3 * one.seconds[name]:,.3f}" for one in columns])
     if any(one.unscheduled for one in columns):
         row("kernels that it leaves out", [f"{one.unscheduled:,.0f}" for one in columns])
-    shares = [one.model_flops / topology.chip.flops / one.seconds["step"] for one in columns]
-    row("share of the peak in bfloat16", [f"{share:.1%}" for share in shares])
+    row("share of the peak in bfloat16", [f"{one.peak_share:.1%}" for one in columns])
     row("bound by", [one.bound for one in columns])
     console.print(table)
 

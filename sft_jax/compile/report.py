@@ -71,6 +71,11 @@ class Report:
     unscheduled: float = 0
 
     @property
+    def peak_share(self) -> float:
+        """Share of the chip's peak in bfloat16 that the products of the model reach."""
+        return self.seconds["products"] / self.seconds["step"]
+
+    @property
     def bound(self) -> str:
         """Name of the longest part of the estimate, or other work if it explains less than half."""
         parts = {name: self.seconds[name] for name in _PARTS if name in self.seconds}

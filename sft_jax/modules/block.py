@@ -64,7 +64,7 @@ class Block(nn.Module):
         def compute(block: Block, tokens: Tokens, keys: Mapping[str, Keys] | None) -> Tokens:
             return block._compute(tokens, first, train=train, keys=keys)
 
-        mapped: Tokens = (rematerialize(compute) if self.remat else compute)(self, tokens, keys)
+        mapped: Tokens = rematerialize(compute, chosen=self.remat)(self, tokens, keys)
         return mapped
 
     def _compute(

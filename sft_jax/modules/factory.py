@@ -80,14 +80,15 @@ def build_model(
         },
     }
     del attributes["name"]  # Flax uses a field of this name itself.
-    accepted = {field.name for field in dataclasses.fields(kind)}
+    accepted = _fields(kind)
     plain = ModelConfig()
     for name in _NEVER_IGNORED:
         value = getattr(config, name)
         if value != getattr(plain, name) and name not in accepted:
+            takers = [own for own in MODELS if name in _fields(_load_class(own))]
             raise ValueError(
                 f"model.{name}={value!r} is set, and model.name={config.name!r} has no such"
-                " attribute"
+                f" attribute; allowed with {', '.join(takers)}"
             )
     return kind(**{name: value for name, value in attributes.items() if name in accepted})
 
@@ -97,13 +98,16 @@ def param_shapes(model: Any) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), model.example_inputs())["params"]
 
 
+def _fields(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
 def _load_class(name: str) -> Any:
     """Loads the class of a model of this or another package."""
     kind = plugins.load(MODELS.get(name, name), "model.name")
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"model.name={name!r} must be a flax.linen.Module class, got {kind!r}")
-    fields = {field.name for field in dataclasses.fields(kind)}
-    missing = [n for n in _INTERFACE if n not in fields and not hasattr(kind, n)]
+    missing = [n for n in _INTERFACE if n not in _fields(kind) and not hasattr(kind, n)]
     if missing:
         raise ValueError(
             f"model.name={name!r} lacks {', '.join(missing)}; a class derived from"

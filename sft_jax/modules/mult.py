@@ -52,7 +52,7 @@ class CrossmodalLayer(nn.Module):
         def compute(layer: CrossmodalLayer, tokens: Tokens, source: Tokens) -> Tokens:
             return layer._compute(tokens, source, train=train)
 
-        mapped: Tokens = (rematerialize(compute) if self.remat else compute)(self, tokens, source)
+        mapped: Tokens = rematerialize(compute, chosen=self.remat)(self, tokens, source)
         return mapped
 
     def _compute(self, tokens: Tokens, source: Tokens, *, train: bool) -> Tokens:

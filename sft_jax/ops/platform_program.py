@@ -15,7 +15,9 @@ from jax.interpreters import batching, mlir
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-MESH_AXES = {"b": ("data", "fsdp"), "h": ("model",)}
+from sft_jax.structs import EXAMPLE_AXES
+
+MESH_AXES = {"b": EXAMPLE_AXES, "h": ("model",)}
 """Axes of a mesh that examples and heads are divided over, by the letter of their axis."""
 
 _program = Primitive("platform_program")

@@ -21,13 +21,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sft_jax.config import MeshConfig
+from sft_jax.structs import EXAMPLE_AXES
 
 T = TypeVar("T")
 
 AXES = ("data", "fsdp", "model")
-EXAMPLES = ("data", "fsdp")
-"""Axes that the examples of a batch are divided over."""
-
 RULES: Sequence[tuple[str, tuple[str | None, ...]]] = (
     (r"/qkv/kernel$", ("fsdp", None, "model")),
     (r"/(query|key|value|mlp_in)/kernel$", ("fsdp", "model")),
@@ -87,7 +85,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_by_example(mesh: Mesh) -> NamedSharding:
     """Returns the sharding with the first dimension divided over the axes of examples."""
-    return NamedSharding(mesh, PartitionSpec(EXAMPLES))
+    return NamedSharding(mesh, PartitionSpec(EXAMPLE_AXES))
 
 
 def put_batch(batch: T, mesh: Mesh) -> T:
@@ -100,7 +98,7 @@ def put_batch(batch: T, mesh: Mesh) -> T:
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
     """Raises ValueError unless every micro-batch divides evenly over the devices."""
-    devices = math.prod(mesh.shape[axis] for axis in EXAMPLES)
+    devices = math.prod(mesh.shape[axis] for axis in EXAMPLE_AXES)
     if batch_size % (accumulate * devices):
         raise ValueError(
             f"train.batch_size={batch_size} must be a multiple of train.accumulate={accumulate}"
