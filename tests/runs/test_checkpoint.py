@@ -244,10 +244,9 @@ def test_a_failed_save_is_raised_at_the_next_step(tmp_path, monkeypatch, caplog)
         return batch, ids
 
     monkeypatch.setattr(integrity, "sign", fail)
+    as_taken = synthetic.config(system__batches_ahead=0)
     with pytest.raises(SaveError, match=r"(latest|best)/7 was not saved: the disk is full"):
-        synthetic.run(
-            tmp_path, synthetic.config(), wrap=lambda batches: synthetic.Batches(batches, look)
-        )
+        synthetic.run(tmp_path, as_taken, wrap=lambda batches: synthetic.Batches(batches, look))
     assert seen == list(range(1, 9))
     assert Checkpoints(tmp_path).steps("latest") == []
 
