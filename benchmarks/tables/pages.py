@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from benchmarks import freshness
-from benchmarks.tables import cost, study, topologies, values
+from benchmarks.tables import cost, reliability, study, topologies, values
 from benchmarks.tables.provenance import note, provenance
 
 ROOT = freshness.ROOT
@@ -33,6 +33,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "first_prediction": cost.first_prediction,
     "growth": cost.growth,
     "imbalance": study.imbalance,
+    "kills": reliability.kills,
     "left_out": study.left_out,
     "mosei_memory": cost.mosei_memory,
     "printed": values.printed,
