@@ -6,7 +6,7 @@ from benchmarks.tables.results import load, table
 
 
 def kills(file: str) -> str:
-    """What was lost in the end, by the way in which runs were interrupted."""
+    """Moments of interruption and final losses, for each way of interrupting."""
     rows = []
     for way, row in load(file)["rows"].items():
         moments = sorted(row["killed_while"].items(), key=lambda item: -item[1])
