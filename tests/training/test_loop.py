@@ -133,14 +133,9 @@ def test_patience_ends_training_after_a_restart_too(tmp_path, capfd):
         validate = [{"loss": 1.0, "accuracy": 0.0, name: value} for value in values]
         return synthetic.run(tmp_path, experiment, validate=lambda _: validate.pop(0), wrap=wrap)[0]
 
-    def stop(number, batch, ids):
-        if number == 16:
-            raise KeyboardInterrupt
-        return batch, ids
-
     # Evaluated after steps 7, 13 and 19; the last after a restart.
-    with pytest.raises(KeyboardInterrupt):
-        start([0.5, 0.4], lambda batches: synthetic.Batches(batches, stop))
+    with pytest.raises(synthetic.Killed):
+        start([0.5, 0.4], synthetic.ending_after(15))
     result = start([0.5])
     assert (result.state.step, result.best_step, result.best_value) == (19, 7, 0.5)
     assert "ending early at step 19 of 25" in capfd.readouterr().out

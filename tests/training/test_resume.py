@@ -21,6 +21,7 @@ import conftest, synthetic
 from sft_jax import command_line
 from sft_jax.evaluation import evaluator as evaluators
 from sft_jax.runs import integrity
+from sft_jax.training.progress import Progress
 
 workdir, signal_name, during, end_at = sys.argv[1:]
 del sys.argv[1:]
@@ -30,22 +31,22 @@ def count(what):
     if what == during and counts[what] == int(end_at):
         os.kill(os.getpid(), signal.Signals[signal_name])
         time.sleep(0.5 * (what == "save"))
-def look(number, batch, ids):
+def wait_for(*args, do=Progress.wait_for):
+    taken = do(*args)
     count("step")
-    return batch, ids
+    return taken
 def restrict(*args, do=evaluators.restrict):
     count("evaluation")  # A batch of it, of three.
     return do(*args)
 def sign(*args, do=integrity.sign):
     count("save")
     do(*args)
-evaluators.restrict, integrity.sign = restrict, sign
+Progress.wait_for, evaluators.restrict, integrity.sign = wait_for, restrict, sign
 
 def main():
     result, evaluator = synthetic.run(
         pathlib.Path(workdir),
-        synthetic.config(train__epochs=4, train__ema_decay=0.5, optim__schedule="plateau"),
-        wrap=lambda batches: synthetic.Batches(batches, look))
+        synthetic.config(train__epochs=4, train__ema_decay=0.5, optim__schedule="plateau"))
     print("compiles", result.train_compiles, evaluator.compiles)
     print("fingerprint", synthetic.fingerprint(result.state))
 command_line.run(main)
