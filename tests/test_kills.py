@@ -9,9 +9,11 @@ import subprocess
 
 import pytest
 
+from benchmarks import freshness
 from benchmarks.kills import runs
 from benchmarks.kills.__main__ import fill, latest_moment, send
 from benchmarks.kills.disk import Disk
+from benchmarks.tables import reliability
 
 
 def test_examples_are_lost_by_epoch():
@@ -96,3 +98,14 @@ def test_a_run_lasts_for_all_interruptions():
     until = latest_moment(run, start, kills)
     # An even moment trains for (until - start)^2 / (2 until) seconds on average.
     assert kills * (until - start) ** 2 / (2 * until) == pytest.approx(0.5 * (run - start))
+
+
+def test_the_table_has_a_line_for_each_way(tmp_path, monkeypatch):
+    counts = {"kills": 5, "steps": 7035, "parameter_differences": 1, "compared_arrays": 249}
+    lost = {"repeated_examples": 2, "missed_examples": 1}
+    row = {"killed_while": {"saving": 2, "evaluating": 3}, **counts, **lost}
+    monkeypatch.setattr(freshness, "RESULTS", tmp_path)
+    (tmp_path / "k.json").write_text(json.dumps({"rows": {"SIGKILL": row}}))
+    assert reliability.kills("k.json").splitlines()[2:] == [
+        "| SIGKILL | 5 | evaluating 3, saving 2 | 7,035 | 1 / 249 | 3 |"
+    ]
