@@ -33,7 +33,8 @@ from sft_jax.data import dataset as dataset_module
 from sft_jax.data import pipeline, registry
 from sft_jax.parallel import sharding
 from sft_jax.structs import Batch
-from sft_jax.training.ahead import placed_ahead
+from sft_jax.training.ahead import BatchIterator, placed_ahead
+from sft_jax.training.progress import Progress
 
 DATA = ("watch", "av_mnist", "mosei", "vggsound")
 _MADE_UP = ("mosei", "vggsound")
@@ -81,36 +82,34 @@ def measure(config: ExperimentConfig, steps: int, sleep_ms: float) -> dict[str, 
         last = metrics
 
     with placed_ahead(batches, mesh, config.system.batches_ahead) as ready:
-        trained, waited = _fed(ready, train, steps)
+        trained, waiting = _fed(ready, train, steps)
 
         def sleep(batch: Batch) -> None:
             del batch
             time.sleep(sleep_ms / 1e3)
 
         _fed(ready, sleep, 5)  # More were ready while the processor trained.
-        asleep, waited_asleep = _fed(ready, sleep, steps)
+        _, waiting_asleep = _fed(ready, sleep, steps)
     return {
         "batch_size": size,
         "example_bytes": info.example_bytes,
         "held_in_memory": isinstance(source, tuple),
         "pipeline_batches_per_second": steps / seconds,
         "train_steps_per_second": steps / trained,
-        "share_waiting_for_input": waited / trained,
+        "share_waiting_for_input": waiting,
         "sleep_ms": sleep_ms,
-        "share_waiting_beside_sleep": waited_asleep / asleep,
+        "share_waiting_beside_sleep": waiting_asleep,
         "steps": steps,
     }
 
 
-def _fed(ready: Any, take: Callable[[Batch], None], steps: int) -> tuple[float, float]:
-    """Takes steps; their seconds, and those of waiting for input."""
-    waited, start = 0.0, time.perf_counter()
+def _fed(ready: BatchIterator, take: Callable[[Batch], None], steps: int) -> tuple[float, float]:
+    """Takes steps; their seconds, and the share of waiting for input, as training reports it."""
+    progress, start = Progress(0, steps), time.perf_counter()
     for _ in range(steps):
-        begin = time.perf_counter()
-        batch, _ = next(ready)
-        waited += time.perf_counter() - begin
+        batch, _ = progress.wait_for(ready)
         take(batch)
-    return time.perf_counter() - start, waited
+    return time.perf_counter() - start, progress.share()
 
 
 def make_config(name: str, folder: pathlib.Path, manual_dir: str) -> ExperimentConfig:

@@ -112,6 +112,10 @@ class Batch(flax.struct.PyTreeNode):
     weights: Float[AnyArray, " b"]
 
 
+BatchAndIds = tuple[Batch, np.ndarray]
+"""Batch with the ids of its examples, as strings."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModalitySpec:
     """Shape of the examples of one modality: sequences, images, videos.

@@ -21,9 +21,7 @@ import numpy as np
 
 from sft_jax.data.dataset import Example
 from sft_jax.data.sampling import BalancedDraws
-from sft_jax.structs import Batch
-
-BatchAndIds = tuple[Batch, np.ndarray]
+from sft_jax.structs import Batch, BatchAndIds
 
 # One thread makes the next batches while a training step runs.
 _READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import grain
-import numpy as np
 from jax.sharding import Mesh
 
 from sft_jax.parallel import sharding
-from sft_jax.structs import Batch
-
-BatchAndIds = tuple[Batch, np.ndarray]
+from sft_jax.structs import BatchAndIds
 
 
 class BatchIterator(Protocol):
@@ -37,7 +35,15 @@ class _Placed:
         self.get_state, self.set_state = batches.get_state, batches.set_state
 
     def __next__(self) -> BatchAndIds:
-        batch, ids = next(self._batches)
+        try:
+            batch, ids = next(self._batches)
+        except Exception:
+            raise
+        except BaseException as error:
+            if threading.current_thread() is threading.main_thread():
+                raise
+            # Grain passes on no other errors from its thread, and training would wait for ever.
+            raise RuntimeError(f"the code that reads the data raised {error!r}") from error
         return sharding.put_batch(batch, self._mesh), ids
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from sft_jax.training.ahead import BatchAndIds, BatchIterator
+from sft_jax.structs import BatchAndIds
+from sft_jax.training.ahead import BatchIterator
 from sft_jax.training.step import StepMetrics
 
 

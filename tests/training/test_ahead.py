@@ -12,13 +12,13 @@ from sft_jax.training.ahead import placed_ahead
 class _Numbers:
     """Batches 0, 1, 2, ... whose ids are themselves."""
 
-    def __init__(self, end=10**6):
-        self.next, self._end, self.threads = 0, end, set()
+    def __init__(self, end=10**6, error=ValueError):
+        self.next, self._end, self._error, self.threads = 0, end, error, set()
 
     def __next__(self):
         self.threads.add(threading.current_thread())
         if self.next == self._end:
-            raise ValueError(f"no batch {self._end}")
+            raise self._error(f"no batch {self._end}")
         self.next += 1
         return self.next - 1, np.array([str(self.next - 1)])
 
@@ -83,4 +83,12 @@ def test_an_error_comes_where_its_batch_would_be(plain):
     with placed_ahead(_Numbers(end=2), None, 3) as ready:
         assert [batch for batch, _ in _take(ready, 2)] == [0, 1]
         with pytest.raises(ValueError, match="no batch 2"):
+            next(ready)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, SystemExit), (2, RuntimeError)])
+def test_an_exit_in_the_code_of_the_data_ends_training_too(plain, count, expected):
+    with placed_ahead(_Numbers(end=1, error=SystemExit), None, count) as ready:
+        next(ready)
+        with pytest.raises(expected, match="no batch 1"):
             next(ready)
