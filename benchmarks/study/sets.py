@@ -176,6 +176,8 @@ _LONG_ROWS = {
         "random tokens": {**_WINDOWED, "model.pool": "random"},
         "no windows": {},
         **{name: {"model.name": name} for name in ("concat", "mbt")},
+        "patch=10": {"data.patch_size": 10},
+        "patch=10, 30 epochs": {"data.patch_size": 10, "train.epochs": 30},
     }.items()
 }
 
