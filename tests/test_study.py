@@ -123,6 +123,18 @@ def test_products_are_counted_apart_for_a_row_and_each_setting():
         counts.add({"flops": 1}, row)
 
 
+def test_operations_of_the_kernels_of_smaller_patches_belong_to_the_row_alone():
+    config, info = synthetic.config(train__elastic_patch=(1, 2)), synthetic.dataset().info
+    model = build_model(config.model, info.modalities, len(info.class_names))
+    assert model.tokenizer_stride == 2
+    whole, own = (flops.forward_cost(one) for one in (model, model.clone(tokenizer_stride=1)))
+    values = {"flops": whole.flops, "settings": [{"stride": 1, "flops": own.flops}]}
+    counts.add(values, types.SimpleNamespace(name="any patch", config=config, info=info))
+    assert whole.flops > own.flops
+    counted = values["matmul_flops"], values["settings"][0]["matmul_flops"]
+    assert counted == (whole.matmul_flops, own.matmul_flops)
+
+
 @pytest.mark.parametrize("task", ["single_label", "multi_label", "regression"])
 def test_an_ensemble_averages_what_outputs_stand_for(task):
     random = np.random.default_rng(0)

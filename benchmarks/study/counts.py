@@ -26,8 +26,8 @@ def add(values: dict[str, Any], row: Row) -> None:
     """
     config, info = row.config, row.info
     model = build_model(config.model, info.modalities, len(info.class_names))
-    for line, setting in _lines(values):
-        cost = flops.forward_cost(setting.model(model))
+    for line, own in _lines(values, model):
+        cost = flops.forward_cost(own)
         if cost.flops != line["flops"]:
             raise ValueError(
                 f"{row.name} counts {cost.flops} operations, and its training counted "
@@ -36,7 +36,9 @@ def add(values: dict[str, Any], row: Row) -> None:
         line[FIELD] = cost.matmul_flops
 
 
-def _lines(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Setting]]:
-    yield values, Setting(None, None)
+def _lines(values: dict[str, Any], model: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The row with the model as it was trained, and each setting with its clone."""
+    yield values, model
     for line in values.get("settings", ()):
-        yield line, Setting(line.get("k"), line.get("stride"), line.get("depth"))
+        setting = Setting(line.get("k"), line.get("stride"), line.get("depth"))
+        yield line, setting.model(model)
