@@ -1,12 +1,14 @@
 """Renewal of figures whose code has changed in nothing that they are computed from.
 
-python -m benchmarks.renewal [--results=FOLDER] [--manual_dir=FOLDER] [--only=FILE]
+python -m benchmarks.renewal [--results=FOLDER] [--manual_dir=FOLDER] [--only=FILE] [--missing]
 
 Rows of the study and of the diagnosis carry a fingerprint (`benchmarks.fingerprint`), and so do the
 costs of a set. Files that measure time and memory have one too (`benchmarks.suite_programs`). A
 fresh row gets the parts of it that it lacks. A stale row becomes fresh again if its fingerprint is
 that of the code at head, and `code.renewed` names the commit. Other rows stay as they are; the
 parts of the fingerprint that differ are printed.
+
+A stale row that never got a fingerprint gets it with `--missing`, in a checkout of its own commit.
 """
 
 from __future__ import annotations
@@ -120,6 +122,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--results", type=pathlib.Path, default=harness.RESULTS)
     arguments.add_argument("--manual_dir", default="", help="folder with raw files")
     arguments.add_argument("--only", choices=names, action="append", help="file, without .json")
+    text = "leave out rows that have a fingerprint, even if they are stale here"
+    arguments.add_argument("--missing", action="store_true", help=text)
     arguments.set_defaults(names=names)
     return arguments
 
@@ -135,6 +139,8 @@ def main() -> None:
             continue
         result = json.loads(path.read_text())
         for one in measured(name, result, options.manual_dir):
+            if options.missing and "fingerprint" in one.row:
+                continue
             if happened := renew(one):
                 print(f"{name} {one.name}: {happened}", flush=True)
                 harness.write(path, result)

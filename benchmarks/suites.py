@@ -97,7 +97,7 @@ SUITES: Mapping[str, Suite] = {
     ),
     "mosei_memory": _own("mosei_memory", 60, "cost", "data mosei", data="none; 16 GB of disk"),
     "imbalance": _own(
-        *("imbalance", 10, "physionet", "accuracy physionet2012"), _MANUAL_DIR, data=PHYSIONET
+        *("imbalance", 30, "physionet", "accuracy physionet2012"), _MANUAL_DIR, data=PHYSIONET
     ),
     "diagnosis": _own("diagnosis", 150, "study", "accuracy matching"),
     "elastic_step": _own("elastic_step", 10, "cost", "cost watch av_mnist hapt"),

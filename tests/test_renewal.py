@@ -1,6 +1,7 @@
 """Renewal: a stale figure is fresh again only if all that it is computed from is the same."""
 
 import functools
+import json
 import pathlib
 from unittest import mock
 
@@ -124,6 +125,24 @@ def test_a_stale_row_is_renewed_only_by_its_own_fingerprint():
     assert renewal.renew(one) == "renewed"
     assert freshness.state(one.row["code"], SCOPE).fresh
     assert folder(pathlib.Path("runs"), "sft", one.row) == runs  # Its runs are still found.
+
+
+def test_with_missing_only_rows_without_a_fingerprint_are_changed(monkeypatch, tmp_path):
+    file = tmp_path / "study_watch.json"
+    rows = {"new": {}, "old": {"fingerprint": {}}}
+    file.write_text(json.dumps({"code": {"digest": ""}, "rows": rows}))
+
+    def measured(name, result, manual_dir):
+        return [Measured(name, row, "", {"loop": lambda: "a"}) for row in result["rows"].values()]
+
+    monkeypatch.setattr(renewal, "measured", measured)
+    monkeypatch.setattr(freshness, "state", lambda *_: mock.Mock(fresh=True))
+    monkeypatch.setattr(version, "code", lambda: {"dirty": False})
+    arguments = ["renewal", f"--results={tmp_path}", "--only=study_watch", "--missing"]
+    monkeypatch.setattr("sys.argv", arguments)
+    renewal.main()
+    written = json.loads(file.read_text())["rows"]
+    assert written == {"new": {"fingerprint": {"loop": "a"}}, "old": {"fingerprint": {}}}
 
 
 def test_costs_have_the_fingerprint_of_all_their_models(prints, monkeypatch):
