@@ -24,7 +24,6 @@ OLDER = {
     "mosei_memory.json",
     "profile_mosei.json",
     "profile_vggsound.json",
-    "throughput.json",
 }
 
 

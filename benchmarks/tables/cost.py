@@ -113,19 +113,15 @@ def compilation(file: str) -> str:
 def throughput(file: str) -> str:
     """Batches that the input pipeline makes, beside those that are trained on."""
     data = load(file)["data"]
-    header = ["", "batches a second", "over training", "% of training spent waiting"]
-    # Older files lack the step that only sleeps.
-    asleep = all("share_waiting_beside_sleep" in row for row in data.values())
-    if asleep:
-        lengths = sorted({f"{row['sleep_ms']:g}" for row in data.values()})
-        header.append(f"% beside a step of {', '.join(lengths)} ms")
+    lengths = ", ".join(sorted({f"{row['sleep_ms']:g}" for row in data.values()}))
+    asleep = f"% beside a step of {lengths} ms"
+    header = ["", "batches a second", "over training", "% of training spent waiting", asleep]
     rows = []
     for name, row in data.items():
         made, trained = row["pipeline_batches_per_second"], row["train_steps_per_second"]
-        share = 100 * row["share_waiting_for_input"]
-        figures = [f"{made:.0f}", f"{made / trained:.0f}", f"{share:.2f}"]
-        if asleep:
-            figures.append(f"{100 * row['share_waiting_beside_sleep']:.0f}")
+        waited = 100 * row["share_waiting_for_input"]
+        figures = [f"{made:.0f}", f"{made / trained:.0f}", f"{waited:.2f}"]
+        figures.append(f"{100 * row['share_waiting_beside_sleep']:.0f}")
         rows.append([f"`configs/{name}.py`", *figures])
     return table(header, rows)
 
