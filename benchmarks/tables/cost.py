@@ -114,16 +114,14 @@ def throughput(file: str) -> str:
     """Batches that the input pipeline makes, beside those that are trained on."""
     data = load(file)["data"]
     lengths = ", ".join(sorted({f"{row['sleep_ms']:g}" for row in data.values()}))
-    asleep = f"% beside a step of {lengths} ms"
-    header = ["", "batches a second", "over training", "% of training spent waiting", asleep]
+    waiting = ["% of training spent waiting", f"% beside a step of {lengths} ms"]
     rows = []
     for name, row in data.items():
         made, trained = row["pipeline_batches_per_second"], row["train_steps_per_second"]
-        waited = 100 * row["share_waiting_for_input"]
-        figures = [f"{made:.0f}", f"{made / trained:.0f}", f"{waited:.2f}"]
-        figures.append(f"{100 * row['share_waiting_beside_sleep']:.0f}")
-        rows.append([f"`configs/{name}.py`", *figures])
-    return table(header, rows)
+        training, asleep = row["share_waiting_for_input"], row["share_waiting_beside_sleep"]
+        waits = f"{100 * training:.2f}", f"{100 * asleep:.0f}"
+        rows.append([f"`configs/{name}.py`", f"{made:.0f}", f"{made / trained:.0f}", *waits])
+    return table(["", "batches a second", "over training", *waiting], rows)
 
 
 def mosei_memory(file: str) -> str:
